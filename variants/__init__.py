@@ -1,0 +1,134 @@
+"""The registry of variants: the folder is the list, plus what other packages register.
+
+    variants.names()                 every variant's name
+    variants.get("beta")             its class; `get(name).Config` holds its hyperparameters
+    variants.save(model, folder)     weights as safetensors, the rest as JSON
+    variants.load(folder)            the model again, without pickle
+
+A file `variants/NAME.py` without a leading underscore is a variant: it defines exactly one concrete subclass of
+`Variant`. Another package adds one by an entry point in the group `vae.variants` that points at such a class.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import json
+import os
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from variants._contract import Batch, Config, DataSpec, InputError, Terms, Variant
+
+__all__ = [
+    "Batch", "Config", "DataSpec", "InputError", "Terms", "Variant", "get", "load", "name_of", "names", "save",
+]  # fmt: skip
+
+_FOLDER = Path(__file__).parent
+_GROUP = "vae.variants"
+
+
+def _files() -> dict[str, Path]:
+    return {p.stem: p for p in sorted(_FOLDER.glob("*.py")) if not p.stem.startswith("_")}
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=_GROUP):
+        other = str(_files().get(point.name) or (found[point.name].value if point.name in found else ""))
+        if other and other != point.value:
+            raise InputError(f"variant {point.name!r} is defined twice: by {other} and by {point.value} ({_GROUP})")
+        found[point.name] = point
+    return found
+
+
+def names() -> list[str]:
+    """Every registered name, sorted. Nothing is imported."""
+    return sorted({*_files(), *_plugins()})
+
+
+def get(name: str) -> type[Variant]:
+    """The class of a variant.
+
+    Raises `InputError` for an unknown name (with the nearest ones), and for a file that cannot be imported or that
+    does not define exactly one concrete `Variant` (with the file's path).
+    """
+    files, plugins = _files(), _plugins()
+    if name in files:
+        where = str(files[name])
+    elif name in plugins:
+        where = plugins[name].value
+    else:
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise InputError(f"unknown variant {name!r}: {hint}the variants are {', '.join(names())}")
+    try:
+        found = [plugins[name].load()] if name not in files else _defined_in(importlib.import_module(f"variants.{name}"))
+    except Exception as error:
+        raise InputError(f"variant {name!r} cannot be loaded from {where}: {type(error).__name__}: {error}") from error
+    if len(found) != 1:
+        raise InputError(f"{where} defines {len(found)} variants; expected exactly one concrete subclass of Variant")
+    return _checked(found[0], where)
+
+
+def _defined_in(module: Any) -> list[type[Variant]]:
+    classes = (c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__)
+    return [c for c in classes if issubclass(c, Variant)]
+
+
+def _checked(cls: Any, where: str) -> type[Variant]:
+    if not (inspect.isclass(cls) and issubclass(cls, Variant)):
+        raise InputError(f"{where} is {cls!r}; expected a subclass of variants.Variant")
+    missing = sorted(cls.__abstractmethods__) + [n for n in ["paper"] if not hasattr(cls, n)]
+    if missing:
+        raise InputError(f"{where}: {cls.__name__} is half-written; it does not define {', '.join(missing)}")
+    return cls
+
+
+def name_of(variant: Variant) -> str:
+    """The name under which a model's class is registered."""
+    module = type(variant).__module__
+    if module.startswith("variants."):
+        return module.removeprefix("variants.")
+    return next(name for name in _plugins() if get(name) is type(variant))
+
+
+def save(variant: Variant, folder: str | os.PathLike[str]) -> Path:
+    """Write `model.safetensors` (the weights) and `config.json` (variant, config, data spec). Returns the folder."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in variant.state_dict().items()}, folder / "model.safetensors")
+    about = {
+        "variant": name_of(variant),
+        "config": dataclasses.asdict(variant.config),
+        "spec": dataclasses.asdict(variant.spec),
+    }
+    (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def load(folder: str | os.PathLike[str]) -> Variant:
+    """The model that `save` wrote, in evaluation mode on the CPU. No pickle is read.
+
+    Raises `InputError` where a file is missing, unreadable, or of another variant than it says.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    try:
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        spec = DataSpec(**{**about["spec"], "shape": tuple(about["spec"]["shape"])})
+        cls = get(about["variant"])
+        variant = cls(cls.Config(**about["config"]), spec)
+        variant.load_state_dict(load_file(folder / "model.safetensors"))
+    except InputError:
+        raise
+    except Exception as error:  # JSON, safetensors and torch each have their own kinds
+        raise InputError(
+            f"{folder} holds no model that can be loaded ({type(error).__name__}: {error}); "
+            "expected config.json and model.safetensors as variants.save writes them"
+        ) from error
+    return variant.eval()

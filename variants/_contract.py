@@ -1,0 +1,174 @@
+"""What a variant is. Read this first.
+
+A variant scores a batch. Everything else in the project (training, search, tracking, evaluation, comparison) knows
+variants only through the names in this file.
+
+Shapes: B examples in a batch, T time steps, D features of a step, Z latent dimensions.
+Units: every likelihood and divergence is in nats per example, summed over pixels (or steps) and latents.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+
+class InputError(ValueError):
+    """Something a person gave is wrong. The message names the value, what was expected, and what to do."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples to be scored. `x` is (B, *shape), or (B, T, D) with `mask` (B, T), true where a step is real."""
+
+    x: Tensor
+    y: Tensor | None = None  # (B,) class labels, int64
+    mask: Tensor | None = None  # (B, T) bool
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Tensor | slice) -> Batch:
+        return Batch(*(None if f is None else f[index] for f in (self.x, self.y, self.mask)))
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(*(None if f is None else f.to(device) for f in (self.x, self.y, self.mask)))
+
+
+Likelihood = Literal["bernoulli", "gaussian", "logistic8"]
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Facts about a data set, which nobody searches.
+
+    `likelihood` is the family of p(x|z) that fits the values: `bernoulli` for {0, 1}; `gaussian` (one learned scale)
+    for continuous values; `logistic8`, the discretised logistic, for 8-bit values, given to a variant as k/255.
+    """
+
+    name: str
+    shape: tuple[int, ...]  # of one example: (C, H, W) or (D,); of one step, (D,), where `steps` > 0
+    likelihood: Likelihood
+    classes: int = 0  # 0: no labels
+    steps: int = 0  # 0: no sequences; else the longest
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The optional fields of `Batch` that this data set fills: a subset of {"y", "mask"}."""
+        return frozenset(["y"] * (self.classes > 0) + ["mask"] * (self.steps > 0))
+
+
+def number(default: float, low: float, high: float = math.inf, *, help: str) -> Any:
+    """A numeric `Config` field with its default and its range, both ends included."""
+    return field(default=default, metadata={"low": low, "high": high, "help": help})
+
+
+def choice(default: str, *others: str, help: str) -> Any:
+    """A `Config` field that takes one of a few words."""
+    return field(default=default, metadata={"choices": (default, *others), "help": help})
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is chosen, searched and logged. A variant extends it by its own hyperparameters.
+
+    `Config(**params)` rebuilds it from what was logged. `warmup` and `free_bits` change what is minimised,
+    never what is compared.
+    """
+
+    latent: int = number(16, 1, 65536, help="latent dimensions")
+    width: int = number(256, 1, 65536, help="units of a hidden layer")
+    depth: int = number(1, 1, 64, help="hidden layers of the encoder, and of the decoder")
+    network: str = choice("mlp", "conv", help="mlp, or conv for images of 28x28 and larger")
+    lr: float = number(1e-3, 1e-8, 1.0, help="Adam's learning rate")
+    batch: int = number(128, 1, 1_000_000, help="examples in a training step")
+    warmup: int = number(0, 0, help="steps over which the weight of the KL rises from 0; 0 for none")
+    free_bits: float = number(0.0, 0.0, 1e6, help="nats per latent dimension that cost nothing (Kingma et al. 2016)")
+    clip: float = number(0.0, 0.0, help="largest norm of a player's gradient; 0 for no clipping")
+
+    def __post_init__(self) -> None:
+        types = get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            value, limits = getattr(self, f.name), f.metadata
+            if "choices" in limits:
+                if value not in limits["choices"]:
+                    raise InputError(f"{f.name}={value!r}: expected one of {', '.join(limits['choices'])}")
+                continue
+            whole = types[f.name] is int
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                raise InputError(f"{f.name}={value!r}: expected {'a whole number' if whole else 'a number'}")
+            if not limits["low"] <= value <= limits["high"]:
+                upper = f" to {limits['high']:g}" if limits["high"] < math.inf else " or more"
+                raise InputError(f"{f.name}={value!r}: expected {limits['low']:g}{upper} ({limits['help']})")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What one scored batch means, in three kinds that never mix.
+
+    Compared: `reconstruction` = -E_q log p(x|z) and `kl`, at beta = 1, without schedule or free bits; lower is better.
+    Minimised: `losses`, one scalar per player. Only logged: `extras`, (B,) or (B, n) each.
+    """
+
+    reconstruction: Tensor  # (B,)
+    kl: Tensor | None  # (B,), None where q(z|x) has no density
+    losses: Mapping[str, Tensor]  # a scalar per player, by the names of `Variant.players`
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def elbo(self) -> Tensor | None:
+        """(B,) the evidence lower bound, higher is better; None where the KL is."""
+        return None if self.kl is None else -(self.reconstruction + self.kl)
+
+
+class Variant(nn.Module, ABC):
+    """A model and its objective. A subclass is abstract or final; no variant extends another.
+
+    `terms` is pure in (weights, batch, step, random state): no counters, no logging, no host synchronisation and no
+    branch on tensor values, so that a training step can be captured as a graph.
+    """
+
+    paper: ClassVar[str]  # citation
+    needs: ClassVar[frozenset[str]] = frozenset()  # fields of Batch without which `terms` cannot score
+    Config: ClassVar[type[Config]] = Config
+    config: Config
+    spec: DataSpec
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+
+    @abstractmethod
+    def terms(self, batch: Batch, step: Tensor) -> Terms:
+        """Score a batch. `step`, a scalar tensor, counts optimisation steps: schedules read it, nothing else does."""
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Tensor:
+        """(B, Z) the representation that is probed. Deterministic; never looks at `batch.y`."""
+
+    @abstractmethod
+    def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        """The mean of p(x|z), (B, *shape), in the units of the data. `batch` holds conditions, where there are any."""
+
+    @abstractmethod
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        """(n, *shape): z from the prior, then the mean of p(x|z). `y` (n,) asks for classes, where it can."""
+
+    @abstractmethod
+    def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
+        """(B,) log p(x, z) in nats."""
+
+    @abstractmethod
+    def propose(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """z (B, Z) drawn from q(z|x), and log q(z|x) (B,) in nats; None where q has no density."""
+
+    def players(self) -> Mapping[str, torch.optim.Optimizer]:
+        """One optimiser for each of `Terms.losses`. Most variants have a single player, called `loss`."""
+        return {"loss": torch.optim.Adam(self.parameters(), lr=self.config.lr, fused=True)}

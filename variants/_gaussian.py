@@ -1,0 +1,50 @@
+"""The common ground of variants with z ~ N(0, I) and a diagonal Gaussian posterior. Abstract: it minimises nothing."""
+
+from abc import ABC
+
+import torch
+from torch import Tensor
+
+from variants import _math
+from variants._contract import Batch, Config, DataSpec, Variant
+from variants._networks import Decoder, Encoder, Observation
+
+
+class GaussianVariant(Variant, ABC):
+    """q(z|x) = N(mean(x), diag exp log_var(x)), p(z) = N(0, I), p(x|z) from `DataSpec.likelihood`."""
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        self.encoder = Encoder(spec, config, 2 * config.latent)
+        self.decoder = Decoder(spec, config, config.latent)
+        self.observation = Observation(spec)
+
+    def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), (B, Z) each."""
+        mean, log_var = self.encoder(batch.x).chunk(2, dim=1)
+        return mean, log_var
+
+    def bound(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """-E_q log p(x|z) by one sample (B,), and KL(q(z|x) || p(z)) in closed form per dimension (B, Z)."""
+        mean, log_var = self.posterior(batch)
+        output = self.decoder(_math.reparameterize(mean, log_var))
+        return -self.observation.log_prob(batch, output), _math.kl_standard_normal(mean, log_var)
+
+    def encode(self, batch: Batch) -> Tensor:
+        return self.posterior(batch)[0]
+
+    def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        return self.observation.mean(self.decoder(z))
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        weight = next(self.parameters())
+        return self.decode(torch.randn(n, self.config.latent, device=weight.device))
+
+    def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
+        prior = _math.per_example(_math.log_standard_normal(z))
+        return prior + self.observation.log_prob(batch, self.decoder(z))
+
+    def propose(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.posterior(batch)
+        z = _math.reparameterize(mean, log_var)
+        return z, _math.per_example(_math.log_normal(z, mean, log_var))

@@ -1,0 +1,69 @@
+"""Closed forms, one equation each. Elementwise unless a shape is given; everything in nats."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def kl_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(mean, exp log_var) || N(0, 1)) per dimension. Kingma & Welling 2013, appendix B."""
+    return 0.5 * (mean.square() + log_var.exp() - 1 - log_var)
+
+
+def log_normal(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    """log N(x; mean, exp log_var) per dimension."""
+    return -0.5 * (LOG_2PI + log_var + (x - mean).square() * (-log_var).exp())
+
+
+def log_standard_normal(x: Tensor) -> Tensor:
+    """log N(x; 0, 1) per dimension."""
+    return -0.5 * (LOG_2PI + x.square())
+
+
+def reparameterize(mean: Tensor, log_var: Tensor) -> Tensor:
+    """A draw from N(mean, exp log_var) through which gradients flow. Kingma & Welling 2013, section 2.4."""
+    return torch.addcmul(mean, (0.5 * log_var).exp(), torch.randn_like(mean))
+
+
+def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
+    """log Bernoulli(x; sigmoid(logits)) = x l - log(1 + e^l) for x in {0, 1}."""
+    return x * logits - F.softplus(logits)
+
+
+def log_logistic8(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """log-probability of an 8-bit value x = k/255 under a logistic density integrated over bins of width 1/255.
+
+    The outer bins reach to infinity, so that the 256 probabilities add up to one.
+    Kingma et al. 2016 (IAF), section 5; Salimans et al. 2017 (PixelCNN++), equation 2.
+    """
+    inverse = (-log_scale).exp()
+    upper = (x - mean + 0.5 / 255) * inverse
+    lower = (x - mean - 0.5 / 255) * inverse
+    # log(s(u) - s(l)) = u + log(1 - e^(l-u)) - log(1 + e^u) - log(1 + e^l)
+    inside = upper + torch.log(-torch.expm1(-inverse / 255)) - F.softplus(upper) - F.softplus(lower)
+    inside = torch.where(x < 0.5 / 255, -F.softplus(-upper), inside)
+    return torch.where(x > 1 - 0.5 / 255, -F.softplus(lower), inside)
+
+
+def per_example(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sum (B, ...) to (B,). With `mask` (B, T), steps that are padding count nothing."""
+    if mask is not None:
+        values = torch.where(mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values, 0.0)
+    return values.flatten(1).sum(1)
+
+
+def ramp(step: Tensor, length: int) -> Tensor | float:
+    """Rises linearly from 0 at step 0 to 1 at step `length`, and stays. 1 where there is no `length`."""
+    return torch.clamp(step / length, max=1.0) if length else 1.0
+
+
+def free_bits(kl: Tensor, floor: float) -> Tensor:
+    """The KL as it is minimised: sum over dimensions of max(mean over the batch of kl (B, Z), floor), a scalar.
+
+    Kingma et al. 2016 (IAF), equation 15. With `floor` = 0 it is the mean KL.
+    """
+    return kl.mean(0).clamp(min=floor).sum()

@@ -1,0 +1,104 @@
+"""Small networks that variants share: an encoder to `out` numbers, a decoder from z, and p(x|z)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from variants import _math
+from variants._contract import Batch, Config, DataSpec, InputError
+
+
+def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
+    """`depth` hidden layers of `width` rectified units, then a linear map."""
+    sizes = [inputs] + [width] * depth
+    hidden = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs))
+
+
+class _Pyramid:
+    """Sizes of a convolutional pair: halve the image until a side is at most 8, with 32, 64, 64, ... channels."""
+
+    def __init__(self, spec: DataSpec) -> None:
+        if len(spec.shape) != 3 or min(spec.shape[1:]) < 28:
+            shape = "x".join(map(str, spec.shape))
+            raise InputError(f"network='conv': {spec.name} has examples of {shape}; expected images of at least 28x28")
+        self.image = spec.shape
+        self.levels = max(1, math.ceil(math.log2(max(spec.shape[1:]) / 8)))
+        self.channels = [spec.shape[0], 32] + [64] * (self.levels - 1)
+        self.small = tuple(math.ceil(s / 2**self.levels) for s in spec.shape[1:])
+        self.features = self.channels[-1] * math.prod(self.small)
+
+
+class Encoder(nn.Module):
+    """(B, *shape) -> (B, out)."""
+
+    def __init__(self, spec: DataSpec, config: Config, out: int) -> None:
+        super().__init__()
+        self.pad = (0, 0, 0, 0)
+        if config.network == "mlp":
+            self.net = nn.Sequential(nn.Flatten(), *mlp(math.prod(spec.shape), config.width, config.depth, out))
+            return
+        p = _Pyramid(spec)
+        height, width = (s * 2**p.levels for s in p.small)
+        self.pad = (0, width - p.image[2], 0, height - p.image[1])
+        pairs = zip(p.channels, p.channels[1:], strict=False)
+        convs = [m for a, b in pairs for m in (nn.Conv2d(a, b, 4, 2, 1), nn.ReLU())]
+        self.net = nn.Sequential(*convs, nn.Flatten(), *mlp(p.features, config.width, config.depth, out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if any(self.pad):
+            x = F.pad(x, self.pad)
+        out: Tensor = self.net(x)
+        return out
+
+
+class Decoder(nn.Module):
+    """(B, inputs) -> (B, *shape), the natural parameters of p(x|z)."""
+
+    def __init__(self, spec: DataSpec, config: Config, inputs: int) -> None:
+        super().__init__()
+        self.shape = spec.shape
+        if config.network == "mlp":
+            self.net = mlp(inputs, config.width, config.depth, math.prod(spec.shape))
+            return
+        p = _Pyramid(spec)
+        up = p.channels[::-1]
+        pairs = list(zip(up, up[1:], strict=False))
+        convs = [m for a, b in pairs for m in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU())][:-1]
+        head = mlp(inputs, config.width, config.depth, p.features)
+        self.net = nn.Sequential(*head, nn.ReLU(), nn.Unflatten(1, (up[0], *p.small)), *convs)
+
+    def forward(self, z: Tensor) -> Tensor:
+        out: Tensor = self.net(z)
+        if out.ndim == 2:
+            return out.unflatten(1, self.shape)
+        return out[:, :, : self.shape[1], : self.shape[2]]
+
+
+class Observation(nn.Module):
+    """p(x|z) of the family that fits the data, from a decoder's output (B, *shape).
+
+    The Gaussian and the discretised logistic share one learned scale over all pixels (Rybkin et al. 2021, sigma-VAE).
+    """
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__()
+        self.family = spec.likelihood
+        if self.family != "bernoulli":
+            self.log_scale = nn.Parameter(torch.zeros(()) if self.family == "gaussian" else torch.tensor(-2.0))
+
+    def log_prob(self, batch: Batch, output: Tensor) -> Tensor:
+        """(B,) log p(x|z) in nats; a density for `gaussian`, a probability for the others."""
+        if self.family == "bernoulli":
+            values = _math.log_bernoulli(batch.x, output)
+        elif self.family == "gaussian":
+            values = _math.log_normal(batch.x, output, 2 * self.log_scale.clamp(min=-7))
+        else:
+            values = _math.log_logistic8(batch.x, output.sigmoid(), self.log_scale.clamp(min=-7))
+        return _math.per_example(values, batch.mask)
+
+    def mean(self, output: Tensor) -> Tensor:
+        """The mean of p(x|z) in the units of the data."""
+        return output if self.family == "gaussian" else output.sigmoid()
