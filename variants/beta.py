@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from variants import _contract, _math
-from variants._contract import Batch, DataSpec, Terms, choice, number
+from variants._contract import Batch, Terms, choice, number
 from variants._gaussian import GaussianVariant
 
 
@@ -32,9 +32,6 @@ class BetaVAE(GaussianVariant):
     paper = "Higgins et al. 2017, beta-VAE, ICLR; Burgess et al. 2018, arXiv:1804.03599"
     Config = Config
     config: Config
-
-    def __init__(self, config: Config, spec: DataSpec) -> None:
-        super().__init__(config, spec)
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         reconstruction, kl = self.bound(batch)

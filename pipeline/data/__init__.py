@@ -1,0 +1,147 @@
+"""A name or a path -> training, validation and test splits as tensors, and the facts about them.
+
+    data = load("digits")
+    data.train.x   (N, C, H, W) or (N, D), as stored; its type says what it is:
+                   bool     binary values                      -> given to a variant as {0., 1.}
+                   uint8    grey values of a Bernoulli data set -> binarised anew each time they are drawn (training)
+                   uint8    8-bit values (`logistic8`)         -> k / 255
+                   float32  continuous, standardised by the training split
+    data.batch(data.train, index)    what a variant gets
+
+Splits are fixed: stratified by class where there are labels, drawn with one seed that no option changes, so that
+studies with different seeds are compared on the same examples. Validation and test are binarised once.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.data._catalogue import CATALOGUE
+from pipeline.data._files import read
+from pipeline.data._raw import Raw
+from variants import Batch, DataSpec, InputError
+
+__all__ = ["Data", "load", "names"]
+
+SPLIT_SEED = 20131220  # the day the VAE appeared on arXiv; changing it changes every split
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, split and ready. `digest` (sha256) covers values, labels and splits."""
+
+    spec: DataSpec
+    train: Batch
+    valid: Batch
+    test: Batch
+    digest: str
+    source: str
+    shift: Tensor  # continuous data are (x - shift) / scale; 0 and 1 for the other kinds
+    scale: Tensor
+
+    def to(self, device: torch.device) -> "Data":
+        """The same data with every split on `device`."""
+        splits = {name: getattr(self, name).to(device) for name in ("train", "valid", "test")}
+        return replace(self, **splits, shift=self.shift.to(device), scale=self.scale.to(device))
+
+    def batch(self, split: Batch, index: Tensor | slice, generator: torch.Generator | None = None) -> Batch:
+        """Some examples of a split as a variant gets them: float32. `generator` draws the dynamic binarisation."""
+        batch = split[index]
+        return replace(batch, x=self._values(batch.x, generator))
+
+    def batches(self, split: Batch, size: int = 1024, seed: int = SPLIT_SEED) -> Iterator[Batch]:
+        """A whole split in its order, `size` examples at a time; the last batch may be shorter.
+
+        Grey training values are binarised by `seed`, so that scores and codes of a split are the same each time.
+        """
+        generator = torch.Generator(split.x.device).manual_seed(seed)
+        for start in range(0, len(split), size):
+            yield self.batch(split, slice(start, start + size), generator)
+
+    def _values(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        if x.dtype == torch.uint8 and self.spec.likelihood == "bernoulli":
+            return binarize(x, generator)
+        if x.dtype == torch.uint8:
+            return x.float() / 255
+        return x.float()
+
+
+def binarize(grey: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One draw from Bernoulli(grey / 255) for each of the values (uint8), as float32."""
+    return torch.bernoulli(grey.float() / 255, generator=generator)
+
+
+def names() -> list[str]:
+    """The data sets that have a name."""
+    return sorted(CATALOGUE)
+
+
+def load(source: str, *, binarized: bool = True, progress: bool = True) -> Data:
+    """Load a data set by name, or from the path of an .npz file or a folder of images.
+
+    `binarized=False` keeps grey values of a Bernoulli data set as probabilities in [0, 1]. That scores no likelihood;
+    it is there to reproduce programs that train on them.
+
+    Raises `InputError` for an unknown name, an unreadable file, and values that cannot be modelled.
+    """
+    if source in CATALOGUE:
+        raw = CATALOGUE[source](progress)
+    elif Path(source).exists():
+        raw = read(Path(source), progress)
+    elif re.search(r"[/\\.]", source):
+        raise InputError(f"--dataset {source}: there is no such file or folder")
+    else:
+        raise InputError(f"unknown data set {source!r}: expected {', '.join(names())}, or a path to .npz or images")
+    return _prepare(raw, binarized)
+
+
+def _prepare(raw: Raw, binarized: bool) -> Data:
+    """Check, split, standardise and binarise."""
+    raw = raw.checked()
+    index = raw.splits or _stratified(raw.y, len(raw.x))
+    x, y = torch.from_numpy(raw.x), None if raw.y is None else torch.from_numpy(raw.y)
+    shift, scale = torch.zeros(()), torch.ones(())
+    if raw.likelihood == "gaussian":
+        train = x[index[0]]
+        axes = (0,) if x.ndim == 2 else tuple(range(x.ndim))  # per feature of a table, one pair for images
+        shift, scale = train.mean(axes), train.std(axes)
+        scale = torch.where(scale > 0, scale, 1.0)
+        x = (x - shift) / scale
+    if raw.likelihood == "bernoulli" and x.dtype == torch.uint8 and not binarized:
+        x = x.float() / 255
+    splits = [Batch(x[i], None if y is None else y[i]) for i in index]
+    for k in (1, 2):  # validation and test: once, with a fixed seed
+        if raw.likelihood == "bernoulli" and splits[k].x.dtype == torch.uint8:
+            generator = torch.Generator().manual_seed(SPLIT_SEED + k)
+            splits[k] = replace(splits[k], x=binarize(splits[k].x, generator).bool())
+    classes = 0 if raw.y is None else int(raw.y.max()) + 1
+    spec = DataSpec(raw.name, tuple(x.shape[1:]), raw.likelihood, classes)
+    return Data(spec, splits[0], splits[1], splits[2], _digest(raw, index), raw.source, shift, scale)
+
+
+def _stratified(y: NDArray[np.int64] | None, n: int) -> list[Tensor]:
+    """80, 10 and 10% of the examples, of each class by itself where there are labels."""
+    rng = np.random.default_rng(SPLIT_SEED)
+    groups = [np.arange(n)] if y is None else [np.flatnonzero(y == c) for c in range(int(y.max()) + 1)]
+    parts: list[list[NDArray[np.int64]]] = [[], [], []]
+    for group in groups:
+        group = rng.permutation(group)
+        held = round(len(group) / 10)
+        for part, chosen in zip(parts, (group[2 * held :], group[:held], group[held : 2 * held]), strict=True):
+            part.append(chosen)
+    return [torch.from_numpy(np.sort(np.concatenate(part))) for part in parts]
+
+
+def _digest(raw: Raw, index: list[Tensor]) -> str:
+    sha = hashlib.sha256(f"{raw.x.shape}{raw.x.dtype}{raw.likelihood}".encode())
+    for array in (raw.x, raw.y, *(i.numpy() for i in index)):
+        if array is not None:
+            sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()

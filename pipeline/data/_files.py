@@ -1,0 +1,69 @@
+"""A person's own data: an .npz file, or a folder of images. Nothing that is read is executed (no pickle)."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data._raw import Raw, from_values
+from variants import InputError
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
+MANY = 2000  # images, from which on reading them shows its progress
+
+
+def read(path: Path, progress: bool) -> Raw:
+    """Read a file or folder. Raises `InputError` where it is of no known kind, corrupt or unreadable."""
+    if path.is_dir():
+        return _images(path, progress)
+    if path.suffix == ".npz":
+        return _npz(path)
+    raise InputError(f"--dataset {path}: expected an .npz file or a folder of images, not {path.suffix or 'this'}")
+
+
+def _npz(path: Path) -> Raw:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files if name in ("x", "y")}
+            found = ", ".join(file.files) or "nothing"
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"--dataset {path} cannot be read ({type(error).__name__}: {error})") from error
+    if "x" not in arrays:
+        raise InputError(f"--dataset {path} holds {found}; expected an array x (N, ...), and optionally y (N,)")
+    return from_values(f"--dataset {path}", path.stem, arrays["x"], arrays.get("y"))
+
+
+def _images(folder: Path, progress: bool) -> Raw:
+    from rich.console import Console
+    from rich.progress import track
+
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
+    if not files:
+        raise InputError(f"--dataset {folder}: no image in it or its subfolders ({', '.join(sorted(IMAGES))})")
+    classes = {p.relative_to(folder).parts[0] for p in files if p.parent != folder}
+    if classes and any(p.parent == folder for p in files):
+        raise InputError(f"--dataset {folder}: images both in it and in its subfolders; expected one subfolder a class")
+    hide = not progress or len(files) < MANY
+    shown = track(files, "reading images", console=Console(stderr=True), disable=hide, transient=True)
+    images = [_image(p) for p in shown]
+    for path, image in zip(files, images, strict=True):
+        if image.shape[:2] != images[0].shape[:2]:
+            sizes = [f"{i.shape[1]}x{i.shape[0]}" for i in (images[0], image)]
+            raise InputError(f"--dataset {folder}: {files[0].name} is {sizes[0]}, {path} is {sizes[1]}; resize to one")
+    if any(i.ndim == 3 for i in images):
+        images = [i if i.ndim == 3 else np.repeat(i[..., None], 3, axis=2) for i in images]
+    y = np.array([p.relative_to(folder).parts[0] for p in files]) if len(classes) > 1 else None
+    x = np.stack(images)
+    return from_values(f"--dataset {folder}", folder.resolve().name, x.transpose(0, 3, 1, 2) if x.ndim == 4 else x, y)
+
+
+def _image(path: Path) -> np.ndarray:
+    """(H, W) grey or (H, W, 3) colour, uint8."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L" if image.mode in ("1", "L", "I;16", "I") else "RGB"))
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"--dataset: the image {path} cannot be read ({error})") from error

@@ -1,0 +1,79 @@
+"""A data set as it was read, before it is split."""
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from variants import InputError
+from variants._contract import Likelihood
+
+LEAST = 30  # fewer examples cannot be split into three parts that mean anything
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Values (N, ...) as bool, uint8 or float32; labels (N,) as 0 .. classes - 1; the source's own splits, if any."""
+
+    name: str
+    source: str
+    x: NDArray[np.generic]
+    y: NDArray[np.int64] | None
+    likelihood: Likelihood
+    splits: list[torch.Tensor] | None = None
+
+    def checked(self) -> "Raw":
+        """Itself, if it can be modelled. Raises `InputError` for too few, missing or constant values."""
+        if len(self.x) < LEAST:
+            raise InputError(f"{self.source}: {len(self.x)} examples; expected at least {LEAST}, to split three ways")
+        if self.x[0].size == 0:
+            raise InputError(f"{self.source}: x has shape {self.x.shape}; an example holds no value")
+        if self.x.dtype.kind == "f" and not np.isfinite(self.x).all():
+            bad = ~np.isfinite(self.x.reshape(len(self.x), -1)).all(1)
+            raise InputError(
+                f"{self.source}: {bad.sum()} of {len(bad)} examples hold NaN or infinity, the first at index "
+                f"{int(bad.argmax())}; drop them or fill them in"
+            )
+        if (self.x == self.x[:1]).all():
+            raise InputError(f"{self.source}: all {len(self.x)} examples are equal; there is nothing to model")
+        return self
+
+
+def from_values(source: str, name: str, x: NDArray[np.generic], y: NDArray[np.generic] | None) -> Raw:
+    """A `Raw` from a person's own arrays: the likelihood is chosen by their type and values.
+
+    Binary (bool, or only 0 and 1): Bernoulli. uint8: discretised logistic. Other numbers: Gaussian.
+    """
+    if x.dtype.kind not in "biuf":
+        raise InputError(f"{source}: x has type {x.dtype}; expected numbers")
+    if x.ndim not in (2, 3, 4):
+        raise InputError(f"{source}: x has shape {x.shape}; expected (N, D), (N, H, W), (N, C, H, W) or (N, H, W, C)")
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
+        x = x.transpose(0, 3, 1, 2)
+    likelihood: Likelihood = "gaussian"
+    if x.dtype == np.bool_ or (x.size and np.isin(x, (0, 1)).all()):
+        x, likelihood = x.astype(np.bool_), "bernoulli"
+    elif x.dtype == np.uint8:
+        likelihood = "logistic8"
+    else:
+        x = x.astype(np.float32)
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "data"
+    labels = None if y is None else _labels(source, y, len(x))
+    return replace(Raw(name, source, np.ascontiguousarray(x), labels, likelihood))
+
+
+def _labels(source: str, y: NDArray[np.generic], n: int) -> NDArray[np.int64]:
+    if y.ndim != 1 or len(y) != n:
+        raise InputError(f"{source}: y has shape {y.shape}; expected ({n},), a label for each of the examples in x")
+    if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.round(y)).all()):
+        raise InputError(f"{source}: y holds fractions or NaN; expected class labels (whole numbers or strings)")
+    if y.dtype.kind not in "biufUS":
+        raise InputError(f"{source}: y has type {y.dtype}; expected whole numbers or strings")
+    classes, codes = np.unique(y, return_inverse=True)
+    if len(classes) > n // 2:
+        raise InputError(f"{source}: y has {len(classes)} different values in {n} examples; expected class labels")
+    return codes.astype(np.int64)

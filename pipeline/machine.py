@@ -1,0 +1,96 @@
+"""What this machine offers: cores, device, and the environment that a result was made in."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from variants import InputError
+
+
+def cores() -> int:
+    """CPU cores that this process may really use: its affinity, and the quota of its container (cgroup v2 or v1)."""
+    available = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    for quota, period in _quotas():
+        if quota > 0 and period > 0:
+            available = min(available, quota / period)
+    return max(1, int(available))
+
+
+def _quotas() -> list[tuple[float, float]]:
+    found = []
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = " ".join((Path("/sys/fs/cgroup") / f).read_text() for f in files).split()
+            found.append((float(words[0]), float(words[1])))  # "max" is no number: no quota
+        except (OSError, ValueError, IndexError):
+            continue
+    return found
+
+
+def prepare(threads: int | None = None, workers: int = 1) -> int:
+    """Set torch's threads: `threads`, else this machine's cores shared among `workers`. Returns their number.
+
+    Denormal floats are flushed to zero: without that a training slows down as moments of weights that get no
+    gradient decay. The setting holds for threads started after it, so this comes before any tensor work.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"--threads {threads}: expected 1 or more")
+    chosen = threads or max(1, cores() // workers)
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(chosen)
+    return chosen
+
+
+def device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA where there is one. Raises `InputError` where it is absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:0") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:0")
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count()
+        if not torch.cuda.is_available() or (chosen.index or 0) >= count:
+            raise InputError(f"--device {name}: torch {torch.__version__} sees {count} CUDA devices here; try --device cpu")
+    return chosen
+
+
+def environment(device: torch.device, threads: int) -> dict[str, str]:
+    """Hardware, library versions and, inside a checkout, the commit, as tags that tell runs apart."""
+    from importlib.metadata import version
+
+    cuda = device.type == "cuda"
+    facts = {
+        "hardware": torch.cuda.get_device_name(device) if cuda else f"{_cpu()} x{cores()}",
+        "threads": str(threads),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "optuna", "mlflow", "scikit-learn")},
+    }
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        facts["commit"] = commit + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    return facts
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _git(*words: str) -> str:
+    """What git says of the checkout that this code lies in; nothing where it lies in none."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

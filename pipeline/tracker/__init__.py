@@ -1,0 +1,186 @@
+"""The only writer to MLflow.
+
+One experiment a data set, so that all variants stand on one page. A study is a run, its trials are its children.
+
+    tracker = Tracker("digits")
+    with tracker.run("beta-digits", {"kind": "study", ...}) as study:
+        with tracker.run("trial 3", {"kind": "trial", ...}, parent=study) as run:
+            run.metrics({"valid/elbo": -23.1}, step=1)
+
+A run that is left by an exception is marked for what happened: never as finished, never as still running.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+import variants
+from pipeline.data import Data
+from pipeline.tracker import views
+from variants import InputError, Variant
+
+__all__ = ["Run", "State", "Tracker", "store", "views"]
+
+State = Literal["complete", "pruned", "failed", "interrupted"]
+STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
+PARAM_LIMIT = 6000  # characters that MLflow takes as a param's value
+
+
+def store() -> str:
+    """The tracking URI: MLFLOW_TRACKING_URI, or `mlflow.db` in the working directory, as plain `mlflow ui` reads it."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+
+
+class Tracker:
+    """An MLflow experiment, opened; made where it is missing. Raises `InputError` where the store cannot be used."""
+
+    def __init__(self, dataset: str) -> None:
+        self.uri = store()
+        with _first_use(self.uri):
+            self.client = MlflowClient(self.uri)
+            try:
+                found = self.client.get_experiment_by_name(dataset)
+                self.experiment = found.experiment_id if found else self._create(dataset)
+            except (MlflowException, OSError) as error:
+                raise InputError(f"the MLflow store {_public(self.uri)} cannot be opened: {error}") from error
+        if found and found.lifecycle_stage != "active":
+            raise InputError(f"the MLflow experiment {dataset!r} is deleted: `mlflow experiments restore` brings it back")
+
+    def _create(self, dataset: str) -> str:
+        # explicit, as the default location of a store that `mlflow ui` opened first is of use to its server alone
+        local = None if self.uri.startswith(("http:", "https:")) else (Path("mlruns").absolute() / dataset).as_uri()
+        return self.client.create_experiment(dataset, artifact_location=local)
+
+    def run(self, name: str, tags: Mapping[str, str], *, parent: "Run | None" = None, resume: str | None = None) -> "Run":
+        """A new run, or the one with the id `resume` again, if the store still holds it."""
+        if parent:
+            tags = {**tags, "mlflow.parentRunId": parent.id}
+        if resume and self._exists(resume):
+            self.client.update_run(resume, status="RUNNING")
+            run = Run(self, resume)
+            run.tags(tags)
+            return run
+        return Run(self, self.client.create_run(self.experiment, tags=dict(tags), run_name=name).info.run_id)
+
+    def _exists(self, run_id: str) -> bool:
+        try:
+            return self.client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException:
+            return False
+
+    def close(self, run_id: str, state: State) -> None:
+        """Set right a run whose process died without a word."""
+        if self._exists(run_id):
+            self.client.set_tag(run_id, "state", state)
+            self.client.set_terminated(run_id, STATUS[state])
+
+
+class Run:
+    """An MLflow run that is being written. Leave its `with` block and it ends, in the state that it earned."""
+
+    def __init__(self, tracker: Tracker, run_id: str) -> None:
+        self.id = run_id
+        self.state: State = "complete"
+        self._tracker, self._client = tracker, tracker.client
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self.state = "failed" if isinstance(error, Exception) else "interrupted"
+            self.tags({"reason": f"{type(error).__name__}: {error}"})
+        self.tags({"state": self.state})
+        self._client.set_terminated(self.id, STATUS[self.state])
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """One call to the store for all of them."""
+        now = int(time.time() * 1000)
+        self._client.log_batch(self.id, [Metric(k, v, now, step) for k, v in values.items()], synchronous=True)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        self._client.log_batch(self.id, params=[Param(k, str(v)[:PARAM_LIMIT]) for k, v in values.items()])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self._client.log_batch(self.id, tags=[RunTag(k, str(v)) for k, v in values.items()])
+
+    def picture(self, name: str, pixels: Any, step: int) -> None:
+        """(height, width, 3) uint8, shown in the run's image grid under `name`."""
+        self._client.log_image(self.id, pixels, key=name, step=step, synchronous=True)
+
+    def figure(self, path: str, figure: Any) -> None:
+        """A matplotlib figure as a PNG file."""
+        self._client.log_figure(self.id, figure, path)
+
+    def text(self, path: str, text: str) -> None:
+        self._client.log_text(self.id, text, path)
+
+    def dataset(self, data: Data) -> None:
+        """Record what was trained on as an MLflow input, by its digest."""
+        facts = {part: len(getattr(data, part)) for part in ("train", "valid", "test")}
+        about = Dataset(
+            name=data.spec.name,
+            digest=data.digest[:36],
+            source_type="local",
+            source=data.source,
+            schema=f'{{"shape": {list(data.spec.shape)}, "likelihood": "{data.spec.likelihood}"}}',
+            profile=str(facts | {"classes": data.spec.classes}).replace("'", '"'),
+        )
+        self._client.log_inputs(self.id, [DatasetInput(about, [InputTag("mlflow.data.context", "training")])])
+
+    def model(self, variant: Variant, metrics: Mapping[str, float], step: int) -> str:
+        """Keep a trained model as a LoggedModel, safetensors and config.json, with the scores it is judged by."""
+        name = variants.name_of(variant)
+        about = {"variant": name, "dataset": variant.spec.name}
+        model = self._client.create_logged_model(
+            self._tracker.experiment, name=f"{name}-{variant.spec.name}", source_run_id=self.id, tags=about,
+            model_type="vae",
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            self._client.log_model_artifacts(model.model_id, str(variants.save(variant, folder)))
+        self._client.finalize_logged_model(model.model_id, "READY")
+        self._client.log_outputs(self.id, [LoggedModelOutput(model.model_id, step)])
+        now = int(time.time() * 1000)
+        scores = [Metric(k, v, now, step, model_id=model.model_id, run_id=self.id) for k, v in metrics.items()]
+        self._client.log_batch(self.id, scores, synchronous=True)
+        return str(model.model_id)
+
+
+@contextmanager
+def _first_use(uri: str) -> Iterator[None]:
+    """Lets one process at a time open an SQLite store: two that make its tables at once crash."""
+    if not uri.startswith("sqlite"):
+        yield
+        return
+    from filelock import FileLock
+
+    path = Path(uri.split("///", 1)[1] + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path).acquire()
+    except OSError as error:
+        raise InputError(f"cannot write to {path.parent} ({error}); start in a folder that you may write to") from error
+    with lock:
+        yield
+
+
+def _public(uri: str) -> str:
+    """A URI without its credentials."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(uri).render_as_string(hide_password=True)
+    except ArgumentError:
+        return uri
