@@ -1,1 +1,1 @@
-"""How variants are compared: data, one trainer, evaluation, tracking, search. `python -m pipeline` lists the commands."""
+"""How variants are compared: data, one trainer, evaluation, tracking, search. `python -m pipeline` lists commands."""

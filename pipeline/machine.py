@@ -57,7 +57,9 @@ def device(name: str) -> torch.device:
     if chosen.type == "cuda":
         count = torch.cuda.device_count()
         if not torch.cuda.is_available() or (chosen.index or 0) >= count:
-            raise InputError(f"--device {name}: torch {torch.__version__} sees {count} CUDA devices here; try --device cpu")
+            raise InputError(
+                f"--device {name}: torch {torch.__version__} sees {count} CUDA devices here; try --device cpu"
+            )
     return chosen
 
 

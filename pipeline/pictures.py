@@ -101,7 +101,10 @@ def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
         code, shares = pca.transform(code), pca.explained_variance_ratio_
         axes = [f"component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)]
     elif code.shape[1] == 1:
-        code, axes = np.column_stack([code[:, 0], np.random.default_rng(0).uniform(-1, 1, len(code))]), ["z0", "(jitter)"]
+        code, axes = (
+            np.column_stack([code[:, 0], np.random.default_rng(0).uniform(-1, 1, len(code))]),
+            ["z0", "(jitter)"],
+        )
     classes = None if split.y is None else split.y.cpu().numpy()
     colours = None
     if classes is not None:
@@ -127,7 +130,9 @@ def kl_spectrum(kl: Tensor) -> Picture:
 
     def draw(ax: Any) -> None:
         seaborn.barplot(x=np.arange(1, len(values) + 1), y=values, color="#4477aa", ax=ax, width=0.9)
-        ax.set(xlabel="latent dimension, sorted", ylabel="KL (nats)", title=f"KL per dimension, {values.sum():.1f} in all")
+        ax.set(
+            xlabel="latent dimension, sorted", ylabel="KL (nats)", title=f"KL per dimension, {values.sum():.1f} in all"
+        )
         shown = range(0, len(values), max(1, len(values) // 8))
         ax.set_xticks(list(shown), [str(i + 1) for i in shown])
 

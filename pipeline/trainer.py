@@ -119,7 +119,11 @@ def score(
     step = torch.zeros((), device=device) if step is None else step
     totals = _Totals()
     variant.eval()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad(), _autocast(device, precision):
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.no_grad(),
+        _autocast(device, precision),
+    ):
         torch.manual_seed(seed)
         for batch in data.batches(split):
             totals.add(variant.terms(batch, step), len(batch))

@@ -20,11 +20,11 @@ def common(trial: Trial) -> dict[str, float]:
 @dataclass(frozen=True)
 class _Space:
     variant: str
-    STUDY: Study = Study(objectives=("valid/elbo",), pruner="hyperband")
+    STUDY: Study
 
     def suggest(self, trial: Trial) -> Config:
-        return variants.get(self.variant).Config(**common(trial))  # type: ignore[arg-type]
+        return variants.get(self.variant).config_type(**common(trial))  # type: ignore[arg-type]
 
 
 def for_variant(name: str) -> SearchSpace:
-    return _Space(name)
+    return _Space(name, Study(objectives=("valid/elbo",), pruner="hyperband"))

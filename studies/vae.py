@@ -2,10 +2,10 @@
 
 from studies import Study, Trial
 from studies._default import common
-from variants.vae import VAE
+from variants import Config
 
 STUDY = Study(objectives=("valid/elbo",), pruner="hyperband")
 
 
-def suggest(trial: Trial) -> VAE.Config:
-    return VAE.Config(**common(trial))  # type: ignore[arg-type]
+def suggest(trial: Trial) -> Config:
+    return Config(**common(trial))  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """The registry of variants: the folder is the list, plus what other packages register.
 
     variants.names()                 every variant's name
-    variants.get("beta")             its class; `get(name).Config` holds its hyperparameters
+    variants.get("beta")             its class; `get(name).config_type` holds its hyperparameters
     variants.save(model, folder)     weights as safetensors, the rest as JSON
     variants.load(folder)            the model again, without pickle
 
@@ -64,7 +64,9 @@ def get(name: str) -> type[Variant]:
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise InputError(f"unknown variant {name!r}: {hint}the variants are {', '.join(names())}")
     try:
-        found = [plugins[name].load()] if name not in files else _defined_in(importlib.import_module(f"variants.{name}"))
+        found = (
+            [plugins[name].load()] if name not in files else _defined_in(importlib.import_module(f"variants.{name}"))
+        )
     except Exception as error:
         raise InputError(f"variant {name!r} cannot be loaded from {where}: {type(error).__name__}: {error}") from error
     if len(found) != 1:
@@ -122,7 +124,7 @@ def load(folder: str | os.PathLike[str]) -> Variant:
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         spec = DataSpec(**{**about["spec"], "shape": tuple(about["spec"]["shape"])})
         cls = get(about["variant"])
-        variant = cls(cls.Config(**about["config"]), spec)
+        variant = cls(cls.config_type(**about["config"]), spec)
         variant.load_state_dict(load_file(folder / "model.safetensors"))
     except InputError:
         raise

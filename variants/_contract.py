@@ -137,7 +137,7 @@ class Variant(nn.Module, ABC):
 
     paper: ClassVar[str]  # citation
     needs: ClassVar[frozenset[str]] = frozenset()  # fields of Batch without which `terms` cannot score
-    Config: ClassVar[type[Config]] = Config
+    config_type: ClassVar[type[Config]] = Config
     config: Config
     spec: DataSpec
 

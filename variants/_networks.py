@@ -1,6 +1,7 @@
 """Small networks that variants share: an encoder to `out` numbers, a decoder from z, and p(x|z)."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from variants._contract import Batch, Config, DataSpec, InputError
 def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
     """`depth` hidden layers of `width` rectified units, then a linear map."""
     sizes = [inputs] + [width] * depth
-    hidden = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.ReLU())]
+    hidden = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs))
 
 
@@ -43,8 +44,7 @@ class Encoder(nn.Module):
         p = _Pyramid(spec)
         height, width = (s * 2**p.levels for s in p.small)
         self.pad = (0, width - p.image[2], 0, height - p.image[1])
-        pairs = zip(p.channels, p.channels[1:], strict=False)
-        convs = [m for a, b in pairs for m in (nn.Conv2d(a, b, 4, 2, 1), nn.ReLU())]
+        convs = [m for a, b in pairwise(p.channels) for m in (nn.Conv2d(a, b, 4, 2, 1), nn.ReLU())]
         self.net = nn.Sequential(*convs, nn.Flatten(), *mlp(p.features, config.width, config.depth, out))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,15 +65,14 @@ class Decoder(nn.Module):
             return
         p = _Pyramid(spec)
         up = p.channels[::-1]
-        pairs = list(zip(up, up[1:], strict=False))
-        convs = [m for a, b in pairs for m in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU())][:-1]
+        convs = [m for a, b in pairwise(up) for m in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU())][:-1]
         head = mlp(inputs, config.width, config.depth, p.features)
         self.net = nn.Sequential(*head, nn.ReLU(), nn.Unflatten(1, (up[0], *p.small)), *convs)
 
     def forward(self, z: Tensor) -> Tensor:
         out: Tensor = self.net(z)
         if out.ndim == 2:
-            return out.unflatten(1, self.shape)
+            return out.reshape(-1, *self.shape)
         return out[:, :, : self.shape[1], : self.shape[2]]
 
 

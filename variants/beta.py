@@ -30,7 +30,7 @@ class Config(_contract.Config):
 
 class BetaVAE(GaussianVariant):
     paper = "Higgins et al. 2017, beta-VAE, ICLR; Burgess et al. 2018, arXiv:1804.03599"
-    Config = Config
+    config_type = Config
     config: Config
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:

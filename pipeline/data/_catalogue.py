@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,9 @@ def _idx(name: str, folder: str) -> Callable[[bool], Raw]:
         first = torch.arange(len(parts[0]))
         last = torch.arange(len(parts[0]), len(x))
         # the official test split; the last 10,000 training examples validate, as in Burda et al. 2016
-        return Raw(name, f"torchvision {folder}", x, y.astype(np.int64), "bernoulli", [first[:-10000], first[-10000:], last])
+        return Raw(
+            name, f"torchvision {folder}", x, y.astype(np.int64), "bernoulli", [first[:-10000], first[-10000:], last]
+        )
 
     return read
 
@@ -72,9 +75,11 @@ def binarized_mnist(progress: bool) -> Raw:
         with np.load(path, allow_pickle=False) as file:
             arrays = [file[p].reshape(-1, 1, 28, 28).astype(np.bool_) for p in parts]
     except Exception as error:
-        raise InputError(f"--dataset binarized-mnist: {path} is unreadable ({error}); delete it and try again") from error
+        raise InputError(
+            f"--dataset binarized-mnist: {path} is unreadable ({error}); delete it and try again"
+        ) from error
     ends = np.cumsum([0, *map(len, arrays)])
-    splits = [torch.arange(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    splits = [torch.arange(a, b) for a, b in pairwise(ends)]
     return Raw("binarized-mnist", "Larochelle & Murray 2011", np.concatenate(arrays), None, "bernoulli", splits)
 
 
@@ -94,7 +99,7 @@ def _download_binarized(path: Path) -> None:
         arrays[part] = np.fromfile(text, np.uint8).reshape(-1, 784, 2)[:, :, 0] - ord("0")
         text.unlink()
     whole = path.with_name("part.npz")
-    np.savez_compressed(whole, **arrays)
+    np.savez_compressed(whole, train=arrays["train"], valid=arrays["valid"], test=arrays["test"])
     whole.replace(path)
 
 

@@ -30,7 +30,7 @@ from pipeline.data import Data
 from pipeline.tracker import views
 from variants import InputError, Variant
 
-__all__ = ["Run", "State", "Tracker", "store", "views"]
+__all__ = ["Run", "State", "Tracker", "public", "store", "views"]
 
 State = Literal["complete", "pruned", "failed", "interrupted"]
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -53,16 +53,20 @@ class Tracker:
                 found = self.client.get_experiment_by_name(dataset)
                 self.experiment = found.experiment_id if found else self._create(dataset)
             except (MlflowException, OSError) as error:
-                raise InputError(f"the MLflow store {_public(self.uri)} cannot be opened: {error}") from error
+                raise InputError(f"the MLflow store {public(self.uri)} cannot be opened: {error}") from error
         if found and found.lifecycle_stage != "active":
-            raise InputError(f"the MLflow experiment {dataset!r} is deleted: `mlflow experiments restore` brings it back")
+            raise InputError(
+                f"the MLflow experiment {dataset!r} is deleted: `mlflow experiments restore` brings it back"
+            )
 
     def _create(self, dataset: str) -> str:
         # explicit, as the default location of a store that `mlflow ui` opened first is of use to its server alone
         local = None if self.uri.startswith(("http:", "https:")) else (Path("mlruns").absolute() / dataset).as_uri()
         return self.client.create_experiment(dataset, artifact_location=local)
 
-    def run(self, name: str, tags: Mapping[str, str], *, parent: "Run | None" = None, resume: str | None = None) -> "Run":
+    def run(
+        self, name: str, tags: Mapping[str, str], *, parent: "Run | None" = None, resume: str | None = None
+    ) -> "Run":
         """A new run, or the one with the id `resume` again, if the store still holds it."""
         if parent:
             tags = {**tags, "mlflow.parentRunId": parent.id}
@@ -97,7 +101,9 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is not None:
             self.state = "failed" if isinstance(error, Exception) else "interrupted"
             self.tags({"reason": f"{type(error).__name__}: {error}"})
@@ -175,7 +181,7 @@ def _first_use(uri: str) -> Iterator[None]:
         yield
 
 
-def _public(uri: str) -> str:
+def public(uri: str) -> str:
     """A URI without its credentials."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError

@@ -1,0 +1,12 @@
+"""`python -m pipeline`: the commands, a line each."""
+
+COMMANDS = {
+    "study": "search one variant's hyperparameters on a data set",
+    "ui": "look at the runs in MLflow, at the right page",
+    "speed": "time the trainer against the tutorial's program, pythae, and its own matrix products",
+}
+
+if __name__ == "__main__":
+    print("python -m pipeline.COMMAND --help tells more of each:\n")
+    for name, about in COMMANDS.items():
+        print(f"  python -m pipeline.{name:<8} {about}")

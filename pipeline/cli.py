@@ -1,0 +1,95 @@
+"""What the commands share: one vocabulary of options, and one way to end.
+
+Exit codes: 0 done; 1 done, and the answer is bad news; 2 bad usage or bad input, in a line and without a traceback;
+130 interrupted.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from variants import InputError
+
+INTERRUPTED = 130
+
+
+def positive(word: str) -> int:
+    """An `argparse` type: a whole number from 1."""
+    try:
+        value = int(word)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{word!r}: expected a whole number, 1 or more")
+    return value
+
+
+def seconds(word: str) -> float:
+    """An `argparse` type: a number of seconds above 0, also as 90s, 15m, 2h."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (word[:-1], units[word[-1]]) if word[-1:] in units else (word, 1.0)
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{word!r}: expected seconds above 0, or 90s, 15m, 2h")
+    return value
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--variant": {"metavar": "NAME", "help": "which variant; a wrong name lists them all"},
+    "--dataset": {"metavar": "NAME|PATH", "help": "digits, mnist, ..., or a path to an .npz or a folder of images"},
+    "--trials": {"type": positive, "metavar": "N", "help": "finished trials that the study is to have"},
+    "--epochs": {"type": positive, "metavar": "N", "help": "passes over the training data in a trial, at most"},
+    "--timeout": {"type": seconds, "metavar": "SECONDS", "help": "begin no trial after this long (90s, 15m, 2h)"},
+    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "of the search, weights, noise and data order (0)"},
+    "--fix": {
+        "action": "append",
+        "default": [],
+        "metavar": "NAME=VALUE",
+        "help": "pin a parameter, such as latent=2 or beta=4; repeatable",
+    },
+    "--storage": {
+        "metavar": "URL",
+        "default": "sqlite:///optuna.db",
+        "help": "Optuna's store: sqlite:///file.db (the default is optuna.db here) or postgresql://...",
+    },
+    "--study-name": {"metavar": "NAME", "help": "the study's name (VARIANT-DATASET)"},
+    "--device": {
+        "default": "auto",
+        "metavar": "NAME",
+        "help": "auto, cpu, cuda or cuda:0 (auto: CUDA where there is one)",
+    },
+    "--threads": {"type": positive, "metavar": "N", "help": "CPU threads (all cores that this process may use)"},
+}
+
+
+def parser(command: str, about: str, *options: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A parser with some of the common options."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m pipeline.{command}",
+        description=about,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for option in options:
+        made.add_argument(option, **OPTIONS[option])
+    return made
+
+
+def run(command: Callable[[list[str]], int]) -> NoReturn:
+    """Run a command on the words of the command line, and exit as the table above says. SIGTERM acts as Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = command(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)

@@ -1,0 +1,115 @@
+"""A study on the terminal: a live view, plain lines where the output is no terminal, and a table at the end."""
+
+from types import TracebackType
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.metrics import OBJECTIVES
+from pipeline.study import store
+from pipeline.trainer import Epoch
+from variants import Config
+
+COLUMNS = {  # metric -> heading and format, in the order in which they are shown
+    "valid/elbo": ("ELBO", ".2f"),
+    "valid/reconstruction": ("reconstruction", ".2f"),
+    "valid/kl": ("KL", ".2f"),
+    "probe/accuracy": ("probe", ".3f"),
+    "time/trial_seconds": ("seconds", ".1f"),
+}
+
+
+class Display:
+    """Shows what the study tells it. Use it as a context manager."""
+
+    def __init__(self, name: str, trials: int, epochs: int, objectives: tuple[str, ...], done: int) -> None:
+        self.console = Console()
+        self._epochs, self._trials, self._objectives = epochs, trials, objectives
+        self._best: dict[str, tuple[float, int]] = {}
+        self._bars = Progress(
+            TextColumn("{task.description}", style="bold"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._study = self._bars.add_task(name, total=trials, completed=done, note="")
+        self._trial = self._bars.add_task("epoch", total=epochs, note="", visible=False)
+        if not self.console.is_terminal:
+            self.say(f"study {name}: {done} of {trials} trials finished, at most {epochs} epochs each")
+
+    def __enter__(self) -> "Display":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.update(self._trial, visible=False)
+        self._bars.stop()
+
+    def say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    def began(self, number: int, config: Config) -> None:
+        self._bars.reset(self._trial, description=f"trial {number}", visible=True, note="")
+
+    def epoch(self, epoch: Epoch) -> None:
+        shown = [f"{COLUMNS[k][0]} {epoch.metrics[k]:{COLUMNS[k][1]}}" for k in COLUMNS if k in epoch.metrics]
+        self._bars.update(self._trial, completed=epoch.number, note="  ".join(shown))
+
+    def ended(self, trial: FrozenTrial) -> None:
+        scores = trial.user_attrs.get("metrics", {})
+        if trial.state == TrialState.COMPLETE:
+            self._remember(trial)
+        shown = [f"{COLUMNS[k][0]} {scores[k]:{COLUMNS[k][1]}}" for k in COLUMNS if k in scores]
+        params = " ".join(f"{k}={_short(v)}" for k, v in trial.params.items())
+        state = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned  ", TrialState.FAIL: "failed  "}[
+            trial.state
+        ]
+        why = f"  {trial.user_attrs['reason']}" if "reason" in trial.user_attrs else ""
+        self.say(f"trial {trial.number:>3} {state} {'  '.join(shown)}  {params}{why}")
+        best = "  ".join(f"{COLUMNS[n][0]} {v:{COLUMNS[n][1]}} (#{t})" for n, (v, t) in self._best.items())
+        self._bars.update(self._study, advance=1, note=f"best {best}" if best else "")
+        self._bars.update(self._trial, visible=False)
+
+    def _remember(self, trial: FrozenTrial) -> None:
+        for name, value in zip(self._objectives, trial.values, strict=True):
+            sign = 1 if OBJECTIVES[name].better == "maximize" else -1
+            if name not in self._best or sign * value > sign * self._best[name][0]:
+                self._best[name] = (value, trial.number)
+
+
+def summary(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) -> Table:
+    """The best trials: the first by the objective, or the Pareto front by its first objective."""
+    several = len(objectives) > 1
+    sign = 1 if OBJECTIVES[objectives[0]].better == "minimize" else -1
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    chosen = sorted(study.best_trials if several else complete, key=lambda t: sign * t.values[0])[:rows]
+    shown = [k for k in COLUMNS if any(k in t.user_attrs["metrics"] for t in chosen)]
+    what = f"Pareto front of {' and '.join(objectives)}" if several else f"best trials by {objectives[0]}"
+    table = Table(title=f"{study.study_name}: {what}", caption=_counts(study) + "; ELBO, reconstruction and KL in nats")
+    for heading in ["trial", *(COLUMNS[k][0] for k in shown)]:
+        table.add_column(heading, justify="right")
+    table.add_column("parameters")
+    for t in chosen:
+        scores = [f"{t.user_attrs['metrics'][k]:{COLUMNS[k][1]}}" for k in shown]
+        table.add_row(str(t.number), *scores, " ".join(f"{k}={_short(v)}" for k, v in t.params.items()))
+    return table
+
+
+def _counts(study: optuna.Study) -> str:
+    words = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+    states = [t.state for t in store.finished(study)]
+    return ", ".join(f"{states.count(s)} {word}" for s, word in words.items() if s in states)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

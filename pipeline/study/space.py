@@ -1,0 +1,84 @@
+"""What is searched: `studies.NAME.suggest`, with some parameters pinned by `--fix`."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from studies import SearchSpace, Trial
+from variants import Config, InputError
+
+Value = int | float | str
+
+
+class Pinned:
+    """A trial in which some parameters have their value already. Optuna never hears of those."""
+
+    def __init__(self, trial: Trial, fixed: Mapping[str, Value]) -> None:
+        self._trial, self._fixed = trial, fixed
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> Any:
+        return self._fixed[name] if name in self._fixed else self._trial.suggest_float(name, low, high, log=log)
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> Any:
+        return self._fixed[name] if name in self._fixed else self._trial.suggest_int(name, low, high, log=log)
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self._fixed[name] if name in self._fixed else self._trial.suggest_categorical(name, choices)
+
+
+class Outline:
+    """A trial that writes down what it is asked for, and answers with the lower end."""
+
+    def __init__(self) -> None:
+        self.ranges: dict[str, str] = {}
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        self.ranges[name] = f"{low:g} to {high:g}{', log' * log}"
+        return low
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        self.ranges[name] = f"{low} to {high}, whole{', log' * log}"
+        return low
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        self.ranges[name] = " or ".join(map(str, choices))
+        return choices[0]
+
+
+def suggest(space: SearchSpace, trial: Trial, fixed: Mapping[str, Value]) -> Config:
+    """A trial's configuration, pinned parameters included."""
+    return dataclasses.replace(space.suggest(Pinned(trial, fixed)), **fixed)  # type: ignore[arg-type]
+
+
+def outline(space: SearchSpace, fixed: Mapping[str, Value]) -> tuple[Config, dict[str, str]]:
+    """One configuration of the space, and what is searched: name -> range."""
+    trial = Outline()
+    return suggest(space, trial, fixed), trial.ranges
+
+
+def pinned(words: list[str], config: type[Config]) -> dict[str, Value]:
+    """`["latent=2", "beta=4"]` -> `{"latent": 2, "beta": 4.0}`, checked against the fields of a variant's `Config`.
+
+    Raises `InputError` for an unknown parameter (with the nearest), and for a value of another kind or out of range.
+    """
+    types = get_type_hints(config)
+    fixed: dict[str, Value] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise InputError(f"--fix {word}: expected NAME=VALUE, such as latent=2")
+        if name not in types:
+            near = difflib.get_close_matches(name, types, n=2)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise InputError(f"--fix {word}: there is no parameter {name!r}; {hint}expected one of {', '.join(types)}")
+        try:
+            fixed[name] = types[name](text)
+        except ValueError as error:
+            kind = {int: "a whole number", float: "a number"}[types[name]]
+            raise InputError(f"--fix {word}: expected {kind}") from error
+        try:
+            config(**{name: fixed[name]})  # type: ignore[arg-type]
+        except InputError as error:
+            raise InputError(f"--fix {error}") from error
+    return fixed

@@ -1,0 +1,129 @@
+"""The Optuna study: opened, compared with what it was begun as, and freed of trials whose process died."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from pipeline.metrics import OBJECTIVES
+from pipeline.tracker import Tracker, public
+from variants import InputError
+
+Names = tuple[str, ...]
+
+
+@contextmanager
+def opened(
+    url: str, name: str, objectives: Names, pruner: str, epochs: int, search: Mapping[str, Any]
+) -> Iterator[optuna.Study]:
+    """The study, held by this process alone while the block lasts (where the store is a file).
+
+    `search` says what the study is; one that was begun as another is refused with `InputError`.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InputError(f"--study-name {name!r}: expected letters, digits, '.', '_' and '-'")
+    with _alone(url, name):
+        study = optuna.create_study(
+            storage=_storage(url),
+            study_name=name,
+            directions=[OBJECTIVES[o].better for o in _directions(url, name, objectives)],
+            load_if_exists=True,
+            pruner=optuna.pruners.HyperbandPruner(1, epochs) if pruner == "hyperband" else optuna.pruners.NopPruner(),
+        )
+        _same(study, search)
+        study.set_metric_names(list(objectives))
+        # a sampler that goes on must not draw again what it drew before
+        study.sampler = optuna.samplers.TPESampler(seed=search["seed"] + 1000 * len(study.trials))
+        yield study
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that ended by themselves: complete, pruned or failed; not those that were interrupted."""
+    return [t for t in study.trials if t.state.is_finished() and t.user_attrs.get("state") != "interrupted"]
+
+
+def revive(study: optuna.Study, tracker: Tracker) -> int:
+    """Mark trials whose process died as interrupted, in both stores, and ask for their parameters again.
+
+    Returns how many there were. Call it only while the study is held alone.
+    """
+    dead = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    for trial in dead:
+        interrupt(study, trial)
+        if "run" in trial.user_attrs:
+            tracker.close(trial.user_attrs["run"], "interrupted")
+    return len(dead)
+
+
+def interrupt(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> None:
+    """End a trial as interrupted, and put its parameters at the head of the queue."""
+    number, params = trial.number, trial.params
+    live = optuna.trial.Trial(study, trial._trial_id)
+    live.set_user_attr("state", "interrupted")
+    study.tell(number, state=TrialState.FAIL)
+    study.enqueue_trial(params)
+
+
+def _directions(url: str, name: str, objectives: Names) -> Names:
+    """The objectives, unless the stored study has another number of them: then say so before Optuna does."""
+    try:
+        stored = optuna.load_study(study_name=name, storage=_storage(url))
+    except KeyError:
+        return objectives
+    if len(stored.directions) != len(objectives):
+        _same(stored, {"objectives": list(objectives)})
+        raise InputError(f"study {name!r} in {public(url)} was made by another program; give another --study-name")
+    return objectives
+
+
+def _same(study: optuna.Study, search: Mapping[str, Any]) -> None:
+    """Refuse to go on with a study that was begun as another search."""
+    begun = study.user_attrs.get("search")
+    if begun is None:
+        if study.trials:
+            raise InputError(f"study {study.study_name!r} was made by another program; give another --study-name")
+        study.set_user_attr("search", dict(search))
+        return
+    for key, now in search.items():
+        if begun.get(key) != now:
+            raise InputError(
+                f"study {study.study_name!r} was begun with {key} = {begun.get(key)!r}, and is now asked with {now!r}; "
+                "give the same again to go on with it, or another --study-name to begin anew"
+            )
+
+
+def _storage(url: str) -> optuna.storages.RDBStorage:
+    arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+    except Exception as error:  # SQLAlchemy, the driver, or its absence
+        first = str(error).splitlines()[0]
+        raise InputError(f"--storage {public(url)} cannot be opened ({type(error).__name__}: {first})") from error
+
+
+@contextmanager
+def _alone(url: str, name: str) -> Iterator[None]:
+    """One driver a study: a lock beside an SQLite file, which the operating system takes back when its holder dies."""
+    from filelock import FileLock, Timeout
+
+    if not url.startswith("sqlite:///"):
+        yield
+        return
+    path = Path(url.removeprefix("sqlite:///") + f".{name}.lock")
+    try:
+        lock = FileLock(path).acquire(timeout=0.1)
+    except Timeout as error:
+        raise InputError(
+            f"study {name!r} is running in another process; wait for it, or give a --study-name"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {path.parent.absolute()} ({error}); start in a folder you may write to"
+        ) from error
+    with lock:
+        yield
