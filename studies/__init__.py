@@ -43,7 +43,8 @@ class Study:
 class SearchSpace(Protocol):
     """A module of this folder."""
 
-    STUDY: Study
+    @property
+    def STUDY(self) -> Study: ...
 
     def suggest(self, trial: Trial) -> Config: ...
 

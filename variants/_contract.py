@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_type_hints
 
@@ -36,10 +36,14 @@ class Batch:
         return len(self.x)
 
     def __getitem__(self, index: Tensor | slice) -> Batch:
-        return Batch(*(None if f is None else f[index] for f in (self.x, self.y, self.mask)))
+        return self._each(lambda field: field[index])
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(*(None if f is None else f.to(device) for f in (self.x, self.y, self.mask)))
+        return self._each(lambda field: field.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        y, mask = (None if f is None else change(f) for f in (self.y, self.mask))
+        return Batch(change(self.x), y, mask)
 
 
 Likelihood = Literal["bernoulli", "gaussian", "logistic8"]

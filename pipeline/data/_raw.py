@@ -1,7 +1,8 @@
 """A data set as it was read, before it is split."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ class Raw:
 
     name: str
     source: str
-    x: NDArray[np.generic]
+    x: NDArray[Any]
     y: NDArray[np.int64] | None
     likelihood: Likelihood
     splits: list[torch.Tensor] | None = None
@@ -41,7 +42,7 @@ class Raw:
         return self
 
 
-def from_values(source: str, name: str, x: NDArray[np.generic], y: NDArray[np.generic] | None) -> Raw:
+def from_values(source: str, name: str, x: NDArray[Any], y: NDArray[Any] | None) -> Raw:
     """A `Raw` from a person's own arrays: the likelihood is chosen by their type and values.
 
     Binary (bool, or only 0 and 1): Bernoulli. uint8: discretised logistic. Other numbers: Gaussian.
@@ -63,10 +64,10 @@ def from_values(source: str, name: str, x: NDArray[np.generic], y: NDArray[np.ge
         x = x.astype(np.float32)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "data"
     labels = None if y is None else _labels(source, y, len(x))
-    return replace(Raw(name, source, np.ascontiguousarray(x), labels, likelihood))
+    return Raw(name, source, np.ascontiguousarray(x), labels, likelihood)
 
 
-def _labels(source: str, y: NDArray[np.generic], n: int) -> NDArray[np.int64]:
+def _labels(source: str, y: NDArray[Any], n: int) -> NDArray[np.int64]:
     if y.ndim != 1 or len(y) != n:
         raise InputError(f"{source}: y has shape {y.shape}; expected ({n},), a label for each of the examples in x")
     if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.round(y)).all()):
@@ -76,4 +77,5 @@ def _labels(source: str, y: NDArray[np.generic], n: int) -> NDArray[np.int64]:
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) > n // 2:
         raise InputError(f"{source}: y has {len(classes)} different values in {n} examples; expected class labels")
-    return codes.astype(np.int64)
+    labels: NDArray[np.int64] = codes.astype(np.int64)
+    return labels

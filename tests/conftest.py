@@ -1,0 +1,80 @@
+"""Real stores, real processes. Each test of a command runs in an empty folder of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+ROOT = Path(__file__).parents[1]
+REQUIRED = set(os.environ.get("VARIANTS_REQUIRE", "").split(","))  # data, browser: what CI must not skip
+
+from pipeline import machine  # noqa: E402
+
+machine.prepare(1)
+
+
+def needs(what: str, why: str) -> None:
+    """Skip the test for want of something; fail it where VARIANTS_REQUIRE says that it must be here."""
+    if what in REQUIRED:
+        pytest.fail(f"{why}, and VARIANTS_REQUIRE names {what}")
+    pytest.skip(why)
+
+
+@pytest.fixture(scope="session")
+def mnist_folder() -> Path:
+    folder = Path(os.environ.get("VARIANTS_DATA", "nowhere"))
+    if not (folder / "MNIST" / "raw").is_dir():
+        needs("data", "VARIANTS_DATA names no folder with MNIST/raw")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    found = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+    if found is None:
+        needs("browser", "no Chromium is installed")
+    return str(found)
+
+
+@pytest.fixture(scope="session")
+def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store with its tables: they take a second to make and a moment to copy."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, _template: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with fresh stores."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_BACKEND_STORE_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(_template, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+
+
+@pytest.fixture
+def command(folder: Path) -> Command:
+    """Run `python -m pipeline.NAME ...` as a person would, in the test's folder."""
+
+    def run(name: str, *words: str, cwd: Path | str = folder) -> "subprocess.CompletedProcess[str]":
+        line = [sys.executable, "-m", f"pipeline.{name}", *words]
+        return subprocess.run(line, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300)
+
+    return run

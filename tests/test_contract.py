@@ -1,0 +1,236 @@
+"""What every variant must keep, over every registered name and every kind of data it accepts."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import studies
+import variants
+from pipeline.metrics import objectives
+from pipeline.study.space import Outline, outline
+from variants import Batch, Config, DataSpec, InputError, Variant
+
+SPECS = {
+    "binary images": DataSpec("binary", (1, 8, 8), "bernoulli", classes=3),
+    "8-bit colour": DataSpec("colour", (3, 6, 5), "logistic8", classes=3),
+    "a table": DataSpec("table", (7,), "gaussian", classes=3),
+    "large images": DataSpec("large", (1, 30, 28), "bernoulli", classes=3),
+}
+STEP = torch.tensor(5.0)
+
+
+def examples(spec: DataSpec, n: int = 6, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.rand(n, *spec.shape, generator=generator)
+    x = {"bernoulli": (draw > 0.5).float(), "logistic8": (draw * 255).round() / 255, "gaussian": 4 * draw - 2}
+    return Batch(x[spec.likelihood], torch.arange(n) % spec.classes)
+
+
+def made(name: str, spec: DataSpec, **settings: object) -> Variant:
+    torch.manual_seed(0)
+    cls = variants.get(name)
+    return cls(cls.config_type(latent=4, width=16, **settings), spec)  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=[(n, s) for n in variants.names() for s in SPECS], ids=lambda p: f"{p[0]} on {p[1]}")
+def case(request: pytest.FixtureRequest) -> tuple[Variant, Batch]:
+    name, kind = request.param
+    spec = SPECS[kind]
+    network = "conv" if kind == "large images" else "mlp"
+    return made(name, spec, network=network), examples(spec)
+
+
+def test_terms_have_their_shapes_and_are_finite(case: tuple[Variant, Batch]) -> None:
+    variant, batch = case
+    terms = variant.terms(batch, STEP)
+    assert terms.reconstruction.shape == (6,)
+    assert terms.kl is None or (terms.kl.shape == (6,) and bool((terms.kl >= 0).all()))
+    assert terms.losses.keys() == variant.players().keys()
+    assert all(loss.shape == () and loss.isfinite() for loss in terms.losses.values())
+    assert all(len(extra) == 6 for extra in terms.extras.values())
+
+
+def test_every_weight_is_trained(case: tuple[Variant, Batch]) -> None:
+    variant, batch = case
+    for loss in variant.terms(batch, STEP).losses.values():
+        loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+    assert [n for n, p in variant.named_parameters() if p.grad is None] == []
+    owned = [p for o in variant.players().values() for g in o.param_groups for p in g["params"]]
+    assert len(owned) == len({id(p) for p in owned}) == len(list(variant.parameters()))
+
+
+def test_terms_are_pure(case: tuple[Variant, Batch]) -> None:
+    variant, batch = case
+    before = {k: v.clone() for k, v in variant.state_dict().items()}
+    torch.manual_seed(1)
+    first = variant.terms(batch, STEP)
+    torch.manual_seed(1)
+    again = variant.terms(batch, STEP)
+    assert torch.equal(first.reconstruction, again.reconstruction)
+    assert all(torch.equal(first.losses[k], again.losses[k]) for k in first.losses)
+    assert all(torch.equal(v, before[k]) for k, v in variant.state_dict().items())
+
+
+def test_terms_score_each_example_by_itself(case: tuple[Variant, Batch]) -> None:
+    """An example's KL does not depend on its neighbours: what is compared is a mean over examples, not batches."""
+    variant, batch = case
+    variant.eval()
+    whole, part = variant.terms(batch, STEP), variant.terms(batch[torch.arange(2)], STEP)
+    if whole.kl is not None and part.kl is not None:
+        torch.testing.assert_close(whole.kl[:2], part.kl)
+
+
+def test_encode_is_deterministic_and_never_sees_a_label(case: tuple[Variant, Batch]) -> None:
+    variant, batch = case
+    variant.eval()
+    code = variant.encode(batch)
+    assert code.ndim == 2
+    other = dataclasses.replace(batch, y=batch.y.flip(0) if batch.y is not None else None)
+    assert torch.equal(code, variant.encode(batch))
+    assert torch.equal(code, variant.encode(other))
+    assert torch.equal(code, variant.encode(Batch(batch.x, mask=batch.mask)))
+
+
+def test_decode_and_sample_give_data(case: tuple[Variant, Batch]) -> None:
+    variant, batch = case
+    code = variant.encode(batch)
+    for values in (variant.decode(code, batch), variant.sample(6)):
+        assert values.shape == batch.x.shape
+        if variant.spec.likelihood != "gaussian":
+            assert values.min() >= 0
+            assert values.max() <= 1
+
+
+def test_the_joint_and_the_proposal_give_the_elbo(case: tuple[Variant, Batch]) -> None:
+    """Two ways to one number: E_q [log p(x, z) - log q(z|x)] by sampling is the mean of `Terms.elbo`."""
+    variant, batch = case
+    variant.eval()
+    if variant.propose(batch) is None:
+        pytest.skip("q has no density")
+    many = Batch(*(None if f is None else f.repeat_interleave(400, 0) for f in (batch.x, batch.y, batch.mask)))  # type: ignore[arg-type]
+    with torch.no_grad():
+        proposal = variant.propose(many)
+        assert proposal is not None
+        sampled = (variant.log_joint(proposal[0], many) - proposal[1]).view(6, 400)
+        elbo = variant.terms(many, STEP).elbo
+    assert elbo is not None
+    error = 5 * (sampled.std(1) + elbo.view(6, 400).std(1)) / 400**0.5
+    assert ((sampled.mean(1) - elbo.view(6, 400).mean(1)).abs() < error).all()
+
+
+def test_a_training_step_lowers_the_loss(case: tuple[Variant, Batch]) -> None:
+    variant, batch = case
+    players = variant.players()
+    losses = []
+    for _ in range(60):
+        terms = variant.terms(batch, STEP)
+        losses.append(float(terms.reconstruction.detach().mean()))
+        for name, player in players.items():
+            player.zero_grad()
+            terms.losses[name].backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        for player in players.values():
+            player.step()
+    assert sum(losses[-10:]) < sum(losses[:10])
+
+
+def test_saved_and_loaded_is_the_same_model(case: tuple[Variant, Batch], tmp_path: Path) -> None:
+    variant, batch = case
+    again = variants.load(variants.save(variant, tmp_path / "model"))
+    assert type(again) is type(variant)
+    assert again.config == variant.config
+    assert again.spec == variant.spec
+    assert torch.equal(again.encode(batch), variant.eval().encode(batch))
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", variants.names())
+def test_a_variant_has_a_study_that_compares_fairly(name: str) -> None:
+    space = studies.get(name)
+    config, ranges = outline(space, {})
+    assert ranges
+    assert set(ranges) <= {f.name for f in dataclasses.fields(config)}
+    assert type(config) is variants.get(name).config_type
+    assert type(config)(**dataclasses.asdict(config)) == config
+    assert objectives(space.STUDY.objectives, SPECS["binary images"]) == space.STUDY.objectives
+
+
+@pytest.mark.parametrize("name", variants.names())
+def test_schedules_and_free_bits_never_touch_what_is_compared(name: str) -> None:
+    spec = SPECS["binary images"]
+    compared = []
+    for settings in ({}, {"warmup": 1000}, {"free_bits": 3.0}):
+        variant = made(name, spec, **settings).eval()
+        torch.manual_seed(1)
+        terms = variant.terms(examples(spec), STEP)
+        compared.append((terms.reconstruction, terms.kl))
+    for reconstruction, kl in compared[1:]:
+        assert torch.equal(reconstruction, compared[0][0])
+        assert kl is compared[0][1] is None or torch.equal(kl, compared[0][1])  # type: ignore[arg-type]
+
+
+def test_an_unknown_variant_suggests_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"unknown variant 'bta': did you mean beta\? the variants are .*vae"):
+        variants.get("bta")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("import no_such_module", r"odd\.py.*No module named 'no_such_module'"),
+        ("x = 1", r"odd\.py defines 0 variants"),
+        ("from variants import Variant\nclass A(Variant): pass\nclass B(Variant): pass", r"odd\.py defines 2 variants"),
+        (
+            "from variants import Variant\nclass A(Variant):\n    paper = 'p'",
+            r"odd\.py: A is half-written.*decode",
+        ),
+    ],
+)
+def test_a_bad_file_is_named(body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd.py").write_text(body)
+    monkeypatch.setattr(variants, "__path__", [*variants.__path__, str(tmp_path)])
+    monkeypatch.setattr(variants, "_FOLDER", tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "variants.odd", raising=False)
+    with pytest.raises(InputError, match=message):
+        variants.get("odd")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"latent": 0}, r"latent=0: expected 1 to 65536 \(latent dimensions\)"),
+        ({"latent": 2.5}, r"latent=2\.5: expected a whole number"),
+        ({"lr": float("nan")}, r"lr=nan: expected 1e-08 to 1"),
+        ({"network": "resnet"}, r"network='resnet': expected one of mlp, conv"),
+    ],
+)
+def test_a_bad_setting_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Config(**settings)  # type: ignore[arg-type]
+
+
+def test_a_convolutional_network_says_what_it_needs() -> None:
+    with pytest.raises(InputError, match=r"network='conv': binary has examples of 1x8x8; expected images of at least"):
+        made("vae", SPECS["binary images"], network="conv")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "unknown variant"])
+def test_a_damaged_model_is_refused(damage: str, tmp_path: Path) -> None:
+    folder = variants.save(made("vae", SPECS["a table"]), tmp_path)
+    weights, about = folder / "model.safetensors", folder / "config.json"
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:100])
+    else:
+        about.write_text(json.dumps(json.loads(about.read_text()) | {"variant": "nonesuch"}))
+    with pytest.raises(InputError, match="nonesuch" if damage == "unknown variant" else "holds no model"):
+        variants.load(folder)
+
+
+def test_an_outline_needs_no_optuna() -> None:
+    trial = Outline()
+    studies.get("beta").suggest(trial)
+    assert trial.ranges["beta"] == "0.25 to 16, log"
