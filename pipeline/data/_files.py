@@ -24,7 +24,7 @@ def read(path: Path, progress: bool) -> Raw:
 
 def _npz(path: Path) -> Raw:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in ("x", "y")}
             found = ", ".join(file.files) or "nothing"
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:

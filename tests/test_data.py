@@ -1,0 +1,181 @@
+"""Named data sets, a person's own data, and every way in which they can be wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import data
+from variants import InputError
+
+RNG = np.random.default_rng(0)
+
+
+def saved(folder: Path, **arrays: Any) -> str:
+    np.savez(folder / "mine.npz", **arrays)
+    return str(folder / "mine.npz")
+
+
+def test_digits_are_split_once_and_for_all() -> None:
+    digits, again = data.load("digits"), data.load("digits")
+    assert digits.spec.shape == (1, 8, 8)
+    assert [len(s) for s in (digits.train, digits.valid, digits.test)] == [1439, 179, 179]
+    assert digits.digest == again.digest
+    assert torch.equal(digits.test.x, again.test.x)
+    whole = torch.cat([digits.train.x.float() / 255, digits.valid.x.float(), digits.test.x.float()])
+    assert len(whole) == 1797
+
+
+def test_splits_are_stratified_and_do_not_overlap(tmp_path: Path) -> None:
+    x = np.arange(1000, dtype=np.float32)[:, None] * np.ones(2, np.float32)
+    y = np.repeat([0, 1, 2], [900, 90, 10])
+    loaded = data.load(saved(tmp_path, x=x, y=y))
+    parts = [s.x * loaded.scale + loaded.shift for s in (loaded.train, loaded.valid, loaded.test)]
+    assert sorted(torch.cat(parts)[:, 0].round().int().tolist()) == list(range(1000))
+    for split, size in zip((loaded.train, loaded.valid, loaded.test), (8, 1, 1), strict=True):
+        assert split.y is not None
+        assert torch.bincount(split.y).tolist() == [90 * size, 9 * size, size]
+
+
+def test_held_out_grey_images_are_binarised_once_and_training_images_each_time() -> None:
+    digits = data.load("digits")
+    assert digits.train.x.dtype == torch.uint8
+    assert digits.valid.x.dtype == digits.test.x.dtype == torch.bool
+    draws = torch.stack([digits.batch(digits.train, slice(0, 200)).x for _ in range(400)])
+    assert set(draws.unique().tolist()) == {0.0, 1.0}
+    grey = digits.train.x[:200].float() / 255
+    error = (draws.mean(0) - grey).abs() - 5 * (grey * (1 - grey) / 400).sqrt()
+    assert error.max() <= 1e-6
+
+
+def test_a_split_read_twice_is_the_same() -> None:
+    digits = data.load("digits")
+    once, twice = (torch.cat([b.x for b in digits.batches(digits.train, 100)]) for _ in range(2))
+    assert torch.equal(once, twice)
+
+
+@pytest.mark.parametrize(
+    ("x", "likelihood", "shape"),
+    [
+        (RNG.integers(0, 2, (60, 9)), "bernoulli", (9,)),
+        (RNG.random((60, 8, 8)) > 0.5, "bernoulli", (1, 8, 8)),
+        (RNG.integers(0, 256, (60, 3, 6, 6), dtype=np.uint8), "logistic8", (3, 6, 6)),
+        (RNG.integers(0, 256, (60, 6, 6, 3), dtype=np.uint8), "logistic8", (3, 6, 6)),
+        (RNG.normal(5, 3, (60, 4)), "gaussian", (4,)),
+    ],
+)
+def test_the_likelihood_fits_the_values(x: Any, likelihood: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    loaded = data.load(saved(tmp_path, x=x))
+    assert loaded.spec.likelihood == likelihood
+    assert loaded.spec.shape == shape
+    assert loaded.spec.classes == 0
+    batch = next(loaded.batches(loaded.train))
+    assert batch.x.dtype == torch.float32
+    assert batch.x.shape[1:] == shape
+
+
+def test_continuous_data_are_standardised_by_the_training_split(tmp_path: Path) -> None:
+    x = RNG.normal([5, -100, 7], [3, 0.01, 0], (500, 3))
+    loaded = data.load(saved(tmp_path, x=x))
+    torch.testing.assert_close(loaded.train.x.mean(0), torch.zeros(3), atol=1e-2, rtol=0)
+    torch.testing.assert_close(loaded.train.x[:, :2].std(0), torch.ones(2), atol=1e-2, rtol=0)
+    assert loaded.train.x.isfinite().all()
+
+
+def test_labels_may_be_words(tmp_path: Path) -> None:
+    loaded = data.load(saved(tmp_path, x=RNG.random((60, 2)), y=np.array(["cat", "dog", "ant"] * 20)))
+    assert loaded.spec.classes == 3
+
+
+def images(folder: Path, mode: str = "L", classes: int = 2, size: tuple[int, int] = (9, 7)) -> Path:
+    for c in range(classes):
+        (folder / f"class{c}").mkdir(parents=True)
+        for i in range(20):
+            shape = (*size[::-1], 3) if mode == "RGB" else size[::-1]
+            Image.fromarray(RNG.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"class{c}" / f"{i}.png")
+    return folder
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    grey = data.load(str(images(tmp_path / "grey")))
+    assert grey.spec == data.DataSpec("grey", (1, 7, 9), "logistic8", classes=2)
+    assert data.load(str(images(tmp_path / "colour", "RGB"))).spec.shape == (3, 7, 9)
+    assert data.load(str(tmp_path / "grey" / "class0" / ".." / "..")).spec.shape == (3, 7, 9)
+
+
+ENOUGH = RNG.random((60, 4))
+BAD = {
+    "no x": (dict(values=ENOUGH), r"holds values; expected an array x"),
+    "NaN": (dict(x=np.where(np.arange(60)[:, None] == 7, np.nan, ENOUGH)), r"1 of 60 examples hold NaN.* index 7"),
+    "wrong shape": (dict(x=ENOUGH[:, 0]), r"x has shape \(60,\); expected \(N, D\)"),
+    "labels of another length": (dict(x=ENOUGH, y=np.zeros(59)), r"y has shape \(59,\); expected \(60,\)"),
+    "fractions as labels": (dict(x=ENOUGH, y=ENOUGH[:, 0]), r"y holds fractions"),
+    "a label for each example": (dict(x=ENOUGH, y=np.arange(60)), r"60 different values in 60 examples"),
+    "constant": (dict(x=np.ones((60, 4))), r"all 60 examples are equal"),
+    "few": (dict(x=ENOUGH[:9]), r"9 examples; expected at least 30"),
+    "words": (dict(x=np.array([["a"]] * 60)), r"x has type <U1; expected numbers"),
+    "no values": (dict(x=np.ones((60, 0))), r"holds no value"),
+    "objects": (dict(x=np.array([[None]] * 60)), r"cannot be read .*allow_pickle"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arrays_are_refused(case: str, tmp_path: Path) -> None:
+    arrays, message = BAD[case]
+    with pytest.raises(InputError, match=message):
+        data.load(saved(tmp_path, **arrays))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "corrupt", "empty", "text"])
+def test_damaged_files_are_refused(damage: str, tmp_path: Path) -> None:
+    path = Path(saved(tmp_path, x=ENOUGH))
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes(b ^ 0xFF for b in whole[middle : middle + 40]) + whole[middle + 40 :]
+    path.write_bytes({"truncated": whole[:-200], "corrupt": flipped, "empty": b"", "text": b"x,y\n1,2\n"}[damage])
+    with pytest.raises(InputError, match=r"mine\.npz cannot be read"):
+        data.load(str(path))
+
+
+def test_what_is_not_there_or_of_no_known_kind(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"unknown data set 'minst': expected .*digits, fashion-mnist, mnist"):
+        data.load("minst")
+    with pytest.raises(InputError, match=r"there is no such file or folder"):
+        data.load(str(tmp_path / "none.npz"))
+    (tmp_path / "model.pkl").write_bytes(b"")
+    with pytest.raises(InputError, match=r"expected an \.npz file or a folder of images, not \.pkl"):
+        data.load(str(tmp_path / "model.pkl"))
+
+
+def test_bad_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no image in it"):
+        data.load(str(tmp_path))
+    folder = images(tmp_path / "images")
+    Image.new("L", (3, 3)).save(folder / "class1" / "99.png")
+    with pytest.raises(InputError, match=r"0\.png is 9x7, .*99\.png is 3x3"):
+        data.load(str(folder))
+    (folder / "class1" / "99.png").write_bytes((folder / "class1" / "0.png").read_bytes()[:60])
+    with pytest.raises(InputError, match=r"99\.png cannot be read"):
+        data.load(str(folder))
+    (folder / "class1" / "99.png").unlink()
+    Image.new("L", (9, 7)).save(folder / "stray.png")
+    with pytest.raises(InputError, match="one subfolder a class"):
+        data.load(str(folder))
+
+
+def test_mnist_is_that_of_the_official_files(mnist_folder: Path) -> None:
+    mnist = data.load("mnist")
+    assert [len(s) for s in (mnist.train, mnist.valid, mnist.test)] == [50000, 10000, 10000]
+    assert float(mnist.train.x.float().mean()) / 255 == pytest.approx(0.1306, abs=5e-4)
+    assert mnist.train.y is not None
+    assert mnist.train.y[:5].tolist() == [5, 0, 4, 1, 9]
+
+
+def test_binarized_mnist_has_no_labels(mnist_folder: Path) -> None:
+    fixed = data.load("binarized-mnist")
+    assert fixed.spec.classes == 0
+    assert [len(s) for s in (fixed.train, fixed.valid, fixed.test)] == [50000, 10000, 10000]
+    assert fixed.train.x.dtype == torch.bool

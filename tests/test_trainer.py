@@ -1,0 +1,188 @@
+"""The loop: what it reports, when it ends, and that it does the same again."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+import variants
+from pipeline import data, trainer
+from pipeline.data import Data
+from pipeline.trainer import Diverged, Epoch, train
+from variants import Batch, Config, DataSpec, InputError, Terms, Variant
+from variants.vae import VAE
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return data.load("digits")
+
+
+def vae(spec: DataSpec, **settings: object) -> Variant:
+    torch.manual_seed(0)
+    return VAE(Config(**{"latent": 4, "width": 32, "lr": 3e-3, **settings}), spec)  # type: ignore[arg-type]
+
+
+def trained(digits: Data, epochs: int = 3, **settings: object) -> tuple[Variant, list[Epoch]]:
+    variant = vae(digits.spec, **settings)
+    return variant, list(train(variant, digits, epochs=epochs, seed=1))
+
+
+def scores(epochs: list[Epoch]) -> list[dict[str, float]]:
+    return [{k: v for k, v in e.metrics.items() if not k.startswith("time/")} for e in epochs]
+
+
+def test_the_same_seed_gives_the_same_bits(digits: Data) -> None:
+    first, again = trained(digits), trained(digits)
+    assert scores(first[1]) == scores(again[1])
+    assert all(torch.equal(a, b) for a, b in zip(first[0].parameters(), again[0].parameters(), strict=True))
+
+
+def test_another_seed_gives_others(digits: Data) -> None:
+    other = list(train(vae(digits.spec), digits, epochs=1, seed=2))
+    assert scores(other) != scores(trained(digits, 1)[1])
+
+
+def test_it_learns(digits: Data) -> None:
+    elbos = [e.metrics["valid/elbo"] for e in trained(digits, 15)[1]]
+    assert elbos[-1] > elbos[0] + 3
+
+
+def test_an_epoch_counts_every_example_once_whatever_the_batches(digits: Data) -> None:
+    """With a learning rate that moves nothing, the training average is that of the untouched weights."""
+    few = dataclasses.replace(digits, train=digits.valid)  # binary: no noise in the data
+    metrics = [trained(few, 1, lr=1e-8, batch=b)[1][0].metrics for b in (7, 64, 179, 5000)]
+    for m in metrics:
+        assert m["train/kl"] == pytest.approx(metrics[0]["valid/kl"], rel=1e-4)
+        assert m["train/reconstruction"] == pytest.approx(metrics[0]["valid/reconstruction"], rel=5e-3)
+
+
+def test_validation_is_at_beta_one_whatever_was_trained(digits: Data) -> None:
+    cls = variants.get("beta")
+    for beta in (0.5, 8.0):
+        torch.manual_seed(0)
+        variant = cls(cls.config_type(latent=4, width=32, beta=beta, warmup=50), digits.spec)  # type: ignore[call-arg]
+        metrics = next(train(variant, digits, epochs=1, seed=0)).metrics
+        for part in ("train", "valid"):
+            assert metrics[f"{part}/elbo"] == -(metrics[f"{part}/reconstruction"] + metrics[f"{part}/kl"])
+        assert metrics["train/loss"] != pytest.approx(-metrics["train/elbo"])
+
+
+def test_scoring_leaves_the_random_state_alone(digits: Data) -> None:
+    variant = vae(digits.spec)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    trainer.score(variant, digits, digits.valid, seed=0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_patience_ends_the_training_and_brings_back_the_best_weights(digits: Data) -> None:
+    small = dataclasses.replace(digits, train=digits.train[slice(0, 60)])
+    variant = vae(digits.spec, width=128, lr=1e-2, batch=20)
+    epochs = list(train(variant, small, epochs=300, seed=0, patience=5))
+    best = max(epochs, key=lambda e: e.metrics["valid/elbo"])
+    assert best.best
+    assert len(epochs) == best.number + 5
+    totals = trainer.score(variant, digits, digits.valid, seed=0)
+    kl = float(totals.sums["kl"] / totals.count)
+    assert kl == pytest.approx(best.metrics["valid/kl"], rel=1e-6)
+
+
+def test_a_loss_that_leaves_the_real_numbers_is_named(digits: Data) -> None:
+    with pytest.raises(Diverged, match=r"epoch 1: train/\w+ left the real numbers"):
+        trained(digits, 3, lr=1.0, depth=12, width=512)
+
+
+def test_clipping_bounds_the_gradient(digits: Data) -> None:
+    free, clipped = trained(digits, 1)[1], trained(digits, 1, clip=1e-3)[1]
+    assert scores(free) != scores(clipped)
+
+
+def test_bf16_trains_too(digits: Data) -> None:
+    variant = vae(digits.spec)
+    epochs = list(train(variant, digits, epochs=8, seed=1, precision="bf16"))
+    assert epochs[-1].metrics["valid/elbo"] > epochs[0].metrics["valid/elbo"] + 1
+    assert next(variant.parameters()).dtype == torch.float32
+
+
+class TwoPlayers(Variant):
+    """An adversarial toy: `up` is to raise w * v, `down` to lower it, each by its own weight alone."""
+
+    paper = "none"
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        self.v, self.w = torch.nn.Parameter(torch.ones(())), torch.nn.Parameter(torch.ones(()))
+
+    def terms(self, batch: Batch, step: Tensor) -> Terms:
+        product = self.v * self.w
+        each = batch.x.flatten(1).mean(1) * 0 + 1.0
+        return Terms(each, None, {"up": -product, "down": product}, {"score": each})
+
+    def players(self) -> Mapping[str, torch.optim.Optimizer]:
+        return {"up": torch.optim.SGD([self.v], lr=0.1), "down": torch.optim.SGD([self.w], lr=0.1)}
+
+    def encode(self, batch: Batch) -> Tensor:
+        return batch.x.flatten(1)
+
+    def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        return z
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        return torch.zeros(n, *self.spec.shape)
+
+    def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
+        return torch.zeros(len(z))
+
+    def propose(self, batch: Batch) -> None:
+        return None
+
+
+def test_two_players_move_at_once_and_each_by_its_own_loss(digits: Data) -> None:
+    variant = TwoPlayers(Config(batch=len(digits.train)), digits.spec)
+    epoch = next(train(variant, digits, epochs=1, seed=0))
+    assert float(variant.v.detach()) == pytest.approx(1.1)  # from the old w = 1
+    assert float(variant.w.detach()) == pytest.approx(0.9)  # from the old v = 1, not from 1.1
+    assert epoch.metrics["train/up"] == -1
+    assert epoch.metrics["train/down"] == 1
+    assert epoch.metrics["valid/score"] == 1
+
+
+def test_without_a_kl_there_is_no_elbo(digits: Data) -> None:
+    epoch = next(train(TwoPlayers(Config(), digits.spec), digits, epochs=1, seed=0))
+    assert "valid/elbo" not in epoch.metrics
+    assert "train/elbo" not in epoch.metrics
+    assert epoch.best
+
+
+def test_a_variant_that_lacks_what_it_needs_is_refused() -> None:
+    class Conditional(TwoPlayers):
+        needs = frozenset({"y"})
+
+    fake = dataclasses.replace(data.load("digits"), spec=DataSpec("bare", (1, 8, 8), "bernoulli"))
+    with pytest.raises(InputError, match="Conditional needs class labels; data set bare has none"):
+        trainer.check(Conditional, fake)
+
+
+def test_a_training_epoch_copies_to_the_host_once(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One host synchronisation an epoch: no `item`, `float` or `tolist` of a tensor inside the loop."""
+    calls: list[str] = []
+    for name in ("item", "tolist", "__float__", "__bool__", "__int__", "cpu"):
+        real = getattr(Tensor, name)
+
+        def counted(self: Tensor, *a: object, name: str = name, real: object = real) -> object:
+            calls.append(name)
+            return real(self, *a)  # type: ignore[operator]
+
+        monkeypatch.setattr(Tensor, name, counted)
+    variant = vae(digits.spec)
+    epochs = train(variant, digits, epochs=2, seed=0)
+    next(epochs)
+    first = len(calls)
+    next(epochs)
+    for epoch in (calls[:first], calls[first:]):
+        assert epoch.count("cpu") == 1
+        assert epoch[0] == "cpu"  # what follows reads numbers that are on the host already
