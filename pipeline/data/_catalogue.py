@@ -24,7 +24,7 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae-variants"
 
 
-def _places() -> list[Path]:
+def places() -> list[Path]:
     """Where data are looked for: the folder named by VARIANTS_DATA, then the cache."""
     given = os.environ.get("VARIANTS_DATA")
     return [*([Path(given)] if given else []), cache()]
@@ -44,7 +44,7 @@ def _idx(name: str, folder: str) -> Callable[[bool], Raw]:
         import torchvision.datasets
 
         cls = getattr(torchvision.datasets, folder)
-        root = next((p for p in _places() if (p / folder / "raw").is_dir()), None)
+        root = next((p for p in places() if (p / folder / "raw").is_dir()), None)
         try:
             parts = [cls(root or cache(), train=train, download=root is None) for train in (True, False)]
         except Exception as error:
@@ -66,7 +66,7 @@ def _idx(name: str, folder: str) -> Callable[[bool], Raw]:
 
 def binarized_mnist(progress: bool) -> Raw:
     """The fixed binarisation of Larochelle & Murray 2011: no labels, and its own order and splits."""
-    root = next((p for p in _places() if (p / "BinarizedMNIST").is_dir()), None)
+    root = next((p for p in places() if (p / "BinarizedMNIST").is_dir()), None)
     path = (root or cache()) / "BinarizedMNIST" / "binarized_mnist.npz"
     parts = ("train", "valid", "test")
     if not path.exists():

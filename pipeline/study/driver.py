@@ -96,7 +96,8 @@ def run(plan: Plan) -> Outcome:
         }  # fmt: skip
         job = _Job(variant, asked, data, objectives, name, epochs, budget.patience, plan.seed, plan.fixed, tags)
         lost = store.revive(study, tracker)
-        link = views.link(tracker, "Trials")
+        views.write(tracker.client, tracker.experiment, ranges)
+        link = views.link(tracker.uri, tracker.experiment, "Trials")
         parent = tracker.run(
             name, {**tags, "kind": "study", "seed": str(plan.seed)}, resume=study.user_attrs.get("run")
         )
@@ -127,7 +128,8 @@ def _trials(
             return
         trial = study.ask()
         tags = {**job.tags, "kind": "trial", "trial": str(trial.number), "seed": str(_seed(job, trial))}
-        with tracker.run(f"{job.name} #{trial.number}", tags, parent=parent) as run:
+        tags["mlflow.runColor"] = views.COLOURS[trial.number % len(views.COLOURS)]
+        with tracker.run(f"{job.tags['variant']} {trial.number}", tags, parent=parent) as run:
             trial.set_user_attr("run", run.id)
             _trial(study, trial, job, run, display)
         display.ended(study.trials[trial.number])
@@ -191,7 +193,7 @@ def _train(study: optuna.Study, trial: optuna.Trial, job: _Job, run: Run, displa
     # the last point of a curve is the model that was kept, also where that is of an earlier epoch
     run.metrics(scores, last.number + (not last.best))
     for name, pixels in pictures.all_of(variant, job.data, best.vectors.get("kl_per_dimension")).items():
-        run.picture(name, pixels, best.number)
+        run.picture(name, pixels, views.PICTURE_STEP)
     trial.set_user_attr("metrics", scores)
     study.tell(trial, [scores[name] for name in job.objectives])
     if trial.number in {t.number for t in study.best_trials}:

@@ -1,6 +1,7 @@
 """The Optuna study: opened, compared with what it was begun as, and freed of trials whose process died."""
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ def opened(
     `search` says what the study is; one that was begun as another is refused with `InputError`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise InputError(f"--study-name {name!r}: expected letters, digits, '.', '_' and '-'")
     with _alone(url, name):

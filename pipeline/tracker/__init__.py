@@ -10,6 +10,7 @@ One experiment a data set, so that all variants stand on one page. A study is a 
 A run that is left by an exception is marked for what happened: never as finished, never as still running.
 """
 
+import logging
 import os
 import tempfile
 import time
@@ -33,6 +34,7 @@ from variants import InputError, Variant
 __all__ = ["Run", "State", "Tracker", "public", "store", "views"]
 
 State = Literal["complete", "pruned", "failed", "interrupted"]
+logging.getLogger("mlflow").setLevel(logging.WARNING)
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
 PARAM_LIMIT = 6000  # characters that MLflow takes as a param's value
 

@@ -1,2 +1,141 @@
-def link(tracker, view):
-    return "http://127.0.0.1:5000/#/experiments/" + tracker.experiment
+"""Saved views of MLflow's page, so that one link shows curves, ELBO parts and sample grids side by side.
+
+A saved view is an experiment tag, `mlflow.sharedViewState.<id>`: a JSON envelope whose `state` is
+`deflate;` + base64(zlib(JSON)) of the page's filter, order, columns and charts. MLflow does not document it; the names
+below were read from MLflow 3.17, whose page ignores what it does not know. All of that knowledge is in this file, and
+one test opens the result in a browser. A view that cannot be written costs a warning, never a study.
+"""
+
+import base64
+import json
+import os
+import time
+import uuid
+import warnings
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+PREFIX = "mlflow.sharedViewState."
+PICTURES = ("reconstructions", "samples", "traversals", "interpolations", "latent", "kl")
+PICTURE_STEP = 0  # a view shows one step, and trials end at different epochs: final pictures are all logged at this one
+PORT = 5000
+COLOURS = (  # of runs, by trial: Tol's bright, vibrant and muted schemes, which colour-blind readers can tell apart
+    "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#0077bb", "#33bbee", "#ee3377",
+    "#cc3311", "#009988", "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255",
+)  # fmt: skip
+
+Card = dict[str, Any]
+Section = tuple[str, Sequence[Card], dict[str, int]]
+
+
+def write(client: MlflowClient, experiment: str, searched: Iterable[str]) -> None:
+    """Write the views Trials, Variants and Samples. `searched` are the parameters of the parallel coordinates."""
+    for name, state in _views(list(searched)).items():
+        packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+        now = int(time.time() * 1000)
+        value = {"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"}
+        try:
+            client.set_experiment_tag(experiment, PREFIX + _id(experiment, name), json.dumps(value))
+        except MlflowException as error:
+            warnings.warn(f"the MLflow view {name!r} could not be written: {error}", stacklevel=2)
+
+
+def link(uri: str, experiment: str, view: str, port: int = PORT) -> str:
+    """The address that opens a view: on the tracking server, or on the one that `python -m pipeline.ui` starts."""
+    server = os.path.dirname(uri + "/") if uri.startswith(("http:", "https:")) else f"http://127.0.0.1:{port}"
+    page = f"runs?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={_id(experiment, view)}"
+    return f"{server}/#/experiments/{experiment}/{page}"
+
+
+def _id(experiment: str, view: str) -> str:
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"{experiment}/{view}").hex
+
+
+def _views(searched: list[str]) -> dict[str, dict[str, Any]]:
+    parts: Section = (
+        "ELBO and its parts (nats per example, at beta = 1)",
+        [
+            _line("valid/elbo"), _line("train/elbo", "valid/elbo"), _scatter("valid/reconstruction", "valid/kl"),
+            _line("valid/reconstruction"), _line("valid/kl"), _bar("latent/active_units"),
+        ],
+        {"columns": 3},
+    )  # fmt: skip
+    codes: Section = (
+        "What the codes are good for",
+        [_bar("probe/accuracy"), _bar("probe/random_projection"), _scatter("valid/elbo", "probe/accuracy")],
+        {"columns": 3},
+    )
+    search: Section = ("Search", [_parallel(searched, ["probe/accuracy", "valid/elbo"])], {"columns": 1})
+    cost: Section = ("Cost", [_bar("time/trial_seconds"), _line("time/examples_per_second")], {"columns": 2})
+    pictures: Section = ("Pictures", [_images(*PICTURES[:2])], {"columns": 1, "cardHeight": 620})
+    each: list[Section] = [(name.capitalize(), [_images(name)], {"columns": 1, "cardHeight": 700}) for name in PICTURES]
+    trials = "tags.kind = 'trial'"
+    return {
+        "Trials": _state(trials, [parts, pictures, codes, search, cost], searched),
+        "Variants": _state(f"{trials} and tags.state = 'complete'", [parts, codes, cost], searched, group="variant"),
+        "Samples": _state(trials, [("Side by side", [_images(*PICTURES)], {"columns": 1, "cardHeight": 1500}), *each],
+                          searched, runListHidden=True),
+    }  # fmt: skip
+
+
+def _state(
+    runs: str, sections: Sequence[Section], searched: list[str], group: str | None = None, **more: Any
+) -> dict[str, Any]:
+    """A page: the runs of a filter, best ELBO first, with these sections of charts and no others."""
+    cards: list[Card] = []
+    groups = []
+    for title, charts, shape in sections:
+        groups.append({"uuid": uuid.uuid4().hex, "name": title, "display": True, "isReordered": True, **shape})
+        cards += [{**chart, "metricSectionId": groups[-1]["uuid"]} for chart in charts]
+    by = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": group}]}
+    metrics = ("valid/elbo", "valid/reconstruction", "valid/kl", "probe/accuracy", "latent/active_units")
+    columns = ["tags.`state`", *(f"metrics.`{m}`" for m in metrics), *(f"params.`{p}`" for p in searched)]
+    return {
+        "searchFilter": runs, "orderByKey": "metrics.`valid/elbo`", "orderByAsc": False, "startTime": "ALL",
+        "lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": [],
+        "selectedColumns": columns, "compareRunCharts": [*cards, *_hidden(cards)], "compareRunSections": groups,
+        "isAccordionReordered": True, "runsHiddenMode": "FIRST_20_RUNS", "hideEmptyCharts": True,
+        "groupBy": by if group else None, "useGroupedValuesInCharts": True, **more,
+    }  # fmt: skip
+
+
+def _hidden(cards: list[Card]) -> list[Card]:
+    """The page draws a chart for each metric and picture that has none; one that is marked deleted keeps it away."""
+    shown = {card.get("metricKey") for card in cards} | {tuple(card.get("imageKeys", ())) for card in cards}
+    parts = [f"{split}/{name}" for split in ("train", "valid") for name in ("elbo", "reconstruction", "kl", "loss")]
+    others = ["time/train_seconds", "time/valid_seconds", "time/examples_per_second", "time/trial_seconds"]
+    probes = ["probe/accuracy", "probe/random_projection", "probe/raw_pixels", "latent/active_units"]
+    metrics = [{**_bar(m), "deleted": True} for m in [*parts, *others, *probes] if m not in shown]
+    return metrics + [{**_images(p), "deleted": True} for p in PICTURES if (p,) not in shown]
+
+
+def _card(kind: str, **fields: Any) -> Card:
+    return {"type": kind, "uuid": uuid.uuid4().hex, "deleted": False, "isGenerated": False, **fields}
+
+
+def _line(*metrics: str) -> Card:
+    return _card(
+        "LINE", metricKey=metrics[0], selectedMetricKeys=list(metrics), lineSmoothness=0, useGlobalLineSmoothing=False,
+        xAxisKey="step", useGlobalXaxisKey=False, xAxisScaleType="linear", selectedXAxisMetricKey="",
+        scaleType="linear", range={}, yAxisKey="metric", yAxisExpressions=[], ignoreOutliers=True,
+    )  # fmt: skip
+
+
+def _bar(metric: str) -> Card:
+    return _card("BAR", metricKey=metric)
+
+
+def _scatter(x: str, y: str) -> Card:
+    return _card("SCATTER", xaxis={"key": x, "type": "METRIC"}, yaxis={"key": y, "type": "METRIC"})
+
+
+def _parallel(params: list[str], metrics: list[str]) -> Card:
+    return _card("PARALLEL", selectedParams=params, selectedMetrics=metrics, showAllRuns=False)
+
+
+def _images(*keys: str) -> Card:
+    return _card("IMAGE", imageKeys=list(keys), step=PICTURE_STEP, showRunParams=len(keys) == 1)
