@@ -1,8 +1,10 @@
 """What this machine offers: cores, device, and the environment that a result was made in."""
 
+import gc
 import os
 import platform
 import subprocess
+import tempfile
 from pathlib import Path
 
 import torch
@@ -41,6 +43,7 @@ def prepare(threads: int | None = None, workers: int = 1) -> int:
     chosen = threads or max(1, cores() // workers)
     torch.set_flush_denormal(True)
     torch.set_num_threads(chosen)
+    gc.freeze()  # the garbage collector need not walk through what the imports made
     return chosen
 
 
@@ -61,6 +64,17 @@ def device(name: str) -> torch.device:
                 f"--device {name}: torch {torch.__version__} sees {count} CUDA devices here; try --device cpu"
             )
     return chosen
+
+
+def writable(folder: Path) -> None:
+    """Raise `InputError` where no file can be made in a folder, whatever its permissions say."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {folder.absolute()} ({error}); start in a folder you may write to"
+        ) from error
 
 
 def environment(device: torch.device, threads: int) -> dict[str, str]:

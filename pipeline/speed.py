@@ -1,6 +1,7 @@
 """`python -m pipeline.speed`: how fast is the trainer, as ratios measured in one run on this machine.
 
-Seconds per MNIST epoch (60,000 images, 784-400-20, batch 128, Adam 1e-3), one epoch of each in turn:
+Seconds per MNIST epoch (60,000 images, 784-400-20, batch 128, Adam 1e-3), one epoch of each
+in turn, each in a process of its own:
 
     ours        pipeline.trainer with everything that it measures, its validation not counted
     program     the usual tutorial: PIL images, ToTensor, a DataLoader, one .item() a step
@@ -10,12 +11,16 @@ Seconds per MNIST epoch (60,000 images, 784-400-20, batch 128, Adam 1e-3), one e
 and, with --tracking, what it costs to log a trial.
 """
 
+import contextlib
+import importlib.util
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -146,21 +151,43 @@ def pythae(data: Data, epochs: int) -> Clock:
             yield time.perf_counter() - begin
 
 
-def training(data: Data, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each epoch, by contender; one epoch of each in turn."""
-    contenders: dict[str, Callable[[Data, int], Clock]] = {"ours": ours, "program": program, "floor": floor}
-    try:
-        import pythae as _  # noqa: F401
+CONTENDERS: dict[str, Callable[[Data, int], Clock]] = {
+    "ours": ours, "program": program, "pythae": pythae, "floor": floor,
+}  # fmt: skip
 
-        contenders["pythae"] = pythae
-    except ImportError:
+
+def _contend(name: str, rounds: int, threads: int, pipe: Connection) -> None:
+    """In a process of its own: run an epoch whenever told to, and answer with its seconds."""
+    if name in ("ours", "floor"):
+        machine.prepare(threads)
+    else:  # others run as they are, without our settings
+        torch.set_num_threads(threads)
+    with contextlib.redirect_stdout(sys.stderr):
+        for seconds in CONTENDERS[name](tutorial_setting(), rounds + 1):
+            pipe.send(seconds)
+            pipe.recv()
+
+
+def training(rounds: int, threads: int) -> dict[str, list[float]]:
+    """Seconds of each epoch, by contender: one epoch of each in turn, each in its own process, after one to warm up."""
+    names = [n for n in CONTENDERS if n != "pythae" or importlib.util.find_spec("pythae")]
+    if "pythae" not in names:
         print("pythae is not installed (pip install 'vae-variants[speed]'); it is left out", file=sys.stderr)
-    clocks = {name: make(data, rounds) for name, make in contenders.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in clocks}
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
+    for name in names:
+        pipes[name], theirs = context.Pipe()
+        processes.append(context.Process(target=_contend, args=(name, rounds, threads, theirs), daemon=True))
+        processes[-1].start()
+        pipes[name].recv()  # the first epoch, alone on the machine
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
-        for name, clock in clocks.items():
-            seconds[name].append(next(clock))
+        for name in names:
+            pipes[name].send("again")
+            seconds[name].append(pipes[name].recv())
         print(f"round {turn + 1}/{rounds}: " + "  ".join(f"{n} {s[-1]:.2f}s" for n, s in seconds.items()), flush=True)
+    for process in processes:
+        process.terminate()
     return seconds
 
 
@@ -200,20 +227,19 @@ def main(words: list[str]) -> int:
     parser.add_argument("--tracking", action="store_true", help="measure what it costs to log a trial of 10 epochs")
     arguments = parser.parse_args(words)
     threads = machine.prepare(arguments.threads)
-    data = tutorial_setting()
     if arguments.tracking:
         if Path("mlflow.db").exists():
             raise InputError(
                 "mlflow.db exists here; start in an empty folder, so that the runs of a timing join no others"
             )
-        bare, logged, final = tracking(data, 10, arguments.rounds)
+        bare, logged, final = tracking(tutorial_setting(), 10, arguments.rounds)
         print(
             f"10 epochs, {threads} threads, median of {arguments.rounds}: nothing logged {bare:.2f} s, every epoch ",
             end="",
         )
         print(f"logged {logged:.2f} s ({logged / bare - 1:+.1%}); final scores and pictures {final:.2f} s")
         return 0
-    seconds = training(data, arguments.rounds)
+    seconds = training(arguments.rounds, threads)
     middle = {name: statistics.median(s) for name, s in seconds.items()}
     print(f"\nseconds per MNIST epoch, {threads} threads, median of {arguments.rounds}; ratio to ours")
     for name, value in sorted(middle.items(), key=lambda item: item[1]):

@@ -9,7 +9,7 @@ It knows the contract and nothing else: no variant, no tracker, no pruner. Whoev
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -72,7 +72,10 @@ def train(
     """
     device = data.train.x.device
     variant.to(device)
-    players = variant.players()
+    players = [
+        _Player(name, optimizer, [p for g in optimizer.param_groups for p in g["params"]])
+        for name, optimizer in variant.players().items()
+    ]
     order = torch.Generator().manual_seed(seed)
     noise = torch.Generator(device).manual_seed(seed)
     torch.manual_seed(seed)
@@ -88,7 +91,7 @@ def train(
             with _autocast(device, precision):
                 terms = variant.terms(batch, step)
             _update(players, terms, variant.config.clip)
-            totals.add(terms, len(batch), losses=True)
+            totals.add(terms, len(batch), training=True)
             step += 1
         _synchronize(device)
         trained = time.perf_counter()
@@ -135,19 +138,23 @@ class _Totals:
 
     def __init__(self) -> None:
         self.count = 0
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}  # scalars, and vectors for extras of several columns
 
-    def add(self, terms: Terms, count: int, losses: bool = False) -> None:
+    def add(self, terms: Terms, count: int, training: bool = False) -> None:
+        """Add a batch's scores: with the losses of its players in training, with the extras elsewhere."""
         self.count += count
-        parts = {"reconstruction": terms.reconstruction, "kl": terms.kl}
-        if losses:
-            parts |= {name: loss * count for name, loss in terms.losses.items()}
-        else:
-            parts |= dict(terms.extras)
-        for name, value in parts.items():
-            if value is not None:
-                value = value.detach().sum(0, dtype=torch.float64) if value.ndim else value.detach()
-                self.sums[name] = self.sums[name] + value if name in self.sums else value.double()
+        self._add("reconstruction", terms.reconstruction.detach().sum())
+        if terms.kl is not None:
+            self._add("kl", terms.kl.detach().sum())
+        for name, loss in terms.losses.items() if training else ():
+            self._add(name, loss.detach(), count)
+        for name, extra in () if training else terms.extras.items():
+            self._add(name, extra.detach().sum(0))
+
+    def _add(self, name: str, value: Tensor, weight: int = 1) -> None:
+        if name not in self.sums:
+            self.sums[name] = torch.zeros_like(value, dtype=torch.float64)
+        self.sums[name].add_(value, alpha=weight)
 
 
 def _means(totals: dict[str, _Totals], number: int) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -169,17 +176,23 @@ def _means(totals: dict[str, _Totals], number: int) -> tuple[dict[str, float], d
     return scalars, vectors
 
 
-def _update(players: Mapping[str, torch.optim.Optimizer], terms: Terms, clip: float) -> None:
+@dataclass(frozen=True)
+class _Player:
+    name: str
+    optimizer: torch.optim.Optimizer
+    weights: list[Tensor]
+
+
+def _update(players: list[_Player], terms: Terms, clip: float) -> None:
     """One step of every player on its own loss. All gradients are taken before any weight moves."""
-    assert players.keys() == terms.losses.keys(), f"players {set(players)}, losses {set(terms.losses)}"
-    weights = {name: [p for g in o.param_groups for p in g["params"]] for name, o in players.items()}
-    for left, (name, loss) in enumerate(terms.losses.items(), 1 - len(players)):
-        players[name].zero_grad(set_to_none=True)
-        loss.backward(inputs=weights[name], retain_graph=left < 0)
-    for name, optimizer in players.items():
+    for player in players:
+        for weight in player.weights:
+            weight.grad = None
+        terms.losses[player.name].backward(inputs=player.weights, retain_graph=player is not players[-1])
+    for player in players:
         if clip:
-            torch.nn.utils.clip_grad_norm_(weights[name], clip)
-        optimizer.step()
+            torch.nn.utils.clip_grad_norm_(player.weights, clip)
+        player.optimizer.step()
 
 
 def _autocast(device: torch.device, precision: Precision) -> Any:

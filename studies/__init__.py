@@ -35,8 +35,8 @@ class Study:
     objectives: tuple[str, ...]
     dataset: str = "digits"
     trials: int = 20
-    epochs: int = 50
-    patience: int = 10
+    epochs: int = 100
+    patience: int = 15
     pruner: Literal["hyperband", "none"] = "none"
 
 

@@ -12,7 +12,7 @@ def common(trial: Trial) -> dict[str, float]:
     return {
         "latent": trial.suggest_int("latent", 2, 64, log=True),
         "width": trial.suggest_int("width", 64, 512, log=True),
-        "depth": trial.suggest_int("depth", 1, 3),
+        "depth": trial.suggest_int("depth", 1, 2),
         "lr": trial.suggest_float("lr", 3e-4, 1e-2, log=True),
     }
 

@@ -13,4 +13,4 @@ STUDY = Study(objectives=("valid/elbo", "probe/accuracy"))
 
 
 def suggest(trial: Trial) -> Config:
-    return Config(**common(trial), beta=trial.suggest_float("beta", 0.25, 16.0, log=True))  # type: ignore[arg-type]
+    return Config(**common(trial), beta=trial.suggest_float("beta", 0.25, 8.0, log=True))  # type: ignore[arg-type]

@@ -233,4 +233,4 @@ def test_a_damaged_model_is_refused(damage: str, tmp_path: Path) -> None:
 def test_an_outline_needs_no_optuna() -> None:
     trial = Outline()
     studies.get("beta").suggest(trial)
-    assert trial.ranges["beta"] == "0.25 to 16, log"
+    assert trial.ranges["beta"] == "0.25 to 8, log"

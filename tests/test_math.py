@@ -36,7 +36,7 @@ def test_densities_are_those_of_torch() -> None:
     torch.testing.assert_close(_math.log_normal(x, mean, log_var), Normal(mean, (0.5 * log_var).exp()).log_prob(x))
     torch.testing.assert_close(_math.log_standard_normal(x), Normal(0.0, 1.0).log_prob(x))
     bits = (x > 0).double()
-    torch.testing.assert_close(_math.log_bernoulli(bits, mean), Bernoulli(logits=mean).log_prob(bits))
+    torch.testing.assert_close(-_math.nll_bernoulli(bits, mean), Bernoulli(logits=mean).log_prob(bits))
 
 
 @pytest.mark.parametrize("log_scale", [-6.0, -3.0, 0.0])
@@ -44,14 +44,14 @@ def test_256_probabilities_add_up_to_one(log_scale: float) -> None:
     x = torch.arange(256, dtype=torch.float64) / 255
     scale = torch.tensor(log_scale, dtype=torch.float64)
     for mean in (0.0, 0.3, 0.999):
-        total = _math.log_logistic8(x, torch.tensor(mean, dtype=torch.float64), scale).exp().sum()
+        total = (-_math.nll_logistic8(x, torch.tensor(mean, dtype=torch.float64), scale)).exp().sum()
         assert float(total) == pytest.approx(1, abs=1e-9)
 
 
 def test_the_discretised_logistic_is_a_difference_of_sigmoids() -> None:
     x, mean, scale = torch.tensor(100 / 255).double(), torch.tensor(0.37).double(), 0.05
     upper, lower = (torch.sigmoid((x - mean + s * 0.5 / 255) / scale) for s in (1, -1))
-    found = _math.log_logistic8(x, mean, torch.tensor(math.log(scale), dtype=torch.float64))
+    found = -_math.nll_logistic8(x, mean, torch.tensor(math.log(scale), dtype=torch.float64))
     torch.testing.assert_close(found, (upper - lower).log())
 
 

@@ -36,6 +36,8 @@ class Batch:
         return len(self.x)
 
     def __getitem__(self, index: Tensor | slice) -> Batch:
+        if isinstance(index, Tensor):
+            return self._each(lambda field: field.index_select(0, index))
         return self._each(lambda field: field[index])
 
     def to(self, device: torch.device | str) -> Batch:

@@ -28,7 +28,7 @@ class GaussianVariant(Variant, ABC):
         """-E_q log p(x|z) by one sample (B,), and KL(q(z|x) || p(z)) in closed form per dimension (B, Z)."""
         mean, log_var = self.posterior(batch)
         output = self.decoder(_math.reparameterize(mean, log_var))
-        return -self.observation.log_prob(batch, output), _math.kl_standard_normal(mean, log_var)
+        return self.observation.nll(batch, output), _math.kl_standard_normal(mean, log_var)
 
     def encode(self, batch: Batch) -> Tensor:
         return self.posterior(batch)[0]
@@ -42,7 +42,7 @@ class GaussianVariant(Variant, ABC):
 
     def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
         prior = _math.per_example(_math.log_standard_normal(z))
-        return prior + self.observation.log_prob(batch, self.decoder(z))
+        return prior - self.observation.nll(batch, self.decoder(z))
 
     def propose(self, batch: Batch) -> tuple[Tensor, Tensor]:
         mean, log_var = self.posterior(batch)

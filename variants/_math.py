@@ -29,13 +29,13 @@ def reparameterize(mean: Tensor, log_var: Tensor) -> Tensor:
     return torch.addcmul(mean, (0.5 * log_var).exp(), torch.randn_like(mean))
 
 
-def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
-    """log Bernoulli(x; sigmoid(logits)) = x l - log(1 + e^l) for x in {0, 1}."""
-    return x * logits - F.softplus(logits)
+def nll_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
+    """-log Bernoulli(x; sigmoid(logits)) = log(1 + e^l) - x l for x in {0, 1}."""
+    return F.binary_cross_entropy_with_logits(logits, x, reduction="none")
 
 
-def log_logistic8(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """log-probability of an 8-bit value x = k/255 under a logistic density integrated over bins of width 1/255.
+def nll_logistic8(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """-log of the probability of an 8-bit value x = k/255 under a logistic density integrated over bins of width 1/255.
 
     The outer bins reach to infinity, so that the 256 probabilities add up to one.
     Kingma et al. 2016 (IAF), section 5; Salimans et al. 2017 (PixelCNN++), equation 2.
@@ -43,10 +43,10 @@ def log_logistic8(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     inverse = (-log_scale).exp()
     upper = (x - mean + 0.5 / 255) * inverse
     lower = (x - mean - 0.5 / 255) * inverse
-    # log(s(u) - s(l)) = u + log(1 - e^(l-u)) - log(1 + e^u) - log(1 + e^l)
-    inside = upper + torch.log(-torch.expm1(-inverse / 255)) - F.softplus(upper) - F.softplus(lower)
-    inside = torch.where(x < 0.5 / 255, -F.softplus(-upper), inside)
-    return torch.where(x > 1 - 0.5 / 255, -F.softplus(lower), inside)
+    # -log(s(u) - s(l)) = log(1 + e^u) + log(1 + e^l) - u - log(1 - e^(l-u))
+    inside = F.softplus(upper) + F.softplus(lower) - upper - torch.log(-torch.expm1(-inverse / 255))
+    inside = torch.where(x < 0.5 / 255, F.softplus(-upper), inside)
+    return torch.where(x > 1 - 0.5 / 255, F.softplus(lower), inside)
 
 
 def per_example(values: Tensor, mask: Tensor | None = None) -> Tensor:

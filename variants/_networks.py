@@ -88,14 +88,14 @@ class Observation(nn.Module):
         if self.family != "bernoulli":
             self.log_scale = nn.Parameter(torch.zeros(()) if self.family == "gaussian" else torch.tensor(-2.0))
 
-    def log_prob(self, batch: Batch, output: Tensor) -> Tensor:
-        """(B,) log p(x|z) in nats; a density for `gaussian`, a probability for the others."""
+    def nll(self, batch: Batch, output: Tensor) -> Tensor:
+        """(B,) -log p(x|z) in nats; of a density for `gaussian`, of a probability for the others."""
         if self.family == "bernoulli":
-            values = _math.log_bernoulli(batch.x, output)
+            values = _math.nll_bernoulli(batch.x, output)
         elif self.family == "gaussian":
-            values = _math.log_normal(batch.x, output, 2 * self.log_scale.clamp(min=-7))
+            values = -_math.log_normal(batch.x, output, 2 * self.log_scale.clamp(min=-7))
         else:
-            values = _math.log_logistic8(batch.x, output.sigmoid(), self.log_scale.clamp(min=-7))
+            values = _math.nll_logistic8(batch.x, output.sigmoid(), self.log_scale.clamp(min=-7))
         return _math.per_example(values, batch.mask)
 
     def mean(self, output: Tensor) -> Tensor:

@@ -6,7 +6,3 @@ driver    ask, train, tell, until the asked number of trials is finished
 display   the live view on the terminal, and the table at the end
 figures   what the finished study looks like
 """
-
-from pipeline.study.driver import Outcome, Plan, run
-
-__all__ = ["Outcome", "Plan", "run"]

@@ -52,15 +52,17 @@ def main(words: list[str]) -> int:
     from rich.console import Console
 
     import variants
-    from pipeline import study
-    from pipeline.study import display, space
+    from pipeline.study import space
     from variants import InputError
 
     if arguments.variant is None:
         raise InputError(f"--variant is missing: expected one of {', '.join(variants.names())}")
     given = vars(arguments)
     fixed = space.pinned(given.pop("fix"), variants.get(arguments.variant).config_type)
-    outcome = study.run(study.Plan(**given, fixed=fixed))
+
+    from pipeline.study import display, driver  # after the first checks: MLflow and Optuna take seconds to import
+
+    outcome = driver.run(driver.Plan(**given, fixed=fixed))
     console = Console()
     if not any(t.state.name == "COMPLETE" for t in outcome.study.trials):
         print("no trial was completed; the reasons stand above and in MLflow", file=sys.stderr)

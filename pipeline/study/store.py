@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from pipeline import machine
 from pipeline.metrics import OBJECTIVES
 from pipeline.tracker import Tracker, public
 from variants import InputError
@@ -116,16 +117,13 @@ def _alone(url: str, name: str) -> Iterator[None]:
     if not url.startswith("sqlite:///"):
         yield
         return
-    path = Path(url.removeprefix("sqlite:///") + f".{name}.lock")
+    path = Path(url.removeprefix("sqlite:///"))
+    machine.writable(path.parent)
     try:
-        lock = FileLock(path).acquire(timeout=0.1)
+        lock = FileLock(f"{path}.{name}.lock").acquire(timeout=0.1)
     except Timeout as error:
         raise InputError(
             f"study {name!r} is running in another process; wait for it, or give a --study-name"
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {path.parent.absolute()} ({error}); start in a folder you may write to"
         ) from error
     with lock:
         yield

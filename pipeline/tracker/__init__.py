@@ -25,8 +25,10 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 import variants
+from pipeline import machine
 from pipeline.data import Data
 from pipeline.tracker import views
 from variants import InputError, Variant
@@ -50,11 +52,11 @@ class Tracker:
     def __init__(self, dataset: str) -> None:
         self.uri = store()
         with _first_use(self.uri):
-            self.client = MlflowClient(self.uri)
             try:
+                self.client = MlflowClient(self.uri)
                 found = self.client.get_experiment_by_name(dataset)
                 self.experiment = found.experiment_id if found else self._create(dataset)
-            except (MlflowException, OSError) as error:
+            except (MlflowException, SQLAlchemyError, OSError) as error:
                 raise InputError(f"the MLflow store {public(self.uri)} cannot be opened: {error}") from error
         if found and found.lifecycle_stage != "active":
             raise InputError(
@@ -173,13 +175,9 @@ def _first_use(uri: str) -> Iterator[None]:
         return
     from filelock import FileLock
 
-    path = Path(uri.split("///", 1)[1] + ".lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path).acquire()
-    except OSError as error:
-        raise InputError(f"cannot write to {path.parent} ({error}); start in a folder that you may write to") from error
-    with lock:
+    path = Path(uri.split("///", 1)[1])
+    machine.writable(path.parent)
+    with FileLock(f"{path}.lock"):
         yield
 
 
