@@ -81,8 +81,11 @@ def parser(command: str, about: str, *options: str, epilog: str = "") -> argpars
     return made
 
 
-def run(command: Callable[[list[str]], int]) -> NoReturn:
-    """Run a command on the words of the command line, and exit as the table above says. SIGTERM acts as Ctrl-C."""
+def run(command: Callable[[list[str]], int], goes_on: str = "") -> NoReturn:
+    """Run a command on the words of the command line, and exit as the table above says. SIGTERM acts as Ctrl-C.
+
+    `goes_on` tells a person who interrupted it how to go on.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = command(sys.argv[1:])
@@ -90,6 +93,6 @@ def run(command: Callable[[list[str]], int]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print(f"interrupted; {goes_on}" if goes_on else "interrupted", file=sys.stderr)
         code = INTERRUPTED
     sys.exit(code)

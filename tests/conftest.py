@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+if "VARIANTS_DATA" in os.environ:  # tests run in folders of their own
+    os.environ["VARIANTS_DATA"] = str(Path(os.environ["VARIANTS_DATA"]).resolve())
 ROOT = Path(__file__).parents[1]
 REQUIRED = set(os.environ.get("VARIANTS_REQUIRE", "").split(","))  # data, browser: what CI must not skip
 

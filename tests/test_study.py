@@ -53,7 +53,7 @@ def test_the_main_job(command: Command, folder: Path) -> None:
     done = command("study", "--variant", "beta", "--trials", "3", "--epochs", "4", "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "Pareto front of valid/elbo and probe/accuracy" in done.stdout
+    assert "* Pareto front of valid/elbo and probe/accuracy" in done.stdout
     assert "python -m pipeline.ui --dataset digits --open" in done.stdout
     assert "viewStateShareKey=" in done.stdout
     assert "\x1b" not in done.stdout  # plain lines where the output is no terminal

@@ -76,4 +76,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "the same command goes on where this one stopped")

@@ -88,20 +88,24 @@ class Display:
 
 
 def summary(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) -> Table:
-    """The best trials: the first by the objective, or the Pareto front by its first objective."""
+    """The best trials by the first objective; of several, those of the Pareto front come first, starred."""
     several = len(objectives) > 1
     sign = 1 if OBJECTIVES[objectives[0]].better == "minimize" else -1
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    chosen = sorted(study.best_trials if several else complete, key=lambda t: sign * t.values[0])[:rows]
+    front = {t.number for t in study.best_trials} if several else set()
+    chosen = sorted(complete, key=lambda t: (t.number not in front, sign * t.values[0]))[:rows]
     shown = [k for k in COLUMNS if any(k in t.user_attrs["metrics"] for t in chosen)]
-    what = f"Pareto front of {' and '.join(objectives)}" if several else f"best trials by {objectives[0]}"
-    table = Table(title=f"{study.study_name}: {what}", caption=_counts(study) + "; ELBO, reconstruction and KL in nats")
+    star = f"; * Pareto front of {' and '.join(objectives)}" if several else ""
+    caption = f"{_counts(study)}; ELBO, reconstruction and KL in nats{star}"
+    table = Table(title=f"{study.study_name}: best trials", caption=caption)
     for heading in ["trial", *(COLUMNS[k][0] for k in shown)]:
         table.add_column(heading, justify="right")
     table.add_column("parameters")
     for t in chosen:
         scores = [f"{t.user_attrs['metrics'][k]:{COLUMNS[k][1]}}" for k in shown]
-        table.add_row(str(t.number), *scores, " ".join(f"{k}={_short(v)}" for k, v in t.params.items()))
+        table.add_row(
+            f"{t.number}{'*' * (t.number in front)}", *scores, " ".join(f"{k}={_short(v)}" for k, v in t.params.items())
+        )
     return table
 
 

@@ -71,14 +71,13 @@ def _views(searched: list[str]) -> dict[str, dict[str, Any]]:
     )
     search: Section = ("Search", [_parallel(searched, ["probe/accuracy", "valid/elbo"])], {"columns": 1})
     cost: Section = ("Cost", [_bar("time/trial_seconds"), _line("time/examples_per_second")], {"columns": 2})
-    pictures: Section = ("Pictures", [_images(*PICTURES[:2])], {"columns": 1, "cardHeight": 620})
-    each: list[Section] = [(name.capitalize(), [_images(name)], {"columns": 1, "cardHeight": 700}) for name in PICTURES]
+    pictures: Section = ("Pictures", [_images(*PICTURES[:2])], {"columns": 1, "cardHeight": 460})
+    all_pictures: Section = ("Side by side", [_images(*PICTURES)], {"columns": 1, "cardHeight": 1120})
     trials = "tags.kind = 'trial'"
     return {
         "Trials": _state(trials, [parts, pictures, codes, search, cost], searched),
         "Variants": _state(f"{trials} and tags.state = 'complete'", [parts, codes, cost], searched, group="variant"),
-        "Samples": _state(trials, [("Side by side", [_images(*PICTURES)], {"columns": 1, "cardHeight": 1500}), *each],
-                          searched, runListHidden=True),
+        "Samples": _state(trials, [all_pictures], searched, runListHidden=True),
     }  # fmt: skip
 
 
@@ -121,7 +120,7 @@ def _line(*metrics: str) -> Card:
     return _card(
         "LINE", metricKey=metrics[0], selectedMetricKeys=list(metrics), lineSmoothness=0, useGlobalLineSmoothing=False,
         xAxisKey="step", useGlobalXaxisKey=False, xAxisScaleType="linear", selectedXAxisMetricKey="",
-        scaleType="linear", range={}, yAxisKey="metric", yAxisExpressions=[], ignoreOutliers=True,
+        scaleType="linear", range={}, yAxisKey="metric", yAxisExpressions=[], ignoreOutliers=False,
     )  # fmt: skip
 
 
@@ -138,4 +137,4 @@ def _parallel(params: list[str], metrics: list[str]) -> Card:
 
 
 def _images(*keys: str) -> Card:
-    return _card("IMAGE", imageKeys=list(keys), step=PICTURE_STEP, showRunParams=len(keys) == 1)
+    return _card("IMAGE", imageKeys=list(keys), step=PICTURE_STEP, showRunParams=False)

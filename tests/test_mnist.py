@@ -1,0 +1,42 @@
+"""What is known of MNIST, trained for real. Slow: a minute or two each on two cores."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import variants
+from pipeline import data, machine, speed
+from pipeline.trainer import train
+from variants import Config
+from variants.vae import VAE
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_tutorials_losses(mnist_folder: Path) -> None:
+    """784-400-20, batch 128, Adam 1e-3, grey pixels: 164.4 after epoch 1 and 106.3 after epoch 10 are published."""
+    machine.prepare()
+    grey = speed.tutorial_setting()
+    torch.manual_seed(1)
+    variant = VAE(Config(latent=20, width=400, depth=1, lr=1e-3, batch=128), grey.spec)
+    losses = [e.metrics["train/loss"] for e in train(variant, grey, epochs=10, seed=1)]
+    assert losses[0] == pytest.approx(164.4, abs=2)
+    assert losses[9] == pytest.approx(106.3, abs=0.5)
+
+
+def test_beta_trades_reconstruction_for_kl(mnist_folder: Path) -> None:
+    machine.prepare()
+    mnist = data.load("mnist")
+    cls = variants.get("beta")
+    seen = []
+    for beta in (0.5, 1.0, 4.0, 16.0):
+        torch.manual_seed(0)
+        variant = cls(cls.config_type(latent=20, width=400, beta=beta), mnist.spec)  # type: ignore[call-arg]
+        *_, last = train(variant, mnist, epochs=5, seed=0)
+        seen.append((last.metrics["valid/kl"], last.metrics["valid/reconstruction"], last.metrics["valid/elbo"]))
+        print(f"beta {beta:>4}: KL {seen[-1][0]:6.2f}  reconstruction {seen[-1][1]:7.2f}  ELBO {seen[-1][2]:8.2f}")
+    kls, reconstructions, elbos = zip(*seen, strict=True)
+    assert list(kls) == sorted(kls, reverse=True)
+    assert list(reconstructions) == sorted(reconstructions)
+    assert max(elbos) == elbos[1]  # beta = 1 is what the ELBO is trained by
