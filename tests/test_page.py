@@ -15,6 +15,7 @@ import pytest
 from conftest import Command, environment
 
 from pipeline.study.driver import Plan, run
+from pipeline.tracker import Tracker, views
 
 FLAGS = [
     "--no-sandbox",
@@ -88,16 +89,16 @@ def test_the_link_shows_curves_and_grids_of_every_trial(folder: Path, chromium: 
             assert name in sections
         for trial in range(4):
             assert f"beta {trial}" in sections
+        tracker = Tracker("digits")
         for view in ("Variants", "Samples"):
             page.goto("about:blank")
-            with page_of(folder, "--view", view) as other:
-                page.goto(other)
-                page.wait_for_selector(CARD)
-                if view == "Samples":
-                    drawn(page, 24)
-                else:
-                    page.wait_for_selector(".scatterlayer .trace")
-                page.screenshot(path=shots / f"{view.lower()}.png")
+            page.goto(views.link(tracker.uri, tracker.experiment, view, int(link.split(":")[2].split("/")[0])))
+            page.wait_for_selector(CARD)
+            if view == "Samples":
+                drawn(page, 24)  # six pictures of four trials
+            else:
+                page.wait_for_selector(".scatterlayer .trace")
+            page.screenshot(path=shots / f"{view.lower()}.png")
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
