@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ def prepare(threads: int | None = None, workers: int = 1) -> int:
         raise InputError(f"--threads {threads}: expected 1 or more")
     chosen = threads or max(1, cores() // workers)
     torch.set_flush_denormal(True)
+    warnings.filterwarnings("ignore", "The value of the smallest subnormal")  # NumPy before 2.4 wonders at it
     torch.set_num_threads(chosen)
     gc.freeze()  # the garbage collector need not walk through what the imports made
     return chosen

@@ -9,6 +9,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from pipeline.metrics import OBJECTIVES
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
@@ -17,10 +19,14 @@ def of(study: optuna.Study, objectives: tuple[str, ...]) -> Iterator[tuple[str, 
     import matplotlib.pyplot as plt
     import numpy as np
 
+    better = {name.split("/")[1]: OBJECTIVES[name].better for name in objectives}
     for name, draw in _plots(study, objectives):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna calls its plots experimental
             figure = np.ravel(draw())[0].figure
+        if name.startswith("parallel_"):  # the better, the darker: with a target Optuna takes lower for better
+            for lines in figure.axes[0].collections:
+                lines.set_cmap("Blues" if better[name.removeprefix("parallel_")] == "maximize" else "Blues_r")
         figure.set_size_inches(9, 5)
         figure.tight_layout()
         yield f"study/{name}.png", figure
