@@ -40,3 +40,15 @@ def test_beta_trades_reconstruction_for_kl(mnist_folder: Path) -> None:
     assert list(kls) == sorted(kls, reverse=True)
     assert list(reconstructions) == sorted(reconstructions)
     assert max(elbos) == elbos[1]  # beta = 1 is what the ELBO is trained by
+
+
+@pytest.mark.parametrize(("network", "depth"), [("conv", 1), ("mlp", 2)])
+def test_no_network_collapses(mnist_folder: Path, network: str, depth: int) -> None:
+    """An epoch is enough to see digits; a code that collapsed stays at -206, whatever it is shown."""
+    machine.prepare()
+    mnist = data.load("mnist")
+    torch.manual_seed(0)
+    variant = VAE(Config(latent=16, lr=2e-3, network=network, depth=depth), mnist.spec)
+    (epoch,) = train(variant, mnist, epochs=1, seed=0)
+    assert epoch.metrics["valid/elbo"] > -135
+    assert epoch.metrics["valid/kl"] > 10

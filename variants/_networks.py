@@ -32,6 +32,19 @@ class _Pyramid:
         self.features = self.channels[-1] * math.prod(self.small)
 
 
+def _he(net: nn.Sequential) -> nn.Sequential:
+    """He et al. 2015: weights that keep the size of signals through rectified layers.
+
+    PyTorch's own start shrinks them by more than half a layer. Through a deep convolutional pair the code then reaches
+    the image so weakly that the KL closes it before it is used: total collapse on MNIST.
+    """
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return net
+
+
 class Encoder(nn.Module):
     """(B, *shape) -> (B, out)."""
 
@@ -45,7 +58,7 @@ class Encoder(nn.Module):
         height, width = (s * 2**p.levels for s in p.small)
         self.pad = (0, width - p.image[2], 0, height - p.image[1])
         convs = [m for a, b in pairwise(p.channels) for m in (nn.Conv2d(a, b, 4, 2, 1), nn.ReLU())]
-        self.net = nn.Sequential(*convs, nn.Flatten(), *mlp(p.features, config.width, config.depth, out))
+        self.net = _he(nn.Sequential(*convs, nn.Flatten(), *mlp(p.features, config.width, config.depth, out)))
 
     def forward(self, x: Tensor) -> Tensor:
         if any(self.pad):
@@ -67,7 +80,7 @@ class Decoder(nn.Module):
         up = p.channels[::-1]
         convs = [m for a, b in pairwise(up) for m in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU())][:-1]
         head = mlp(inputs, config.width, config.depth, p.features)
-        self.net = nn.Sequential(*head, nn.ReLU(), nn.Unflatten(1, (up[0], *p.small)), *convs)
+        self.net = _he(nn.Sequential(*head, nn.ReLU(), nn.Unflatten(1, (up[0], *p.small)), *convs))
 
     def forward(self, z: Tensor) -> Tensor:
         out: Tensor = self.net(z)
