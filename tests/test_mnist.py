@@ -50,5 +50,5 @@ def test_no_network_collapses(mnist_folder: Path, network: str, depth: int) -> N
     torch.manual_seed(0)
     variant = VAE(Config(latent=16, lr=2e-3, network=network, depth=depth), mnist.spec)
     (epoch,) = train(variant, mnist, epochs=1, seed=0)
-    assert epoch.metrics["valid/elbo"] > -135
+    assert epoch.metrics["valid/elbo"] > -150
     assert epoch.metrics["valid/kl"] > 10
