@@ -8,7 +8,7 @@ from pathlib import Path
 from conftest import ROOT, environment
 
 VARIANT = '''
-"""Laplace VAE: an ordinary VAE whose posterior means are probed after a tanh. A toy, to show what a variant needs."""
+"""Squashed VAE: an ordinary VAE whose posterior means are probed after a tanh. A toy, to show what a variant needs."""
 
 from torch import Tensor
 

@@ -106,9 +106,7 @@ def run(plan: Plan) -> Outcome:
         with parent, Display(name, trials, epochs, objectives, done) as display:
             if lost:
                 display.say(f"{lost} trial(s) of a process that died are asked for again")
-            parent.params(
-                {"epochs": epochs, "trials_dataset": data.spec.name, **{f"space_{k}": v for k, v in ranges.items()}}
-            )
+            parent.params({"epochs": epochs, **{f"space_{k}": v for k, v in ranges.items()}})
             parent.metrics(evaluate.baselines(data), 0)
             _trials(study, job, tracker, parent, display, trials, plan.timeout)
             if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
