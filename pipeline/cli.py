@@ -41,7 +41,7 @@ def seconds(word: str) -> float:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--variant": {"metavar": "NAME", "help": "which variant; a wrong name lists them all"},
-    "--dataset": {"metavar": "NAME|PATH", "help": "digits, mnist, ..., or a path to an .npz or a folder of images"},
+    "--dataset": {"metavar": "NAME|PATH", "help": "digits, mnist, ..., or a path to a file or a folder of images"},
     "--trials": {"type": positive, "metavar": "N", "help": "finished trials that the study is to have"},
     "--epochs": {"type": positive, "metavar": "N", "help": "passes over the training data in a trial, at most"},
     "--timeout": {"type": seconds, "metavar": "SECONDS", "help": "begin no trial after this long (90s, 15m, 2h)"},

@@ -6,6 +6,8 @@ import platform
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -66,6 +68,14 @@ def device(name: str) -> torch.device:
                 f"--device {name}: torch {torch.__version__} sees {count} CUDA devices here; try --device cpu"
             )
     return chosen
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """No gradients, and a random state of its own, which leaves the caller's as it was."""
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def writable(folder: Path) -> None:

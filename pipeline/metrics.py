@@ -18,6 +18,7 @@ OBJECTIVES = {
     "valid/elbo": Metric("maximize", "nats per example", "evidence lower bound at beta = 1"),
     "valid/reconstruction": Metric("minimize", "nats per example", "-E_q log p(x|z)"),
     "valid/kl": Metric("minimize", "nats per example", "KL(q(z|x) || p(z))"),
+    "latent/mmd": Metric("minimize", "squared distance", "codes against draws from the prior"),
     "probe/accuracy": Metric("maximize", "share", "logistic regression on codes", frozenset({"y"})),
 }
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline import evaluate, machine
 from pipeline.data import Data
 from variants import Batch, Variant
 
@@ -20,14 +21,12 @@ REACH = 3.0  # standard deviations of the prior that a traversal goes to either 
 
 
 def all_of(variant: Variant, data: Data, kl: Tensor | None) -> dict[str, Picture]:
-    """Every picture that fits: reconstructions, samples, traversals, interpolations, latent space, KL spectrum.
+    """Every picture that fits: those below, and what the variant shows of itself.
 
     `kl` (Z,) is the KL per latent dimension, in nats, where there is one. Draws are fixed by a seed of their own.
     """
-    device = data.valid.x.device
     variant.eval()
-    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+    with machine.seeded(data.valid.x.device, 0):
         found = {
             "reconstructions": reconstructions(variant, data),
             "samples": samples(variant, data),
@@ -35,15 +34,20 @@ def all_of(variant: Variant, data: Data, kl: Tensor | None) -> dict[str, Picture
             "interpolations": interpolations(variant, data),
             "latent": latent_space(variant, data),
         }
+        for name, values in variant.pictures(_examples(data, COLUMNS)).items():
+            found[name] = grid(values.flatten(0, 1), data, columns=values.shape[1])
+    found["aggregate"] = aggregate(*evaluate.drawn(variant, data, data.valid))
     if kl is not None:
         found["kl"] = kl_spectrum(kl)
     return found
 
 
 def reconstructions(variant: Variant, data: Data, n: int = 32) -> Picture:
-    """Validation examples, each with the mean of its reconstruction right below it."""
+    """Validation examples, each with the mean of its reconstruction right below it; of lines, the true one in grey."""
     batch = _examples(data, n)
-    again = variant.decode(variant.encode(batch), batch)
+    again = _ended(variant.decode(variant.encode(batch), batch), batch)
+    if data.layout == "lines":
+        return _lines(again, data, COLUMNS, behind=_ended(batch.x, batch))
     pairs = torch.stack([batch.x.unflatten(0, (-1, COLUMNS)), again.unflatten(0, (-1, COLUMNS))], dim=1)
     return grid(pairs.flatten(0, 2), data)
 
@@ -54,38 +58,109 @@ def samples(variant: Variant, data: Data, n: int = 64) -> Picture:
 
 
 def traversals(variant: Variant, data: Data, kl: Tensor | None, rows: int = 8) -> Picture:
-    """One latent dimension a row, moved from -3 to 3 while the others stay at the code of one example.
+    """One latent dimension a row, moved by 3 standard deviations of the prior to either side, the others as they are.
 
-    Rows are ordered by KL, the most informative on top.
+    The rest of the code is that of one example. Rows are ordered by KL, the most informative on top.
     """
-    code = variant.encode(_examples(data, 1))
+    batch = _examples(data, 1)
+    code, prior = variant.encode(batch), variant.prior(1000)
     order = range(code.shape[1]) if kl is None else kl.argsort(descending=True).tolist()
-    z = code.repeat(len(order[:rows]) * COLUMNS, 1)
-    for row, dimension in enumerate(order[:rows]):
-        z[row * COLUMNS : (row + 1) * COLUMNS, dimension] = torch.linspace(-REACH, REACH, COLUMNS, device=z.device)
-    return grid(variant.decode(z), data)
+    order = order[:rows]
+    z = code.repeat(len(order) * COLUMNS, 1)
+    for row, dimension in enumerate(order):
+        reach = REACH * prior[:, dimension].std()
+        z[row * COLUMNS : (row + 1) * COLUMNS, dimension] = torch.linspace(-1, 1, COLUMNS, device=z.device) * reach
+    same = batch[torch.zeros(len(z), dtype=torch.int64, device=z.device)]
+    return grid(_ended(variant.decode(z, same), same), data)
 
 
 def interpolations(variant: Variant, data: Data, rows: int = 8) -> Picture:
-    """Straight lines in the latent space between the codes of two examples, one pair a row."""
-    code = variant.encode(_examples(data, 2 * rows))
+    """Straight lines in the latent space between the codes of two examples, one pair a row.
+
+    A condition, or the length of a sequence, is that of the left one.
+    """
+    batch = _examples(data, 2 * rows)
+    code = variant.encode(batch)
     steps = torch.linspace(0, 1, COLUMNS, device=code.device)[None, :, None]
     lines = torch.lerp(code[:rows, None], code[rows:, None], steps)
-    return grid(variant.decode(lines.flatten(0, 1)), data)
+    left = batch[torch.arange(rows, device=code.device).repeat_interleave(COLUMNS)]
+    return grid(_ended(variant.decode(lines.flatten(0, 1), left), left), data)
 
 
 def grid(values: Tensor, data: Data, columns: int = COLUMNS) -> Picture:
-    """Examples (N, *shape) in rows of `columns`. A table's example is a strip, one cell a feature."""
+    """Examples (N, *shape) in rows of `columns`, as `Data.layout` says.
+
+    A table's example is a strip, one cell a feature; a piano roll has time to the right and low pitches below.
+    """
     from torchvision.utils import make_grid
 
+    if data.layout == "lines":
+        return _lines(values, data, columns)
     images = _unit(values.float().cpu(), data)
-    if images.ndim == 2:
+    if data.layout == "table":
         images = images[:, None, None].expand(-1, 1, max(1, images.shape[1] // 4), -1)
+    elif data.layout == "roll":
+        images = images.transpose(1, 2).flip(1)[:, None]
+    elif images.ndim == 3:  # rows of pixels as steps
+        images = images[:, None]
     factor = math.ceil(SIDE / columns / images.shape[3])
-    images = images[:, :3].repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    images = images[:, :3].nan_to_num(0.5).repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     page = make_grid(images, nrow=columns, padding=2, pad_value=0.5)
     picture: Picture = (page.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
     return picture
+
+
+def _lines(values: Tensor, data: Data, columns: int, behind: Tensor | None = None) -> Picture:
+    """Sequences (N, T, D) as small panels of one line a channel; `behind` them others, in grey. Axes are shared."""
+    import seaborn
+    from matplotlib.collections import LineCollection
+
+    shown = [v.float().cpu().numpy() for v in (behind, values) if v is not None]
+    real = data.valid.x[data.valid.mask].cpu().numpy()
+    low, high = np.quantile(real, (0.001, 0.999))
+    count, steps, channels = shown[-1].shape
+    colours = seaborn.color_palette("colorblind" if channels <= 10 else "husl", channels)
+    rows = math.ceil(count / columns)
+    panel = np.stack(np.divmod(np.arange(count), columns), 1)
+    x = panel[:, 1, None] + 0.05 + 0.9 * np.arange(steps) / max(steps - 1, 1)
+
+    def draw(ax: Any) -> None:
+        for v in shown:
+            y = rows - 1 - panel[:, 0, None, None] + 0.08 + 0.84 * np.clip((v - low) / (high - low), -0.08, 1.08)
+            for channel in range(channels):
+                pairs = np.stack([x, y[..., channel]], axis=2)
+                first = v is not shown[-1]
+                colour = (0.6, 0.6, 0.6) if first else colours[channel]
+                ax.add_collection(LineCollection(list(pairs), colors=[colour], linewidths=1.8 if first else 0.9))
+        ax.set(xlim=(0, columns), ylim=(0, rows), xticks=range(columns + 1), yticks=range(rows + 1))
+        ax.tick_params(labelbottom=False, labelleft=False, length=0)
+
+    return _figure(draw, size=(1.1 * columns, 0.8 * rows))
+
+
+def aggregate(codes: NDArray[np.float64], prior: NDArray[np.float64]) -> Picture:
+    """Draws of the aggregated posterior (N, Z) beside draws of the prior, in the two dimensions that vary most.
+
+    Circles stand at 1, 2 and 3 standard deviations of the prior.
+    """
+    import seaborn
+    from matplotlib.patches import Ellipse
+
+    chosen = np.argsort(codes.var(axis=0))[::-1][:2]
+    if codes.shape[1] == 1:
+        chosen = np.array([0, 0])
+    centre, spread = prior[:, chosen].mean(axis=0), prior[:, chosen].std(axis=0)
+
+    def draw(axes: Any) -> None:
+        pairs = [("aggregated posterior", codes, "#4477aa"), ("prior", prior, "#888888")]
+        for ax, (title, values, colour) in zip(axes, pairs, strict=True):
+            seaborn.scatterplot(x=values[:, chosen[0]], y=values[:, chosen[1]], s=5, linewidth=0, color=colour, ax=ax)
+            for n in (1, 2, 3):
+                ax.add_patch(Ellipse(centre, *(2 * n * spread), fill=False, color="black", linewidth=0.7))
+            reach = np.stack([centre - 4 * spread, centre + 4 * spread])
+            ax.set(title=title, xlim=reach[:, 0], ylim=reach[:, 1], xlabel=f"z{chosen[0]}", ylabel=f"z{chosen[1]}")
+
+    return _figure(draw, size=(6.4, 3.4), columns=2)
 
 
 def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
@@ -139,6 +214,13 @@ def kl_spectrum(kl: Tensor) -> Picture:
     return _figure(draw)
 
 
+def _ended(values: Tensor, batch: Batch) -> Tensor:
+    """Sequences (B, T, D) with NaN behind their ends; anything else as it is."""
+    if batch.mask is None:
+        return values
+    return torch.where(batch.mask[..., None], values, math.nan)
+
+
 def _examples(data: Data, n: int) -> Batch:
     """The first examples of a fixed shuffle of the validation split, again from the start where they are too few."""
     order = torch.randperm(len(data.valid), generator=torch.Generator().manual_seed(1))
@@ -149,14 +231,14 @@ def _unit(values: Tensor, data: Data) -> Tensor:
     """Into [0, 1]: continuous data by the range of the validation split, in their own units."""
     if data.spec.likelihood == "gaussian":
         seen = data.valid.x.float().cpu()
-        axes = 0 if seen.ndim == 2 else tuple(range(seen.ndim))
+        axes: Any = 0 if seen.ndim == 2 else tuple(range(seen.ndim))
         low, high = torch.amin(seen, axes), torch.amax(seen, axes)
         values = (values - low) / torch.where(high > low, high - low, 1.0)
     return values.clamp(0, 1)
 
 
-def _figure(draw: Callable[[Any], None]) -> Picture:
-    """What `draw` puts on a pair of axes, as pixels. Nothing global is touched: no pyplot, no style."""
+def _figure(draw: Callable[[Any], None], size: tuple[float, float] = (4.2, 3.4), columns: int = 1) -> Picture:
+    """What `draw` puts on axes, as pixels; `size` in inches. Nothing global is touched: no pyplot, no style."""
     import matplotlib
     import seaborn
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -164,9 +246,9 @@ def _figure(draw: Callable[[Any], None]) -> Picture:
     from PIL import Image
 
     with matplotlib.rc_context(seaborn.axes_style("whitegrid") | seaborn.plotting_context("paper")):
-        figure = Figure(figsize=(4.2, 3.4), dpi=140, layout="constrained")
+        figure = Figure(figsize=size, dpi=140, layout="constrained")
         FigureCanvasAgg(figure)
-        draw(figure.subplots())
+        draw(figure.subplots(1, columns))
         stream = io.BytesIO()
         figure.savefig(stream, format="png")
     return np.asarray(Image.open(stream).convert("RGB"))

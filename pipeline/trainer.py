@@ -3,13 +3,13 @@
     for epoch in train(variant, data, epochs=50, seed=0):
         ...                                   # log, prune, checkpoint, or stop by leaving the loop
 
-It knows the contract and nothing else: no variant, no tracker, no pruner. Whoever iterates decides.
+It knows the contract and nothing else: no variant, no tracker, no pruner. Whoever iterates decides. A training that
+was cut off goes on from what `Epoch.snapshot` gave, and ends in the same bits on a CPU.
 """
 
-import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,8 +17,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+import variants
+from pipeline import machine
 from pipeline.data import Data
-from variants import Batch, InputError, Terms, Variant
+from variants import Batch, Config, DataSpec, InputError, Terms, Variant
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -41,15 +43,18 @@ class Epoch:
     metrics: dict[str, float]
     vectors: dict[str, Tensor]  # validation averages of extras with several columns, such as kl_per_dimension (Z,)
     best: bool  # no earlier epoch had a better validation score
+    snapshot: Callable[[], dict[str, Tensor]]  # all that `train(resume=...)` needs to go on after this epoch
 
 
-def check(variant: type[Variant], data: Data) -> None:
-    """Raise `InputError` where a variant cannot be trained on a data set."""
-    missing = variant.needs - data.spec.fields
+def build(name: str, config: Config, spec: DataSpec) -> Variant:
+    """A fresh variant. Raises `InputError`, in words, where it cannot be trained on such data."""
+    variant = variants.get(name)
+    missing = variant.needs - spec.fields
     if missing:
         words = {"y": "class labels", "mask": "sequences"}
         lacks = " and ".join(words[m] for m in sorted(missing))
-        raise InputError(f"{variant.__name__} needs {lacks}; data set {data.spec.name} has none")
+        raise InputError(f"{name} needs {lacks}; data set {spec.name} has none")
+    return variant(config, spec)
 
 
 def train(
@@ -60,38 +65,39 @@ def train(
     seed: int,
     patience: int | None = None,
     precision: Precision = "auto",
+    rate: Callable[[int], float] | None = None,
+    resume: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Epoch]:
     """Train on `data.train`, score `data.valid` after each epoch, and yield an `Epoch`.
 
     Training runs on the device that `data` lies on. The order of the examples depends on `seed` alone, so that
     variants are compared on the same order. With `patience`, training ends after that many epochs without a better
     validation score (the ELBO, or the reconstruction where there is none), and the weights of the best epoch are put
-    back. `precision` `auto` is bf16 autocast on CUDA and fp32 elsewhere.
+    back. `precision` `auto` is bf16 autocast on CUDA and fp32 elsewhere. `rate` gives the factor on every player's
+    learning rate by the number of the epoch. `resume` is a snapshot, after whose epoch training goes on.
 
     Raises `Diverged` at the end of an epoch in which a loss or score left the real numbers.
     """
     device = data.train.x.device
     variant.to(device)
-    players = [
-        _Player(name, optimizer, [p for g in optimizer.param_groups for p in g["params"]])
-        for name, optimizer in variant.players().items()
-    ]
-    order = torch.Generator().manual_seed(seed)
-    noise = torch.Generator(device).manual_seed(seed)
-    torch.manual_seed(seed)
-    step = torch.zeros((), device=device)
-    size = variant.config.batch
-    best, best_epoch, best_weights = -math.inf, 0, copy.deepcopy(variant.state_dict()) if patience else None
-    for number in range(1, epochs + 1):
+    players = [_Player(name, optimizer) for name, optimizer in variant.players().items()]
+    state = _State(variant, players, device, seed, keep=bool(patience))
+    if resume is not None:
+        state.restore(resume)
+    steps = math.ceil(len(data.train) / variant.config.batch)
+    step = torch.full((), float(state.epoch * steps), device=device)
+    for number in range(state.epoch + 1, epochs + 1):
         begin = time.perf_counter()
         variant.train()
         totals = _Totals()
-        for index in torch.randperm(len(data.train), generator=order).to(device).split(size):
-            batch = data.batch(data.train, index, noise)
+        for player in players if rate else ():
+            player.slow(rate(number) if rate else 1.0)
+        for index in torch.randperm(len(data.train), generator=state.order).to(device).split(variant.config.batch):
+            batch = data.batch(data.train, index, state.noise)
             with _autocast(device, precision):
                 terms = variant.terms(batch, step)
-            _update(players, terms, variant.config.clip)
-            totals.add(terms, len(batch), training=True)
+            losses = _update(players, terms, variant.config.clip, lambda: _autocast(device, precision))
+            totals.add(terms, len(batch), losses)
             step += 1
         _synchronize(device)
         trained = time.perf_counter()
@@ -101,17 +107,69 @@ def train(
         metrics["time/train_seconds"] = seconds
         metrics["time/valid_seconds"] = time.perf_counter() - trained
         metrics["time/examples_per_second"] = len(data.train) / seconds
-        value = metrics.get("valid/elbo", -metrics["valid/reconstruction"])
-        improved = value > best
-        if improved:
-            best, best_epoch = value, number
-            if best_weights is not None:
-                _copy(variant.state_dict(), best_weights)
-        yield Epoch(number, int(number * math.ceil(len(data.train) / size)), metrics, vectors, improved)
-        if patience and number - best_epoch >= patience:
+        improved = state.ended(number, metrics.get("valid/elbo", -metrics["valid/reconstruction"]))
+        yield Epoch(number, number * steps, metrics, vectors, improved, state.snapshot)
+        if patience and number - state.best_epoch >= patience:
             break
-    if best_weights is not None:
-        variant.load_state_dict(best_weights)
+    if state.best_weights is not None:
+        variant.load_state_dict(state.best_weights)
+
+
+class _State:
+    """What a training is at the end of an epoch: weights, optimisers, random states, and the best so far."""
+
+    def __init__(self, variant: Variant, players: list["_Player"], device: torch.device, seed: int, keep: bool) -> None:
+        self.variant, self.players, self.device = variant, players, device
+        self.epoch, self.best, self.best_epoch = 0, -math.inf, 0
+        self.best_weights = {k: v.clone() for k, v in variant.state_dict().items()} if keep else None
+        self.order = torch.Generator().manual_seed(seed)
+        self.noise = torch.Generator(device).manual_seed(seed)
+        torch.manual_seed(seed)
+
+    def ended(self, number: int, value: float) -> bool:
+        """Note an epoch's validation score (higher is better); true where it is the best."""
+        self.epoch = number
+        if value <= self.best:
+            return False
+        self.best, self.best_epoch = value, number
+        for name, weight in self.variant.state_dict().items() if self.best_weights else ():
+            self.best_weights[name].copy_(weight)  # type: ignore[index]
+        return True
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Flat, on the CPU, and a copy."""
+        found = {f"weights/{k}": v for k, v in self.variant.state_dict().items()}
+        found |= {f"best/{k}": v for k, v in (self.best_weights or {}).items()}
+        for player in self.players:
+            for i, moments in player.optimizer.state_dict()["state"].items():
+                found |= {f"players/{player.name}/{i}/{k}": torch.as_tensor(v) for k, v in moments.items()}
+        found |= {"order": self.order.get_state(), "noise": self.noise.get_state(), "random": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            found["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        found["epochs"] = torch.tensor([self.epoch, self.best_epoch])
+        found["best_value"] = torch.tensor(self.best, dtype=torch.float64)
+        return {k: v.detach().cpu().clone() for k, v in found.items()}
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
+
+        self.variant.load_state_dict(part("weights/"))
+        for name, weight in part("best/").items() if self.best_weights else ():
+            self.best_weights[name].copy_(weight)  # type: ignore[index]
+        for player in self.players:
+            moments: dict[int, dict[str, Tensor]] = {}
+            for path, value in part(f"players/{player.name}/").items():
+                index, name = path.split("/")
+                moments.setdefault(int(index), {})[name] = value
+            player.optimizer.load_state_dict({**player.optimizer.state_dict(), "state": moments})
+        self.order.set_state(saved["order"])
+        self.noise.set_state(saved["noise"])
+        torch.set_rng_state(saved["random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(saved["random_cuda"], self.device)
+        self.epoch, self.best_epoch = map(int, saved["epochs"])
+        self.best = float(saved["best_value"])
 
 
 def score(
@@ -122,12 +180,7 @@ def score(
     step = torch.zeros((), device=device) if step is None else step
     totals = _Totals()
     variant.eval()
-    with (
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
-        torch.no_grad(),
-        _autocast(device, precision),
-    ):
-        torch.manual_seed(seed)
+    with machine.seeded(device, seed), _autocast(device, precision):
         for batch in data.batches(split):
             totals.add(variant.terms(batch, step), len(batch))
     return totals
@@ -140,15 +193,15 @@ class _Totals:
         self.count = 0
         self.sums: dict[str, Tensor] = {}  # scalars, and vectors for extras of several columns
 
-    def add(self, terms: Terms, count: int, training: bool = False) -> None:
-        """Add a batch's scores: with the losses of its players in training, with the extras elsewhere."""
+    def add(self, terms: Terms, count: int, losses: Mapping[str, Tensor] | None = None) -> None:
+        """Add a batch's scores: with the losses that its players minimised in training, with the extras elsewhere."""
         self.count += count
         self._add("reconstruction", terms.reconstruction.detach().sum())
         if terms.kl is not None:
             self._add("kl", terms.kl.detach().sum())
-        for name, loss in terms.losses.items() if training else ():
-            self._add(name, loss.detach(), count)
-        for name, extra in () if training else terms.extras.items():
+        for name, loss in (losses or {}).items():
+            self._add(name, loss, count)
+        for name, extra in terms.extras.items() if losses is None else ():
             self._add(name, extra.detach().sum(0))
 
     def _add(self, name: str, value: Tensor, weight: int = 1) -> None:
@@ -176,23 +229,49 @@ def _means(totals: dict[str, _Totals], number: int) -> tuple[dict[str, float], d
     return scalars, vectors
 
 
-@dataclass(frozen=True)
 class _Player:
-    name: str
-    optimizer: torch.optim.Optimizer
-    weights: list[Tensor]
+    def __init__(self, name: str, optimizer: torch.optim.Optimizer) -> None:
+        self.name, self.optimizer = name, optimizer
+        self.weights = [p for group in optimizer.param_groups for p in group["params"]]
+        self._rates = [group["lr"] for group in optimizer.param_groups]
 
+    def slow(self, factor: float) -> None:
+        """Set the learning rate to its `factor` of what it was at first."""
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
 
-def _update(players: list[_Player], terms: Terms, clip: float) -> None:
-    """One step of every player on its own loss. All gradients are taken before any weight moves."""
-    for player in players:
-        for weight in player.weights:
+    def aim(self, loss: Tensor, retain: bool) -> Tensor:
+        """Take the gradient of a loss. Returns its value."""
+        for weight in self.weights:
             weight.grad = None
-        terms.losses[player.name].backward(inputs=player.weights, retain_graph=player is not players[-1])
-    for player in players:
+        loss.backward(inputs=self.weights, retain_graph=retain)
+        return loss.detach()
+
+    def move(self, clip: float) -> None:
         if clip:
-            torch.nn.utils.clip_grad_norm_(player.weights, clip)
-        player.optimizer.step()
+            torch.nn.utils.clip_grad_norm_(self.weights, clip)
+        self.optimizer.step()
+
+
+def _update(players: list[_Player], terms: Terms, clip: float, context: Callable[[], Any]) -> dict[str, Tensor]:
+    """One step of every player on its own loss. Returns the losses.
+
+    Of losses that are tensors all gradients are taken before any weight moves; then come, in turn, those that are
+    functions.
+    """
+    by_name = {p.name: p for p in players}
+    ready = {n: loss for n, loss in terms.losses.items() if isinstance(loss, Tensor)}
+    last = list(ready)[-1:]
+    done = {n: by_name[n].aim(loss, retain=[n] != last) for n, loss in ready.items()}
+    for name in ready:
+        by_name[name].move(clip)
+    for name, loss in terms.losses.items():
+        if not isinstance(loss, Tensor):
+            with context():
+                value = loss()
+            done[name] = by_name[name].aim(value, retain=False)
+            by_name[name].move(clip)
+    return done
 
 
 def _autocast(device: torch.device, precision: Precision) -> Any:
@@ -204,8 +283,3 @@ def _autocast(device: torch.device, precision: Precision) -> Any:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    for name, value in source.items():
-        target[name].copy_(value)

@@ -93,7 +93,10 @@ def test_another_package_adds_one_by_an_entry_point(tmp_path: Path) -> None:
     )
     line = [sys.executable, "-c", code]
     done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
-    assert done.stdout.split("\n")[:2] == ["['beta', 'squashed', 'vae']", "Squashed ('valid/elbo',)"], done.stderr
+    assert done.stdout.split("\n")[:2] == [
+        "['aae', 'beta', 'cvae', 'hvae', 'squashed', 'vae', 'vrae']",
+        "Squashed ('valid/elbo',)",
+    ], done.stderr
 
 
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ class TwoPlayers(Variant):
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         return z
 
-    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+    def prior(self, n: int) -> Tensor:
         return torch.zeros(n, *self.spec.shape)
 
     def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
@@ -158,13 +158,77 @@ def test_without_a_kl_there_is_no_elbo(digits: Data) -> None:
     assert epoch.best
 
 
-def test_a_variant_that_lacks_what_it_needs_is_refused() -> None:
-    class Conditional(TwoPlayers):
-        needs = frozenset({"y"})
+class InTurn(TwoPlayers):
+    """The same game, in which `down` waits for `up` to have moved."""
 
-    fake = dataclasses.replace(data.load("digits"), spec=DataSpec("bare", (1, 8, 8), "bernoulli"))
-    with pytest.raises(InputError, match="Conditional needs class labels; data set bare has none"):
-        trainer.check(Conditional, fake)
+    def terms(self, batch: Batch, step: Tensor) -> Terms:
+        terms = super().terms(batch, step)
+        return dataclasses.replace(terms, losses={"up": terms.losses["up"], "down": lambda: self.v * self.w})
+
+
+def test_a_loss_that_is_a_function_waits_for_its_turn(digits: Data) -> None:
+    variant = InTurn(Config(batch=len(digits.train)), digits.spec)
+    epoch = next(train(variant, digits, epochs=1, seed=0))
+    assert float(variant.w.detach()) == pytest.approx(1 - 0.1 * 1.1)  # from the new v
+    assert epoch.metrics["train/down"] == pytest.approx(1.1)
+
+
+@pytest.mark.parametrize("name", ["vae", "aae"])
+def test_a_training_that_goes_on_ends_in_the_same_bits(digits: Data, name: str) -> None:
+    def fresh() -> Variant:
+        torch.manual_seed(0)
+        cls = variants.get(name)
+        return cls(cls.config_type(latent=4, width=16), digits.spec)
+
+    def rate(epoch: int) -> float:
+        return 1 / epoch
+
+    whole, cut, rest = fresh(), fresh(), fresh()
+    straight = list(train(whole, digits, epochs=5, seed=1, patience=9, rate=rate))
+    for epoch in train(cut, digits, epochs=5, seed=1, patience=9, rate=rate):
+        if epoch.number == 3:
+            saved = epoch.snapshot()
+            break
+    torch.randn(7)  # other work in between
+    after = list(train(rest, digits, epochs=5, seed=1, patience=9, rate=rate, resume=saved))
+    assert [e.number for e in after] == [4, 5]
+    assert scores(after) == scores(straight[3:])
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), rest.parameters(), strict=True))
+
+
+def test_a_rate_slows_every_player(digits: Data) -> None:
+    frozen = vae(digits.spec)
+    before = [p.clone() for p in frozen.parameters()]
+    list(train(frozen, digits, epochs=1, seed=0, rate=lambda epoch: 0.0))
+    assert all(torch.equal(a, b) for a, b in zip(before, frozen.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "settings", "message"),
+    [
+        ("vrae", "digits", {}, "vrae needs sequences; data set digits has none"),
+        ("vae", "digits-rows", {}, "digits-rows holds sequences; expected examples of one fixed shape"),
+        ("cvae", "frey-faces", {}, "cvae needs class labels; data set frey-faces has none"),
+        (
+            "cvae",
+            "table",
+            {"condition": "quadrants"},
+            r"condition='quadrants': table has examples of 7; expected images",
+        ),
+        ("aae", "frey-faces", {"supervision": "semi"}, "supervision='semi' needs class labels; data set frey-faces"),
+    ],
+)
+def test_a_variant_that_does_not_fit_is_refused(
+    name: str, dataset: str, settings: dict[str, object], message: str
+) -> None:
+    spec = {
+        "digits": DataSpec("digits", (1, 8, 8), "bernoulli", classes=10),
+        "digits-rows": DataSpec("digits-rows", (8,), "bernoulli", classes=10, steps=8),
+        "frey-faces": DataSpec("frey-faces", (1, 28, 20), "logistic8"),
+        "table": DataSpec("table", (7,), "gaussian", classes=2),
+    }[dataset]
+    with pytest.raises(InputError, match=message):
+        trainer.build(name, variants.get(name).config_type(**settings), spec)  # type: ignore[arg-type]
 
 
 def test_a_training_epoch_copies_to_the_host_once(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,10 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples to be scored. `x` is (B, *shape), or (B, T, D) with `mask` (B, T), true where a step is real."""
+    """Examples to be scored. `x` is (B, *shape), or (B, T, D) with `mask` (B, T), true where a step is real.
+
+    Real steps come first: padding stands at the end. A label of -1 is unknown.
+    """
 
     x: Tensor
     y: Tensor | None = None  # (B,) class labels, int64
@@ -48,7 +51,7 @@ class Batch:
         return Batch(change(self.x), y, mask)
 
 
-Likelihood = Literal["bernoulli", "gaussian", "logistic8"]
+Likelihood = Literal["bernoulli", "gaussian", "logistic8", "categorical"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class DataSpec:
     """Facts about a data set, which nobody searches.
 
     `likelihood` is the family of p(x|z) that fits the values: `bernoulli` for {0, 1}; `gaussian` (one learned scale)
-    for continuous values; `logistic8`, the discretised logistic, for 8-bit values, given to a variant as k/255.
+    for continuous values; `logistic8`, the discretised logistic, for 8-bit values, given to a variant as k/255;
+    `categorical` for one of `shape[-1]` symbols, given as one-hot vectors.
     """
 
     name: str
@@ -115,17 +119,23 @@ class Config:
                 raise InputError(f"{f.name}={value!r}: expected {limits['low']:g}{upper} ({limits['help']})")
 
 
+Loss = Tensor | Callable[[], Tensor]
+
+
 @dataclass(frozen=True)
 class Terms:
     """What one scored batch means, in three kinds that never mix.
 
     Compared: `reconstruction` = -E_q log p(x|z) and `kl`, at beta = 1, without schedule or free bits; lower is better.
     Minimised: `losses`, one scalar per player. Only logged: `extras`, (B,) or (B, n) each.
+
+    Players move in the order of `losses`. A loss that is given as a function is computed when its player's turn has
+    come, at the weights that the players before it left: so alternate the phases of an adversarial game.
     """
 
     reconstruction: Tensor  # (B,)
     kl: Tensor | None  # (B,), None where q(z|x) has no density
-    losses: Mapping[str, Tensor]  # a scalar per player, by the names of `Variant.players`
+    losses: Mapping[str, Loss]  # a scalar per player, by the names of `Variant.players`
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -138,12 +148,15 @@ class Variant(nn.Module, ABC):
     """A model and its objective. A subclass is abstract or final; no variant extends another.
 
     `terms` is pure in (weights, batch, step, random state): no counters, no logging, no host synchronisation and no
-    branch on tensor values, so that a training step can be captured as a graph.
+    branch on tensor values, so that a training step can be captured as a graph. Running averages in buffers, as batch
+    normalisation has them, may move in training mode, where nothing that `terms` returns depends on them.
     """
 
     paper: ClassVar[str]  # citation
     needs: ClassVar[frozenset[str]] = frozenset()  # fields of Batch without which `terms` cannot score
+    given: str = ""  # what the likelihood is conditioned on: "" for p(x), "y" for p(x, y), "x" for a part of x
     config_type: ClassVar[type[Config]] = Config
+    levels: tuple[int, ...] = ()  # sizes of the levels of z, in the layout of `encode`; empty where there is but one
     config: Config
     spec: DataSpec
 
@@ -164,8 +177,12 @@ class Variant(nn.Module, ABC):
         """The mean of p(x|z), (B, *shape), in the units of the data. `batch` holds conditions, where there are any."""
 
     @abstractmethod
+    def prior(self, n: int) -> Tensor:
+        """(n, Z) draws of z from the prior, in the layout of `encode`."""
+
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """(n, *shape): z from the prior, then the mean of p(x|z). `y` (n,) asks for classes, where it can."""
+        return self.decode(self.prior(n))
 
     @abstractmethod
     def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
@@ -174,6 +191,14 @@ class Variant(nn.Module, ABC):
     @abstractmethod
     def propose(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """z (B, Z) drawn from q(z|x), and log q(z|x) (B,) in nats; None where q has no density."""
+
+    def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What is worth seeing of this variant alone, by name: decoded values, (rows, columns, *shape) each."""
+        return {}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     def players(self) -> Mapping[str, torch.optim.Optimizer]:
         """One optimiser for each of `Terms.losses`. Most variants have a single player, called `loss`."""

@@ -36,9 +36,8 @@ class GaussianVariant(Variant, ABC):
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         return self.observation.mean(self.decoder(z))
 
-    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        weight = next(self.parameters())
-        return self.decode(torch.randn(n, self.config.latent, device=weight.device))
+    def prior(self, n: int) -> Tensor:
+        return torch.randn(n, self.config.latent, device=self.device)
 
     def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
         prior = _math.per_example(_math.log_standard_normal(z))

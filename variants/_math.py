@@ -14,6 +14,12 @@ def kl_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_var.exp() - 1 - log_var)
 
 
+def kl_normal(mean: Tensor, log_var: Tensor, prior_mean: Tensor, prior_log_var: Tensor) -> Tensor:
+    """KL(N(mean, exp log_var) || N(prior_mean, exp prior_log_var)) per dimension."""
+    apart = (mean - prior_mean).square() + log_var.exp()
+    return 0.5 * (apart * (-prior_log_var).exp() - 1 - log_var + prior_log_var)
+
+
 def log_normal(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     """log N(x; mean, exp log_var) per dimension."""
     return -0.5 * (LOG_2PI + log_var + (x - mean).square() * (-log_var).exp())

@@ -46,41 +46,59 @@ def _he(net: nn.Sequential) -> nn.Sequential:
     return net
 
 
-class Encoder(nn.Module):
-    """(B, *shape) -> (B, out)."""
+class Features(nn.Module):
+    """(B, *shape) -> (B, size): the values themselves, or what a convolutional pyramid makes of them."""
 
-    def __init__(self, spec: DataSpec, config: Config, out: int) -> None:
+    def __init__(self, spec: DataSpec, config: Config) -> None:
         super().__init__()
+        if spec.steps:
+            raise InputError(
+                f"{spec.name} holds sequences; expected examples of one fixed shape (vrae takes sequences)"
+            )
         self.pad = (0, 0, 0, 0)
+        self.size, self.net = math.prod(spec.shape), nn.Sequential(nn.Flatten())
         if config.network == "mlp":
-            self.net = nn.Sequential(nn.Flatten(), *mlp(math.prod(spec.shape), config.width, config.depth, out))
             return
         p = _Pyramid(spec)
         height, width = (s * 2**p.levels for s in p.small)
         self.pad = (0, width - p.image[2], 0, height - p.image[1])
         convs = [m for a, b in pairwise(p.channels) for m in (nn.Conv2d(a, b, 4, 2, 1), nn.ReLU())]
-        self.net = _he(nn.Sequential(*convs, nn.Flatten(), *mlp(p.features, config.width, config.depth, out)))
+        self.size, self.net = p.features, _he(nn.Sequential(*convs, nn.Flatten()))
 
     def forward(self, x: Tensor) -> Tensor:
-        if any(self.pad):
-            x = F.pad(x, self.pad)
-        out: Tensor = self.net(x)
+        out: Tensor = self.net(F.pad(x, self.pad) if any(self.pad) else x)
+        return out
+
+
+class Encoder(nn.Module):
+    """(B, *shape) -> (B, out). With `extra`, as many numbers more come in beside the features."""
+
+    def __init__(self, spec: DataSpec, config: Config, out: int, extra: int = 0) -> None:
+        super().__init__()
+        self.features = Features(spec, config)
+        head = mlp(self.features.size + extra, config.width, config.depth, out)
+        self.head = head if config.network == "mlp" else _he(head)
+
+    def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        features = self.features(x)
+        out: Tensor = self.head(features if extra is None else torch.cat([features, extra], 1))
         return out
 
 
 class Decoder(nn.Module):
-    """(B, inputs) -> (B, *shape), the natural parameters of p(x|z)."""
+    """(B, inputs) -> (B, *shape), the natural parameters of p(x|z), after `depth` hidden layers (`Config.depth`)."""
 
-    def __init__(self, spec: DataSpec, config: Config, inputs: int) -> None:
+    def __init__(self, spec: DataSpec, config: Config, inputs: int, depth: int | None = None) -> None:
         super().__init__()
         self.shape = spec.shape
+        hidden = config.depth if depth is None else depth
         if config.network == "mlp":
-            self.net = mlp(inputs, config.width, config.depth, math.prod(spec.shape))
+            self.net = mlp(inputs, config.width, hidden, math.prod(spec.shape))
             return
         p = _Pyramid(spec)
         up = p.channels[::-1]
         convs = [m for a, b in pairwise(up) for m in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU())][:-1]
-        head = mlp(inputs, config.width, config.depth, p.features)
+        head = mlp(inputs, config.width, hidden, p.features)
         self.net = _he(nn.Sequential(*head, nn.ReLU(), nn.Unflatten(1, (up[0], *p.small)), *convs))
 
     def forward(self, z: Tensor) -> Tensor:
@@ -99,19 +117,25 @@ class Observation(nn.Module):
     def __init__(self, spec: DataSpec) -> None:
         super().__init__()
         self.family = spec.likelihood
-        if self.family != "bernoulli":
+        if self.family in ("gaussian", "logistic8"):
             self.log_scale = nn.Parameter(torch.zeros(()) if self.family == "gaussian" else torch.tensor(-2.0))
 
     def nll(self, batch: Batch, output: Tensor) -> Tensor:
         """(B,) -log p(x|z) in nats; of a density for `gaussian`, of a probability for the others."""
+        return _math.per_example(self.nll_each(batch.x, output), batch.mask)
+
+    def nll_each(self, x: Tensor, output: Tensor) -> Tensor:
+        """-log p of every single value, in the shape of x; of a symbol as a whole for `categorical`."""
         if self.family == "bernoulli":
-            values = _math.nll_bernoulli(batch.x, output)
-        elif self.family == "gaussian":
-            values = -_math.log_normal(batch.x, output, 2 * self.log_scale.clamp(min=-7))
-        else:
-            values = _math.nll_logistic8(batch.x, output.sigmoid(), self.log_scale.clamp(min=-7))
-        return _math.per_example(values, batch.mask)
+            return _math.nll_bernoulli(x, output)
+        if self.family == "categorical":
+            return -x * output.log_softmax(-1)
+        if self.family == "gaussian":
+            return -_math.log_normal(x, output, 2 * self.log_scale.clamp(min=-7))
+        return _math.nll_logistic8(x, output.sigmoid(), self.log_scale.clamp(min=-7))
 
     def mean(self, output: Tensor) -> Tensor:
         """The mean of p(x|z) in the units of the data."""
+        if self.family == "categorical":
+            return output.softmax(-1)
         return output if self.family == "gaussian" else output.sigmoid()

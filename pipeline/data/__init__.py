@@ -1,7 +1,7 @@
 """A name or a path -> training, validation and test splits as tensors, and the facts about them.
 
     data = load("digits")
-    data.train.x   (N, C, H, W) or (N, D), as stored; its type says what it is:
+    data.train.x   (N, C, H, W), (N, D), or (N, T, D) with a mask (N, T), as stored; its type says what it is:
                    bool     binary values                      -> given to a variant as {0., 1.}
                    uint8    grey values of a Bernoulli data set -> binarised anew each time they are drawn (training)
                    uint8    8-bit values (`logistic8`)         -> k / 255
@@ -20,17 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data._catalogue import CATALOGUE
 from pipeline.data._files import read
-from pipeline.data._raw import Raw
+from pipeline.data._raw import SPLIT_SEED, Layout, Raw, stratified
 from variants import Batch, DataSpec, InputError
 
 __all__ = ["Data", "load", "names"]
-
-SPLIT_SEED = 20131220  # the day the VAE appeared on arXiv; changing it changes every split
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,7 @@ class Data:
     source: str
     shift: Tensor  # continuous data are (x - shift) / scale; 0 and 1 for the other kinds
     scale: Tensor
+    layout: Layout
 
     def to(self, device: torch.device) -> "Data":
         """The same data with every split on `device`."""
@@ -84,7 +82,7 @@ def names() -> list[str]:
 
 
 def load(source: str, *, binarized: bool = True, progress: bool = True) -> Data:
-    """Load a data set by name, or from the path of an .npz file or a folder of images.
+    """Load a data set by name, or from the path of a file (arrays, a table, sequences) or a folder of images.
 
     `binarized=False` keeps grey values of a Bernoulli data set as probabilities in [0, 1]. That scores no likelihood;
     it is there to reproduce programs that train on them.
@@ -98,50 +96,48 @@ def load(source: str, *, binarized: bool = True, progress: bool = True) -> Data:
     elif re.search(r"[/\\.]", source):
         raise InputError(f"--dataset {source}: there is no such file or folder")
     else:
-        raise InputError(f"unknown data set {source!r}: expected {', '.join(names())}, or a path to .npz or images")
+        raise InputError(f"unknown data set {source!r}: expected {', '.join(names())}, or the path of a file or folder")
     return _prepare(raw, binarized)
 
 
 def _prepare(raw: Raw, binarized: bool) -> Data:
     """Check, split, standardise and binarise."""
     raw = raw.checked()
-    index = raw.splits or _stratified(raw.y, len(raw.x))
+    index = raw.splits or stratified(raw.y, len(raw.x), 10)
     x, y = torch.from_numpy(raw.x), None if raw.y is None else torch.from_numpy(raw.y)
+    mask = None
+    if raw.lengths is not None:
+        mask = torch.arange(x.shape[1]) < torch.from_numpy(raw.lengths)[:, None]
     shift, scale = torch.zeros(()), torch.ones(())
     if raw.likelihood == "gaussian":
-        train = x[index[0]]
-        axes = (0,) if x.ndim == 2 else tuple(range(x.ndim))  # per feature of a table, one pair for images
+        # per feature of a table, per channel of sequences, one pair for images
+        train = x[index[0]] if mask is None else x[index[0]][mask[index[0]]]
+        axes = (0,) if train.ndim == 2 else tuple(range(train.ndim))
         shift, scale = train.mean(axes), train.std(axes)
         scale = torch.where(scale > 0, scale, 1.0)
         x = (x - shift) / scale
+        if mask is not None:
+            x = x * mask[..., None]
     if raw.likelihood == "bernoulli" and x.dtype == torch.uint8 and not binarized:
         x = x.float() / 255
-    splits = [Batch(x[i], None if y is None else y[i]) for i in index]
+    splits = [Batch(*(None if field is None else field[i] for field in (x, y, mask))) for i in index]  # type: ignore[arg-type]
     for k in (1, 2):  # validation and test: once, with a fixed seed
         if raw.likelihood == "bernoulli" and splits[k].x.dtype == torch.uint8:
             generator = torch.Generator().manual_seed(SPLIT_SEED + k)
             splits[k] = replace(splits[k], x=binarize(splits[k].x, generator).bool())
     classes = 0 if raw.y is None else int(raw.y.max()) + 1
-    spec = DataSpec(raw.name, tuple(x.shape[1:]), raw.likelihood, classes)
-    return Data(spec, splits[0], splits[1], splits[2], _digest(raw, index), raw.source, shift, scale)
-
-
-def _stratified(y: NDArray[np.int64] | None, n: int) -> list[Tensor]:
-    """80, 10 and 10% of the examples, of each class by itself where there are labels."""
-    rng = np.random.default_rng(SPLIT_SEED)
-    groups = [np.arange(n)] if y is None else [np.flatnonzero(y == c) for c in range(int(y.max()) + 1)]
-    parts: list[list[NDArray[np.int64]]] = [[], [], []]
-    for group in groups:
-        group = rng.permutation(group)
-        held = round(len(group) / 10)
-        for part, chosen in zip(parts, (group[2 * held :], group[:held], group[held : 2 * held]), strict=True):
-            part.append(chosen)
-    return [torch.from_numpy(np.sort(np.concatenate(part))) for part in parts]
+    shape, steps = (x.shape[1:], 0) if mask is None else (x.shape[2:], x.shape[1])
+    spec = DataSpec(raw.name, tuple(shape), raw.likelihood, classes, steps)
+    natural: Layout = "images" if len(shape) == 3 else "table"
+    if mask is not None:
+        natural = "lines" if raw.likelihood == "gaussian" else "roll"
+    layout = raw.layout or natural
+    return Data(spec, splits[0], splits[1], splits[2], _digest(raw, index), raw.source, shift, scale, layout)
 
 
 def _digest(raw: Raw, index: list[Tensor]) -> str:
     sha = hashlib.sha256(f"{raw.x.shape}{raw.x.dtype}{raw.likelihood}".encode())
-    for array in (raw.x, raw.y, *(i.numpy() for i in index)):
+    for array in (raw.x, raw.y, raw.lengths, *(i.numpy() for i in index)):
         if array is not None:
             sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,6 +38,34 @@ def digits(progress: bool) -> Raw:
     x, y = load_digits(return_X_y=True)
     grey = np.round(x.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     return Raw("digits", "scikit-learn's digits", grey, y.astype(np.int64), "bernoulli")
+
+
+def rows(read: Callable[[bool], Raw]) -> Callable[[bool], Raw]:
+    """The same images as sequences: a row of pixels a time step, from the top."""
+
+    def turned(progress: bool) -> Raw:
+        raw = read(progress)
+        x = raw.x[:, 0]
+        lengths = np.full(len(x), x.shape[1], dtype=np.int64)
+        return replace(raw, name=f"{raw.name}-rows", x=x, lengths=lengths, layout="images")
+
+    return turned
+
+
+def frey_faces(progress: bool) -> Raw:
+    """1,965 frames of one face, 28x20, 8-bit (Roweis, Saul & Hinton 2002). No labels."""
+    path = next((p for q in places() if (p := q / "FreyFaces" / "frey_faces.npz").exists()), None)
+    if path is None:
+        raise InputError(
+            "--dataset frey-faces cannot be had; put FreyFaces/frey_faces.npz, with x (1965, 28, 20) of 8-bit values, "
+            "into the folder that VARIANTS_DATA names, or use the embedded digits"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            x = file["x"].reshape(-1, 1, 28, 20).astype(np.uint8)
+    except Exception as error:
+        raise InputError(f"--dataset frey-faces: {path} is unreadable ({error})") from error
+    return Raw("frey-faces", "Roweis, Saul & Hinton 2002", x, None, "logistic8")
 
 
 def _idx(name: str, folder: str) -> Callable[[bool], Raw]:
@@ -105,7 +134,10 @@ def _download_binarized(path: Path) -> None:
 
 CATALOGUE: dict[str, Callable[[bool], Raw]] = {
     "digits": digits,
+    "digits-rows": rows(digits),
     "mnist": _idx("mnist", "MNIST"),
+    "mnist-rows": rows(_idx("mnist", "MNIST")),
     "fashion-mnist": _idx("fashion-mnist", "FashionMNIST"),
     "binarized-mnist": binarized_mnist,
+    "frey-faces": frey_faces,
 }

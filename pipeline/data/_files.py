@@ -1,4 +1,4 @@
-"""A person's own data: an .npz file, or a folder of images. Nothing that is read is executed (no pickle)."""
+"""A person's own data: arrays, tables, sequences, or a folder of images. Nothing that is read is executed."""
 
 import zipfile
 import zlib
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data._raw import Raw, from_values
+from pipeline.data._sequences import long, music, padded, ucr
 from variants import InputError
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
@@ -17,21 +18,46 @@ def read(path: Path, progress: bool) -> Raw:
     """Read a file or folder. Raises `InputError` where it is of no known kind, corrupt or unreadable."""
     if path.is_dir():
         return _images(path, progress)
-    if path.suffix == ".npz":
-        return _npz(path)
-    raise InputError(f"--dataset {path}: expected an .npz file or a folder of images, not {path.suffix or 'this'}")
+    readers = {".npz": _npz, ".csv": _table, ".parquet": _table, ".ts": ucr, ".tsv": ucr, ".mat": music}
+    if path.suffix not in readers:
+        kinds = ", ".join(readers)
+        raise InputError(f"--dataset {path}: expected {kinds} or a folder of images, not {path.suffix or 'this'}")
+    return readers[path.suffix](path)
 
 
 def _npz(path: Path) -> Raw:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name in ("x", "y")}
+            arrays = {name: file[name] for name in file.files if name in ("x", "y", "lengths")}
             found = ", ".join(file.files) or "nothing"
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"--dataset {path} cannot be read ({type(error).__name__}: {error})") from error
     if "x" not in arrays:
         raise InputError(f"--dataset {path} holds {found}; expected an array x (N, ...), and optionally y (N,)")
+    if "lengths" in arrays:
+        return padded(f"--dataset {path}", path.stem, arrays["x"], arrays.get("y"), arrays["lengths"])
     return from_values(f"--dataset {path}", path.stem, arrays["x"], arrays.get("y"))
+
+
+def _table(path: Path) -> Raw:
+    """A row an example; or, with the columns series and time, a row a step. A column called label holds the class."""
+    import pandas
+
+    try:
+        table = pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
+    except Exception as error:  # pandas and pyarrow have many kinds
+        raise InputError(f"--dataset {path} cannot be read ({type(error).__name__}: {error})") from error
+    values = table.drop(columns=["series", "time", "label"], errors="ignore")
+    text = [str(c) for c in values if values[c].dtype.kind not in "biuf"]
+    if text or not len(values.columns):
+        what = f"columns {', '.join(text[:5])} hold no numbers" if text else "there are no columns of values"
+        raise InputError(f"--dataset {path}: {what}; expected numbers, and optionally label, or series and time")
+    if "label" in table and table["label"].isna().any():
+        raise InputError(f"--dataset {path}: {table['label'].isna().sum()} rows have no label; fill them or drop them")
+    if {"series", "time"} <= set(table.columns):
+        return long(f"--dataset {path}", path.stem, table)
+    y = table["label"].to_numpy() if "label" in table else None
+    return from_values(f"--dataset {path}", path.stem, values.to_numpy(), y)
 
 
 def _images(folder: Path, progress: bool) -> Raw:

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,11 +12,16 @@ from variants import InputError
 from variants._contract import Likelihood
 
 LEAST = 30  # fewer examples cannot be split into three parts that mean anything
+SPLIT_SEED = 20131220  # the day the VAE appeared on arXiv; changing it changes every split
+Layout = Literal["images", "table", "lines", "roll"]  # how examples are best drawn
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Values (N, ...) as bool, uint8 or float32; labels (N,) as 0 .. classes - 1; the source's own splits, if any."""
+    """Values (N, ...) as bool, uint8 or float32; labels (N,) as 0 .. classes - 1; the source's own splits, if any.
+
+    Sequences are (N, T, D) with `lengths` (N,), and zeros behind their ends.
+    """
 
     name: str
     source: str
@@ -24,6 +29,8 @@ class Raw:
     y: NDArray[np.int64] | None
     likelihood: Likelihood
     splits: list[torch.Tensor] | None = None
+    lengths: NDArray[np.int64] | None = None
+    layout: Layout | None = None  # where another than the natural one is wanted
 
     def checked(self) -> "Raw":
         """Itself, if it can be modelled. Raises `InputError` for too few, missing or constant values."""
@@ -62,12 +69,34 @@ def from_values(source: str, name: str, x: NDArray[Any], y: NDArray[Any] | None)
         likelihood = "logistic8"
     else:
         x = x.astype(np.float32)
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "data"
-    labels = None if y is None else _labels(source, y, len(x))
-    return Raw(name, source, np.ascontiguousarray(x), labels, likelihood)
+    known = None if y is None else labels(source, y, len(x))
+    return Raw(slug(name), source, np.ascontiguousarray(x), known, likelihood)
 
 
-def _labels(source: str, y: NDArray[Any], n: int) -> NDArray[np.int64]:
+def slug(name: str) -> str:
+    """A name that is safe in paths and addresses."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "data"
+
+
+def stratified(y: NDArray[np.int64] | None, n: int, share: int, test: bool = True) -> list[torch.Tensor]:
+    """Indices for training, validation (1/share) and, with `test`, test (as many), of each class by itself."""
+    rng = np.random.default_rng(SPLIT_SEED)
+    groups = [np.arange(n)] if y is None else [np.flatnonzero(y == c) for c in range(int(y.max()) + 1)]
+    parts: list[list[NDArray[np.int64]]] = [[], [], []]
+    for group in groups:
+        group = rng.permutation(group)
+        held = round(len(group) / share)
+        rest = 2 * held if test else held
+        for part, chosen in zip(parts, (group[rest:], group[:held], group[held:rest]), strict=True):
+            part.append(chosen)
+    found = [torch.from_numpy(np.sort(np.concatenate(part))) for part in parts]
+    return found if test else found[:2]
+
+
+def labels(source: str, y: NDArray[Any], n: int) -> NDArray[np.int64]:
+    """Labels of any kind as 0 .. classes - 1."""
+    if y.dtype == object:
+        y = y.astype(str)
     if y.ndim != 1 or len(y) != n:
         raise InputError(f"{source}: y has shape {y.shape}; expected ({n},), a label for each of the examples in x")
     if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.round(y)).all()):
@@ -77,5 +106,5 @@ def _labels(source: str, y: NDArray[Any], n: int) -> NDArray[np.int64]:
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) > n // 2:
         raise InputError(f"{source}: y has {len(classes)} different values in {n} examples; expected class labels")
-    labels: NDArray[np.int64] = codes.astype(np.int64)
-    return labels
+    found: NDArray[np.int64] = codes.astype(np.int64)
+    return found

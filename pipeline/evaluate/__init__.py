@@ -1,18 +1,22 @@
-"""Metrics of a trained model. Each is a plain function of arrays; the module list is the list of metrics.
+"""Metrics of a trained model. Each is a plain function of arrays, or of a variant and data; here is the list.
 
-probe     how well a linear classifier reads the class from the codes
-latents   what the code uses: active units
+likelihood   log p(x) by importance sampling, and the density of samples by Parzen windows
+probe        how well a linear classifier reads the class from the codes
+latents      what the code uses, and how near the codes are to the prior
 """
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline import machine
 from pipeline.data import Data
-from pipeline.evaluate import latents, probe
+from pipeline.evaluate import latents, likelihood, probe
 from variants import Batch, Variant
 
-__all__ = ["baselines", "cheap", "codes", "latents", "probe"]
+__all__ = ["baselines", "cheap", "codes", "drawn", "latents", "likelihood", "probe"]
+
+MMD_SAMPLES = 2000
 
 
 def codes(variant: Variant, data: Data, split: Batch) -> NDArray[np.float64]:
@@ -21,6 +25,19 @@ def codes(variant: Variant, data: Data, split: Batch) -> NDArray[np.float64]:
     with torch.no_grad():
         parts = [variant.encode(Batch(b.x, mask=b.mask)) for b in data.batches(split)]
     return torch.cat(parts).float().cpu().numpy().astype(np.float64)
+
+
+def drawn(variant: Variant, data: Data, split: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N, Z) z ~ q(z|x) of at most 2,000 examples (their codes where q is a point), and as many draws of the prior."""
+    few = probe.subset(split, MMD_SAMPLES)
+    variant.eval()
+    with machine.seeded(split.x.device, 0):
+        parts = []
+        for batch in data.batches(few):
+            proposal = variant.propose(batch)
+            parts.append(variant.encode(batch) if proposal is None else proposal[0])
+        prior = variant.prior(MMD_SAMPLES)
+    return torch.cat(parts).double().cpu().numpy(), prior.double().cpu().numpy()
 
 
 def _inputs(data: Data, split: Batch) -> NDArray[np.float64]:
@@ -34,15 +51,20 @@ def _labels(split: Batch) -> NDArray[np.int64]:
     return labels
 
 
-def cheap(variant: Variant, data: Data) -> dict[str, float]:
+def cheap(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict[str, float]:
     """The metrics that every trial gets, on training and validation data only.
 
-    `latent/active_units`; where there are labels, `probe/accuracy` (share of validation examples, higher is better)
-    and, beside it, `probe/random_projection`: the same probe on as many random directions of the raw values. A code
-    that does not beat that has learned nothing that a class depends on.
+    `latent/active_units`; `latent/mmd` and the moments of the aggregated posterior against the prior; of a hierarchy,
+    from the KL per dimension (Z,), KL and active units by level. Where there are labels, `probe/accuracy` (share of
+    validation examples, higher is better) and, beside it, `probe/random_projection`: the same probe on as many random
+    directions of the raw values. A code that does not beat that has learned nothing that a class depends on.
     """
     valid = codes(variant, data, data.valid)
-    metrics = {"latent/active_units": float(latents.active_units(valid))}
+    aggregated, prior = drawn(variant, data, data.valid)
+    metrics = {"latent/active_units": float(latents.active_units(valid)), "latent/mmd": latents.mmd(aggregated, prior)}
+    metrics |= latents.moments(aggregated, prior)
+    if kl is not None and variant.levels:
+        metrics |= latents.by_level(kl, variant.levels)
     if data.spec.classes:
         few = probe.subset(data.train)
         y = _labels(few), _labels(data.valid)

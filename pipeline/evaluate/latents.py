@@ -1,12 +1,58 @@
-"""What the latent code uses."""
+"""What the latent code uses, and how near its distribution comes to the prior."""
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
 
 
-def active_units(codes: NDArray[np.float64], threshold: float = 0.01) -> int:
+def active_units(codes: Array, threshold: float = 0.01) -> int:
     """Dimensions of the posterior means (N, Z) whose variance over the data exceeds `threshold`.
 
     Burda et al. 2016, section 5.2. A code with few active units has collapsed.
     """
     return int((codes.var(axis=0) > threshold).sum())
+
+
+def by_level(kl: Tensor, levels: tuple[int, ...], threshold: float = 0.01) -> dict[str, float]:
+    """KL and active units of each level of a hierarchy, from the mean KL per dimension (Z,) in nats.
+
+    A unit is active where its KL exceeds `threshold` (Sønderby et al. 2016, section 3.2): the means of lower levels
+    move with those above them, so that their variance says nothing.
+    """
+    found = {}
+    for number, part in enumerate(kl.split(levels), 1):
+        found[f"latent/kl_level_{number}"] = float(part.sum())
+        found[f"latent/active_units_level_{number}"] = float((part > threshold).sum())
+    return found
+
+
+def mmd(codes: Array, prior: Array) -> float:
+    """Squared maximum mean discrepancy between two samples (N, Z) and (M, Z); 0 in expectation where they are alike.
+
+    The unbiased estimate (Gretton et al. 2012, equation 3) with the inverse multiquadratic kernel C / (C + |a - b|^2)
+    of Tolstikhin et al. 2018 (WAE), C = 2 Z s^2, s^2 the prior's variance. Lower is better.
+    """
+    from scipy.spatial.distance import cdist, pdist
+
+    width = 2 * prior.var(axis=0).sum()
+
+    def kernel(squared: Array) -> float:
+        return float((width / (width + squared)).mean())
+
+    within = kernel(pdist(codes, "sqeuclidean")) + kernel(pdist(prior, "sqeuclidean"))
+    return within - 2 * kernel(cdist(codes, prior, "sqeuclidean"))
+
+
+def moments(codes: Array, prior: Array) -> dict[str, float]:
+    """Mean and spread of a sample of codes (N, Z), in standard deviations of the prior.
+
+    `latent/posterior_mean`: the root mean square over dimensions of the mean (0 where they match);
+    `latent/posterior_spread`: the average over dimensions of the standard deviation (1 where they match).
+    """
+    scale = prior.std(axis=0)
+    return {
+        "latent/posterior_mean": float(np.sqrt(((codes.mean(axis=0) - prior.mean(axis=0)) ** 2 / scale**2).mean())),
+        "latent/posterior_spread": float((codes.std(axis=0) / scale).mean()),
+    }

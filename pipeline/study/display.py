@@ -17,6 +17,7 @@ COLUMNS = {  # metric -> heading and format, in the order in which they are show
     "valid/elbo": ("ELBO", ".2f"),
     "valid/reconstruction": ("reconstruction", ".2f"),
     "valid/kl": ("KL", ".2f"),
+    "latent/mmd": ("MMD", ".4f"),
     "probe/accuracy": ("probe", ".3f"),
     "time/trial_seconds": ("seconds", ".1f"),
 }
@@ -28,6 +29,7 @@ class Display:
     def __init__(self, name: str, trials: int, epochs: int, objectives: tuple[str, ...], done: int) -> None:
         self.console = Console()
         self._epochs, self._trials, self._objectives = epochs, trials, objectives
+        self._columns = _columns(objectives)
         self._best: dict[str, tuple[float, int]] = {}
         self._bars = Progress(
             TextColumn("{task.description}", style="bold"),
@@ -69,7 +71,7 @@ class Display:
         scores = trial.user_attrs.get("metrics", {})
         if trial.state == TrialState.COMPLETE:
             self._remember(trial)
-        shown = [f"{COLUMNS[k][0]} {scores[k]:{COLUMNS[k][1]}}" for k in COLUMNS if k in scores]
+        shown = [f"{COLUMNS[k][0]} {scores[k]:{COLUMNS[k][1]}}" for k in self._columns if k in scores]
         params = " ".join(f"{k}={_short(v)}" for k, v in trial.params.items())
         state = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned  ", TrialState.FAIL: "failed  "}[
             trial.state
@@ -94,7 +96,7 @@ def summary(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) -> 
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     front = {t.number for t in study.best_trials} if several else set()
     chosen = sorted(complete, key=lambda t: (t.number not in front, sign * t.values[0]))[:rows]
-    shown = [k for k in COLUMNS if any(k in t.user_attrs["metrics"] for t in chosen)]
+    shown = [k for k in _columns(objectives) if any(k in t.user_attrs["metrics"] for t in chosen)]
     star = f"; * Pareto front of {' and '.join(objectives)}" if several else ""
     caption = f"{_counts(study)}; ELBO, reconstruction and KL in nats{star}"
     table = Table(title=f"{study.study_name}: best trials", caption=caption)
@@ -107,6 +109,11 @@ def summary(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) -> 
             f"{t.number}{'*' * (t.number in front)}", *scores, " ".join(f"{k}={_short(v)}" for k, v in t.params.items())
         )
     return table
+
+
+def _columns(objectives: tuple[str, ...]) -> list[str]:
+    """Headings that a table has room for: the discrepancy from the prior only where it is an aim."""
+    return [k for k in COLUMNS if k != "latent/mmd" or k in objectives]
 
 
 def _counts(study: optuna.Study) -> str:

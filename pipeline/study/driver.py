@@ -10,7 +10,6 @@ import torch
 from optuna.trial import TrialState
 
 import studies
-import variants
 from pipeline import data as datasets
 from pipeline import evaluate, machine, metrics, pictures, trainer
 from pipeline.data import Data
@@ -20,7 +19,6 @@ from pipeline.study.space import Value
 from pipeline.tracker import Run, Tracker, views
 from pipeline.trainer import Diverged, Epoch
 from studies import SearchSpace
-from variants import Variant
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Outcome:
 class _Job:
     """What all trials of a study share."""
 
-    variant: type[Variant]
+    variant: str
     space: SearchSpace
     data: Data
     objectives: tuple[str, ...]
@@ -73,13 +71,12 @@ def run(plan: Plan) -> Outcome:
     """
     threads = machine.prepare(plan.threads)
     device = machine.device(plan.device)
-    variant, asked = variants.get(plan.variant), studies.get(plan.variant)
+    asked = studies.get(plan.variant)
     budget = asked.STUDY
     example, ranges = space.outline(asked, plan.fixed)
     data = datasets.load(plan.dataset or budget.dataset)
-    trainer.check(variant, data)
     objectives = metrics.objectives(budget.objectives, data.spec)
-    variant(example, data.spec)  # a network that does not fit the data says so here
+    trainer.build(plan.variant, example, data.spec)  # a variant that does not fit the data says so here
     data = data.to(device)
     trials, epochs = plan.trials or budget.trials, plan.epochs or budget.epochs
     name = plan.study_name or f"{plan.variant}-{data.spec.name}"
@@ -94,7 +91,7 @@ def run(plan: Plan) -> Outcome:
             "variant": plan.variant, "dataset": data.spec.name, "study": name, "digest": data.digest,
             **machine.environment(device, threads),
         }  # fmt: skip
-        job = _Job(variant, asked, data, objectives, name, epochs, budget.patience, plan.seed, plan.fixed, tags)
+        job = _Job(plan.variant, asked, data, objectives, name, epochs, budget.patience, plan.seed, plan.fixed, tags)
         lost = store.revive(study, tracker)
         views.write(tracker.client, tracker.experiment, ranges)
         link = views.link(tracker.uri, tracker.experiment, "Trials")
@@ -127,7 +124,7 @@ def _trials(
         trial = study.ask()
         tags = {**job.tags, "kind": "trial", "trial": str(trial.number), "seed": str(_seed(job, trial))}
         tags["mlflow.runColor"] = views.COLOURS[trial.number % len(views.COLOURS)]
-        with tracker.run(f"{job.tags['variant']} {trial.number}", tags, parent=parent) as run:
+        with tracker.run(f"{job.variant} {trial.number}", tags, parent=parent) as run:
             trial.set_user_attr("run", run.id)
             _trial(study, trial, job, run, display)
         display.ended(study.trials[trial.number])
@@ -168,7 +165,7 @@ def _train(study: optuna.Study, trial: optuna.Trial, job: _Job, run: Run, displa
     config = space.suggest(job.space, trial, job.fixed)
     seed = _seed(job, trial)
     torch.manual_seed(seed)
-    variant = job.variant(config, job.data.spec)
+    variant = trainer.build(job.variant, config, job.data.spec)
     run.params(
         {**dataclasses.asdict(config), "epochs": job.epochs, "weights": sum(p.numel() for p in variant.parameters())}
     )
@@ -187,10 +184,11 @@ def _train(study: optuna.Study, trial: optuna.Trial, job: _Job, run: Run, displa
                 study.tell(trial, state=TrialState.PRUNED)
                 return
     assert best and last, "a training has at least one epoch"
-    scores = {**_kept(best), **evaluate.cheap(variant, job.data), "time/trial_seconds": time.perf_counter() - begin}
+    kl = best.vectors.get("kl_per_dimension")
+    scores = {**_kept(best), **evaluate.cheap(variant, job.data, kl), "time/trial_seconds": time.perf_counter() - begin}
     # the last point of a curve is the model that was kept, also where that is of an earlier epoch
     run.metrics(scores, last.number + (not last.best))
-    for name, pixels in pictures.all_of(variant, job.data, best.vectors.get("kl_per_dimension")).items():
+    for name, pixels in pictures.all_of(variant, job.data, kl).items():
         run.picture(name, pixels, views.PICTURE_STEP)
     trial.set_user_attr("metrics", scores)
     study.tell(trial, [scores[name] for name in job.objectives])

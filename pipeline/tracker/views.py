@@ -20,7 +20,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 PREFIX = "mlflow.sharedViewState."
-PICTURES = ("reconstructions", "samples", "traversals", "interpolations", "latent", "kl")
+PICTURES = (
+    "reconstructions", "samples", "traversals", "interpolations", "latent", "aggregate", "kl",
+    "classes", "completions", "forecasts", "levels",
+)  # fmt: skip
 PICTURE_STEP = 0  # a view shows one step, and trials end at different epochs: final pictures are all logged at this one
 PORT = 5000
 COLOURS = (  # of runs, by trial: Tol's bright, vibrant and muted schemes, which colour-blind readers can tell apart

@@ -1,0 +1,182 @@
+"""Sequences: files of the UCR archive, polyphonic music, and a person's own."""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.data._raw import Raw, labels, slug, stratified
+from variants import InputError
+from variants._contract import Likelihood
+
+LIMIT = 100_000  # steps; longer ones are a mistake of the reader's or need cutting first
+
+
+def from_sequences(
+    source: str,
+    name: str,
+    series: Sequence[NDArray[Any]],
+    y: NDArray[Any] | None,
+    splits: list[torch.Tensor] | None = None,
+) -> Raw:
+    """A `Raw` of sequences (T_i, D), padded by zeros to the longest.
+
+    The likelihood is that of a step: 0 and 1 only: Bernoulli; whole numbers in one column (T_i,): one of as many
+    symbols; other numbers: Gaussian.
+    """
+    if not series:
+        raise InputError(f"{source}: there is no sequence in it")
+    for number, s in enumerate(series):
+        if s.dtype.kind not in "biuf":
+            raise InputError(f"{source}: sequence {number} has values of type {s.dtype}; expected numbers")
+        if s.ndim not in (1, 2) or not 0 < len(s) <= LIMIT:
+            raise InputError(f"{source}: sequence {number} has shape {s.shape}; expected (T,) or (T, D), T from 1")
+        if s.ndim != series[0].ndim or s.shape[1:] != series[0].shape[1:]:
+            raise InputError(
+                f"{source}: sequence {number} has {s.shape[1:]} values a step, the first {series[0].shape[1:]}"
+            )
+        if s.dtype.kind == "f" and not np.isfinite(s).all():
+            raise InputError(f"{source}: sequence {number} holds NaN or infinity inside; drop it or fill it in")
+    values = np.concatenate(series)
+    likelihood: Likelihood = "gaussian"
+    dtype: Any = np.float32
+    if np.isin(values, (0, 1)).all():
+        likelihood, dtype = "bernoulli", np.bool_
+    elif values.ndim == 1 and values.dtype.kind in "iu":
+        if values.min() < 0 or values.max() >= 4096:
+            raise InputError(f"{source}: symbols from {values.min()} to {values.max()}; expected 0 to 4095")
+        symbols = np.eye(int(values.max()) + 1, dtype=np.bool_)
+        likelihood, dtype, series = "categorical", np.bool_, [symbols[s] for s in series]
+    series = [s[:, None] if s.ndim == 1 else s for s in series]
+    lengths = np.array([len(s) for s in series], dtype=np.int64)
+    x = np.zeros((len(series), int(lengths.max()), series[0].shape[1]), dtype=dtype)
+    for row, s in zip(x, series, strict=True):
+        row[: len(s)] = s
+    known = None if y is None else labels(source, y, len(x))
+    return Raw(slug(name), source, x, known, likelihood, splits, lengths)
+
+
+def ucr(path: Path) -> Raw:
+    """NAME_TRAIN.ts or .tsv of the UCR/UEA archive, and NAME_TEST beside it as the test split (Dau et al. 2019).
+
+    A fifth of the training file validates, of each class by itself. Without a _TEST file all is split three ways.
+    """
+    read = _ts if path.suffix == ".ts" else _tsv
+    if path.stem.endswith("_TEST"):
+        raise InputError(f"--dataset {path}: name the file that ends in _TRAIN; _TEST beside it becomes the test split")
+    series, names = read(path)
+    name = path.stem.removesuffix("_TRAIN")
+    other = path.with_name(f"{name}_TEST{path.suffix}")
+    if not (path.stem.endswith("_TRAIN") and other.exists()):
+        return from_sequences(f"--dataset {path}", name, series, names)
+    first = len(series)
+    more, more_names = read(other)
+    series = series + more
+    y = None if names is None or more_names is None else np.concatenate([names, more_names])
+    codes = None if y is None else np.unique(y, return_inverse=True)[1][:first]
+    parts = stratified(codes, first, 5, test=False)
+    splits = [*parts, torch.arange(first, len(series))]
+    return from_sequences(f"--dataset {path}", name, series, y, splits)
+
+
+def _tsv(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
+    """A label and the values of one channel in each line; NaN at the end pads."""
+    import pandas
+
+    try:
+        table = pandas.read_csv(path, sep="\t", header=None)
+        values = table.iloc[:, 1:].to_numpy(np.float64)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--dataset {path} cannot be read as label and values between tabs ({error})") from error
+    return [_trimmed(row[:, None]) for row in values], table[0].to_numpy()
+
+
+def _ts(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
+    """Channels between colons, values between commas, the label last, after a header of lines that begin with @."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"--dataset {path} cannot be read ({error})") from error
+    facts = dict(_facts(lines))
+    if facts.get("timestamps", "false").lower() == "true":
+        raise InputError(f"--dataset {path}: it holds time stamps; expected values at even steps (@timeStamps false)")
+    labelled = facts.get("classlabel", "false").lower().startswith("true")
+    begin = next((i for i, line in enumerate(lines, 1) if line.strip().lower() == "@data"), len(lines))
+    series, names = [], []
+    for number, line in enumerate(lines[begin:], begin + 1):
+        if not line.strip():
+            continue
+        channels = line.strip().split(":")
+        if labelled:
+            names.append(channels.pop())
+        try:
+            columns = [np.array([float(v) if v.strip() != "?" else np.nan for v in c.split(",")]) for c in channels]
+            series.append(_trimmed(np.stack(columns, axis=1)))
+        except ValueError as error:
+            raise InputError(f"--dataset {path}, line {number}: {error}; expected numbers, as in UCR's .ts") from error
+    return series, np.array(names) if labelled else None
+
+
+def _facts(lines: list[str]) -> Iterator[tuple[str, str]]:
+    for line in lines:
+        found = re.match(r"@(\w+)\s+(.*)", line.strip())
+        if found:
+            yield found[1].lower(), found[2]
+
+
+def _trimmed(values: NDArray[Any]) -> NDArray[Any]:
+    """Without the steps at the end in which every channel is missing."""
+    real = np.flatnonzero(np.isfinite(values).any(axis=1))
+    return values[: real[-1] + 1 if len(real) else 0]
+
+
+def music(path: Path) -> Raw:
+    """Piano rolls as .mat: cells traindata, validdata, testdata of (T, 88) zeros and ones (Boulanger-Lewandowski)."""
+    from scipy.io import loadmat
+
+    parts = ("traindata", "validdata", "testdata")
+    try:
+        cells = loadmat(path)
+    except Exception as error:  # scipy has a kind of error for each damage
+        raise InputError(f"--dataset {path} cannot be read as a .mat file ({error})") from error
+    if not set(parts) <= set(cells):
+        held = ", ".join(k for k in cells if not k.startswith("__"))
+        raise InputError(f"--dataset {path} holds {held}; expected cells {', '.join(parts)} of (T, 88) rolls")
+    groups = [list(cells[p].ravel()) for p in parts]
+    ends = np.cumsum([0, *map(len, groups)])
+    splits = [torch.arange(a, b) for a, b in pairwise(ends)]
+    series = [s for group in groups for s in group]
+    return from_sequences(f"--dataset {path}", path.stem, series, None, splits)
+
+
+def padded(source: str, name: str, x: NDArray[Any], y: NDArray[Any] | None, lengths: NDArray[Any]) -> Raw:
+    """Arrays x (N, T, D), or (N, T) of symbols or one channel, of which the first lengths (N,) steps are real."""
+    if x.ndim not in (2, 3) or lengths.shape != (len(x),) or lengths.dtype.kind not in "iu":
+        raise InputError(
+            f"{source}: x has shape {x.shape} and lengths {lengths.shape} {lengths.dtype}; "
+            "expected (N, T) or (N, T, D), and (N,) whole numbers"
+        )
+    if len(x) and (lengths.min() < 1 or lengths.max() > x.shape[1]):
+        raise InputError(f"{source}: lengths from {lengths.min()} to {lengths.max()}; expected 1 to T = {x.shape[1]}")
+    return from_sequences(source, name, [s[:n] for s, n in zip(x, lengths, strict=True)], y)
+
+
+def long(source: str, name: str, table: Any) -> Raw:
+    """A table with a row a step: columns series, time, the values, and optionally label (one a series)."""
+    series, names = [], []
+    for key, part in table.groupby("series", sort=True):
+        part = part.sort_values("time", kind="stable")
+        if part["time"].duplicated().any():
+            raise InputError(f"{source}: series {key} has two rows of one time; expected one row a step")
+        values = part.drop(columns=["series", "time", "label"], errors="ignore").to_numpy()
+        series.append(values[:, 0] if values.shape[1] == 1 else values)
+        if "label" in part:
+            if part["label"].nunique(dropna=False) != 1:
+                raise InputError(f"{source}: series {key} has several labels; expected one a series")
+            names.append(part["label"].iloc[0])
+    return from_sequences(source, name, series, np.array(names) if names else None)

@@ -1,0 +1,18 @@
+"""What does a hierarchy buy? The ELBO of ladders of one to four levels, with and without warm-up of the KL.
+
+Warm-up keeps upper levels from closing before they are used (section 2.3 of the paper).
+"""
+
+from studies import Study, Trial
+from studies._default import common
+from variants.hvae import Config
+
+STUDY = Study(objectives=("valid/elbo",), pruner="hyperband")
+
+
+def suggest(trial: Trial) -> Config:
+    return Config(
+        **common(trial),  # type: ignore[arg-type]
+        levels=trial.suggest_int("levels", 1, 4),
+        warmup=trial.suggest_categorical("warmup", [0, 300]),
+    )

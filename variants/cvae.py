@@ -1,0 +1,196 @@
+"""CVAE: a VAE of x given a condition c, which is the class label or the part of the image that is seen.
+
+Sohn, Lee & Yan 2015, NeurIPS 28. Equation 4: with z ~ q(z|x, c),
+
+    log p(x|c) >= log p(x|c, z) - KL(q(z|x, c) || p(z|c)),  maximised,
+
+with a recognition network q(z|x, c), a prior network p(z|c) and a generation network p(x|c, z), all conditioned.
+
+`condition` label: c is the class. With probability `drop` c is withheld in training, so that q(z|x) is there for
+examples without a label: `encode` never sees one. What is compared is a bound of log p(x), not of log p(x|y): telling
+the class costs -log p(y), which is part of the KL (q puts all weight on the true class; p(y) is uniform), and
+log p(x) = log sum_y p(y) p(x|y) is got from `log_joint` over all classes. `elbo_given_y` is logged beside it.
+
+`condition` quadrants: c are the `observed` quadrants of an image, from the bottom left one clockwise (section 5.2).
+Only missing pixels count: the ELBO is that of log p(missing|seen), and stands beside no other variant's. `objective`
+network is the baseline of the paper: the same generation network without z.
+
+*Departures*: trained by equation 4 alone, not by the hybrid with the Gaussian stochastic network (equation 6); label
+dropout is ours; the prior network of a label is a table, one mean and variance a class; no recurrent prediction.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from variants import _contract, _math
+from variants._contract import Batch, DataSpec, InputError, Terms, Variant, choice, number
+from variants._networks import Decoder, Encoder, Observation
+
+
+@dataclass(frozen=True)
+class Config(_contract.Config):
+    condition: str = choice("label", "quadrants", help="what is given: the class, or quadrants of the image")
+    drop: float = number(0.1, 0.0, 0.9, help="share of training examples whose label is withheld")
+    observed: int = number(1, 1, 3, help="quadrants that are seen, of 4 (condition=quadrants)")
+    objective: str = choice("cvae", "network", help="cvae; or network: the paper's baseline without z (quadrants)")
+
+
+class CVAE(Variant):
+    paper = "Sohn, Lee & Yan 2015, Learning Structured Output Representation using Deep CGMs, NeurIPS"
+    config_type = Config
+    config: Config
+    seen: Tensor  # (H, W) bool, the pixels that are seen
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        self.given = "y" if config.condition == "label" else "x"
+        self.stochastic = config.objective == "cvae"
+        if self.given == "y":
+            if not self.stochastic:
+                raise InputError("objective='network' needs condition='quadrants'")
+            if not spec.classes:
+                raise InputError(f"cvae needs class labels; data set {spec.name} has none (or condition=quadrants)")
+            size = spec.classes
+            self.prior_net: nn.Module = nn.Linear(size, 2 * config.latent)
+            self.encoder = Encoder(spec, config, 2 * config.latent, extra=size)
+        else:
+            self.register_buffer("seen", _quadrants(spec, config.observed), persistent=False)
+            size = config.width
+            self.observer = Encoder(spec, config, size)
+            if self.stochastic:
+                self.prior_net = nn.Linear(size, 2 * config.latent)
+                self.encoder = Encoder(spec, config, 2 * config.latent)
+        self.decoder = Decoder(spec, config, config.latent * self.stochastic + size)
+        self.observation = Observation(spec)
+
+    def condition(self, batch: Batch, withhold: bool = False) -> Tensor:
+        """(B, C) c: the class as a one-hot vector, zeros where it is unknown; or features of the pixels seen."""
+        if self.config.condition == "quadrants":
+            return self.observer(torch.where(self.seen, batch.x, 0.5)).relu()  # type: ignore[no-any-return]
+        if batch.y is None:
+            return torch.zeros(len(batch), self.spec.classes, device=self.device)
+        # a label of -1 compares equal to no class
+        one_hot = (batch.y[:, None] == torch.arange(self.spec.classes, device=batch.y.device)).float()
+        if withhold:
+            one_hot = one_hot * (torch.rand(len(one_hot), 1, device=one_hot.device) >= self.config.drop)
+        return one_hot
+
+    def posterior(self, batch: Batch, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x, c), (B, Z) each."""
+        mean, log_var = self.encoder(batch.x, c if self.given == "y" else None).chunk(2, dim=1)
+        return mean, log_var
+
+    def prior_given(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of p(z|c), (B, Z) each."""
+        mean, log_var = self.prior_net(c).chunk(2, dim=1)
+        return mean, log_var
+
+    def output(self, z: Tensor, c: Tensor) -> Tensor:
+        """What the generation network says, (B, *shape)."""
+        return self.decoder(torch.cat([z, c], 1) if self.stochastic else c)  # type: ignore[no-any-return]
+
+    def nll(self, batch: Batch, z: Tensor, c: Tensor) -> Tensor:
+        """(B,) -log p(x|c, z) in nats, of the missing pixels where a part is seen."""
+        values = self.observation.nll_each(batch.x, self.output(z, c))
+        return _math.per_example(values if self.given == "y" else torch.where(self.seen, 0.0, values))
+
+    def cost(self, c: Tensor) -> Tensor:
+        """(B,) -log p(y) of the classes that are told, in nats."""
+        told = c.sum(1) if self.given == "y" else torch.zeros(len(c), device=c.device)
+        return told * torch.tensor(float(max(self.spec.classes, 1)), device=c.device).log()
+
+    def terms(self, batch: Batch, step: Tensor) -> Terms:
+        c = self.condition(batch, withhold=self.training)
+        if not self.stochastic:
+            reconstruction = self.nll(batch, c, c)
+            return Terms(reconstruction, torch.zeros_like(reconstruction), {"loss": reconstruction.mean()})
+        mean, log_var = self.posterior(batch, c)
+        kl = _math.kl_normal(mean, log_var, *self.prior_given(c))
+        reconstruction = self.nll(batch, _math.reparameterize(mean, log_var), c)
+        s = self.config
+        loss = reconstruction.mean() + _math.ramp(step, s.warmup) * _math.free_bits(kl, s.free_bits)
+        extras = {"kl_per_dimension": kl, f"elbo_given_{self.given}": -(reconstruction + kl.sum(1))}
+        return Terms(reconstruction, kl.sum(1) + self.cost(c), {"loss": loss}, extras)
+
+    def encode(self, batch: Batch) -> Tensor:
+        blind = replace(batch, y=None)
+        c = self.condition(blind)
+        return self.posterior(blind, c)[0] if self.stochastic else c
+
+    def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        """The mean of p(x|c, z), c from `batch`: without one, no class, or nothing seen. Pixels seen stay."""
+        batch = batch or self._nothing(len(z))
+        mean = self.observation.mean(self.output(z, self.condition(batch)))
+        return mean if self.given == "y" else torch.where(self.seen, batch.x, mean)
+
+    def _nothing(self, n: int, y: Tensor | None = None) -> Batch:
+        """Images of which nothing is seen."""
+        return Batch(torch.full((n, *self.spec.shape), 0.5, device=self.device), y)
+
+    def prior(self, n: int) -> Tensor:
+        """Draws without a condition: of the mean class, or with nothing seen."""
+        return self.drawn(self._nothing(n))
+
+    def drawn(self, batch: Batch) -> Tensor:
+        """(B, Z) z ~ p(z|c)."""
+        c = self.condition(batch)
+        return _math.reparameterize(*self.prior_given(c)) if self.stochastic else c
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        """Classes are drawn evenly where `y` does not ask for them."""
+        if y is None and self.given == "y":
+            y = torch.randint(self.spec.classes, (n,), device=self.device)
+        batch = self._nothing(n, y)
+        return self.decode(self.drawn(batch), batch)
+
+    def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
+        """(B,) log p(x, z|c) + log p(y) for a class that is told; log p(missing, z|seen) for quadrants."""
+        c = self.condition(batch)
+        if not self.stochastic:
+            return -self.nll(batch, c, c)
+        prior = _math.per_example(_math.log_normal(z, *self.prior_given(c)))
+        return prior - self.nll(batch, z, c) - self.cost(c)
+
+    def propose(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        c = self.condition(batch)
+        if not self.stochastic:
+            return c, torch.zeros(len(c), device=c.device)
+        mean, log_var = self.posterior(batch, c)
+        z = _math.reparameterize(mean, log_var)
+        return z, _math.per_example(_math.log_normal(z, mean, log_var))
+
+    def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
+        """`classes`: a row a class, a column one noise. `completions`: true image, what is seen, then draws."""
+        columns = 8
+        if self.given == "y":
+            rows = min(self.spec.classes, 20)
+            y = torch.arange(rows, device=self.device)
+            mean, log_var = self.prior_given(F.one_hot(y, self.spec.classes).float())
+            noise = torch.randn(1, columns, self.config.latent, device=self.device)
+            z = (mean[:, None] + (0.5 * log_var).exp()[:, None] * noise).flatten(0, 1)
+            x = self.decode(z, Batch(z, y.repeat_interleave(columns)))
+            return {"classes": x.unflatten(0, (rows, columns))}
+        part = batch[slice(0, columns)]
+        many = Batch(part.x.repeat_interleave(columns - 2, 0))
+        draws = self.decode(self.drawn(many), many).unflatten(0, (len(part), columns - 2))
+        shown = torch.stack([part.x, torch.where(self.seen, part.x, 0.5)], 1)
+        return {"completions": torch.cat([shown, draws], 1)}
+
+
+def _quadrants(spec: DataSpec, observed: int) -> Tensor:
+    """(H, W) bool, true where a pixel is seen: bottom left, then top left, then top right."""
+    if len(spec.shape) != 3:
+        shape = "x".join(map(str, spec.shape))
+        raise InputError(f"condition='quadrants': {spec.name} has examples of {shape}; expected images")
+    height, width = (s // 2 for s in spec.shape[1:])
+    seen = torch.zeros(spec.shape[1:], dtype=torch.bool)
+    seen[height:, :width] = True
+    if observed > 1:
+        seen[:height, :width] = True
+    if observed > 2:
+        seen[:height, width:] = True
+    return seen

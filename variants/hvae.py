@@ -1,0 +1,186 @@
+"""HVAE: a hierarchy of latent variables, inferred by a ladder that shares its top-down half with the prior.
+
+Sønderby et al. 2016, arXiv:1602.02282. Levels z_1 (below) to z_L, p(z_L) = N(0, I):
+
+    p(x, z) = p(x|z_1) p(z_1|z_2) ... p(z_L)
+
+    bottom up   d_n = MLP(d_{n-1}), d_0 = x;  q^_n = N(Linear(d_n), softplus(Linear(d_n)))          (equations 13 to 15)
+    top down    q(z_L|x) = q^_L;  q(z_n|z_{n+1}, x) is the precision-weighted product of q^_n and p(z_n|z_{n+1})
+                                                                                               (equations 17 to 19)
+    minimised   -log p(x|z_1) + sum_n KL(q(z_n|z_{n+1}, x) || p(z_n|z_{n+1})),  the KL warmed up        (section 2.3)
+
+Only deterministic features pass upward, and each KL is against the predicted prior. `merge` plain is the deep VAE that
+the paper compares with: q(z_1|x) q(z_2|z_1) ..., samples pass upward, and the KL is estimated by those samples.
+
+z is laid out from z_1 to z_L; a level has half the latents and half the units of the one below, as in the paper. `depth` counts the
+layers of each block; `network` conv puts a convolutional pyramid between x and the first block, and below z_1.
+
+Batch normalisation is what keeps upper levels alive: with layer normalisation in its place they closed on MNIST.
+
+*Departures*: the statistics for testing are running averages of the last steps, not collected anew; Adam at one
+learning rate, unless the trainer is given a schedule.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from variants import _contract, _math
+from variants._contract import Batch, DataSpec, Terms, Variant, choice, number
+from variants._networks import Decoder, Features, Observation
+
+Gaussian = tuple[Tensor, Tensor]  # mean and log-variance, (B, Z_n) each
+FLOOR = 1e-5  # of a variance, as in the authors' program
+
+
+@dataclass(frozen=True)
+class Config(_contract.Config):
+    latent: int = number(32, 1, 65536, help="latent dimensions of the lowest level; each level above has half")
+    depth: int = number(2, 1, 64, help="layers of each block")
+    levels: int = number(3, 1, 16, help="levels of latent variables")
+    merge: str = choice("ladder", "plain", help="ladder; or plain: a deep VAE, inferred from the bottom up")
+
+
+class HVAE(Variant):
+    paper = "Sønderby et al. 2016, Ladder Variational Autoencoders, arXiv:1602.02282"
+    config_type = Config
+    config: Config
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        c = config
+        self.levels = tuple(max(2, c.latent >> n) if n else c.latent for n in range(c.levels))
+        widths = [max(16, c.width >> n) for n in range(c.levels)]
+        self.ladder = c.merge == "ladder"
+        self.stem = Features(spec, c)
+        below = widths if self.ladder else self.levels
+        self.up = nn.ModuleList(_block(a, b, c.depth) for a, b in zip([self.stem.size, *below], widths, strict=False))
+        self.inferred = nn.ModuleList(nn.Linear(w, 2 * z) for w, z in zip(widths, self.levels, strict=True))
+        self.down = nn.ModuleList(
+            nn.Sequential(_block(above, w, c.depth), nn.Linear(w, 2 * z))
+            for (z, above), w in zip(pairwise(self.levels), widths, strict=False)
+        )
+        self.foot = _block(c.latent, c.width, c.depth)
+        self.decoder = Decoder(spec, c, c.width, depth=0)
+        self.observation = Observation(spec)
+
+    def likelihood(self, batch: Batch, z: Tensor) -> Tensor:
+        """(B,) log p(x|z_1)."""
+        return -self.observation.nll(batch, self.decoder(self.foot(z)))
+
+    def predicted(self, n: int, above: Tensor | None, like: Tensor) -> Gaussian:
+        """p(z_n|z_{n+1}), counted from 0; the standard normal on top."""
+        if above is None:
+            zero = like.new_zeros(len(like), self.levels[n])
+            return zero, zero
+        return _gaussian(self.down[n](above))
+
+    def infer(self, batch: Batch, noise: bool) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
+        """For each level from z_1 up: a draw (or the mean) of q, q itself, and p, both given the draws."""
+        return (self._ladder if self.ladder else self._plain)(batch, noise)
+
+    def _ladder(self, batch: Batch, noise: bool) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
+        d, seen = self.stem(batch.x), []
+        for up, head in zip(self.up, self.inferred, strict=True):
+            d = up(d)
+            seen.append(_gaussian(head(d)))
+        zs: list[Tensor] = []
+        qs: list[Gaussian] = []
+        ps: list[Gaussian] = []
+        for n in reversed(range(len(self.levels))):
+            p = self.predicted(n, zs[0] if zs else None, d)
+            q = _merge(seen[n], p) if zs else seen[n]
+            zs.insert(0, _math.reparameterize(*q) if noise else q[0])
+            qs.insert(0, q)
+            ps.insert(0, p)
+        return zs, qs, ps
+
+    def _plain(self, batch: Batch, noise: bool) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
+        below, zs, qs = self.stem(batch.x), [], []
+        for up, head in zip(self.up, self.inferred, strict=True):
+            qs.append(_gaussian(head(up(below))))
+            below = _math.reparameterize(*qs[-1]) if noise else qs[-1][0]
+            zs.append(below)
+        above = [*zs[1:], None]
+        return zs, qs, [self.predicted(n, z, below) for n, z in enumerate(above)]
+
+    def terms(self, batch: Batch, step: Tensor) -> Terms:
+        zs, qs, ps = self.infer(batch, noise=True)
+        if self.ladder:
+            kl = torch.cat([_math.kl_normal(*q, *p) for q, p in zip(qs, ps, strict=True)], 1)
+        else:  # z_n and z_{n+1} are drawn together, so that only log q - log p of the draws is unbiased
+            each = zip(zs, qs, ps, strict=True)
+            kl = torch.cat([_math.log_normal(z, *q) - _math.log_normal(z, *p) for z, q, p in each], 1)
+        reconstruction, c = -self.likelihood(batch, zs[0]), self.config
+        loss = reconstruction.mean() + _math.ramp(step, c.warmup) * _math.free_bits(kl, c.free_bits)
+        return Terms(reconstruction, kl.sum(1), {"loss": loss}, {"kl_per_dimension": kl})
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Means of all levels, each given the means above (ladder) or below (plain) it."""
+        return torch.cat(self.infer(batch, noise=False)[0], 1)
+
+    def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        """z of all levels; given z_1, x does not depend on the others."""
+        return self.observation.mean(self.decoder(self.foot(z[:, : self.levels[0]])))
+
+    def descend(self, zs: list[Tensor], n: int) -> Tensor:
+        """(n, Z) a draw of the levels that stand below those in `zs` (top level last), and `zs`."""
+        while len(zs) < len(self.levels):
+            level = len(self.levels) - len(zs) - 1
+            p = self.predicted(level, zs[0] if zs else None, torch.empty(n, 0, device=self.device))
+            zs = [_math.reparameterize(*p), *zs]
+        return torch.cat(zs, 1)
+
+    def prior(self, n: int) -> Tensor:
+        return self.descend([], n)
+
+    def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
+        zs = z.split(self.levels, dim=1)
+        priors = [self.predicted(n, above, z) for n, above in enumerate([*zs[1:], None])]
+        prior = [_math.per_example(_math.log_normal(part, *p)) for part, p in zip(zs, priors, strict=True)]
+        return torch.stack(prior).sum(0) + self.likelihood(batch, zs[0])
+
+    def propose(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        zs, qs, _ = self.infer(batch, noise=True)
+        log_q = [_math.per_example(_math.log_normal(z, *q)) for z, q in zip(zs, qs, strict=True)]
+        return torch.cat(zs, 1), torch.stack(log_q).sum(0)
+
+    def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
+        """`levels`: one draw in each row, of which the levels above are kept and the others redrawn, top row: all."""
+        columns = 8
+        first = list(self.prior(1).split(self.levels, dim=1))
+        rows = []
+        for fixed in range(len(self.levels)):
+            kept = [z.expand(columns, -1) for z in first[len(first) - fixed :]]
+            rows.append(self.decode(self.descend(kept, columns)))
+        return {"levels": torch.stack(rows)}
+
+
+class _Norm(nn.BatchNorm1d):
+    """Batch normalisation; a training batch of one example, which has no spread, is taken by the running averages."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) > 1:
+            return super().forward(x)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+def _block(inputs: int, width: int, depth: int) -> nn.Sequential:
+    sizes = [inputs] + [width] * depth
+    return nn.Sequential(*(m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), _Norm(b), nn.LeakyReLU(0.1))))
+
+
+def _gaussian(values: Tensor) -> Gaussian:
+    mean, variance = values.chunk(2, dim=1)
+    return mean, (F.softplus(variance) + FLOOR).log()
+
+
+def _merge(a: Gaussian, b: Gaussian) -> Gaussian:
+    """The product of two Gaussians: precisions add up, means are weighted by them (equations 17 and 18)."""
+    precision_a, precision_b = (-a[1]).exp(), (-b[1]).exp()
+    precision = precision_a + precision_b
+    return (a[0] * precision_a + b[0] * precision_b) / precision, -precision.log()

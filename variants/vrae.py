@@ -1,0 +1,154 @@
+"""VRAE: a VAE of whole sequences, whose encoder and decoder are recurrent networks.
+
+Fabius & van Amersfoort 2014, arXiv:1412.6581. With steps x_1 ... x_T and one z a sequence:
+
+    h_t = f(h_{t-1}, x_t),  mean and log-variance of q(z|x) are linear in h_T             (equations 2 to 4)
+    h'_0 = tanh(W z + b),   h'_t = f(h'_{t-1}, input_t),  p(x_t|z, ...) is read from h'_t   (equations 5 to 7)
+
+`feeding` free: input_t is the mean that the decoder gave at t-1, so that x reaches it through z alone; the steps are
+independent given z. teacher: input_t is the true x_{t-1}, withheld with probability `drop` (word dropout, Bowman et
+al. 2016), which makes the likelihood sharper and z easier to ignore: read its KL beside every likelihood.
+z is an input of every step as well.
+
+Sequences differ in length. What stands in the padding reaches neither the recurrence nor the loss.
+
+*Departures*: GRU or LSTM cells instead of tanh units (depth > 1 stacks them); z also enters each step; Adam, and no
+weight on the KL but the warm-up that is set. `width` is the size of the recurrent state.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from variants import _contract, _math
+from variants._contract import Batch, DataSpec, InputError, Terms, Variant, choice, number
+from variants._networks import Observation
+
+
+@dataclass(frozen=True)
+class Config(_contract.Config):
+    width: int = number(128, 1, 65536, help="units of the recurrent state")
+    cell: str = choice("gru", "lstm", help="recurrent cell")
+    feeding: str = choice("free", "teacher", help="what the decoder reads: its own last output, or the true last step")
+    drop: float = number(0.0, 0.0, 1.0, help="share of true steps withheld from the decoder in training (teacher)")
+    directions: int = number(2, 1, 2, help="1: the encoder reads forwards; 2: backwards too")
+    clip: float = number(5.0, 0.0, help="largest norm of the gradient; 0 for no clipping")
+
+
+class VRAE(Variant):
+    paper = "Fabius & van Amersfoort 2014, Variational Recurrent Auto-Encoders, arXiv:1412.6581"
+    needs = frozenset({"mask"})
+    config_type = Config
+    config: Config
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        if config.network != "mlp":
+            raise InputError(f"network={config.network!r}: vrae is recurrent; leave it at mlp")
+        c, recurrent = config, nn.GRU if config.cell == "gru" else nn.LSTM
+        (self.size,) = spec.shape
+        self.readers = nn.ModuleList(
+            recurrent(self.size, c.width, c.depth, batch_first=True) for _ in range(c.directions)
+        )
+        self.head = nn.Linear(c.directions * c.width, 2 * c.latent)
+        self.states = c.depth * (2 if c.cell == "lstm" else 1)
+        self.start = nn.Linear(c.latent, self.states * c.width)
+        self.writer = recurrent(self.size + c.latent, c.width, c.depth, batch_first=True)
+        self.output = nn.Linear(c.width, self.size)
+        self.observation = Observation(spec)
+
+    def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), (B, Z) each."""
+        x, mask = _steps(batch)
+        last = mask.sum(1, keepdim=True) - 1  # (B, 1)
+        places = torch.arange(x.shape[1], device=x.device)
+        backwards = torch.where(mask, last - places, places)  # real steps in reverse; padding stays where it is
+        read = []
+        for reader, order in zip(self.readers, (places.expand_as(backwards), backwards), strict=False):
+            states = reader(x.gather(1, order[..., None].expand_as(x)))[0]
+            read.append(states.gather(1, last[..., None].expand(-1, -1, states.shape[2])).squeeze(1))
+        mean, log_var = self.head(torch.cat(read, 1)).chunk(2, dim=1)
+        return mean, log_var
+
+    def begin(self, z: Tensor) -> Any:
+        """The decoder's first state: (depth, B, width), or a pair of them for an LSTM."""
+        state = self.start(z).tanh().view(len(z), self.states, self.config.width).transpose(0, 1).contiguous()
+        return state if self.config.cell == "gru" else state.chunk(2)
+
+    def free(self, z: Tensor, steps: int, given: Tensor | None = None) -> Tensor:
+        """(B, steps, D) outputs of a decoder that reads its own means; `given` (B, t, D) is read as it is."""
+        state, x = self.begin(z), torch.zeros(len(z), 1, self.size, device=z.device)
+        outputs = []
+        for t in range(steps):
+            h, state = self.writer(torch.cat([x, z[:, None]], 2), state)
+            outputs.append(self.output(h))
+            x = self.observation.mean(outputs[-1]) if given is None or t >= given.shape[1] else given[:, t : t + 1]
+        return torch.cat(outputs, 1)
+
+    def taught(self, z: Tensor, batch: Batch) -> Tensor:
+        """(B, T, D) outputs of a decoder that reads the true step before each."""
+        x, _ = _steps(batch)
+        x = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
+        if self.training and self.config.drop:
+            x = x * (torch.rand(x.shape[:2], device=x.device) >= self.config.drop)[..., None]
+        h, _ = self.writer(torch.cat([x, z[:, None].expand(-1, x.shape[1], -1)], 2), self.begin(z))
+        return self.output(h)  # type: ignore[no-any-return]
+
+    def nll(self, batch: Batch, z: Tensor) -> Tensor:
+        """(B,) -log p(x|z) in nats a sequence."""
+        output = self.taught(z, batch) if self.config.feeding == "teacher" else self.free(z, batch.x.shape[1])
+        return self.observation.nll(batch, output)
+
+    def terms(self, batch: Batch, step: Tensor) -> Terms:
+        mean, log_var = self.posterior(batch)
+        kl, c = _math.kl_standard_normal(mean, log_var), self.config
+        reconstruction = self.nll(batch, _math.reparameterize(mean, log_var))
+        loss = reconstruction.mean() + _math.ramp(step, c.warmup) * _math.free_bits(kl, c.free_bits)
+        return Terms(reconstruction, kl.sum(1), {"loss": loss}, {"kl_per_dimension": kl})
+
+    def encode(self, batch: Batch) -> Tensor:
+        return self.posterior(batch)[0]
+
+    def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        """(B, T, D) what the decoder says when it reads its own means; as long as `batch`, else the longest."""
+        steps = self.spec.steps if batch is None else batch.x.shape[1]
+        return self.observation.mean(self.free(z, steps))
+
+    def forecast(self, batch: Batch, prefix: int, draw: bool = False) -> Tensor:
+        """(B, T, D) sequences whose first `prefix` steps are as given, and the others are foretold from those alone.
+
+        z is the mean of q(z|prefix), or with `draw` a draw from it.
+        """
+        places = torch.arange(batch.x.shape[1], device=batch.x.device)
+        known = Batch(batch.x, mask=_steps(batch)[1] & (places < prefix))
+        mean, log_var = self.posterior(known)
+        z = _math.reparameterize(mean, log_var) if draw else mean
+        seen = batch.x[:, :prefix]
+        given = seen if self.config.feeding == "teacher" else None
+        return torch.cat([seen, self.observation.mean(self.free(z, batch.x.shape[1], given))[:, prefix:]], 1)
+
+    def prior(self, n: int) -> Tensor:
+        return torch.randn(n, self.config.latent, device=self.device)
+
+    def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
+        return _math.per_example(_math.log_standard_normal(z)) - self.nll(batch, z)
+
+    def propose(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.posterior(batch)
+        z = _math.reparameterize(mean, log_var)
+        return z, _math.per_example(_math.log_normal(z, mean, log_var))
+
+    def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
+        """`forecasts`: the true sequence, then continuations of its first half."""
+        part = batch[slice(0, 6)]
+        prefix = max(1, part.x.shape[1] // 2)
+        return {"forecasts": torch.stack([part.x, *(self.forecast(part, prefix, draw=True) for _ in range(3))], 1)}
+
+
+def _steps(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Values (B, T, D) with zeros in the padding, and the mask (B, T)."""
+    mask = batch.x.new_ones(batch.x.shape[:2], dtype=torch.bool) if batch.mask is None else batch.mask
+    return torch.where(mask[..., None], batch.x, 0.0), mask
