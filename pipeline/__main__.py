@@ -3,10 +3,11 @@
 COMMANDS = {
     "study": "search one variant's hyperparameters on a data set",
     "ui": "look at the runs in MLflow, at the right page",
+    "reproduce": "train a variant in its paper's setting, and print the published figure beside ours",
     "speed": "time the trainer against the tutorial's program, pythae, and its own matrix products",
 }
 
 if __name__ == "__main__":
     print("python -m pipeline.COMMAND --help tells more of each:\n")
     for name, about in COMMANDS.items():
-        print(f"  python -m pipeline.{name:<8} {about}")
+        print(f"  python -m pipeline.{name:<10} {about}")

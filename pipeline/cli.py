@@ -46,6 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--epochs": {"type": positive, "metavar": "N", "help": "passes over the training data in a trial, at most"},
     "--timeout": {"type": seconds, "metavar": "SECONDS", "help": "begin no trial after this long (90s, 15m, 2h)"},
     "--seed": {"type": int, "default": 0, "metavar": "N", "help": "of the search, weights, noise and data order (0)"},
+    "--seeds": {"type": positive, "metavar": "N", "help": "so many seeds, one after the other, from --seed on (1)"},
     "--fix": {
         "action": "append",
         "default": [],

@@ -35,7 +35,8 @@ class Epoch:
 
     `metrics`: `train/...` are averages over the epoch while the weights moved, `valid/...` are of the weights after
     it; `elbo` (higher is better), `reconstruction` and `kl` (lower) in nats per example at beta = 1; `train/loss`, or
-    a name per player, is what was minimised; `time/train_seconds`, `time/valid_seconds`, `time/examples_per_second`.
+    `train/loss_PLAYER` of several, is what was minimised; `time/train_seconds`, `time/valid_seconds`,
+    `time/examples_per_second`.
     """
 
     number: int  # from 1
@@ -200,7 +201,7 @@ class _Totals:
         if terms.kl is not None:
             self._add("kl", terms.kl.detach().sum())
         for name, loss in (losses or {}).items():
-            self._add(name, loss, count)
+            self._add(name if name == "loss" else f"loss_{name}", loss, count)
         for name, extra in terms.extras.items() if losses is None else ():
             self._add(name, extra.detach().sum(0))
 

@@ -146,8 +146,8 @@ def test_two_players_move_at_once_and_each_by_its_own_loss(digits: Data) -> None
     epoch = next(train(variant, digits, epochs=1, seed=0))
     assert float(variant.v.detach()) == pytest.approx(1.1)  # from the old w = 1
     assert float(variant.w.detach()) == pytest.approx(0.9)  # from the old v = 1, not from 1.1
-    assert epoch.metrics["train/up"] == -1
-    assert epoch.metrics["train/down"] == 1
+    assert epoch.metrics["train/loss_up"] == -1
+    assert epoch.metrics["train/loss_down"] == 1
     assert epoch.metrics["valid/score"] == 1
 
 
@@ -170,7 +170,7 @@ def test_a_loss_that_is_a_function_waits_for_its_turn(digits: Data) -> None:
     variant = InTurn(Config(batch=len(digits.train)), digits.spec)
     epoch = next(train(variant, digits, epochs=1, seed=0))
     assert float(variant.w.detach()) == pytest.approx(1 - 0.1 * 1.1)  # from the new v
-    assert epoch.metrics["train/down"] == pytest.approx(1.1)
+    assert epoch.metrics["train/loss_down"] == pytest.approx(1.1)
 
 
 @pytest.mark.parametrize("name", ["vae", "aae"])

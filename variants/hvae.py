@@ -12,8 +12,9 @@ Sønderby et al. 2016, arXiv:1602.02282. Levels z_1 (below) to z_L, p(z_L) = N(0
 Only deterministic features pass upward, and each KL is against the predicted prior. `merge` plain is the deep VAE that
 the paper compares with: q(z_1|x) q(z_2|z_1) ..., samples pass upward, and the KL is estimated by those samples.
 
-z is laid out from z_1 to z_L; a level has half the latents and half the units of the one below, as in the paper. `depth` counts the
-layers of each block; `network` conv puts a convolutional pyramid between x and the first block, and below z_1.
+z is laid out from z_1 to z_L; a level has half the latents and units of the one below, as in the paper (64-32-16-8-4).
+`depth` counts the layers of each block; `network` conv puts a convolutional pyramid between x and the first block, and
+its mirror between z_1 and x.
 
 Batch normalisation is what keeps upper levels alive: with layer normalisation in its place they closed on MNIST.
 

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data._catalogue import CATALOGUE
+from pipeline.data._catalogue import CATALOGUE, places
 from pipeline.data._files import read
 from pipeline.data._raw import SPLIT_SEED, Layout, Raw, stratified
 from variants import Batch, DataSpec, InputError
 
-__all__ = ["Data", "load", "names"]
+__all__ = ["Data", "load", "names", "places"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,27 @@ class Data:
         """The same data with every split on `device`."""
         splits = {name: getattr(self, name).to(device) for name in ("train", "valid", "test")}
         return replace(self, **splits, shift=self.shift.to(device), scale=self.scale.to(device))
+
+    def with_labels(self, n: int) -> "Data":
+        """The same data, in which `n` training examples, evenly from all classes, keep their label; others get -1."""
+        y = self.train.y
+        if y is None or n < self.spec.classes:
+            raise InputError(f"{n} labels of {self.spec.name}: expected at least one for each of its classes")
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(SPLIT_SEED)).to(y.device)
+        few = torch.full_like(y, -1)
+        for c in range(self.spec.classes):
+            chosen = order[y[order] == c][: n // self.spec.classes]
+            few[chosen] = c
+        return replace(self, train=replace(self.train, y=few))
+
+    def most_frequent(self) -> "Data":
+        """The same data, of which only the most frequent class is left for training and validation."""
+        y, held = self.train.y, self.valid.y
+        if y is None or held is None:
+            raise InputError(f"{self.spec.name} has no labels; expected classes, of which one is the most frequent")
+        most = y.mode().values
+        train, valid = self.train[torch.eq(y, most).nonzero()[:, 0]], self.valid[torch.eq(held, most).nonzero()[:, 0]]
+        return replace(self, train=train, valid=valid)
 
     def batch(self, split: Batch, index: Tensor | slice, generator: torch.Generator | None = None) -> Batch:
         """Some examples of a split as a variant gets them: float32. `generator` draws the dynamic binarisation."""

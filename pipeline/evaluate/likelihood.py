@@ -5,7 +5,6 @@ models otherwise than the former does: never print one beside the other as if th
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -25,19 +24,19 @@ def log_likelihood(
     k: int,
     *,
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    marginal: bool = True,
 ) -> Tensor:
     """(N,) the importance weighted bound, log 1/k sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x), in nats; float64, CPU.
 
     Burda et al. 2016, equation 8: k = 1 is a sample of the ELBO; higher k bound log p(x) more tightly. All k draws of
     as many examples as fit are scored at once. Where a variant tells a class (`given` "y"), the bound is of
-    log p(x) = log sum_y p(x, y), over all classes, whatever the labels are. Where a part of x is given, it is of
-    log p(missing|seen).
+    log p(x) = log sum_y p(x, y), over all classes, whatever the labels are; not `marginal`, of log p(x, y) for the
+    labels as they are. Where a part of x is given, it is of log p(missing|seen).
 
-    `progress` is called with the share that is done. Raises `InputError` where q has no density.
+    Raises `InputError` where q has no density.
     """
-    classes = data.spec.classes if variant.given == "y" else 0
-    found, done = [], 0
+    classes = data.spec.classes if variant.given == "y" and marginal else 0
+    found = []
     device = split.x.device
     variant.eval()
     with machine.seeded(device, seed):
@@ -45,9 +44,6 @@ def log_likelihood(
             told = [replace(batch, y=torch.full((len(batch),), y, device=device)) for y in range(classes)]
             each = [_bound(variant, known, k) for known in told or [batch]]
             found.append(torch.stack(each).logsumexp(0))
-            done += len(batch)
-            if progress:
-                progress(done / len(split))
     return torch.cat(found).cpu()
 
 

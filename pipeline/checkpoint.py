@@ -1,0 +1,40 @@
+"""A training's state as a file: tensors and a few words about them, replaced as a whole, without pickle."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pipeline import machine
+from variants import InputError
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write a checkpoint. Whatever happens meanwhile, the file is the old one or the new one, never a part.
+
+    Raises `InputError` where the folder cannot be written to.
+    """
+    from safetensors.torch import save_file
+
+    machine.writable(path.parent)
+    part = path.with_name(path.name + ".part")
+    save_file(dict(tensors), part, metadata={"about": json.dumps(about)})
+    with part.open("rb") as stream:
+        os.fsync(stream.fileno())
+    part.replace(path)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """What `save` wrote; None where there is no such file. Raises `InputError` where it is damaged."""
+    from safetensors import safe_open
+
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["about"])  # noqa: SIM118
+    except Exception as error:  # safetensors has its own kinds
+        raise InputError(f"the checkpoint {path} is damaged ({error}); delete it to begin anew") from error

@@ -1,0 +1,154 @@
+"""`python -m pipeline.reproduce`: published figures, and ours beside them."""
+
+import difflib
+import json
+import re
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline import cli
+from studies.anchors import ANCHORS, Anchor, Budget
+from variants import InputError
+
+ABOUT = """Train a variant in its paper's setting, and print the published figure, ours, the gap, and what differs.
+
+Without a NAME it lists the anchors. Everything is logged to MLflow under the anchor's data set. A run that is cut off
+goes on when the same command is given again. Nothing is chosen on test data, which are scored once, at the end."""
+
+EPILOG = """examples:
+  python -m pipeline.reproduce                         the list
+  python -m pipeline.reproduce vae-mnist               some ten minutes on two cores
+  python -m pipeline.reproduce hvae-plain --seeds 3    three seeds, one after the other
+  python -m pipeline.reproduce vae-mnist --budget paper
+"""
+
+FOLDER = Path("checkpoints")
+
+
+def main(words: list[str]) -> int:
+    parser = cli.parser("reproduce", ABOUT, "--seed", "--seeds", "--device", "--threads", epilog=EPILOG)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="an anchor")
+    parser.add_argument("--budget", choices=("cpu", "gpu", "paper"), default="cpu", help="how long to train (cpu)")
+    arguments = parser.parse_args(words)
+    if arguments.name is None:
+        _list()
+        return 0
+    anchor = ANCHORS.get(arguments.name)
+    if anchor is None:
+        near = difflib.get_close_matches(arguments.name, ANCHORS, n=2)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise InputError(f"unknown anchor {arguments.name!r}: {hint}expected one of {', '.join(ANCHORS)}")
+    if arguments.budget not in anchor.budgets:
+        raise InputError(f"{arguments.name} has no budget {arguments.budget}: expected {', '.join(anchor.budgets)}")
+    seeds = range(arguments.seed, arguments.seed + (arguments.seeds or 1))
+    return _run(arguments.name, anchor, arguments.budget, seeds, arguments.device, arguments.threads)
+
+
+def _list() -> None:
+    for name, anchor in ANCHORS.items():
+        trainings = [t for budget in anchor.budgets.values() for t in budget.trainings.values()]
+        used = " and ".join(sorted({t.variant for t in trainings}))
+        forms = ", ".join(f"{b} ({anchor.cost} on two cores)" if b == "cpu" else b for b in anchor.budgets)
+        published = ", ".join(f"{metric} {value:g}" for metric, value in anchor.published.items())
+        print(f"{name}: {used} on {Path(trainings[0].dataset).stem}; budgets {forms}")
+        print(f"    {anchor.about}\n    published: {published}\n    source: {anchor.source}\n")
+
+
+def _run(name: str, anchor: Anchor, form: str, seeds: Sequence[int], device_name: str, threads: int | None) -> int:
+    from rich.console import Console
+
+    from pipeline import machine
+    from pipeline.reproduce import training
+    from pipeline.reproduce.measure import MEASURES
+    from pipeline.tracker import Tracker
+
+    used = machine.prepare(threads)
+    device = machine.device(device_name)
+    budget = anchor.budgets[form]
+    spec = training.check(budget.trainings.values())
+    machine.writable(FOLDER)
+    tracker = Tracker(spec.name)
+    tags = {**machine.environment(device, used), "dataset": spec.name, "anchor": name, "budget": form}
+    console = Console()
+    results = []
+    for seed in seeds:
+        folder = FOLDER / f"{name}-{form}-{seed}"
+        known = folder / "run.json"
+        resume = json.loads(known.read_text())["run"] if known.exists() else None
+        with tracker.run(
+            f"{name} {form} {seed}", {**tags, "kind": "reproduce", "seed": str(seed)}, resume=resume
+        ) as run:
+            machine.writable(folder)
+            known.write_text(json.dumps({"run": run.id}))
+            with training.Bars(budget.trainings, console) as bars:
+                models = {
+                    key: training.train(
+                        each, seed, device, tracker, run, f"{name} {key} {seed}", folder / f"{key}.safetensors",
+                        bars.show(key), tags,
+                    )
+                    for key, each in budget.trainings.items()
+                }  # fmt: skip
+            console.print("measuring on the test split ...", style="dim")
+            found = MEASURES[anchor.measure](models, **budget.options)
+            run.metrics({f"anchor/{_plain(key)}": value for key, value in found.items()}, 0)
+            run.text(
+                "anchor/result.json", json.dumps({"measured": found, "published": dict(anchor.published)}, indent=2)
+            )
+        shutil.rmtree(folder)
+        results.append(found)
+    reached = _report(name, anchor, budget, seeds, results, console)
+    return 0 if reached else 1
+
+
+def _plain(name: str) -> str:
+    """A name that MLflow takes for a metric."""
+    return re.sub(r"[^\w\-. /]+", "", name)
+
+
+def _report(
+    name: str,
+    anchor: Anchor,
+    budget: Budget,
+    seeds: Sequence[int],
+    results: Sequence[Mapping[str, float]],
+    console: object,
+) -> bool:
+    """Print the table. True where every expectation was reached (by the mean over seeds)."""
+    from rich.console import Console
+    from rich.table import Table
+
+    assert isinstance(console, Console)
+    spread = f", mean and range of seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f", seed {seeds[0]}"
+    table = Table(
+        title=f"{name}: {anchor.about}{spread}", caption=f"published: {anchor.source}\ndiffers: {anchor.differs}"
+    )
+    for heading in ("", "published", "expected", "ours", "gap"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    reached = True
+    for metric in results[0]:
+        values = [r[metric] for r in results]
+        ours = statistics.fmean(values)
+        wide = f" [{min(values):.4g}, {max(values):.4g}]" if len(values) > 1 else ""
+        published = anchor.published.get(metric, anchor.published.get(metric.split("/", 1)[-1]))
+        expected = budget.expected.get(metric)
+        mark = ""
+        if expected:
+            sign, bound = expected
+            met = ours <= bound if sign == "<=" else ours >= bound
+            reached &= met
+            mark = " reached" if met else " SHORT"
+        table.add_row(
+            metric, "" if published is None else f"{published:g}",
+            f"{expected[0]} {expected[1]:g}{mark}" if expected else "",
+            f"{ours:.4g}{wide}", "" if published is None else f"{ours - published:+.3g}",
+        )  # fmt: skip
+    console.print(table)
+    for metric in anchor.published.keys() - {k for r in results for m in r for k in (m, m.split("/", 1)[-1])}:
+        console.print(f"for orientation, published: {metric} {anchor.published[metric]:g}")
+    return reached
+
+
+if __name__ == "__main__":
+    cli.run(main, "the same command goes on where this one stopped")

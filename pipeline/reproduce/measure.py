@@ -1,0 +1,146 @@
+"""What is measured of an anchor's trained models, once, on the test split. Each function returns metrics by name."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from pipeline import evaluate, machine, trainer
+from pipeline.data import Data
+from pipeline.evaluate import latents, likelihood, probe
+from pipeline.reproduce.training import Trained
+from variants import Variant
+
+Models = Mapping[str, Trained]
+
+
+def likelihoods(models: Models, k: int = 500, n: int = 1000) -> dict[str, float]:
+    """-ELBO over the whole test split and the bound with `k` samples on `n` test examples, in nats; levels too."""
+    found: dict[str, float] = {}
+    for name, m in models.items():
+        found[f"{name}/-elbo"] = _elbo(m)
+        found |= {f"{name}/{key}": value for key, value in _bound(m, k, n).items()}
+        found[f"{name}/seconds"] = m.seconds
+        if m.kl is not None:
+            found[f"{name}/active_units"] = float((m.kl > 0.01).sum())
+            if m.variant.levels:
+                levels = latents.by_level(m.kl, m.variant.levels)
+                found |= {f"{name}/{key.removeprefix('latent/')}": value for key, value in levels.items()}
+    if {"ladder", "vae"} <= set(models):
+        found["vae/-log p(x) above the ladder's"] = found["vae/-log p(x)"] - found["ladder/-log p(x)"]
+    return found
+
+
+def labels(models: Models, k: int = 100, n: int = 1000) -> dict[str, float]:
+    """log p(x) over all classes, and log p(x|y) of the true ones: the joint, less log p(y)."""
+    found = likelihoods(models, k, n)
+    m = models["cvae"]
+    found["cvae/-log p(x|y)"] = found["cvae/-log p(x, y)"] - float(np.log(m.data.spec.classes))
+    found["vae/-log p(x) above the cvae's"] = found["vae/-log p(x)"] - found["cvae/-log p(x)"]
+    return found
+
+
+def quadrants(models: Models, k: int = 100) -> dict[str, float]:
+    """-log p(missing|seen) over the whole test split, by importance sampling with `k` draws from q(z|x)."""
+    found: dict[str, float] = {}
+    for name, m in models.items():
+        size = 1 if name.startswith("network") else k  # the network is deterministic
+        found[name] = -float(likelihood.log_likelihood(m.variant, m.data, m.data.test, size).mean())
+    for observed in (1, 2, 3):
+        found[f"gap {observed}"] = found[f"network {observed}"] - found[f"cvae {observed}"]
+    return found
+
+
+def parzen(models: Models, samples: int = 10_000) -> dict[str, float]:
+    """Mean log-density of the 10,000 grey test images; sigma is that at which 1,000 validation images are likeliest."""
+    (m,) = models.values()
+    m.variant.eval()
+    with machine.seeded(m.variant.device, 0):
+        drawn = torch.cat([m.variant.sample(1000).flatten(1) for _ in range(samples // 1000)])
+    sigma = likelihood.parzen_width(drawn, probe.subset(m.data.valid, 1000).x)
+    each = likelihood.parzen(drawn, m.data.test.x, sigma)
+    codes, prior = evaluate.drawn(m.variant, m.data, m.data.test)
+    moments = {k.removeprefix("latent/"): v for k, v in latents.moments(codes, prior).items()}
+    error = float(each.std()) / len(each) ** 0.5
+    return {
+        "parzen": float(each.mean()), "parzen standard error": error, "sigma": sigma, "samples": float(samples),
+        "mmd": latents.mmd(codes, prior), **moments, "seconds": m.seconds,
+    }  # fmt: skip
+
+
+def classification(models: Models) -> dict[str, float]:
+    """Share of test examples whose likeliest class, the last columns of the code, is wrong."""
+    (m,) = models.values()
+    codes = evaluate.codes(m.variant, m.data, m.data.test)[:, -m.data.spec.classes :]
+    assert m.data.test.y is not None
+    return {"error": float((codes.argmax(1) != m.data.test.y.cpu().numpy()).mean()), "seconds": m.seconds}
+
+
+def ecg(models: Models) -> dict[str, float]:
+    """A linear probe on the codes, and how well the reconstruction tells normal heartbeats from others."""
+    m, normal = models["all"], models["normal"]
+    y, test = m.data.train.y, m.data.test.y
+    assert y is not None and test is not None
+    most = int(y.mode().values)
+    train_x, test_x = (evaluate.codes(m.variant, m.data, split) for split in (m.data.train, m.data.test))
+    found = {
+        "accuracy": probe.accuracy(train_x, y.cpu().numpy(), test_x, test.cpu().numpy()),
+        "auc": float(roc_auc_score((test != most).cpu().numpy(), _errors(normal.variant, m.data))),
+        "auc, trained on all": float(roc_auc_score((test != most).cpu().numpy(), _errors(m.variant, m.data))),
+    }
+    totals = trainer.score(m.variant, m.data, m.data.test, seed=0)
+    found["kl"] = float(totals.sums["kl"]) / totals.count
+    found["-elbo"] = _elbo(m)
+    raw = [split.x.flatten(1).cpu().numpy() for split in (m.data.train, m.data.test)]
+    found["accuracy, raw values"] = probe.accuracy(raw[0], y.cpu().numpy(), raw[1], test.cpu().numpy())
+    return found | {"seconds": m.seconds + normal.seconds}
+
+
+def steps(models: Models, k: int = 500) -> dict[str, float]:
+    """Nats a step: sums over all test sequences divided by their steps (pooled), and the mean over sequences."""
+    (m,) = models.values()
+    test = m.data.test
+    assert test.mask is not None
+    lengths = test.mask.sum(1).double().cpu()
+    totals = trainer.score(m.variant, m.data, test, seed=0)
+    kl = float(totals.sums["kl"])
+    bound = -likelihood.log_likelihood(m.variant, m.data, test, k)
+    return {
+        "-elbo a step": (float(totals.sums["reconstruction"]) + kl) / float(lengths.sum()),
+        "-log p(x) a step": float(bound.sum() / lengths.sum()),
+        "-log p(x) a step, mean over sequences": float((bound / lengths).mean()),
+        "kl a step": kl / float(lengths.sum()),
+        "kl a sequence": kl / totals.count,
+        "seconds": m.seconds,
+    }
+
+
+def _elbo(m: Trained) -> float:
+    totals = trainer.score(m.variant, m.data, m.data.test, seed=0)
+    return float(totals.sums["reconstruction"] + totals.sums["kl"]) / totals.count
+
+
+def _bound(m: Trained, k: int, n: int) -> dict[str, float]:
+    few = probe.subset(m.data.test, n)
+    each = -likelihood.log_likelihood(m.variant, m.data, few, k)
+    found = {"-log p(x)": float(each.mean()), "standard error": float(each.std()) / len(each) ** 0.5}
+    if m.variant.given == "y":
+        found["-log p(x, y)"] = -float(likelihood.log_likelihood(m.variant, m.data, few, k, marginal=False).mean())
+    return found
+
+
+def _errors(variant: Variant, data: Data) -> Any:
+    """(N,) reconstruction of each test example, nats."""
+    variant.eval()
+    zero = torch.zeros((), device=variant.device)
+    with machine.seeded(variant.device, 0):
+        each: list[Tensor] = [variant.terms(b, zero).reconstruction for b in data.batches(data.test)]
+    return torch.cat(each).cpu().numpy()
+
+
+MEASURES: Mapping[str, Callable[..., dict[str, float]]] = {
+    f.__name__: f for f in (likelihoods, labels, quadrants, parzen, classification, ecg, steps)
+}

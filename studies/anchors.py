@@ -1,0 +1,210 @@
+"""What papers report, and how it is measured here: the list behind `python -m pipeline.reproduce`.
+
+An anchor has a form for each budget. `cpu` takes some ten minutes on two cores, trains less than the paper, and is
+held against an expectation of its own; `gpu` trains longer on a single GPU; `paper` is the schedule of the paper. What
+is expected is written before it is measured; what was never measured has no expectation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+Schedule = Literal["constant", "cosine", "burda"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: a variant, its settings, and the data as they are wanted."""
+
+    variant: str
+    settings: Mapping[str, Any]
+    epochs: int
+    schedule: Schedule = "cosine"  # of the learning rate; burda: 10^(-i/7) for 3^i epochs, i = 0 ... 7
+    dataset: str = "mnist"
+    grey: bool = False  # grey values as they are, instead of binarised
+    labels: int = 0  # training examples that keep their label; 0: all
+    normal: bool = False  # the most frequent class alone
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The trainings of one form, by name; what is expected (metric -> sign and bound); options of the measurement."""
+
+    trainings: Mapping[str, Training]
+    expected: Mapping[str, tuple[Literal["<=", ">="], float]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A published figure. `measure` names a function of `pipeline.reproduce.measure`."""
+
+    about: str
+    source: str
+    published: Mapping[str, float]
+    differs: str  # what is not as in the paper, whatever the budget
+    measure: str
+    budgets: Mapping[str, Budget]
+    cost: str  # of cpu on two cores; gpu and paper where they are known
+
+
+_WIDE = {"latent": 40, "width": 500, "depth": 2, "lr": 1e-3, "batch": 128}
+_VAE = Training("vae", _WIDE, 120)
+_BURDA = Training("vae", {"latent": 50, "width": 200, "depth": 2, "lr": 1e-3, "batch": 20}, 3280, "burda")
+_LADDER = Training("hvae", {**_WIDE, "width": 400, "levels": 3, "depth": 2, "warmup": 8000}, 90)
+_PAPER_LADDER = Training(
+    "hvae", {"latent": 64, "width": 512, "levels": 5, "lr": 1e-3, "batch": 256, "warmup": 39_200}, 2000
+)
+_SEE = {"latent": 50, "width": 500, "depth": 2, "lr": 1e-3, "batch": 128, "condition": "quadrants"}
+_ECG = Training(
+    "vrae", {"latent": 16, "width": 64, "lr": 3e-3, "batch": 32, "warmup": 400}, 150, dataset="UCR/ECG5000_TRAIN.tsv"
+)
+_JSB = Training(
+    "vrae",
+    {
+        "latent": 16, "width": 200, "lr": 3e-3, "batch": 16, "feeding": "teacher", "drop": 0.3, "warmup": 1000,
+        "cell": "lstm",
+    },
+    80, dataset="music/JSB_Chorales.mat",
+)  # fmt: skip
+_AAE = {"latent": 8, "width": 1000, "depth": 2, "adversary_width": 1000, "lr": 1e-3, "batch": 128}
+_SEMI = {**_AAE, "latent": 10, "scale": 1.0, "supervision": "semi"}
+
+
+def _quadrants(epochs: int) -> dict[str, Training]:
+    found = {}
+    for observed in (1, 2, 3):
+        for objective in ("network", "cvae"):
+            settings = {**_SEE, "observed": observed, "objective": objective}
+            # the baseline overfits within a few epochs: each keeps the weights of its best validation score
+            found[f"{objective} {observed}"] = Training("cvae", settings, epochs, patience=10)
+    return found
+
+
+ANCHORS = {
+    "vae-mnist": Anchor(
+        about="ELBO and importance weighted bound of a VAE with one stochastic layer, dynamic MNIST, nats",
+        source="Burda et al. 2016, table 1 (k = 1): IW-5000 on 10,000 test images",
+        published={"-log p(x)": 86.76},
+        differs="ReLU instead of tanh; validation and test binarised once; 50,000 training images",
+        measure="likelihoods",
+        budgets={
+            "cpu": Budget({"vae": _VAE}, {"vae/-elbo": ("<=", 93.5), "vae/-log p(x)": ("<=", 89.5)}),
+            "gpu": Budget({"vae": replace(_VAE, epochs=500)}),
+            "paper": Budget({"vae": _BURDA}, {"vae/-log p(x)": ("<=", 87.26)}, {"k": 5000, "n": 10_000}),
+        },
+        cost="8 min",
+    ),
+    "cvae-quadrants": Anchor(
+        about="-log p(missing pixels|seen pixels), 1, 2 and 3 quadrants seen, importance sampling with S = 100, nats",
+        source="Sohn et al. 2015, table 1",
+        published={
+            "network 1": 99.75, "cvae 1": 63.91, "gap 1": 35.84, "network 2": 62.18, "cvae 2": 44.73, "gap 2": 17.45,
+            "network 3": 25.99, "cvae 3": 20.95, "gap 3": 5.04,
+        },
+        differs="binarised pixels; trained by the CVAE objective alone, not by the hybrid",
+        measure="quadrants",
+        budgets={
+            "cpu": Budget(_quadrants(20), {"gap 1": (">=", 25.0)}),
+            "gpu": Budget(_quadrants(100)),
+            "paper": Budget(_quadrants(100)),
+        },
+        cost="9 min",
+    ),
+    "cvae-labels": Anchor(
+        about="log p(x) of a class-conditional VAE, marginal over classes, beside a VAE's, nats",
+        source="IWAE conditioned on y, IW-5000, k = 1 (log p(x|y)): a public reproduction of Burda et al. 2016",
+        published={"-log p(x|y)": 82.32},
+        differs="a learned prior a class, label dropout; architecture and schedule",
+        measure="labels",
+        budgets={
+            "cpu": Budget({
+                "cvae": Training("cvae", {**_WIDE, "width": 400, "depth": 1}, 40),
+                "vae": Training("vae", {**_WIDE, "width": 400, "depth": 1}, 40),
+            }),
+        },
+        cost="5 min",
+    ),
+    "aae-mnist": Anchor(
+        about="Parzen-window log-likelihood of grey MNIST, a density of 784 dimensions, higher is better, nats",
+        source="Makhzani et al. 2015, table 1: 10,000 samples, sigma chosen on validation images",
+        published={"parzen": 340.0},
+        differs="Adam instead of SGD; cross entropy of grey pixels as the reconstruction",
+        measure="parzen",
+        budgets={
+            "cpu": Budget(
+                {"aae": Training("aae", _AAE, 25, grey=True)},
+                {"parzen": (">=", 240.0), "posterior_mean": ("<=", 0.1), "posterior_spread": (">=", 0.9)},
+            ),
+            "gpu": Budget({"aae": Training("aae", _AAE, 400, grey=True)}),
+            "paper": Budget({"aae": Training("aae", {**_AAE, "batch": 100}, 1000, grey=True)}),
+        },
+        cost="8 min",
+    ),
+    "aae-labels": Anchor(
+        about="semi-supervised classification error on MNIST, 1000 labels, share",
+        source="Makhzani et al. 2015, table 2",
+        published={"error": 0.016},
+        differs="Adam; the learning rates are not decayed by steps",
+        measure="classification",
+        budgets={
+            "cpu": Budget({"aae": Training("aae", _SEMI, 15, grey=True, labels=1000)}),
+            "gpu": Budget({"aae": Training("aae", _SEMI, 200, grey=True, labels=1000)}),
+        },
+        cost="8 min",
+    ),
+    "vrae-ecg": Anchor(
+        about="ECG5000 (500/4500): linear probe, AUC of the reconstruction for normal against the rest, KL a sequence",
+        source="raw 1-nearest-neighbour accuracy; the paper has no table",
+        published={"raw 1-NN accuracy": 0.925},
+        differs="another task than the paper's; the AUC is of a model trained on normal heartbeats alone",
+        measure="ecg",
+        budgets={
+            "cpu": Budget(
+                {"all": _ECG, "normal": replace(_ECG, normal=True)},
+                {"accuracy": (">=", 0.93), "auc": (">=", 0.95), "kl": (">=", 1.0)},
+            ),
+        },
+        cost="5 min",
+    ),
+    "vrae-jsb": Anchor(
+        about="JSB chorales: -ELBO and importance weighted bound in nats a step, pooled over steps, with the KL",
+        source="RNN 8.71, VRNN ELBO 8.69, DMM bound 6.93, STORN 6.91",
+        published={"RNN -log p": 8.71, "VRNN -elbo": 8.69, "STORN -elbo": 6.91},
+        differs="one z a sequence, where those have one a step",
+        measure="steps",
+        budgets={"cpu": Budget({"vrae": _JSB}), "gpu": Budget({"vrae": replace(_JSB, epochs=300)})},
+        cost="5 min",
+    ),
+    "hvae-mnist": Anchor(
+        about="importance weighted bound of a ladder, a plain deep VAE and a VAE at one budget, dynamic MNIST, nats",
+        source="Sønderby et al. 2016, table 1: 5 levels, IW-5000 on 10,000 test images",
+        published={"ladder/-log p(x)": 81.84},
+        differs="validation and test binarised once; 50,000 training images",
+        measure="likelihoods",
+        budgets={
+            "cpu": Budget(
+                {"ladder": _LADDER, "vae": replace(_VAE, epochs=90)},
+                {"ladder/-log p(x)": ("<=", 89.0), "vae/-log p(x) above the ladder's": (">=", 0.3)},
+            ),
+            "gpu": Budget({"ladder": replace(_LADDER, epochs=400), "vae": replace(_VAE, epochs=400)}),
+            "paper": Budget({"ladder": _PAPER_LADDER}, {}, {"k": 5000, "n": 10_000}),
+        },
+        cost="17 min",
+    ),
+    "hvae-plain": Anchor(
+        about="ladder and plain deep VAE at one budget: bound, KL and active units by level, dynamic MNIST, nats",
+        source="Sønderby et al. 2016, figures 3 and 4: active units of 5 levels",
+        published={"ladder/active_units": 81, "plain/active_units": 21},
+        differs="3 levels, and a shorter training",
+        measure="likelihoods",
+        budgets={
+            "cpu": Budget({
+                "ladder": replace(_LADDER, epochs=30),
+                "plain": replace(_LADDER, epochs=30, settings={**_LADDER.settings, "merge": "plain"}),
+            }),
+        },
+        cost="6 min a seed",
+    ),
+}  # fmt: skip
