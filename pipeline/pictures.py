@@ -183,7 +183,8 @@ def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
     classes = None if split.y is None else split.y.cpu().numpy()
     colours = None
     if classes is not None:
-        colours = seaborn.color_palette("colorblind" if data.spec.classes <= 10 else "husl", data.spec.classes)
+        palette = seaborn.color_palette("colorblind" if data.spec.classes <= 10 else "husl", data.spec.classes)
+        colours = {c: palette[c] for c in np.unique(classes)}
 
     def draw(ax: Any) -> None:
         seaborn.scatterplot(

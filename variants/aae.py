@@ -18,6 +18,7 @@ is (style, one-hot class).
 error; no noise or dropout at the input.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -68,7 +69,7 @@ class AAE(Variant):
         mean, log_var, logits = self.posterior(batch)
         if self.moments == 1:
             return mean, logits.softmax(1), mean[:, :0]
-        wide = torch.full_like(mean, self.config.scale).log() * 2
+        wide = torch.full_like(mean, 2 * math.log(self.config.scale))
         kl = _math.kl_normal(mean, log_var, torch.zeros_like(mean), wide)
         return _math.reparameterize(mean, log_var), logits.softmax(1), kl
 
@@ -95,7 +96,7 @@ class AAE(Variant):
     def _tell_apart(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             style, classes, _ = self.draw(batch)
-            wanted = self.prior(len(batch)).split([self.config.latent, self.classes], dim=1)
+            wanted = self.prior(len(batch)).to(style.dtype).split([self.config.latent, self.classes], dim=1)
         real, made = self.judged(*wanted), self.judged(style, classes)
         return torch.stack([(F.softplus(-r) + F.softplus(m)).mean() for r, m in zip(real, made, strict=True)]).sum()
 
@@ -134,10 +135,9 @@ class AAE(Variant):
 
     def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
         style = z[:, : self.config.latent] / self.config.scale
-        scale = torch.tensor(self.config.scale, device=z.device)
-        prior = _math.per_example(_math.log_standard_normal(style) - scale.log())
+        prior = _math.per_example(_math.log_standard_normal(style) - math.log(self.config.scale))
         if self.classes:
-            prior = prior - torch.tensor(float(self.classes), device=z.device).log()
+            prior = prior - math.log(self.classes)
         return prior - self.observation.nll(batch, self.decoder(z))
 
     def propose(self, batch: Batch) -> tuple[Tensor, Tensor] | None:

@@ -19,6 +19,7 @@ network is the baseline of the paper: the same generation network without z.
 dropout is ours; the prior network of a label is a table, one mean and variance a class; no recurrent prediction.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -72,9 +73,9 @@ class CVAE(Variant):
         if self.config.condition == "quadrants":
             return self.observer(torch.where(self.seen, batch.x, 0.5)).relu()  # type: ignore[no-any-return]
         if batch.y is None:
-            return torch.zeros(len(batch), self.spec.classes, device=self.device)
+            return batch.x.new_zeros(len(batch), self.spec.classes)
         # a label of -1 compares equal to no class
-        one_hot = (batch.y[:, None] == torch.arange(self.spec.classes, device=batch.y.device)).float()
+        one_hot = (batch.y[:, None] == torch.arange(self.spec.classes, device=batch.y.device)).to(batch.x.dtype)
         if withhold:
             one_hot = one_hot * (torch.rand(len(one_hot), 1, device=one_hot.device) >= self.config.drop)
         return one_hot
@@ -100,8 +101,7 @@ class CVAE(Variant):
 
     def cost(self, c: Tensor) -> Tensor:
         """(B,) -log p(y) of the classes that are told, in nats."""
-        told = c.sum(1) if self.given == "y" else torch.zeros(len(c), device=c.device)
-        return told * torch.tensor(float(max(self.spec.classes, 1)), device=c.device).log()
+        return c.sum(1) * math.log(self.spec.classes) if self.given == "y" else c.new_zeros(len(c))
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         c = self.condition(batch, withhold=self.training)

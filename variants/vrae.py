@@ -100,7 +100,8 @@ class VRAE(Variant):
     def nll(self, batch: Batch, z: Tensor) -> Tensor:
         """(B,) -log p(x|z) in nats a sequence."""
         output = self.taught(z, batch) if self.config.feeding == "teacher" else self.free(z, batch.x.shape[1])
-        return self.observation.nll(batch, output)
+        x, mask = _steps(batch)
+        return self.observation.nll(Batch(x, mask=mask), output)
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         mean, log_var = self.posterior(batch)
@@ -117,18 +118,20 @@ class VRAE(Variant):
         steps = self.spec.steps if batch is None else batch.x.shape[1]
         return self.observation.mean(self.free(z, steps))
 
-    def forecast(self, batch: Batch, prefix: int, draw: bool = False) -> Tensor:
-        """(B, T, D) sequences whose first `prefix` steps are as given, and the others are foretold from those alone.
+    def forecast(self, batch: Batch, prefix: int, candidates: int = 500) -> Tensor:
+        """(B, T, D) sequences whose first `prefix` steps are as given, and the others are drawn given those alone.
 
-        z is the mean of q(z|prefix), or with `draw` a draw from it.
+        z is a draw from p(z|prefix): one of `candidates` from the prior, by its likelihood of the prefix (sampling
+        importance resampling, Rubin 1988). The encoder, which knows whole sequences only, is not asked.
         """
-        places = torch.arange(batch.x.shape[1], device=batch.x.device)
-        known = Batch(batch.x, mask=_steps(batch)[1] & (places < prefix))
-        mean, log_var = self.posterior(known)
-        z = _math.reparameterize(mean, log_var) if draw else mean
-        seen = batch.x[:, :prefix]
-        given = seen if self.config.feeding == "teacher" else None
-        return torch.cat([seen, self.observation.mean(self.free(z, batch.x.shape[1], given))[:, prefix:]], 1)
+        x, mask = _steps(batch)
+        known = Batch(x[:, :prefix], mask=mask[:, :prefix])
+        z = self.prior(candidates)
+        index = torch.arange(len(x), device=x.device).repeat_interleave(candidates)
+        weight = -self.nll(known[index], z.repeat(len(x), 1)).view(len(x), candidates)
+        z = z[torch.multinomial(weight.softmax(1), 1).squeeze(1)]
+        given = x[:, :prefix] if self.config.feeding == "teacher" else None
+        return torch.cat([x[:, :prefix], self.observation.mean(self.free(z, x.shape[1], given))[:, prefix:]], 1)
 
     def prior(self, n: int) -> Tensor:
         return torch.randn(n, self.config.latent, device=self.device)
@@ -145,7 +148,7 @@ class VRAE(Variant):
         """`forecasts`: the true sequence, then continuations of its first half."""
         part = batch[slice(0, 6)]
         prefix = max(1, part.x.shape[1] // 2)
-        return {"forecasts": torch.stack([part.x, *(self.forecast(part, prefix, draw=True) for _ in range(3))], 1)}
+        return {"forecasts": torch.stack([part.x, *(self.forecast(part, prefix) for _ in range(3))], 1)}
 
 
 def _steps(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,312 @@
+"""One identity, or more, of each variant's own mathematics, beside the contract that all keep."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import variants
+from pipeline import data, trainer
+from variants import Batch, DataSpec, InputError, Variant
+from variants import _math as m
+
+IMAGES = DataSpec("images", (1, 6, 6), "bernoulli", classes=3)
+WAVES = DataSpec("waves", (2,), "gaussian", classes=3, steps=9)
+ROLLS = DataSpec("rolls", (5,), "bernoulli", steps=9)
+STEP = torch.tensor(5.0)
+
+
+def made(name: str, spec: DataSpec, **settings: object) -> Variant:
+    torch.manual_seed(0)
+    cls = variants.get(name)
+    return trainer.build(name, cls.config_type(**{"latent": 4, "width": 16, **settings}), spec)  # type: ignore[arg-type]
+
+
+def images(n: int = 12) -> Batch:
+    x = torch.rand(n, 1, 6, 6, generator=torch.Generator().manual_seed(0)).round()
+    return Batch(x, torch.arange(n) % 3)
+
+
+# --- cvae
+
+
+def test_cvae_permuted_labels_leave_encode_unchanged_and_change_samples() -> None:
+    variant = made("cvae", IMAGES).eval()
+    batch = images()
+    assert torch.equal(variant.encode(batch), variant.encode(Batch(batch.x, batch.y.flip(0))))  # type: ignore[union-attr]
+    torch.manual_seed(1)
+    first = variant.sample(12, torch.zeros(12, dtype=torch.int64))
+    torch.manual_seed(1)
+    other = variant.sample(12, torch.ones(12, dtype=torch.int64))
+    assert (first - other).abs().amax() > 1e-3
+
+
+def test_cvae_marginal_is_the_sum_over_classes() -> None:
+    """sum_y p(x, y) with p(y) uniform, when p(x|y) is made the same for all y, is p(x|y)."""
+    variant = made("cvae", IMAGES).eval()
+    batch = images(4)
+    with torch.no_grad():
+        for net in (variant.prior_net, variant.decoder.net[0]):  # type: ignore[index,union-attr]
+            weight = net.weight  # type: ignore[union-attr]
+            weight[:, -3:] = weight[:, -3:].mean(1, keepdim=True)  # type: ignore[index]
+        z = torch.randn(4, 4)
+        joints = [variant.log_joint(z, Batch(batch.x, torch.full((4,), y))) for y in range(3)]
+    torch.testing.assert_close(joints[0], joints[1])
+    given = joints[0] + math.log(3)  # log p(x, z|y)
+    torch.testing.assert_close(torch.stack(joints).logsumexp(0), given)
+
+
+def test_cvae_without_its_label_costs_nothing_and_with_it_log_classes() -> None:
+    variant = made("cvae", IMAGES).eval()
+    batch = images(4)
+    torch.manual_seed(1)
+    known = variant.terms(batch, STEP)
+    torch.testing.assert_close(known.elbo, known.extras["elbo_given_y"] - math.log(3))
+    for y in (None, torch.full((4,), -1)):
+        unknown = variant.terms(Batch(batch.x, y), STEP)
+        torch.testing.assert_close(unknown.elbo, unknown.extras["elbo_given_y"])
+
+
+def test_cvae_withholds_labels_in_training_alone() -> None:
+    variant = made("cvae", IMAGES, drop=0.5)
+    told = [variant.condition(images(2000), withhold=w).sum(1).mean() for w in (True, False)]  # type: ignore[operator]
+    assert float(told[0]) == pytest.approx(0.5, abs=0.05)
+    assert float(told[1]) == 1
+
+
+@pytest.mark.parametrize("observed", [1, 2, 3])
+def test_cvae_quadrants_score_missing_pixels_alone_and_see_the_others(observed: int) -> None:
+    variant = made("cvae", IMAGES, condition="quadrants", observed=observed).eval()
+    assert int(variant.seen.sum()) == 9 * observed  # type: ignore[operator,union-attr]
+    batch, z = images(4), torch.randn(4, 4)
+    base = variant.log_joint(z, batch)
+    seen = variant.seen.expand_as(batch.x)  # type: ignore[operator,union-attr]
+    x = batch.x.clone().requires_grad_()
+    c = variant.condition(batch)  # type: ignore[operator]
+    (slope,) = torch.autograd.grad(variant.nll(Batch(x), z, c).sum(), x)  # type: ignore[operator]
+    assert (slope[seen] == 0).all()
+    assert (slope[~seen] != 0).all()
+    other = Batch(torch.where(seen, 1 - batch.x, batch.x))
+    assert (variant.log_joint(z, other) - base).abs().amin() > 1e-4  # what is seen changes the prediction
+    decoded = variant.decode(z, batch)
+    assert torch.equal(decoded[seen], batch.x[seen])
+
+
+def test_cvae_network_is_a_network_without_z() -> None:
+    variant = made("cvae", IMAGES, condition="quadrants", objective="network").eval()
+    batch = images(4)
+    first, again = (variant.terms(batch, STEP) for _ in range(2))
+    assert torch.equal(first.reconstruction, again.reconstruction)
+    assert (first.kl == 0).all()  # type: ignore[union-attr]
+    proposal = variant.propose(batch)
+    assert proposal is not None
+    torch.testing.assert_close(variant.log_joint(proposal[0], batch), -first.reconstruction)
+    with pytest.raises(InputError, match="objective='network' needs condition='quadrants'"):
+        made("cvae", IMAGES, objective="network")
+
+
+# --- aae
+
+
+@pytest.mark.parametrize("settings", [{"encoder": "gaussian"}, {"supervision": "semi"}, {"scale": 1.0}])
+def test_aae_settings_train(settings: dict[str, object]) -> None:
+    digits = data.load("digits")
+    variant = made("aae", digits.spec, lr=3e-3, **settings)
+    epochs = list(trainer.train(variant, digits, epochs=6, seed=0))
+    assert epochs[-1].metrics["valid/reconstruction"] < epochs[0].metrics["valid/reconstruction"] - 2
+    assert ("valid/elbo" in epochs[-1].metrics) == ("encoder" in settings)
+
+
+def test_aae_gaussian_kl_is_against_the_prior_of_its_scale() -> None:
+    variant = made("aae", IMAGES, encoder="gaussian", scale=3.0).eval()
+    many = Batch(images(1).x.expand(20_000, -1, -1, -1))
+    with torch.no_grad():
+        z, log_q = variant.propose(many)  # type: ignore[misc]
+        prior = (m.log_standard_normal(z / 3) - math.log(3)).sum(1)
+        kl = variant.terms(many[slice(0, 1)], STEP).kl
+    assert float(kl) == pytest.approx(float((log_q - prior).mean()), rel=0.02)  # type: ignore[arg-type]
+
+
+def test_aae_prior_has_its_scale() -> None:
+    drawn = made("aae", IMAGES, scale=5.0).prior(20_000)
+    assert float(drawn.std()) == pytest.approx(5, rel=0.02)
+    semi = made("aae", IMAGES, supervision="semi").prior(300)
+    assert semi.shape == (300, 4 + 3)
+    assert (semi[:, 4:].sum(1) == 1).all()
+
+
+def test_aae_losses_are_of_logits_and_do_not_saturate() -> None:
+    """With a discriminator that says l everywhere: softplus(-l) + softplus(l), and softplus(-l) for the encoder."""
+    variant = made("aae", IMAGES)
+    for p in variant.discriminators.parameters():  # type: ignore[union-attr]
+        torch.nn.init.zeros_(p)
+    torch.nn.init.constant_(variant.discriminators[0][-1].bias, -20.0)  # type: ignore[index,union-attr]
+    losses = variant.terms(images(), STEP).losses
+    for name in ("discriminator", "generator"):
+        assert float(losses[name]().detach()) == pytest.approx(20, rel=1e-4)  # type: ignore[operator]
+
+
+def test_aae_moves_in_the_papers_order_each_phase_its_own_weights() -> None:
+    variant = made("aae", IMAGES, supervision="semi")
+    assert list(variant.terms(images(), STEP).losses) == list(variant.players())
+    assert list(variant.players()) == ["reconstruction", "discriminator", "generator", "classifier"]
+    owned = {n: {id(p) for g in o.param_groups for p in g["params"]} for n, o in variant.players().items()}
+    encoder = {id(p) for p in variant.encoder.parameters()}  # type: ignore[union-attr]
+    assert owned["generator"] == owned["classifier"] == encoder < owned["reconstruction"]
+    assert not owned["discriminator"] & owned["reconstruction"]
+
+
+def test_aae_reads_known_labels_alone() -> None:
+    variant = made("aae", IMAGES, supervision="semi")
+    batch = images(6)
+    half = Batch(batch.x, torch.tensor([0, 1, 2, -1, -1, -1]))
+    expected = variant.terms(batch[slice(0, 3)], STEP).losses["classifier"]()  # type: ignore[operator]
+    torch.testing.assert_close(variant.terms(half, STEP).losses["classifier"](), expected)  # type: ignore[operator]
+    none = Batch(batch.x, torch.full((6,), -1))
+    assert float(variant.terms(none, STEP).losses["classifier"]().detach()) == 0  # type: ignore[operator]
+
+
+# --- vrae
+
+
+def sequences(spec: DataSpec, n: int = 6) -> Batch:
+    draw = torch.rand(n, 9, spec.shape[0], generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(9) < torch.tensor([9, 7, 5, 3, 2, 1])[:n, None]
+    return Batch((draw.round() if spec.likelihood == "bernoulli" else draw) * mask[..., None], None, mask)
+
+
+def padded(batch: Batch, more: int, garbage: float) -> Batch:
+    assert batch.mask is not None
+    x = torch.cat([batch.x, torch.zeros(len(batch), more, batch.x.shape[2])], 1)
+    mask = torch.cat([batch.mask, torch.zeros(len(batch), more, dtype=torch.bool)], 1)
+    return Batch(torch.where(mask[..., None], x, garbage), None, mask)
+
+
+@pytest.mark.parametrize("settings", [{}, {"feeding": "teacher"}, {"cell": "lstm", "depth": 2}, {"directions": 1}])
+@pytest.mark.parametrize("spec", [WAVES, ROLLS], ids=lambda s: s.name)
+@pytest.mark.parametrize("garbage", [0.0, math.nan])
+def test_vrae_padding_changes_nothing(settings: dict[str, object], spec: DataSpec, garbage: float) -> None:
+    variant = made("vrae", spec, **settings)
+    found = []
+    for batch in (sequences(spec), padded(sequences(spec), 5, garbage)):
+        torch.manual_seed(1)
+        terms = variant.terms(batch, STEP)
+        assert isinstance(terms.losses["loss"], Tensor)
+        slopes = torch.autograd.grad(terms.losses["loss"], list(variant.parameters()))
+        found.append((terms.reconstruction, terms.kl, *slopes))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_vrae_japanese_vowels_padding_changes_nothing(mnist_folder: object) -> None:
+    vowels = data.load(f"{mnist_folder}/UCR/JapaneseVowels_TRAIN.ts")
+    batch = vowels.batch(vowels.train, slice(0, 64))
+    assert batch.mask is not None
+    lengths = batch.mask.sum(1)
+    assert int(lengths.amin()) < 12 < 20 < int(lengths.amax())
+    variant = made("vrae", vowels.spec).double()
+    double = Batch(batch.x.double(), mask=batch.mask)
+    found = []
+    for each in (double, padded(double, 11, 7.0)):
+        torch.manual_seed(1)
+        terms = variant.terms(each, STEP.double())
+        assert isinstance(terms.losses["loss"], Tensor)
+        found.append((terms.elbo, *torch.autograd.grad(terms.losses["loss"], list(variant.parameters()))))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_vrae_reads_every_step_and_their_order() -> None:
+    variant = made("vrae", WAVES).eval()
+    batch = sequences(WAVES)
+    x = batch.x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(variant.encode(Batch(x, None, batch.mask)).sum(), x)
+    assert ((slope != 0).any(2) == batch.mask).all()
+    whole = batch[slice(0, 1)]
+    assert not torch.allclose(variant.encode(whole), variant.encode(Batch(whole.x.flip(1), None, whole.mask)))
+
+
+def test_vrae_free_decoder_sees_x_through_z_alone_and_a_taught_one_never_the_present() -> None:
+    batch, z = sequences(WAVES)[slice(0, 1)], torch.randn(1, 4)
+    free = made("vrae", WAVES)
+    output = free.free(z, 9)  # type: ignore[operator]
+    torch.testing.assert_close(free.nll(batch, z), free.observation.nll(batch, output))  # type: ignore[operator,union-attr]
+    taught = made("vrae", WAVES, feeding="teacher")
+    x = batch.x.clone().requires_grad_()
+    for t in range(9):
+        (slope,) = torch.autograd.grad(taught.taught(z, Batch(x, None, batch.mask))[0, t].sum(), x, allow_unused=True)  # type: ignore[operator]
+        seen = (slope[0] != 0).any(1)
+        assert seen[:t].all()
+        assert not seen[t:].any()
+
+
+def test_vrae_forecasts_from_the_prefix_alone() -> None:
+    for feeding in ("free", "teacher"):
+        variant = made("vrae", WAVES, feeding=feeding).eval()
+        batch = sequences(WAVES)[slice(0, 1)]
+        other = Batch(torch.cat([batch.x[:, :4], -batch.x[:, 4:]], 1), None, batch.mask)
+        found = []
+        for each in (batch, other):
+            torch.manual_seed(1)
+            found.append(variant.forecast(each, 4))  # type: ignore[operator]
+        a, b = found
+        assert torch.equal(a, b)
+        assert torch.equal(a[:, :4], batch.x[:, :4])
+        assert a.shape == batch.x.shape
+
+
+# --- hvae
+
+
+def test_hvae_merge_is_the_product_of_gaussians() -> None:
+    from variants.hvae import _merge
+
+    a, b = (torch.tensor([0.5]), torch.tensor([0.3])), (torch.tensor([-1.0]), torch.tensor([-0.7]))
+    mean, log_var = _merge(a, b)
+    x = torch.linspace(-3, 3, 50)
+    difference = m.log_normal(x, *a) + m.log_normal(x, *b) - m.log_normal(x, mean, log_var)
+    torch.testing.assert_close(difference, difference[:1].expand(50), rtol=1e-4, atol=1e-5)
+
+
+def test_hvae_of_one_level_is_a_vae_with_a_standard_normal_prior() -> None:
+    for merge in ("ladder", "plain"):
+        variant = made("hvae", IMAGES, levels=1, merge=merge).eval()
+        _, ((mean, log_var),), _ = variant.infer(images(), noise=False)  # type: ignore[operator]
+        if merge == "ladder":
+            terms = variant.terms(images(), STEP)
+            torch.testing.assert_close(terms.kl, m.kl_standard_normal(mean, log_var).sum(1))
+
+
+@pytest.mark.parametrize("merge", ["ladder", "plain"])
+def test_hvae_kl_is_against_the_predicted_prior(merge: str) -> None:
+    """By sampling: E_q [log q(z|x) - log p(z)] with p(z) = prod p(z_n|z_{n+1}), which is not N(0, I)."""
+    variant = made("hvae", IMAGES, merge=merge).eval()
+    with torch.no_grad():
+        for p in variant.down.parameters():  # type: ignore[union-attr]
+            p.mul_(1.5)
+        many = Batch(images(1).x.expand(20_000, -1, -1, -1))
+        z, log_q = variant.propose(many)  # type: ignore[misc]
+        parts = z.split(variant.levels, dim=1)
+        joint = variant.log_joint(z, many) - variant.likelihood(many, parts[0])  # type: ignore[operator]
+        kl = variant.terms(many, STEP).kl
+    assert kl is not None
+    error = 5 * float((log_q - joint).std()) / 20_000**0.5
+    assert float(kl.mean()) == pytest.approx(float((log_q - joint).mean()), abs=error)
+    standard = float((log_q - m.log_standard_normal(z).sum(1)).mean())
+    assert abs(standard - float(kl.mean())) > 2 * error
+
+
+def test_hvae_levels_are_redrawn_below_those_that_are_kept() -> None:
+    variant = made("hvae", IMAGES, latent=8, levels=3).eval()
+    assert variant.levels == (8, 4, 2)
+    kept = list(variant.prior(1).split(variant.levels, dim=1))[1:]
+    drawn = variant.descend([k.expand(5, -1) for k in kept], 5)  # type: ignore[operator]
+    assert torch.equal(drawn[:, 8:], torch.cat(kept, 1).expand(5, -1))
+    assert drawn[:, :8].std(0).amin() > 0
+
+
+def test_hvae_takes_a_training_batch_of_one() -> None:
+    variant = made("hvae", IMAGES)
+    terms = variant.terms(images(1), STEP)
+    assert terms.losses["loss"].isfinite()  # type: ignore[union-attr]
