@@ -36,7 +36,9 @@ def all_of(variant: Variant, data: Data, kl: Tensor | None) -> dict[str, Picture
         }
         for name, values in variant.pictures(_examples(data, COLUMNS)).items():
             found[name] = grid(values.flatten(0, 1), data, columns=values.shape[1])
-    found["aggregate"] = aggregate(*evaluate.drawn(variant, data, data.valid))
+    codes, prior = evaluate.drawn(variant, data, data.valid)
+    if prior.std(axis=0).all():
+        found["aggregate"] = aggregate(codes, prior)
     if kl is not None:
         found["kl"] = kl_spectrum(kl)
     return found

@@ -49,10 +49,10 @@ class Anchor:
     cost: str  # of cpu on two cores; gpu and paper where they are known
 
 
-_WIDE = {"latent": 40, "width": 500, "depth": 2, "lr": 1e-3, "batch": 128}
-_VAE = Training("vae", _WIDE, 120)
+_WIDE = {"latent": 40, "width": 500, "depth": 2, "lr": 1e-3, "batch": 128, "warmup": 8000}
+_VAE = Training("vae", _WIDE, 90)
 _BURDA = Training("vae", {"latent": 50, "width": 200, "depth": 2, "lr": 1e-3, "batch": 20}, 3280, "burda")
-_LADDER = Training("hvae", {**_WIDE, "width": 400, "levels": 3, "depth": 2, "warmup": 8000}, 90)
+_LADDER = Training("hvae", {**_WIDE, "width": 400, "levels": 3}, 90)
 _PAPER_LADDER = Training(
     "hvae", {"latent": 64, "width": 512, "levels": 5, "lr": 1e-3, "batch": 256, "warmup": 39_200}, 2000
 )
@@ -106,7 +106,7 @@ ANCHORS = {
         differs="binarised pixels; trained by the CVAE objective alone, not by the hybrid",
         measure="quadrants",
         budgets={
-            "cpu": Budget(_quadrants(20), {"gap 1": (">=", 25.0)}),
+            "cpu": Budget(_quadrants(12), {"gap 1": (">=", 25.0)}),
             "gpu": Budget(_quadrants(100)),
             "paper": Budget(_quadrants(100)),
         },
@@ -134,7 +134,7 @@ ANCHORS = {
         measure="parzen",
         budgets={
             "cpu": Budget(
-                {"aae": Training("aae", _AAE, 25, grey=True)},
+                {"aae": Training("aae", _AAE, 15, grey=True)},
                 {"parzen": (">=", 240.0), "posterior_mean": ("<=", 0.1), "posterior_spread": (">=", 0.9)},
             ),
             "gpu": Budget({"aae": Training("aae", _AAE, 400, grey=True)}),
@@ -149,7 +149,7 @@ ANCHORS = {
         differs="Adam; the learning rates are not decayed by steps",
         measure="classification",
         budgets={
-            "cpu": Budget({"aae": Training("aae", _SEMI, 15, grey=True, labels=1000)}),
+            "cpu": Budget({"aae": Training("aae", _SEMI, 12, grey=True, labels=1000)}),
             "gpu": Budget({"aae": Training("aae", _SEMI, 200, grey=True, labels=1000)}),
         },
         cost="8 min",
@@ -185,7 +185,7 @@ ANCHORS = {
         measure="likelihoods",
         budgets={
             "cpu": Budget(
-                {"ladder": _LADDER, "vae": replace(_VAE, epochs=90)},
+                {"ladder": _LADDER, "vae": _VAE},
                 {"ladder/-log p(x)": ("<=", 89.0), "vae/-log p(x) above the ladder's": (">=", 0.3)},
             ),
             "gpu": Budget({"ladder": replace(_LADDER, epochs=400), "vae": replace(_VAE, epochs=400)}),

@@ -226,7 +226,7 @@ def test_a_study_is_held_by_one_process(folder: Path) -> None:
 
 BAD = [
     (["--variant", "bta"], "unknown variant 'bta': did you mean beta"),
-    ([], "--variant is missing: expected one of beta, vae"),
+    ([], "--variant is missing: expected one of aae, beta, cvae, hvae, vae, vrae"),
     (["--variant", "vae", "--dataset", "minst"], "unknown data set 'minst'"),
     (["--variant", "vae", "--dataset", "none.npz"], "there is no such file"),
     (["--variant", "vae", "--fix", "beta=2"], "there is no parameter 'beta'"),

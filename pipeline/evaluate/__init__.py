@@ -61,8 +61,10 @@ def cheap(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict[
     """
     valid = codes(variant, data, data.valid)
     aggregated, prior = drawn(variant, data, data.valid)
-    metrics = {"latent/active_units": float(latents.active_units(valid)), "latent/mmd": latents.mmd(aggregated, prior)}
-    metrics |= latents.moments(aggregated, prior)
+    metrics = {"latent/active_units": float(latents.active_units(valid))}
+    if prior.std(axis=0).all():  # else there is no prior: a network without z
+        metrics["latent/mmd"] = latents.mmd(aggregated, prior)
+        metrics |= latents.moments(aggregated, prior)
     if kl is not None and variant.levels:
         metrics |= latents.by_level(kl, variant.levels)
     if data.spec.classes:

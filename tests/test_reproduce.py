@@ -1,0 +1,198 @@
+"""Anchors: every one can be built, a small one runs to its table, and one that was cut off goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+import variants
+from pipeline import checkpoint, data
+from pipeline.reproduce import __main__ as reproduce
+from pipeline.reproduce import training
+from pipeline.reproduce.measure import MEASURES
+from studies import anchors
+from studies.anchors import ANCHORS, Anchor, Budget, Training
+from variants import InputError
+
+SMALL = {"latent": 4, "width": 16, "lr": 3e-3}
+LADDER = Training("hvae", {**SMALL, "levels": 2}, 3, dataset="digits")
+VAE = Training("vae", SMALL, 3, dataset="digits")
+
+
+def anchor(measure: str, expected: Any = None, options: Any = None, **trainings: Training) -> Anchor:
+    budgets = {"cpu": Budget(trainings, expected or {}, options or {})}
+    return Anchor("a toy", "nobody", {"-log p(x)": 20.0}, "everything", measure, budgets, "seconds")
+
+
+TOY = anchor("likelihoods", {"ladder/-elbo": ("<=", 1000.0)}, {"k": 5, "n": 20}, ladder=LADDER, vae=VAE)
+
+
+@pytest.mark.parametrize("name", ANCHORS)
+def test_every_anchor_can_be_built(name: str) -> None:
+    """Settings are those of the variant, measures exist, what is expected is measured by that name."""
+    one = ANCHORS[name]
+    assert one.measure in MEASURES
+    assert "cpu" in one.budgets
+    for budget in one.budgets.values():
+        for each in budget.trainings.values():
+            variants.get(each.variant).config_type(**each.settings)
+            assert 0 < training.rate(each.schedule, each.epochs)(each.epochs) <= 1
+
+
+def test_the_rates() -> None:
+    burda = training.rate("burda", 3280)
+    stages = [burda(e) for e in range(1, 3281)]
+    assert [stages.count(r) for r in sorted(set(stages), reverse=True)] == [3**i for i in range(8)]
+    assert stages[-1] == pytest.approx(0.1)
+    cosine = training.rate("cosine", 10)
+    assert cosine(1) == 1
+    assert cosine(6) == pytest.approx(0.5)
+    assert 0 < cosine(10) < 0.03
+
+
+def test_a_small_anchor_from_end_to_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(ANCHORS, "toy", TOY)
+    assert reproduce.main(["toy", "--seeds", "2", "--threads", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "reached" in told
+    assert "differs: everything" in told
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("digits")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 2 * 3
+    assert {r.data.tags["state"] for r in runs} == {"complete"}
+    parent = next(r for r in runs if "anchor/ladder/-elbo" in r.data.metrics)
+    assert {"anchor/vae/-log px", "anchor/ladder/kl_level_2"} <= set(parent.data.metrics)
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(r.data.tags["variant"] for r in children) == ["hvae", "vae"]
+    curve = client.get_metric_history(children[0].info.run_id, "valid/elbo")
+    assert [m.step for m in curve] == [1, 2, 3]
+    assert not list((folder / "checkpoints").iterdir())
+
+
+def test_an_expectation_that_is_missed_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(ANCHORS, "toy", anchor("likelihoods", {"vae/-elbo": ("<=", 1.0)}, {"k": 2, "n": 10}, vae=VAE))
+    assert reproduce.main(["toy", "--threads", "1"]) == 1
+    assert "SHORT" in capsys.readouterr().out
+
+
+def test_what_was_cut_off_goes_on_and_ends_in_the_same_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ANCHORS, "toy", TOY)
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+
+    def result(last: bool = True) -> Any:
+        client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+        experiment = client.get_experiment_by_name("digits")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+        return [r for r in runs if "anchor/ladder/-elbo" in r.data.metrics], runs
+
+    real, calls = checkpoint.save, []
+
+    def dies(path: Path, tensors: Any, about: Any) -> None:
+        real(path, tensors, about)
+        calls.append(path.stem)
+        if calls.count("vae") == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", dies)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce.main(["toy", "--threads", "1"])
+    assert [r.data.tags["state"] for r in result()[1]].count("interrupted") == 2  # the anchor's and the vae's
+    assert reproduce.main(["toy", "--threads", "1"]) == 0
+    (first,), runs = result()
+    assert len(runs) == 3
+    assert {r.data.tags["state"] for r in runs} == {"complete"}
+    vae = next(r for r in runs if r.data.tags.get("variant") == "vae")
+    history = MlflowClient(f"sqlite:///{folder}/mlflow.db").get_metric_history(vae.info.run_id, "valid/elbo")
+    assert [m.step for m in history] == [1, 2, 3]
+    assert reproduce.main(["toy", "--threads", "1"]) == 0
+    straight = result()[0][-1]
+    for name, value in first.data.metrics.items():
+        if not name.endswith("seconds"):
+            assert value == straight.data.metrics[name], name
+
+
+def test_measures_run_on_every_kind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with trainings of a moment: what is measured, by name, and within its range."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(120, 9, 1, generator=rng).cumsum(1)
+    y = torch.arange(120) % 3
+    arrays = {"x": x.numpy(), "y": y.numpy(), "lengths": torch.full((120,), 9).numpy()}
+    (folder / "UCR").mkdir()
+    import numpy as np
+
+    np.savez(folder / "UCR" / "waves.npz", **arrays)
+    monkeypatch.setenv("VARIANTS_DATA", str(folder))
+    vrae = Training("vrae", SMALL, 1, dataset="UCR/waves.npz")
+    cvae = Training("cvae", SMALL, 1, dataset="digits")
+    aae = Training("aae", {**SMALL, "supervision": "semi"}, 1, dataset="digits", grey=True, labels=50)
+    seen = {**SMALL, "condition": "quadrants"}
+    found = {}
+    for measure, options, trainings in (
+        ("labels", {"k": 3, "n": 10}, {"cvae": cvae, "vae": VAE}),
+        ("parzen", {"samples": 1000}, {"aae": aae}),
+        ("classification", {}, {"aae": aae}),
+        ("ecg", {}, {"all": vrae, "normal": anchors.replace(vrae, normal=True)}),
+        ("steps", {"k": 3}, {"vrae": vrae}),
+        ("quadrants", {"k": 3}, {
+            f"{o} {n}": Training("cvae", {**seen, "observed": n, "objective": o}, 1, dataset="digits")
+            for n in (1, 2, 3) for o in ("network", "cvae")
+        }),
+    ):  # fmt: skip
+        monkeypatch.setitem(ANCHORS, "toy", anchor(measure, None, options, **trainings))
+        assert reproduce.main(["toy", "--threads", "1"]) == 0
+        files = sorted((folder / "mlruns").rglob("result.json"), key=lambda p: p.stat().st_mtime)
+        found[measure] = json.loads(files[-1].read_text())["measured"]
+    assert found["labels"]["cvae/-log p(x)"] < found["labels"]["cvae/-log p(x, y)"]  # the sum is more than a term
+    assert 0.5 < found["classification"]["error"] <= 1
+    assert {"accuracy", "auc", "kl"} <= set(found["ecg"])
+    assert 0 <= found["ecg"]["auc"] <= 1
+    assert found["steps"]["kl a sequence"] == pytest.approx(9 * found["steps"]["kl a step"])
+    assert found["quadrants"]["network 1"] > found["quadrants"]["network 3"]  # fewer pixels are missing
+    assert found["parzen"]["samples"] == 1000
+
+
+def test_the_list_and_bad_words(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    assert reproduce.main([]) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in ANCHORS)
+    with pytest.raises(InputError, match="unknown anchor 'vae-mnst': did you mean vae-mnist"):
+        reproduce.main(["vae-mnst"])
+    with pytest.raises(InputError, match="cvae-labels has no budget paper: expected cpu"):
+        reproduce.main(["cvae-labels", "--budget", "paper"])
+
+
+def test_data_that_are_missing_are_told_before_anything_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VARIANTS_DATA", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    with pytest.raises(InputError, match=r"UCR/ECG5000_TRAIN\.tsv is in none of the data folders"):
+        reproduce.main(["vrae-ecg"])
+    assert not (folder / "mlruns").exists()
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    assert checkpoint.load(path) is None
+    checkpoint.save(path, {"a": torch.arange(3)}, {"n": 1})
+    tensors, about = checkpoint.load(path) or ({}, {})
+    assert torch.equal(tensors["a"], torch.arange(3))
+    assert about == {"n": 1}
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match="is damaged"):
+        checkpoint.load(path)
+
+
+def test_semi_supervised_labels_are_hidden_from_training() -> None:
+    loaded = training.prepared(Training("aae", {}, 1, dataset="digits", labels=50))
+    assert loaded.train.y is not None and int((loaded.train.y >= 0).sum()) == 50
+    assert data.load("digits").digest == loaded.digest
