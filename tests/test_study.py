@@ -22,7 +22,7 @@ import variants
 from pipeline import metrics
 from pipeline.study import space
 from pipeline.study.driver import Plan, run
-from pipeline.tracker import Tracker
+from pipeline.tracker import Tracker, views
 from variants import DataSpec, InputError
 
 QUICK = {"trials": 2, "epochs": 2, "threads": 1}
@@ -83,6 +83,21 @@ def test_the_main_job(command: Command, folder: Path) -> None:
     assert "probe/raw_pixels" in study.data.metrics
     files = {a.path for a in client().list_artifacts(study.info.run_id, "study")}
     assert {"study/trials.csv", "study/pareto_front.png", "study/history_elbo.png"} <= files
+
+
+OWN = {"cvae": "classes", "hvae": "levels", "vrae": "forecasts"}
+
+
+@pytest.mark.parametrize("name", variants.names())
+def test_every_variant_is_searched_on_its_embedded_default(name: str, folder: Path) -> None:
+    outcome = run(Plan(name, trials=1, epochs=2, threads=1))
+    (trial,) = outcome.study.trials
+    assert trial.state.name == "COMPLETE"
+    assert len(trial.values) == len(outcome.objectives)
+    logged = {p.name.split("+")[0] for p in (folder / "mlruns").rglob("images/*.png")}
+    wanted = {"reconstructions", "samples", "traversals", "interpolations", "latent", "aggregate"}
+    assert wanted | {OWN.get(name, "samples")} <= logged
+    assert set(logged) <= set(views.PICTURES)
 
 
 def test_the_best_models_can_be_loaded(folder: Path) -> None:

@@ -129,6 +129,8 @@ def train(
         if not state:
             run.params({**dataclasses.asdict(config), "epochs": training.epochs, "schedule": training.schedule})
             run.dataset(loaded)
+            if variant.given:
+                run.tags({"given": variant.given})
         begin = saved_at = time.perf_counter()
         before, last = about["seconds"], None
         epochs = trainer.train(

@@ -170,6 +170,8 @@ def _train(study: optuna.Study, trial: optuna.Trial, job: _Job, run: Run, displa
         {**dataclasses.asdict(config), "epochs": job.epochs, "weights": sum(p.numel() for p in variant.parameters())}
     )
     run.dataset(job.data)
+    if variant.given:  # what its likelihood is conditioned on: say so wherever its ELBO stands
+        run.tags({"given": variant.given})
     display.began(trial.number, config)
     best = last = None
     for last in trainer.train(variant, job.data, epochs=job.epochs, seed=seed, patience=job.patience):
