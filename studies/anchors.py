@@ -201,8 +201,8 @@ ANCHORS = {
         measure="likelihoods",
         budgets={
             "cpu": Budget({
-                "ladder": replace(_LADDER, epochs=30),
-                "plain": replace(_LADDER, epochs=30, settings={**_LADDER.settings, "merge": "plain"}),
+                "ladder": _SHORT_LADDER,
+                "plain": replace(_SHORT_LADDER, settings={**_SHORT_LADDER.settings, "merge": "plain"}),
             }),
         },
         cost="6 min a seed",

@@ -69,9 +69,12 @@ def _views(searched: list[str]) -> dict[str, dict[str, Any]]:
     )  # fmt: skip
     codes: Section = (
         "What the codes are good for",
-        [_bar("probe/accuracy"), _bar("probe/random_projection"), _scatter("valid/elbo", "probe/accuracy")],
+        [
+            _bar("probe/accuracy"), _bar("probe/random_projection"), _scatter("valid/elbo", "probe/accuracy"),
+            _bar("latent/mmd"), _bar("latent/posterior_spread"), _scatter("valid/reconstruction", "latent/mmd"),
+        ],
         {"columns": 3},
-    )
+    )  # fmt: skip
     search: Section = ("Search", [_parallel(searched, ["probe/accuracy", "valid/elbo"])], {"columns": 1})
     cost: Section = ("Cost", [_bar("time/trial_seconds"), _line("time/examples_per_second")], {"columns": 2})
     pictures: Section = ("Pictures", [_images(*PICTURES[:2])], {"columns": 1, "cardHeight": 460})
@@ -111,6 +114,7 @@ def _hidden(cards: list[Card]) -> list[Card]:
     parts = [f"{split}/{name}" for split in ("train", "valid") for name in ("elbo", "reconstruction", "kl", "loss")]
     others = ["time/train_seconds", "time/valid_seconds", "time/examples_per_second", "time/trial_seconds"]
     probes = ["probe/accuracy", "probe/random_projection", "probe/raw_pixels", "latent/active_units"]
+    probes += ["latent/mmd", "latent/posterior_mean", "latent/posterior_spread"]
     metrics = [{**_bar(m), "deleted": True} for m in [*parts, *others, *probes] if m not in shown]
     return metrics + [{**_images(p), "deleted": True} for p in PICTURES if (p,) not in shown]
 
