@@ -53,9 +53,9 @@ _WIDE = {"latent": 40, "width": 500, "depth": 2, "lr": 1e-3, "batch": 128, "warm
 _VAE = Training("vae", _WIDE, 90)
 _BURDA = Training("vae", {"latent": 50, "width": 200, "depth": 2, "lr": 1e-3, "batch": 20}, 3280, "burda")
 _LADDER = Training("hvae", {**_WIDE, "width": 400, "levels": 3}, 90)
-_PAPER_LADDER = Training(
-    "hvae", {"latent": 64, "width": 512, "levels": 5, "lr": 1e-3, "batch": 256, "warmup": 39_200}, 2000
-)
+_SHORT_LADDER = replace(_LADDER, epochs=30, settings={**_LADDER.settings, "warmup": 4000})
+_FIVE = {"latent": 64, "width": 512, "levels": 5, "lr": 1e-3, "batch": 256, "warmup": 39_200}
+_PAPER_LADDER = Training("hvae", _FIVE, 2000)
 _SEE = {"latent": 50, "width": 500, "depth": 2, "lr": 1e-3, "batch": 128, "condition": "quadrants"}
 _ECG = Training(
     "vrae", {"latent": 16, "width": 64, "lr": 3e-3, "batch": 32, "warmup": 400}, 150, dataset="UCR/ECG5000_TRAIN.tsv"
