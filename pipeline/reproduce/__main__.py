@@ -8,6 +8,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
 from pipeline import cli
 from studies.anchors import ANCHORS, Anchor, Budget
 from variants import InputError
@@ -57,8 +60,6 @@ def _list() -> None:
 
 
 def _run(name: str, anchor: Anchor, form: str, seeds: Sequence[int], device_name: str, threads: int | None) -> int:
-    from rich.console import Console
-
     from pipeline import machine
     from pipeline.reproduce import training
     from pipeline.reproduce.measure import MEASURES
@@ -113,18 +114,13 @@ def _report(
     budget: Budget,
     seeds: Sequence[int],
     results: Sequence[Mapping[str, float]],
-    console: object,
+    console: Console,
 ) -> bool:
     """Print the table. True where every expectation was reached (by the mean over seeds)."""
-    from rich.console import Console
-    from rich.table import Table
-
-    assert isinstance(console, Console)
-    spread = f", mean and range of seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f", seed {seeds[0]}"
-    table = Table(
-        title=f"{name}: {anchor.about}{spread}", caption=f"published: {anchor.source}\ndiffers: {anchor.differs}"
-    )
-    for heading in ("", "published", "expected", "ours", "gap"):
+    spread = f"mean and range of seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    console.print(f"[bold]{name}[/]: {anchor.about}", highlight=False)
+    table = Table()
+    for heading in ("", "published", "expected", f"ours ({spread})", "gap"):
         table.add_column(heading, justify="left" if not heading else "right")
     reached = True
     for metric in results[0]:
@@ -145,6 +141,7 @@ def _report(
             f"{ours:.4g}{wide}", "" if published is None else f"{ours - published:+.3g}",
         )  # fmt: skip
     console.print(table)
+    console.print(f"published: {anchor.source}\ndiffers: {anchor.differs}", highlight=False)
     for metric in anchor.published.keys() - {k for r in results for m in r for k in (m, m.split("/", 1)[-1])}:
         console.print(f"for orientation, published: {metric} {anchor.published[metric]:g}")
     return reached
