@@ -21,7 +21,7 @@ REACH = 3.0  # standard deviations of the prior that a traversal goes to either 
 
 
 def all_of(variant: Variant, data: Data, kl: Tensor | None) -> dict[str, Picture]:
-    """Every picture that fits: those below, and what the variant shows of itself.
+    """Every picture that fits: those below, and what the variant shows of itself. Without a prior, no samples.
 
     `kl` (Z,) is the KL per latent dimension, in nats, where there is one. Draws are fixed by a seed of their own.
     """
@@ -29,16 +29,15 @@ def all_of(variant: Variant, data: Data, kl: Tensor | None) -> dict[str, Picture
     with machine.seeded(data.valid.x.device, 0):
         found = {
             "reconstructions": reconstructions(variant, data),
-            "samples": samples(variant, data),
             "traversals": traversals(variant, data, kl),
             "interpolations": interpolations(variant, data),
             "latent": latent_space(variant, data),
         }
+        if variant.given != "x":
+            found["samples"] = samples(variant, data)
+            found["aggregate"] = aggregate(*evaluate.drawn(variant, data, data.valid))
         for name, values in variant.pictures(_examples(data, COLUMNS)).items():
             found[name] = grid(values.flatten(0, 1), data, columns=values.shape[1])
-    codes, prior = evaluate.drawn(variant, data, data.valid)
-    if prior.std(axis=0).all():
-        found["aggregate"] = aggregate(codes, prior)
     if kl is not None:
         found["kl"] = kl_spectrum(kl)
     return found
@@ -50,7 +49,8 @@ def reconstructions(variant: Variant, data: Data, n: int = 32) -> Picture:
     again = _ended(variant.decode(variant.encode(batch), batch), batch)
     if data.layout == "lines":
         return _lines(again, data, COLUMNS, behind=_ended(batch.x, batch))
-    pairs = torch.stack([batch.x.unflatten(0, (-1, COLUMNS)), again.unflatten(0, (-1, COLUMNS))], dim=1)
+    true = _ended(batch.x, batch)
+    pairs = torch.stack([true.unflatten(0, (-1, COLUMNS)), again.unflatten(0, (-1, COLUMNS))], dim=1)
     return grid(pairs.flatten(0, 2), data)
 
 

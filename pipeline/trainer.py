@@ -88,6 +88,8 @@ def train(
     steps = math.ceil(len(data.train) / variant.config.batch)
     step = torch.full((), float(state.epoch * steps), device=device)
     for number in range(state.epoch + 1, epochs + 1):
+        if patience and state.epoch - state.best_epoch >= patience:
+            break
         begin = time.perf_counter()
         variant.train()
         totals = _Totals()
@@ -110,8 +112,6 @@ def train(
         metrics["time/examples_per_second"] = len(data.train) / seconds
         improved = state.ended(number, metrics.get("valid/elbo", -metrics["valid/reconstruction"]))
         yield Epoch(number, number * steps, metrics, vectors, improved, state.snapshot)
-        if patience and number - state.best_epoch >= patience:
-            break
     if state.best_weights is not None:
         variant.load_state_dict(state.best_weights)
 

@@ -249,11 +249,26 @@ def test_vrae_forecasts_from_the_prefix_alone() -> None:
         found = []
         for each in (batch, other):
             torch.manual_seed(1)
-            found.append(variant.forecast(each, 4))  # type: ignore[operator]
+            found.append(variant.forecast(each, torch.tensor([4])))  # type: ignore[operator]
         a, b = found
         assert torch.equal(a, b)
         assert torch.equal(a[:, :4], batch.x[:, :4])
         assert a.shape == batch.x.shape
+
+
+def test_vrae_taught_decoders_read_draws_of_discrete_steps_and_means_of_others() -> None:
+    for likelihood, size in (("bernoulli", 5), ("categorical", 5), ("gaussian", 2)):
+        spec = DataSpec("steps", (size,), likelihood, steps=9)  # type: ignore[arg-type]
+        output = torch.randn(2000, 1, size)
+        taught, free = (made("vrae", spec, feeding=f).read_back(output) for f in ("teacher", "free"))  # type: ignore[operator]
+        mean = made("vrae", spec).observation.mean(output)  # type: ignore[operator,union-attr]
+        assert torch.equal(free, mean)
+        if likelihood == "gaussian":
+            assert torch.equal(taught, mean)
+            continue
+        assert set(taught.unique().tolist()) == {0.0, 1.0}
+        torch.testing.assert_close(taught.mean(0), mean.mean(0), atol=0.06, rtol=0)
+        assert likelihood == "bernoulli" or (taught.sum(-1) == 1).all()
 
 
 # --- hvae

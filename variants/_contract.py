@@ -130,7 +130,8 @@ class Terms:
     Minimised: `losses`, one scalar per player. Only logged: `extras`, (B,) or (B, n) each.
 
     Players move in the order of `losses`. A loss that is given as a function is computed when its player's turn has
-    come, at the weights that the players before it left: so alternate the phases of an adversarial game.
+    come, at the weights that the players before it left: so alternate the phases of an adversarial game. Players whose
+    losses are tensors share no weights.
     """
 
     reconstruction: Tensor  # (B,)
@@ -193,7 +194,7 @@ class Variant(nn.Module, ABC):
         """z (B, Z) drawn from q(z|x), and log q(z|x) (B,) in nats; None where q has no density."""
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """What is worth seeing of this variant alone, by name: decoded values, (rows, columns, *shape) each."""
+        """What is worth seeing of this variant alone, by name: values (rows, columns, *shape), NaN for nothing."""
         return {}
 
     @property

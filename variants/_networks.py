@@ -126,6 +126,7 @@ class Observation(nn.Module):
 
     def nll_each(self, x: Tensor, output: Tensor) -> Tensor:
         """-log p of every single value, in the shape of x; of a symbol as a whole for `categorical`."""
+        output = output.to(x.dtype)  # autocast gives bf16, whose steps are as wide as a grey value
         if self.family == "bernoulli":
             return _math.nll_bernoulli(x, output)
         if self.family == "categorical":

@@ -10,12 +10,13 @@ Each phase has an optimiser of its own, so that losses of hundreds of nats and o
 The discriminator gives logits. With a deterministic encoder q has no density and there is no ELBO; a Gaussian one has
 both (section 2.1).
 
-`supervision` semi (section 4): the encoder also gives a class; a second discriminator holds it against draws from a
+`supervision` semi (section 5): the encoder also gives a class; a second discriminator holds it against draws from a
 categorical prior, a fourth phase lowers the cross entropy of examples whose label is known (y of -1 is unknown), and z
-is (style, one-hot class).
+is (style, class probabilities).
 
 *Departures*: Adam instead of SGD with momentum; the Bernoulli or Gaussian likelihood of the data instead of squared
-error; no noise or dropout at the input.
+error; no noise or dropout at the input; the classifier's phase sees the labelled examples of each batch, not a labelled
+batch of its own.
 """
 
 import math

@@ -11,11 +11,11 @@ examples without a label: `encode` never sees one. What is compared is a bound o
 the class costs -log p(y), which is part of the KL (q puts all weight on the true class; p(y) is uniform), and
 log p(x) = log sum_y p(y) p(x|y) is got from `log_joint` over all classes. `elbo_given_y` is logged beside it.
 
-`condition` quadrants: c are the `observed` quadrants of an image, from the bottom left one clockwise (section 5.2).
+`condition` quadrants: c are the `observed` quadrants of an image, from the bottom left one clockwise (section 5.1).
 Only missing pixels count: the ELBO is that of log p(missing|seen), and stands beside no other variant's. `objective`
 network is the baseline of the paper: the same generation network without z.
 
-*Departures*: trained by equation 4 alone, not by the hybrid with the Gaussian stochastic network (equation 6); label
+*Departures*: trained by equation 4 alone, not by the hybrid with the Gaussian stochastic network (equation 7); label
 dropout is ours; the prior network of a label is a table, one mean and variance a class; no recurrent prediction.
 """
 
@@ -35,7 +35,9 @@ from variants._networks import Decoder, Encoder, Observation
 @dataclass(frozen=True)
 class Config(_contract.Config):
     condition: str = choice("label", "quadrants", help="what is given: the class, or quadrants of the image")
-    drop: float = number(0.1, 0.0, 0.9, help="share of training examples whose label is withheld")
+    drop: float = number(
+        0.1, 0.0, 0.9, help="share of training examples whose label is withheld; 0 leaves encode untrained"
+    )
     observed: int = number(1, 1, 3, help="quadrants that are seen, of 4 (condition=quadrants)")
     objective: str = choice("cvae", "network", help="cvae; or network: the paper's baseline without z (quadrants)")
 
@@ -132,8 +134,11 @@ class CVAE(Variant):
         return Batch(torch.full((n, *self.spec.shape), 0.5, device=self.device), y)
 
     def prior(self, n: int) -> Tensor:
-        """Draws without a condition: of the mean class, or with nothing seen."""
-        return self.drawn(self._nothing(n))
+        """Draws from the mixture of the classes' priors. With nothing seen, which training never meets, of no use."""
+        return self.drawn(self._nothing(n, self._classes(n)))
+
+    def _classes(self, n: int) -> Tensor | None:
+        return torch.randint(self.spec.classes, (n,), device=self.device) if self.given == "y" else None
 
     def drawn(self, batch: Batch) -> Tensor:
         """(B, Z) z ~ p(z|c)."""
@@ -142,9 +147,7 @@ class CVAE(Variant):
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """Classes are drawn evenly where `y` does not ask for them."""
-        if y is None and self.given == "y":
-            y = torch.randint(self.spec.classes, (n,), device=self.device)
-        batch = self._nothing(n, y)
+        batch = self._nothing(n, self._classes(n) if y is None else y)
         return self.decode(self.drawn(batch), batch)
 
     def log_joint(self, z: Tensor, batch: Batch) -> Tensor:

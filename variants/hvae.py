@@ -10,7 +10,8 @@ Sønderby et al. 2016, arXiv:1602.02282. Levels z_1 (below) to z_L, p(z_L) = N(0
     minimised   -log p(x|z_1) + sum_n KL(q(z_n|z_{n+1}, x) || p(z_n|z_{n+1})),  the KL warmed up        (section 2.3)
 
 Only deterministic features pass upward, and each KL is against the predicted prior. `merge` plain is the deep VAE that
-the paper compares with: q(z_1|x) q(z_2|z_1) ..., samples pass upward, and the KL is estimated by those samples.
+the paper compares with: q(z_1|x) q(z_2|z_1) ..., samples pass upward, and the KL is estimated by those samples; only
+its sum over levels is a KL, and a level's share may be negative.
 
 z is laid out from z_1 to z_L; a level has half the latents and units of the one below, as in the paper (64-32-16-8-4).
 `depth` counts the layers of each block; `network` conv puts a convolutional pyramid between x and the first block, and
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from variants import _contract, _math
-from variants._contract import Batch, DataSpec, Terms, Variant, choice, number
+from variants._contract import Batch, DataSpec, InputError, Terms, Variant, choice, number
 from variants._networks import Decoder, Features, Observation
 
 Gaussian = tuple[Tensor, Tensor]  # mean and log-variance, (B, Z_n) each
@@ -54,6 +55,8 @@ class HVAE(Variant):
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__(config, spec)
         c = config
+        if c.free_bits and c.merge == "plain":
+            raise InputError("free_bits needs merge='ladder': the levels of a plain deep VAE have no KL of their own")
         self.levels = tuple(max(2, c.latent >> n) if n else c.latent for n in range(c.levels))
         widths = [max(16, c.width >> n) for n in range(c.levels)]
         self.ladder = c.merge == "ladder"

@@ -7,10 +7,11 @@ Fabius & van Amersfoort 2014, arXiv:1412.6581. With steps x_1 ... x_T and one z 
 
 `feeding` free: input_t is the mean that the decoder gave at t-1, so that x reaches it through z alone; the steps are
 independent given z. teacher: input_t is the true x_{t-1}, withheld with probability `drop` (word dropout, Bowman et
-al. 2016), which makes the likelihood sharper and z easier to ignore: read its KL beside every likelihood.
-z is an input of every step as well.
+al. 2016), which makes the likelihood sharper and z easier to ignore: read its KL beside every likelihood. It generates
+by reading its own draws (its means, where they are continuous). z is an input of every step as well.
 
-Sequences differ in length. What stands in the padding reaches neither the recurrence nor the loss.
+Sequences differ in length, which is given, not modelled. What stands in the padding reaches neither the recurrence nor
+the loss.
 
 *Departures*: GRU or LSTM cells instead of tanh units (depth > 1 stacks them); z also enters each step; Adam, and no
 weight on the KL but the warm-up that is set. `width` is the size of the recurrent state.
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from variants import _contract, _math
 from variants._contract import Batch, DataSpec, InputError, Terms, Variant, choice, number
@@ -78,15 +80,26 @@ class VRAE(Variant):
         state = self.start(z).tanh().view(len(z), self.states, self.config.width).transpose(0, 1).contiguous()
         return state if self.config.cell == "gru" else state.chunk(2)
 
-    def free(self, z: Tensor, steps: int, given: Tensor | None = None) -> Tensor:
-        """(B, steps, D) outputs of a decoder that reads its own means; `given` (B, t, D) is read as it is."""
+    def free(self, z: Tensor, steps: int, given: Batch | None = None) -> Tensor:
+        """(B, steps, D) outputs of a decoder that reads its own last step, or the true one where `given` has it."""
         state, x = self.begin(z), torch.zeros(len(z), 1, self.size, device=z.device)
         outputs = []
         for t in range(steps):
             h, state = self.writer(torch.cat([x, z[:, None]], 2), state)
             outputs.append(self.output(h))
-            x = self.observation.mean(outputs[-1]) if given is None or t >= given.shape[1] else given[:, t : t + 1]
+            x = self.read_back(outputs[-1])
+            if given is not None and given.mask is not None:
+                x = torch.where(given.mask[:, t : t + 1, None], given.x[:, t : t + 1], x)
         return torch.cat(outputs, 1)
+
+    def read_back(self, output: Tensor) -> Tensor:
+        """What a decoder reads of its own output: the mean; of discrete steps a draw, if it was taught by true ones."""
+        mean = self.observation.mean(output)
+        if self.config.feeding == "free" or self.spec.likelihood == "gaussian":
+            return mean
+        if self.spec.likelihood == "bernoulli":
+            return torch.bernoulli(mean)
+        return F.one_hot(mean.flatten(0, -2).multinomial(1).view(mean.shape[:-1]), self.size).to(mean.dtype)
 
     def taught(self, z: Tensor, batch: Batch) -> Tensor:
         """(B, T, D) outputs of a decoder that reads the true step before each."""
@@ -114,24 +127,25 @@ class VRAE(Variant):
         return self.posterior(batch)[0]
 
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        """(B, T, D) what the decoder says when it reads its own means; as long as `batch`, else the longest."""
+        """(B, T, D) what the decoder says when it reads its own steps; as long as `batch`, else the longest."""
         steps = self.spec.steps if batch is None else batch.x.shape[1]
         return self.observation.mean(self.free(z, steps))
 
-    def forecast(self, batch: Batch, prefix: int, candidates: int = 500) -> Tensor:
-        """(B, T, D) sequences whose first `prefix` steps are as given, and the others are drawn given those alone.
+    def forecast(self, batch: Batch, prefix: Tensor, candidates: int = 500) -> Tensor:
+        """(B, T, D) sequences whose first `prefix` (B,) steps are as given, and the others foretold from those alone.
 
-        z is a draw from p(z|prefix): one of `candidates` from the prior, by its likelihood of the prefix (sampling
-        importance resampling, Rubin 1988). The encoder, which knows whole sequences only, is not asked.
+        They are the decoder's means for one z from about p(z|prefix): one of `candidates` from the prior, by its
+        likelihood of the prefix (sampling importance resampling, Rubin 1988). The encoder, which knows whole sequences
+        only, is not asked.
         """
         x, mask = _steps(batch)
-        known = Batch(x[:, :prefix], mask=mask[:, :prefix])
+        known = Batch(x, mask=mask & (torch.arange(x.shape[1], device=x.device) < prefix[:, None]))
         z = self.prior(candidates)
         index = torch.arange(len(x), device=x.device).repeat_interleave(candidates)
         weight = -self.nll(known[index], z.repeat(len(x), 1)).view(len(x), candidates)
         z = z[torch.multinomial(weight.softmax(1), 1).squeeze(1)]
-        given = x[:, :prefix] if self.config.feeding == "teacher" else None
-        return torch.cat([x[:, :prefix], self.observation.mean(self.free(z, x.shape[1], given))[:, prefix:]], 1)
+        output = self.free(z, x.shape[1], known if self.config.feeding == "teacher" else None)
+        return torch.where(known.mask[..., None], x, self.observation.mean(output))  # type: ignore[index]
 
     def prior(self, n: int) -> Tensor:
         return torch.randn(n, self.config.latent, device=self.device)
@@ -145,10 +159,11 @@ class VRAE(Variant):
         return z, _math.per_example(_math.log_normal(z, mean, log_var))
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """`forecasts`: the true sequence, then continuations of its first half."""
+        """`forecasts`: the true sequence, then continuations of its first half; NaN behind the end."""
         part = batch[slice(0, 6)]
-        prefix = max(1, part.x.shape[1] // 2)
-        return {"forecasts": torch.stack([part.x, *(self.forecast(part, prefix) for _ in range(3))], 1)}
+        mask = _steps(part)[1]
+        rows = torch.stack([part.x, *(self.forecast(part, (mask.sum(1) + 1) // 2) for _ in range(3))], 1)
+        return {"forecasts": torch.where(mask[:, None, :, None], rows, torch.nan)}
 
 
 def _steps(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ def codes(variant: Variant, data: Data, split: Batch) -> NDArray[np.float64]:
 
 
 def drawn(variant: Variant, data: Data, split: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N, Z) z ~ q(z|x) of at most 2,000 examples (their codes where q is a point), and as many draws of the prior."""
+    """(N, Z) z ~ q(z|x) of at most 2,000 examples (codes where it has no density), and 2,000 of the prior."""
     few = probe.subset(split, MMD_SAMPLES)
     variant.eval()
     with machine.seeded(split.x.device, 0):
@@ -51,6 +51,17 @@ def _labels(split: Batch) -> NDArray[np.int64]:
     return labels
 
 
+def _known(split: Batch) -> Batch:
+    """The examples whose label is known."""
+    assert split.y is not None
+    return split[torch.ge(split.y, 0).nonzero()[:, 0]]
+
+
+def _told_apart(data: Data) -> bool:
+    """Whether there is more than one class to tell apart."""
+    return data.valid.y is not None and len(data.valid.y.unique()) > 1
+
+
 def cheap(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict[str, float]:
     """The metrics that every trial gets, on training and validation data only.
 
@@ -60,15 +71,15 @@ def cheap(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict[
     directions of the raw values. A code that does not beat that has learned nothing that a class depends on.
     """
     valid = codes(variant, data, data.valid)
-    aggregated, prior = drawn(variant, data, data.valid)
     metrics = {"latent/active_units": float(latents.active_units(valid))}
-    if prior.std(axis=0).all():  # else there is no prior: a network without z
+    if variant.given != "x":  # where a part of x is given, there is a prior for each part, and none for all
+        aggregated, prior = drawn(variant, data, data.valid)
         metrics["latent/mmd"] = latents.mmd(aggregated, prior)
         metrics |= latents.moments(aggregated, prior)
     if kl is not None and variant.levels:
         metrics |= latents.by_level(kl, variant.levels)
-    if data.spec.classes:
-        few = probe.subset(data.train)
+    if _told_apart(data):
+        few = probe.subset(_known(data.train))
         y = _labels(few), _labels(data.valid)
         metrics["probe/accuracy"] = probe.accuracy(codes(variant, data, few), y[0], valid, y[1])
         random = probe.random_projection(_inputs(data, few), _inputs(data, data.valid), valid.shape[1])
@@ -78,8 +89,8 @@ def cheap(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict[
 
 def baselines(data: Data) -> dict[str, float]:
     """`probe/raw_pixels`: the probe on the raw values. The same for every variant and trial of a data set."""
-    if not data.spec.classes:
+    if not _told_apart(data):
         return {}
-    few = probe.subset(data.train)
+    few = probe.subset(_known(data.train))
     raw = probe.accuracy(_inputs(data, few), _labels(few), _inputs(data, data.valid), _labels(data.valid))
     return {"probe/raw_pixels": raw}

@@ -23,11 +23,10 @@ SAVE_EVERY = 30.0  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A trained variant, its data, the last epoch's KL per dimension where there is one, and what it took."""
+    """A trained variant, its data, and what it took."""
 
     variant: Variant
     data: Data
-    kl: torch.Tensor | None
     seconds: float  # of training, over all its parts
     run: str
 
@@ -119,13 +118,13 @@ def train(
     variant = trainer.build(training.variant, config, loaded.spec)
     this = {"training": {**dataclasses.asdict(training), "settings": dict(training.settings)}, "seed": seed}
     saved = checkpoint.load(path)
-    state, about = saved if saved and saved[1]["this"] == this else ({}, {"seconds": 0.0, "run": None, "epochs": 0})
+    state, about = saved if saved and saved[1]["this"] == this else ({}, {"seconds": 0.0, "run": None, "done": False})
     kl = state.pop("kl", None)
     tags = {**tags, "variant": training.variant, "seed": str(seed), "kind": "reproduce"}
     with tracker.run(name, tags, parent=parent, resume=about["run"]) as run:
-        if about["epochs"] == training.epochs:
+        if about["done"]:
             variant.load_state_dict({k.removeprefix("weights/"): v for k, v in state.items()})
-            return Trained(variant.to(device), loaded, kl, about["seconds"], run.id)
+            return Trained(variant.to(device), loaded, about["seconds"], run.id)
         if not state:
             run.params({**dataclasses.asdict(config), "epochs": training.epochs, "schedule": training.schedule})
             run.dataset(loaded)
@@ -140,19 +139,19 @@ def train(
         for last in epochs:
             run.metrics(last.metrics, last.number)
             show(last)
-            kl = last.vectors.get("kl_per_dimension", kl)
+            if last.best or not training.patience:
+                kl = last.vectors.get("kl_per_dimension", kl)
             now = time.perf_counter()
             if now - saved_at > SAVE_EVERY:
-                facts = {"this": this, "seconds": before + now - begin, "run": run.id, "epochs": last.number}
+                facts = {"this": this, "seconds": before + now - begin, "run": run.id, "done": False}
                 checkpoint.save(path, last.snapshot() | ({} if kl is None else {"kl": kl}), facts)
                 saved_at = time.perf_counter()
         seconds = before + time.perf_counter() - begin
-        weights = {f"weights/{k}": v.cpu().contiguous() for k, v in variant.state_dict().items()}
-        facts = {"this": this, "seconds": seconds, "run": run.id, "epochs": training.epochs}
-        checkpoint.save(path, weights | ({} if kl is None else {"kl": kl}), facts)
         scores = evaluate.cheap(variant, loaded, kl) | {"time/trial_seconds": seconds}
         run.metrics(scores, training.epochs)
         for picture, pixels in pictures.all_of(variant, loaded, kl).items():
             run.picture(picture, pixels, views.PICTURE_STEP)
         run.model(variant, scores, training.epochs)
-        return Trained(variant, loaded, kl, seconds, run.id)
+        weights = {f"weights/{k}": v.cpu().contiguous() for k, v in variant.state_dict().items()}
+        checkpoint.save(path, weights, {"this": this, "seconds": seconds, "run": run.id, "done": True})
+        return Trained(variant, loaded, seconds, run.id)
