@@ -154,13 +154,14 @@ class HVAE(Variant):
         return torch.cat(zs, 1), torch.stack(log_q).sum(0)
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """`levels`: one draw in each row, of which the levels above are kept and the others redrawn, top row: all."""
+        """`levels`: draws; then, of each of three draws, the top level kept, the top two, ..., and the others redrawn."""
         columns = 8
-        first = list(self.prior(1).split(self.levels, dim=1))
-        rows = []
-        for fixed in range(len(self.levels)):
-            kept = [z.expand(columns, -1) for z in first[len(first) - fixed :]]
-            rows.append(self.decode(self.descend(kept, columns)))
+        rows = [self.sample(columns)]
+        for _ in range(3):
+            first = list(self.prior(1).split(self.levels, dim=1))
+            for kept in range(1, len(self.levels)):
+                fixed = [z.expand(columns, -1) for z in first[-kept:]]
+                rows.append(self.decode(self.descend(fixed, columns)))
         return {"levels": torch.stack(rows)}
 
 

@@ -53,7 +53,8 @@ def _list() -> None:
     for name, anchor in ANCHORS.items():
         trainings = [t for budget in anchor.budgets.values() for t in budget.trainings.values()]
         used = " and ".join(sorted({t.variant for t in trainings}))
-        forms = ", ".join(f"{b} ({anchor.cost} on two cores)" if b == "cpu" else b for b in anchor.budgets)
+        costs = {"cpu": f"cpu ({anchor.cost} on two cores)"}
+        forms = ", ".join(costs.get(form, f"{form} (cost not measured)") for form in anchor.budgets)
         published = ", ".join(f"{metric} {value:g}" for metric, value in anchor.published.items())
         print(f"{name}: {used} on {Path(trainings[0].dataset).stem}; budgets {forms}")
         print(f"    {anchor.about}\n    published: {published}\n    source: {anchor.source}\n")
