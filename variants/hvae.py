@@ -154,7 +154,7 @@ class HVAE(Variant):
         return torch.cat(zs, 1), torch.stack(log_q).sum(0)
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """`levels`: draws; then, of each of three draws, the top level kept, the top two, ..., and the others redrawn."""
+        """`levels`: draws; then, of each of three draws, the top level kept, the top two, ...; the rest redrawn."""
         columns = 8
         rows = [self.sample(columns)]
         for _ in range(3):
