@@ -96,7 +96,9 @@ def summary(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) -> 
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     front = {t.number for t in study.best_trials} if several else set()
     chosen = sorted(complete, key=lambda t: (t.number not in front, sign * t.values[0]))[:rows]
-    shown = [k for k in _columns(objectives) if any(k in t.user_attrs["metrics"] for t in chosen)]
+    # ELBO and KL are named also where there are none: a variant without a density q has a dash, never a number
+    measured = {"valid/elbo", "valid/kl"}.union(*(t.user_attrs["metrics"] for t in chosen))
+    shown = [k for k in _columns(objectives) if k in measured]
     star = f"; * Pareto front of {' and '.join(objectives)}" if several else ""
     caption = f"{_counts(study)}; ELBO, reconstruction and KL in nats{star}"
     table = Table(title=f"{study.study_name}: best trials", caption=caption)
@@ -104,7 +106,8 @@ def summary(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) -> 
         table.add_column(heading, justify="right")
     table.add_column("parameters")
     for t in chosen:
-        scores = [f"{t.user_attrs['metrics'][k]:{COLUMNS[k][1]}}" for k in shown]
+        found = t.user_attrs["metrics"]
+        scores = [f"{found[k]:{COLUMNS[k][1]}}" if k in found else "—" for k in shown]
         table.add_row(
             f"{t.number}{'*' * (t.number in front)}", *scores, " ".join(f"{k}={_short(v)}" for k, v in t.params.items())
         )

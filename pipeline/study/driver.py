@@ -10,6 +10,7 @@ import torch
 from optuna.trial import TrialState
 
 import studies
+import variants
 from pipeline import data as datasets
 from pipeline import evaluate, machine, metrics, pictures, trainer
 from pipeline.data import Data
@@ -62,6 +63,7 @@ class _Job:
     seed: int
     fixed: Mapping[str, Value]
     tags: Mapping[str, str]
+    colour: int  # of the first trial: other variants on the page begin elsewhere
 
 
 def run(plan: Plan) -> Outcome:
@@ -91,7 +93,10 @@ def run(plan: Plan) -> Outcome:
             "variant": plan.variant, "dataset": data.spec.name, "study": name, "digest": data.digest,
             **machine.environment(device, threads),
         }  # fmt: skip
-        job = _Job(plan.variant, asked, data, objectives, name, epochs, budget.patience, plan.seed, plan.fixed, tags)
+        colour = 3 * variants.names().index(plan.variant)
+        job = _Job(
+            plan.variant, asked, data, objectives, name, epochs, budget.patience, plan.seed, plan.fixed, tags, colour
+        )
         lost = store.revive(study, tracker)
         views.write(tracker.client, tracker.experiment, ranges)
         link = views.link(tracker.uri, tracker.experiment, "Trials")
@@ -123,7 +128,7 @@ def _trials(
             return
         trial = study.ask()
         tags = {**job.tags, "kind": "trial", "trial": str(trial.number), "seed": str(_seed(job, trial))}
-        tags["mlflow.runColor"] = views.COLOURS[trial.number % len(views.COLOURS)]
+        tags["mlflow.runColor"] = views.COLOURS[(trial.number + job.colour) % len(views.COLOURS)]
         with tracker.run(f"{job.variant} {trial.number}", tags, parent=parent) as run:
             trial.set_user_attr("run", run.id)
             _trial(study, trial, job, run, display)

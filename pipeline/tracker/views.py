@@ -78,7 +78,7 @@ def _views(searched: list[str]) -> dict[str, dict[str, Any]]:
     search: Section = ("Search", [_parallel(searched, ["probe/accuracy", "valid/elbo"])], {"columns": 1})
     cost: Section = ("Cost", [_bar("time/trial_seconds"), _line("time/examples_per_second")], {"columns": 2})
     pictures: Section = ("Pictures", [_images(*PICTURES[:2])], {"columns": 1, "cardHeight": 460})
-    all_pictures: Section = ("Side by side", [_images(*PICTURES)], {"columns": 1, "cardHeight": 1120})
+    all_pictures: Section = ("Side by side", [_images(*PICTURES)], {"columns": 1, "cardHeight": 1600})
     trials = "tags.kind = 'trial'"
     return {
         "Trials": _state(trials, [parts, pictures, codes, search, cost], searched),
