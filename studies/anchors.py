@@ -119,8 +119,8 @@ ANCHORS = {
         measure="labels",
         budgets={
             "cpu": Budget({
-                "cvae": Training("cvae", {**_WIDE, "width": 400, "depth": 1}, 40),
-                "vae": Training("vae", {**_WIDE, "width": 400, "depth": 1}, 40),
+                "cvae": Training("cvae", {**_WIDE, "warmup": 1000}, 30),
+                "vae": Training("vae", {**_WIDE, "warmup": 1000}, 30),
             }),
         },
         cost="5 min",
