@@ -146,7 +146,7 @@ def test_what_is_not_there_or_of_no_known_kind(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no such file or folder"):
         data.load(str(tmp_path / "none.npz"))
     (tmp_path / "model.pkl").write_bytes(b"")
-    with pytest.raises(InputError, match=r"expected an \.npz file or a folder of images, not \.pkl"):
+    with pytest.raises(InputError, match=r"expected \.npz, \.csv, .* or a folder of images, not \.pkl"):
         data.load(str(tmp_path / "model.pkl"))
 
 
