@@ -123,7 +123,7 @@ ANCHORS = {
                 "vae": Training("vae", {**_WIDE, "warmup": 1000}, 30),
             }),
         },
-        cost="5 min",
+        cost="9 min",
     ),
     "aae-mnist": Anchor(
         about="Parzen-window log-likelihood of grey MNIST, a density of 784 dimensions, higher is better, nats",
@@ -203,6 +203,6 @@ ANCHORS = {
                 "plain": replace(_SHORT_LADDER, settings={**_SHORT_LADDER.settings, "merge": "plain"}),
             }),
         },
-        cost="6 min a seed",
+        cost="8 min a seed",
     ),
 }  # fmt: skip
