@@ -1,6 +1,6 @@
 """The common ground of variants with z ~ N(0, I) and a diagonal Gaussian posterior. Abstract: it minimises nothing."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -10,8 +10,39 @@ from variants._contract import Batch, Config, DataSpec, Variant
 from variants._networks import Decoder, Encoder, Observation
 
 
-class GaussianVariant(Variant, ABC):
-    """q(z|x) = N(mean(x), diag exp log_var(x)), p(z) = N(0, I), p(x|z) from `DataSpec.likelihood`."""
+class GaussianPosterior(Variant, ABC):
+    """q(z|x) = N(mean(x), diag exp log_var(x)), p(z) = N(0, I)."""
+
+    @abstractmethod
+    def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), (B, Z) each."""
+
+    @abstractmethod
+    def nll(self, batch: Batch, z: Tensor) -> Tensor:
+        """(B,) -log p(x|z) in nats."""
+
+    def bound(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """-E_q log p(x|z) by one sample (B,), and KL(q(z|x) || p(z)) in closed form per dimension (B, Z)."""
+        mean, log_var = self.posterior(batch)
+        return self.nll(batch, _math.reparameterize(mean, log_var)), _math.kl_standard_normal(mean, log_var)
+
+    def encode(self, batch: Batch) -> Tensor:
+        return self.posterior(batch)[0]
+
+    def prior(self, n: int) -> Tensor:
+        return torch.randn(n, self.config.latent, device=self.device)
+
+    def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
+        return _math.per_example(_math.log_standard_normal(z)) - self.nll(batch, z)
+
+    def propose(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.posterior(batch)
+        z = _math.reparameterize(mean, log_var)
+        return z, _math.per_example(_math.log_normal(z, mean, log_var))
+
+
+class GaussianVariant(GaussianPosterior, ABC):
+    """With the shared encoder and decoder, and p(x|z) from `DataSpec.likelihood`."""
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__(config, spec)
@@ -20,30 +51,11 @@ class GaussianVariant(Variant, ABC):
         self.observation = Observation(spec)
 
     def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z|x), (B, Z) each."""
         mean, log_var = self.encoder(batch.x).chunk(2, dim=1)
         return mean, log_var
 
-    def bound(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """-E_q log p(x|z) by one sample (B,), and KL(q(z|x) || p(z)) in closed form per dimension (B, Z)."""
-        mean, log_var = self.posterior(batch)
-        output = self.decoder(_math.reparameterize(mean, log_var))
-        return self.observation.nll(batch, output), _math.kl_standard_normal(mean, log_var)
-
-    def encode(self, batch: Batch) -> Tensor:
-        return self.posterior(batch)[0]
+    def nll(self, batch: Batch, z: Tensor) -> Tensor:
+        return self.observation.nll(batch, self.decoder(z))
 
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         return self.observation.mean(self.decoder(z))
-
-    def prior(self, n: int) -> Tensor:
-        return torch.randn(n, self.config.latent, device=self.device)
-
-    def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
-        prior = _math.per_example(_math.log_standard_normal(z))
-        return prior - self.observation.nll(batch, self.decoder(z))
-
-    def propose(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        mean, log_var = self.posterior(batch)
-        z = _math.reparameterize(mean, log_var)
-        return z, _math.per_example(_math.log_normal(z, mean, log_var))

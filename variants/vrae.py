@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from variants import _contract, _math
-from variants._contract import Batch, DataSpec, InputError, Terms, Variant, choice, number
+from variants._contract import Batch, DataSpec, InputError, Terms, choice, number
+from variants._gaussian import GaussianPosterior
 from variants._networks import Observation
 
 
@@ -40,7 +41,7 @@ class Config(_contract.Config):
     clip: float = number(5.0, 0.0, help="largest norm of the gradient; 0 for no clipping")
 
 
-class VRAE(Variant):
+class VRAE(GaussianPosterior):
     paper = "Fabius & van Amersfoort 2014, Variational Recurrent Auto-Encoders, arXiv:1412.6581"
     needs = frozenset({"mask"})
     config_type = Config
@@ -117,14 +118,10 @@ class VRAE(Variant):
         return self.observation.nll(Batch(x, mask=mask), output)
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
-        mean, log_var = self.posterior(batch)
-        kl, c = _math.kl_standard_normal(mean, log_var), self.config
-        reconstruction = self.nll(batch, _math.reparameterize(mean, log_var))
+        reconstruction, kl = self.bound(batch)
+        c = self.config
         loss = reconstruction.mean() + _math.ramp(step, c.warmup) * _math.free_bits(kl, c.free_bits)
         return Terms(reconstruction, kl.sum(1), {"loss": loss}, {"kl_per_dimension": kl})
-
-    def encode(self, batch: Batch) -> Tensor:
-        return self.posterior(batch)[0]
 
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         """(B, T, D) what the decoder says when it reads its own steps; as long as `batch`, else the longest."""
@@ -146,17 +143,6 @@ class VRAE(Variant):
         z = z[torch.multinomial(weight.softmax(1), 1).squeeze(1)]
         output = self.free(z, x.shape[1], known if self.config.feeding == "teacher" else None)
         return torch.where(known.mask[..., None], x, self.observation.mean(output))  # type: ignore[index]
-
-    def prior(self, n: int) -> Tensor:
-        return torch.randn(n, self.config.latent, device=self.device)
-
-    def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
-        return _math.per_example(_math.log_standard_normal(z)) - self.nll(batch, z)
-
-    def propose(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        mean, log_var = self.posterior(batch)
-        z = _math.reparameterize(mean, log_var)
-        return z, _math.per_example(_math.log_normal(z, mean, log_var))
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """`forecasts`: the true sequence, then continuations of its first half; NaN behind the end."""
