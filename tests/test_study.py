@@ -160,6 +160,12 @@ def test_pinned_parameters_are_not_searched(folder: Path) -> None:
         )
 
 
+def test_labels_of_one_class_alone_are_searched(folder: Path) -> None:
+    np.savez("one.npz", x=np.random.default_rng(0).random((60, 4)), y=np.zeros(60, int))
+    (trial,) = run(Plan("beta", dataset="one.npz", trials=1, epochs=1, threads=1)).study.trials
+    assert trial.values[1] == 1
+
+
 def test_a_pruned_trial_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([False] * 3 + [True] * 100)
     monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda self: next(answers))

@@ -57,11 +57,6 @@ def _known(split: Batch) -> Batch:
     return split[torch.ge(split.y, 0).nonzero()[:, 0]]
 
 
-def _told_apart(data: Data) -> bool:
-    """Whether there is more than one class to tell apart."""
-    return data.valid.y is not None and len(data.valid.y.unique()) > 1
-
-
 def cheap(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict[str, float]:
     """The metrics that every trial gets, on training and validation data only.
 
@@ -78,7 +73,7 @@ def cheap(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict[
         metrics |= latents.moments(aggregated, prior)
     if kl is not None and variant.levels:
         metrics |= latents.by_level(kl, variant.levels)
-    if _told_apart(data):
+    if data.spec.classes:
         few = probe.subset(_known(data.train))
         y = _labels(few), _labels(data.valid)
         metrics["probe/accuracy"] = probe.accuracy(codes(variant, data, few), y[0], valid, y[1])
@@ -89,7 +84,7 @@ def cheap(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict[
 
 def baselines(data: Data) -> dict[str, float]:
     """`probe/raw_pixels`: the probe on the raw values. The same for every variant and trial of a data set."""
-    if not _told_apart(data):
+    if not data.spec.classes:
         return {}
     few = probe.subset(_known(data.train))
     raw = probe.accuracy(_inputs(data, few), _labels(few), _inputs(data, data.valid), _labels(data.valid))
