@@ -24,10 +24,10 @@ from torch import Tensor
 
 from pipeline.data._catalogue import CATALOGUE, places
 from pipeline.data._files import read
-from pipeline.data._raw import SPLIT_SEED, Layout, Raw, stratified
+from pipeline.data._raw import SPLIT_SEED, Factors, Layout, Raw, stratified
 from variants import Batch, DataSpec, InputError
 
-__all__ = ["Data", "load", "names", "places"]
+__all__ = ["Data", "Factors", "load", "names", "places"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Data:
     shift: Tensor  # continuous data are (x - shift) / scale; 0 and 1 for the other kinds
     scale: Tensor
     layout: Layout
+    factors: tuple[Factors, Factors, Factors] | None = None  # of train, valid and test
 
     def to(self, device: torch.device) -> "Data":
         """The same data with every split on `device`."""
@@ -153,12 +154,15 @@ def _prepare(raw: Raw, binarized: bool) -> Data:
     if mask is not None:
         natural = "lines" if raw.likelihood == "gaussian" else "roll"
     layout = raw.layout or natural
-    return Data(spec, splits[0], splits[1], splits[2], _digest(raw, index), raw.source, shift, scale, layout)
+    known = raw.factors
+    causes = None if known is None else (known[index[0].numpy()], known[index[1].numpy()], known[index[2].numpy()])
+    return Data(spec, splits[0], splits[1], splits[2], _digest(raw, index), raw.source, shift, scale, layout, causes)
 
 
 def _digest(raw: Raw, index: list[Tensor]) -> str:
     sha = hashlib.sha256(f"{raw.x.shape}{raw.x.dtype}{raw.likelihood}".encode())
-    for array in (raw.x, raw.y, raw.lengths, *(i.numpy() for i in index)):
+    causes = None if raw.factors is None else raw.factors.values
+    for array in (raw.x, raw.y, raw.lengths, causes, *(i.numpy() for i in index)):
         if array is not None:
             sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()

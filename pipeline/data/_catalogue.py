@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.data import _sprites
 from pipeline.data._raw import Raw
 from variants import InputError
 
@@ -140,4 +141,6 @@ CATALOGUE: dict[str, Callable[[bool], Raw]] = {
     "fashion-mnist": _idx("fashion-mnist", "FashionMNIST"),
     "binarized-mnist": binarized_mnist,
     "frey-faces": frey_faces,
+    "sprites": lambda progress: _sprites.load(32),
+    "sprites-64": lambda progress: _sprites.load(64),
 }

@@ -2,15 +2,17 @@
 
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.data._raw import Raw, from_values
+from pipeline.data._raw import Factors, Raw, from_values
 from pipeline.data._sequences import long, music, padded, ucr
 from variants import InputError
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
+KEYS = ("x", "y", "lengths", "factors", "factor_names", "unordered")
 MANY = 2000  # images, from which on reading them shows its progress
 
 
@@ -28,15 +30,22 @@ def read(path: Path, progress: bool) -> Raw:
 def _npz(path: Path) -> Raw:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name in ("x", "y", "lengths")}
+            arrays = {name: file[name] for name in file.files if name in KEYS}
             found = ", ".join(file.files) or "nothing"
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"--dataset {path} cannot be read ({type(error).__name__}: {error})") from error
     if "x" not in arrays:
         raise InputError(f"--dataset {path} holds {found}; expected an array x (N, ...), and optionally y (N,)")
     if "lengths" in arrays:
-        return padded(f"--dataset {path}", path.stem, arrays["x"], arrays.get("y"), arrays["lengths"])
-    return from_values(f"--dataset {path}", path.stem, arrays["x"], arrays.get("y"))
+        raw = padded(f"--dataset {path}", path.stem, arrays["x"], arrays.get("y"), arrays["lengths"])
+    else:
+        raw = from_values(f"--dataset {path}", path.stem, arrays["x"], arrays.get("y"))
+    if "factors" not in arrays:
+        return raw
+    columns = arrays["factors"].shape[1] if arrays["factors"].ndim == 2 else 0
+    names = arrays.get("factor_names", [f"factor {i}" for i in range(columns)])
+    unordered = tuple(map(str, arrays.get("unordered", ())))
+    return replace(raw, factors=Factors(tuple(map(str, names)), arrays["factors"], unordered))
 
 
 def _table(path: Path) -> Raw:

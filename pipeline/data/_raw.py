@@ -17,6 +17,32 @@ Layout = Literal["images", "table", "lines", "roll"]  # how examples are best dr
 
 
 @dataclass(frozen=True)
+class Factors:
+    """The known causes of each example: `values` (N, F), whole numbers or not, one column for each of `names`.
+
+    The values of those in `unordered` are classes: they have neither an order nor distances.
+    """
+
+    names: tuple[str, ...]
+    values: NDArray[Any]
+    unordered: tuple[str, ...] = ()
+
+    def __getitem__(self, index: Any) -> "Factors":
+        return Factors(self.names, self.values[index], self.unordered)
+
+    def checked(self, source: str, n: int) -> "Factors":
+        """Itself, if it fits `n` examples. Raises `InputError`."""
+        shape, kind = self.values.shape, self.values.dtype
+        if len(shape) != 2 or shape[0] != n or kind.kind not in "biuf" or not np.isfinite(self.values).all():
+            raise InputError(f"{source}: factors are {kind} of shape {shape}; expected finite numbers ({n}, factors)")
+        if len(self.names) != shape[1]:
+            raise InputError(f"{source}: {len(self.names)} factor_names for {shape[1]} factors; expected one for each")
+        for name in set(self.unordered) - set(self.names):
+            raise InputError(f"{source}: unordered names {name!r}; expected some of {', '.join(self.names)}")
+        return self
+
+
+@dataclass(frozen=True)
 class Raw:
     """Values (N, ...) as bool, uint8 or float32; labels (N,) as 0 .. classes - 1; the source's own splits, if any.
 
@@ -31,6 +57,7 @@ class Raw:
     splits: list[torch.Tensor] | None = None
     lengths: NDArray[np.int64] | None = None
     layout: Layout | None = None  # where another than the natural one is wanted
+    factors: Factors | None = None
 
     def checked(self) -> "Raw":
         """Itself, if it can be modelled. Raises `InputError` for too few, missing or constant values."""
@@ -46,6 +73,8 @@ class Raw:
             )
         if (self.x == self.x[:1]).all():
             raise InputError(f"{self.source}: all {len(self.x)} examples are equal; there is nothing to model")
+        if self.factors is not None:
+            self.factors.checked(self.source, len(self.x))
         return self
 
 
