@@ -135,11 +135,62 @@ def test_decode_and_sample_give_data(case: tuple[Variant, Batch]) -> None:
     variant, batch = case
     code = variant.encode(batch)
     assert variant.prior(6).shape == code.shape
-    for values in (variant.decode(code, batch), variant.sample(6), variant.sample(6, batch.y)):
+    shown = variant.decode(code, batch), variant.draw(code, batch), variant.sample(6), variant.sample(6, batch.y, True)
+    for values in shown:
         assert values.shape == batch.x.shape
         if variant.spec.likelihood != "gaussian":
             assert values.min() >= 0
             assert values.max() <= 1
+
+
+def test_draws_are_of_the_kind_of_the_data_and_have_the_mean_that_decode_gives(case: tuple[Variant, Batch]) -> None:
+    variant, batch = case
+    variant.eval()
+    one = batch[slice(5, 6)]
+    many = one[torch.zeros(4000, dtype=torch.int64)]
+    with torch.no_grad():
+        z = variant.encode(one)
+        drawn, mean = variant.draw(z.expand(4000, -1), many), variant.decode(z, one)
+    if variant.spec.likelihood in ("bernoulli", "categorical"):
+        assert set(drawn.unique().tolist()) <= {0.0, 1.0}
+    elif variant.spec.likelihood == "logistic8":
+        torch.testing.assert_close(drawn * 255, (drawn * 255).round())
+    scale = drawn.std(0) / 4000**0.5
+    width = 0.05 if variant.spec.likelihood == "logistic8" else 0.003  # what is cut off at 0 and 1; rare pixels
+    assert (drawn.mean(0) - mean[0]).abs().le(5 * scale + width).all()
+    spread = drawn.std(0)  # that of the likelihood
+    if variant.spec.likelihood == "gaussian":
+        assert spread.amin() > 0.9 * float(variant.observation.log_scale.detach().exp())  # type: ignore[operator,union-attr]
+    elif variant.spec.likelihood == "bernoulli" and variant.independent:
+        torch.testing.assert_close(spread, (mean * (1 - mean)).sqrt()[0], atol=0.03, rtol=0)
+
+
+def test_the_likelihood_is_of_each_value_and_of_no_padding(case: tuple[Variant, Batch]) -> None:
+    variant, batch = case
+    variant.eval()
+    z = variant.prior(6, batch)
+    each = variant.log_likelihood(z, batch)
+    assert each.shape == batch.x.shape
+    if batch.mask is not None:
+        assert (each[~batch.mask] == 0).all()
+        assert (each[batch.mask].flatten(1).sum(1) != 0).all()
+    torch.testing.assert_close(variant.log_joint(z, batch), variant.log_prior(z, batch) + each.flatten(1).sum(1))
+
+
+def test_many_proposals_stand_example_by_example(case: tuple[Variant, Batch], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With draws at the mean, k proposals are k times the one; else they differ, and their density is as it is said."""
+    variant, batch = case
+    variant.eval()
+    drawn = variant.propose(batch, 3)
+    if drawn is None:
+        pytest.skip("q has no density")
+    assert drawn[0].shape == (18, variant.prior(1).shape[1])
+    assert drawn[1].shape == (18,)
+    assert not torch.equal(drawn[0][::3], drawn[0][1::3])
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    (z, log_q), (one, log_one) = variant.propose(batch, 3) or (), variant.propose(batch) or ()
+    torch.testing.assert_close(z, one.repeat_interleave(3, 0))
+    torch.testing.assert_close(log_q, log_one.repeat_interleave(3, 0))
 
 
 def test_the_joint_and_the_proposal_give_the_elbo(case: tuple[Variant, Batch]) -> None:

@@ -131,13 +131,19 @@ class TwoPlayers(Variant):
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         return z
 
-    def prior(self, n: int) -> Tensor:
+    def draw(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        return z
+
+    def prior(self, n: int, given: Batch | None = None) -> Tensor:
         return torch.zeros(n, *self.spec.shape)
 
-    def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
+    def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
         return torch.zeros(len(z))
 
-    def propose(self, batch: Batch) -> None:
+    def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
+        return torch.zeros_like(batch.x)
+
+    def propose(self, batch: Batch, k: int = 1) -> None:
         return None
 
 

@@ -158,6 +158,9 @@ class Variant(nn.Module, ABC):
     given: str = ""  # what the likelihood is conditioned on: "" for p(x), "y" for p(x, y), "x" for a part of x
     config_type: ClassVar[type[Config]] = Config
     levels: tuple[int, ...] = ()  # sizes of the levels of z, in the layout of `encode`; empty where there is but one
+    discrete: int = 0  # so many last columns of z are a class, as a one-hot vector in the prior
+    independent: bool = True  # whether the values of x are independent, given z
+    conditional: bool = False  # whether `sample` heeds the classes that it is asked for
     config: Config
     spec: DataSpec
 
@@ -178,20 +181,45 @@ class Variant(nn.Module, ABC):
         """The mean of p(x|z), (B, *shape), in the units of the data. `batch` holds conditions, where there are any."""
 
     @abstractmethod
-    def prior(self, n: int) -> Tensor:
-        """(n, Z) draws of z from the prior, in the layout of `encode`."""
-
-    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        """(n, *shape): z from the prior, then the mean of p(x|z). `y` (n,) asks for classes, where it can."""
-        return self.decode(self.prior(n))
+    def draw(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        """A draw from p(x|z), (B, *shape), in the units of the data. `batch` as in `decode`."""
 
     @abstractmethod
+    def prior(self, n: int, given: Batch | None = None) -> Tensor:
+        """(n, Z) draws of z from the prior, in the layout of `encode`; for conditions, from that of each of `given`."""
+
+    def sample(self, n: int, y: Tensor | None = None, noise: bool = False) -> Tensor:
+        """(n, *shape): z from the prior, then the mean of p(x|z), or with `noise` a draw from it: what a model says
+        data are like. `y` (n,) asks for classes, where it can.
+        """
+        z = self.prior(n)
+        return self.draw(z) if noise else self.decode(z)
+
+    @abstractmethod
+    def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
+        """(B,) log p(z) in nats; for a class that is told, log p(z|y) + log p(y), with p(y) uniform."""
+
+    @abstractmethod
+    def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
+        """(B, *shape) log p of each value of x, given z, in nats; 0 where nothing is modelled, such as padding."""
+
     def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
         """(B,) log p(x, z) in nats."""
+        return self.log_prior(z, batch) + self.log_likelihood(z, batch).flatten(1).sum(1)
 
     @abstractmethod
-    def propose(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
-        """z (B, Z) drawn from q(z|x), and log q(z|x) (B,) in nats; None where q has no density."""
+    def propose(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor] | None:
+        """z (B k, Z), `k` draws from q(z|x) of each example in turn, and log q(z|x) (B k,) in nats.
+
+        None where q has no density.
+        """
+
+    def forecast(self, batch: Batch, prefix: Tensor) -> Tensor | None:
+        """Sequences (B, T, D) whose first `prefix` (B,) steps are as given, the others foretold from those alone.
+
+        None where it cannot.
+        """
+        return None
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """What is worth seeing of this variant alone, by name: values (rows, columns, *shape), NaN for nothing."""

@@ -6,20 +6,17 @@ import torch
 from torch import Tensor
 
 from variants import _math
-from variants._contract import Batch, Config, DataSpec, Variant
-from variants._networks import Decoder, Encoder, Observation
+from variants._contract import Batch, Config, DataSpec
+from variants._networks import Decoder, Encoder
+from variants._observed import Observation, Observed
 
 
-class GaussianPosterior(Variant, ABC):
+class GaussianPosterior(Observed, ABC):
     """q(z|x) = N(mean(x), diag exp log_var(x)), p(z) = N(0, I)."""
 
     @abstractmethod
     def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), (B, Z) each."""
-
-    @abstractmethod
-    def nll(self, batch: Batch, z: Tensor) -> Tensor:
-        """(B,) -log p(x|z) in nats."""
 
     def bound(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """-E_q log p(x|z) by one sample (B,), and KL(q(z|x) || p(z)) in closed form per dimension (B, Z)."""
@@ -29,16 +26,14 @@ class GaussianPosterior(Variant, ABC):
     def encode(self, batch: Batch) -> Tensor:
         return self.posterior(batch)[0]
 
-    def prior(self, n: int) -> Tensor:
+    def prior(self, n: int, given: Batch | None = None) -> Tensor:
         return torch.randn(n, self.config.latent, device=self.device)
 
-    def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
-        return _math.per_example(_math.log_standard_normal(z)) - self.nll(batch, z)
+    def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
+        return _math.per_example(_math.log_standard_normal(z))
 
-    def propose(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        mean, log_var = self.posterior(batch)
-        z = _math.reparameterize(mean, log_var)
-        return z, _math.per_example(_math.log_normal(z, mean, log_var))
+    def propose(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor]:
+        return _math.drawn(*self.posterior(batch), k)
 
 
 class GaussianVariant(GaussianPosterior, ABC):
@@ -54,8 +49,5 @@ class GaussianVariant(GaussianPosterior, ABC):
         mean, log_var = self.encoder(batch.x).chunk(2, dim=1)
         return mean, log_var
 
-    def nll(self, batch: Batch, z: Tensor) -> Tensor:
-        return self.observation.nll(batch, self.decoder(z))
-
-    def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        return self.observation.mean(self.decoder(z))
+    def natural(self, z: Tensor, batch: Batch | None) -> Tensor:
+        return self.decoder(z)  # type: ignore[no-any-return]

@@ -35,6 +35,13 @@ def reparameterize(mean: Tensor, log_var: Tensor) -> Tensor:
     return torch.addcmul(mean, (0.5 * log_var).exp(), torch.randn_like(mean))
 
 
+def drawn(mean: Tensor, log_var: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`k` draws of each N(mean, exp log_var), one after the other (B k, Z), and their log densities (B k,)."""
+    mean, log_var = mean.repeat_interleave(k, 0), log_var.repeat_interleave(k, 0)
+    z = reparameterize(mean, log_var)
+    return z, per_example(log_normal(z, mean, log_var))
+
+
 def nll_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
     """-log Bernoulli(x; sigmoid(logits)) = log(1 + e^l) - x l for x in {0, 1}."""
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none")

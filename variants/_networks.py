@@ -1,4 +1,4 @@
-"""Small networks that variants share: an encoder to `out` numbers, a decoder from z, and p(x|z)."""
+"""Small networks that variants share: an encoder to `out` numbers, and a decoder from z."""
 
 import math
 from itertools import pairwise
@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants import _math
-from variants._contract import Batch, Config, DataSpec, InputError
+from variants._contract import Config, DataSpec, InputError
 
 
 def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
@@ -106,37 +105,3 @@ class Decoder(nn.Module):
         if out.ndim == 2:
             return out.reshape(-1, *self.shape)
         return out[:, :, : self.shape[1], : self.shape[2]]
-
-
-class Observation(nn.Module):
-    """p(x|z) of the family that fits the data, from a decoder's output (B, *shape).
-
-    The Gaussian and the discretised logistic share one learned scale over all pixels (Rybkin et al. 2021, sigma-VAE).
-    """
-
-    def __init__(self, spec: DataSpec) -> None:
-        super().__init__()
-        self.family = spec.likelihood
-        if self.family in ("gaussian", "logistic8"):
-            self.log_scale = nn.Parameter(torch.zeros(()) if self.family == "gaussian" else torch.tensor(-2.0))
-
-    def nll(self, batch: Batch, output: Tensor) -> Tensor:
-        """(B,) -log p(x|z) in nats; of a density for `gaussian`, of a probability for the others."""
-        return _math.per_example(self.nll_each(batch.x, output), batch.mask)
-
-    def nll_each(self, x: Tensor, output: Tensor) -> Tensor:
-        """-log p of every single value, in the shape of x; of a symbol as a whole for `categorical`."""
-        output = output.to(x.dtype)  # autocast gives bf16, whose steps are as wide as a grey value
-        if self.family == "bernoulli":
-            return _math.nll_bernoulli(x, output)
-        if self.family == "categorical":
-            return -x * output.log_softmax(-1)
-        if self.family == "gaussian":
-            return -_math.log_normal(x, output, 2 * self.log_scale.clamp(min=-7))
-        return _math.nll_logistic8(x, output.sigmoid(), self.log_scale.clamp(min=-7))
-
-    def mean(self, output: Tensor) -> Tensor:
-        """The mean of p(x|z) in the units of the data."""
-        if self.family == "categorical":
-            return output.softmax(-1)
-        return output if self.family == "gaussian" else output.sigmoid()

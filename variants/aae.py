@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from variants import _contract, _math
-from variants._contract import Batch, DataSpec, InputError, Loss, Terms, Variant, choice, number
-from variants._networks import Decoder, Encoder, Observation, mlp
+from variants._contract import Batch, DataSpec, InputError, Loss, Terms, choice, number
+from variants._networks import Decoder, Encoder, mlp
+from variants._observed import Observation, Observed
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,15 @@ class Config(_contract.Config):
     supervision: str = choice("none", "semi", help="none; or semi: a class beside the style, from known labels")
 
 
-class AAE(Variant):
+class AAE(Observed):
     paper = "Makhzani et al. 2015, Adversarial Autoencoders, arXiv:1511.05644"
     config_type = Config
     config: Config
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__(config, spec)
-        self.classes = spec.classes if config.supervision == "semi" else 0
+        self.classes = self.discrete = spec.classes if config.supervision == "semi" else 0
+        self.conditional = self.classes > 0
         if config.supervision == "semi" and not spec.classes:
             raise InputError(f"supervision='semi' needs class labels; data set {spec.name} has none")
         self.moments = 2 if config.encoder == "gaussian" else 1
@@ -65,7 +67,7 @@ class AAE(Variant):
         mean, log_var, logits = self.encoder(batch.x).split([z, z * (self.moments - 1), self.classes], dim=1)
         return mean, log_var, logits
 
-    def draw(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def infer(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """A style z ~ q(z|x) (B, Z), class probabilities (B, K), and the KL per dimension (B, Z) of a Gaussian."""
         mean, log_var, logits = self.posterior(batch)
         if self.moments == 1:
@@ -79,8 +81,8 @@ class AAE(Variant):
         return [d(part) for d, part in zip(self.discriminators, (style / self.config.scale, classes), strict=False)]
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
-        style, classes, kl = self.draw(batch)
-        reconstruction = self.observation.nll(batch, self.decoder(torch.cat([style, classes], 1)))
+        style, classes, kl = self.infer(batch)
+        reconstruction = self.nll(batch, torch.cat([style, classes], 1))
         dense = self.moments == 2 and not self.classes
         losses: dict[str, Loss] = {
             "reconstruction": reconstruction.mean(),
@@ -96,13 +98,13 @@ class AAE(Variant):
 
     def _tell_apart(self, batch: Batch) -> Tensor:
         with torch.no_grad():
-            style, classes, _ = self.draw(batch)
+            style, classes, _ = self.infer(batch)
             wanted = self.prior(len(batch)).to(style.dtype).split([self.config.latent, self.classes], dim=1)
         real, made = self.judged(*wanted), self.judged(style, classes)
         return torch.stack([(F.softplus(-r) + F.softplus(m)).mean() for r, m in zip(real, made, strict=True)]).sum()
 
     def _fool(self, batch: Batch) -> Tensor:
-        style, classes, _ = self.draw(batch)
+        style, classes, _ = self.infer(batch)
         return torch.stack([F.softplus(-logit).mean() for logit in self.judged(style, classes)]).sum()
 
     def _classify(self, batch: Batch) -> Tensor:
@@ -118,35 +120,32 @@ class AAE(Variant):
         mean, _, logits = self.posterior(batch)
         return torch.cat([mean, logits.softmax(1)], 1)
 
-    def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        return self.observation.mean(self.decoder(z))
+    def natural(self, z: Tensor, batch: Batch | None) -> Tensor:
+        return self.decoder(z)  # type: ignore[no-any-return]
 
-    def prior(self, n: int) -> Tensor:
+    def prior(self, n: int, given: Batch | None = None) -> Tensor:
         style = torch.randn(n, self.config.latent, device=self.device) * self.config.scale
         if not self.classes:
             return style
         y = torch.randint(self.classes, (n,), device=self.device)
         return torch.cat([style, F.one_hot(y, self.classes).float()], 1)
 
-    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+    def sample(self, n: int, y: Tensor | None = None, noise: bool = False) -> Tensor:
         z = self.prior(n)
         if y is not None and self.classes:
             z = torch.cat([z[:, : self.config.latent], F.one_hot(y, self.classes).float()], 1)
-        return self.decode(z)
+        return self.draw(z) if noise else self.decode(z)
 
-    def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
+    def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
         style = z[:, : self.config.latent] / self.config.scale
-        prior = _math.per_example(_math.log_standard_normal(style) - math.log(self.config.scale))
-        if self.classes:
-            prior = prior - math.log(self.classes)
-        return prior - self.observation.nll(batch, self.decoder(z))
+        density = _math.per_example(_math.log_standard_normal(style) - math.log(self.config.scale))
+        return density - math.log(self.classes) if self.classes else density
 
-    def propose(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+    def propose(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor] | None:
         if self.moments == 1 or self.classes:
             return None
         mean, log_var, _ = self.posterior(batch)
-        z = _math.reparameterize(mean, log_var)
-        return z, _math.per_example(_math.log_normal(z, mean, log_var))
+        return _math.drawn(mean, log_var, k)
 
     def players(self) -> Mapping[str, torch.optim.Optimizer]:
         """Two players, the autoencoder and its discriminators; the former moves in each of its phases."""

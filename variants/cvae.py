@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from variants import _contract, _math
-from variants._contract import Batch, DataSpec, InputError, Terms, Variant, choice, number
-from variants._networks import Decoder, Encoder, Observation
+from variants._contract import Batch, DataSpec, InputError, Terms, choice, number
+from variants._networks import Decoder, Encoder
+from variants._observed import Observation, Observed
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Config(_contract.Config):
     objective: str = choice("cvae", "network", help="cvae; or network: the paper's baseline without z (quadrants)")
 
 
-class CVAE(Variant):
+class CVAE(Observed):
     paper = "Sohn, Lee & Yan 2015, Learning Structured Output Representation using Deep CGMs, NeurIPS"
     config_type = Config
     config: Config
@@ -51,6 +52,7 @@ class CVAE(Variant):
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__(config, spec)
         self.given = "y" if config.condition == "label" else "x"
+        self.conditional = self.given == "y"
         self.stochastic = config.objective == "cvae"
         if self.given == "y":
             if not self.stochastic:
@@ -92,14 +94,23 @@ class CVAE(Variant):
         mean, log_var = self.prior_net(c).chunk(2, dim=1)
         return mean, log_var
 
-    def output(self, z: Tensor, c: Tensor) -> Tensor:
-        """What the generation network says, (B, *shape)."""
+    def natural(self, z: Tensor, batch: Batch | None) -> Tensor:
+        """What the generation network says, (B, *shape), of z and c from `batch`: without one, no class."""
+        return self.generate(z, self.condition(batch or self._nothing(len(z))))
+
+    def generate(self, z: Tensor, c: Tensor) -> Tensor:
         return self.decoder(torch.cat([z, c], 1) if self.stochastic else c)  # type: ignore[no-any-return]
 
-    def nll(self, batch: Batch, z: Tensor, c: Tensor) -> Tensor:
+    def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
+        """Of p(x|c, z); 0 for pixels that are seen."""
+        return self._missing(super().log_likelihood(z, batch))
+
+    def _missing(self, values: Tensor) -> Tensor:
+        return values if self.given == "y" else torch.where(self.seen, 0.0, values)
+
+    def score(self, batch: Batch, z: Tensor, c: Tensor) -> Tensor:
         """(B,) -log p(x|c, z) in nats, of the missing pixels where a part is seen."""
-        values = self.observation.nll_each(batch.x, self.output(z, c))
-        return _math.per_example(values if self.given == "y" else torch.where(self.seen, 0.0, values))
+        return _math.per_example(self._missing(self.observation.nll_each(batch.x, self.generate(z, c))))
 
     def cost(self, c: Tensor) -> Tensor:
         """(B,) -log p(y) of the classes that are told, in nats."""
@@ -108,11 +119,11 @@ class CVAE(Variant):
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         c = self.condition(batch, withhold=self.training)
         if not self.stochastic:
-            reconstruction = self.nll(batch, c, c)
+            reconstruction = self.score(batch, c, c)
             return Terms(reconstruction, torch.zeros_like(reconstruction), {"loss": reconstruction.mean()})
         mean, log_var = self.posterior(batch, c)
         kl = _math.kl_normal(mean, log_var, *self.prior_given(c))
-        reconstruction = self.nll(batch, _math.reparameterize(mean, log_var), c)
+        reconstruction = self.score(batch, _math.reparameterize(mean, log_var), c)
         s = self.config
         loss = reconstruction.mean() + _math.ramp(step, s.warmup) * _math.free_bits(kl, s.free_bits)
         extras = {"kl_per_dimension": kl, f"elbo_given_{self.given}": -(reconstruction + kl.sum(1))}
@@ -125,46 +136,47 @@ class CVAE(Variant):
 
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         """The mean of p(x|c, z), c from `batch`: without one, no class, or nothing seen. Pixels seen stay."""
-        batch = batch or self._nothing(len(z))
-        mean = self.observation.mean(self.output(z, self.condition(batch)))
-        return mean if self.given == "y" else torch.where(self.seen, batch.x, mean)
+        return self._kept(super().decode(z, batch), batch)
+
+    def draw(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        return self._kept(super().draw(z, batch), batch)
+
+    def _kept(self, values: Tensor, batch: Batch | None) -> Tensor:
+        return values if self.given == "y" or batch is None else torch.where(self.seen, batch.x, values)
 
     def _nothing(self, n: int, y: Tensor | None = None) -> Batch:
         """Images of which nothing is seen."""
         return Batch(torch.full((n, *self.spec.shape), 0.5, device=self.device), y)
 
-    def prior(self, n: int) -> Tensor:
-        """Draws from the mixture of the classes' priors. With nothing seen, which training never meets, of no use."""
-        return self.drawn(self._nothing(n, self._classes(n)))
+    def prior(self, n: int, given: Batch | None = None) -> Tensor:
+        """z ~ p(z|c), or draws from the mixture of the classes' priors.
+
+        With nothing seen, which training never meets, of no use.
+        """
+        c = self.condition(given or self._nothing(n, self._classes(n)))
+        return _math.reparameterize(*self.prior_given(c)) if self.stochastic else c
 
     def _classes(self, n: int) -> Tensor | None:
         return torch.randint(self.spec.classes, (n,), device=self.device) if self.given == "y" else None
 
-    def drawn(self, batch: Batch) -> Tensor:
-        """(B, Z) z ~ p(z|c)."""
-        c = self.condition(batch)
-        return _math.reparameterize(*self.prior_given(c)) if self.stochastic else c
-
-    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+    def sample(self, n: int, y: Tensor | None = None, noise: bool = False) -> Tensor:
         """Classes are drawn evenly where `y` does not ask for them."""
         batch = self._nothing(n, self._classes(n) if y is None else y)
-        return self.decode(self.drawn(batch), batch)
+        z = self.prior(n, batch)
+        return self.draw(z, batch) if noise else self.decode(z, batch)
 
-    def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
-        """(B,) log p(x, z|c) + log p(y) for a class that is told; log p(missing, z|seen) for quadrants."""
+    def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
+        """(B,) log p(z|c) + log p(y) for a class that is told; log p(z|seen) for quadrants."""
         c = self.condition(batch)
         if not self.stochastic:
-            return -self.nll(batch, c, c)
-        prior = _math.per_example(_math.log_normal(z, *self.prior_given(c)))
-        return prior - self.nll(batch, z, c) - self.cost(c)
+            return torch.zeros(len(c), device=c.device)
+        return _math.per_example(_math.log_normal(z, *self.prior_given(c))) - self.cost(c)
 
-    def propose(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def propose(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor]:
         c = self.condition(batch)
         if not self.stochastic:
-            return c, torch.zeros(len(c), device=c.device)
-        mean, log_var = self.posterior(batch, c)
-        z = _math.reparameterize(mean, log_var)
-        return z, _math.per_example(_math.log_normal(z, mean, log_var))
+            return c.repeat_interleave(k, 0), torch.zeros(len(c) * k, device=c.device)
+        return _math.drawn(*self.posterior(batch, c), k)
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """`classes`: a row a class, a column one noise. `completions`: true image, what is seen, then draws."""
@@ -179,7 +191,7 @@ class CVAE(Variant):
             return {"classes": x.unflatten(0, (rows, columns))}
         part = batch[slice(0, columns)]
         many = Batch(part.x.repeat_interleave(columns - 2, 0))
-        draws = self.decode(self.drawn(many), many).unflatten(0, (len(part), columns - 2))
+        draws = self.decode(self.prior(len(many), many), many).unflatten(0, (len(part), columns - 2))
         shown = torch.stack([part.x, torch.where(self.seen, part.x, 0.5)], 1)
         return {"completions": torch.cat([shown, draws], 1)}
 

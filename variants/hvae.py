@@ -32,8 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from variants import _contract, _math
-from variants._contract import Batch, DataSpec, InputError, Terms, Variant, choice, number
-from variants._networks import Decoder, Features, Observation
+from variants._contract import Batch, DataSpec, InputError, Terms, choice, number
+from variants._networks import Decoder, Features
+from variants._observed import Observation, Observed
 
 Gaussian = tuple[Tensor, Tensor]  # mean and log-variance, (B, Z_n) each
 FLOOR = 1e-5  # of a variance, as in the authors' program
@@ -47,7 +48,7 @@ class Config(_contract.Config):
     merge: str = choice("ladder", "plain", help="ladder; or plain: a deep VAE, inferred from the bottom up")
 
 
-class HVAE(Variant):
+class HVAE(Observed):
     paper = "Sønderby et al. 2016, Ladder Variational Autoencoders, arXiv:1602.02282"
     config_type = Config
     config: Config
@@ -72,9 +73,9 @@ class HVAE(Variant):
         self.decoder = Decoder(spec, c, c.width, depth=0)
         self.observation = Observation(spec)
 
-    def likelihood(self, batch: Batch, z: Tensor) -> Tensor:
-        """(B,) log p(x|z_1)."""
-        return -self.observation.nll(batch, self.decoder(self.foot(z)))
+    def natural(self, z: Tensor, batch: Batch | None) -> Tensor:
+        """z of all levels; given z_1, x does not depend on the others."""
+        return self.decoder(self.foot(z[:, : self.levels[0]]))  # type: ignore[no-any-return]
 
     def predicted(self, n: int, above: Tensor | None, like: Tensor) -> Gaussian:
         """p(z_n|z_{n+1}), counted from 0; the standard normal on top."""
@@ -83,30 +84,32 @@ class HVAE(Variant):
             return zero, zero
         return _gaussian(self.down[n](above))
 
-    def infer(self, batch: Batch, noise: bool) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
-        """For each level from z_1 up: a draw (or the mean) of q, q itself, and p, both given the draws."""
-        return (self._ladder if self.ladder else self._plain)(batch, noise)
+    def infer(self, batch: Batch, noise: bool, k: int = 1) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
+        """For each level from z_1 up: `k` draws (or the mean) of q, q itself, and p, both given the draws."""
+        return (self._ladder if self.ladder else self._plain)(batch, noise, k)
 
-    def _ladder(self, batch: Batch, noise: bool) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
+    def _ladder(self, batch: Batch, noise: bool, k: int) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
         d, seen = self.stem(batch.x), []
         for up, head in zip(self.up, self.inferred, strict=True):
             d = up(d)
-            seen.append(_gaussian(head(d)))
+            seen.append(_repeated(_gaussian(head(d)), k))
         zs: list[Tensor] = []
         qs: list[Gaussian] = []
         ps: list[Gaussian] = []
         for n in reversed(range(len(self.levels))):
-            p = self.predicted(n, zs[0] if zs else None, d)
+            p = self.predicted(n, zs[0] if zs else None, seen[n][0])
             q = _merge(seen[n], p) if zs else seen[n]
             zs.insert(0, _math.reparameterize(*q) if noise else q[0])
             qs.insert(0, q)
             ps.insert(0, p)
         return zs, qs, ps
 
-    def _plain(self, batch: Batch, noise: bool) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
-        below, zs, qs = self.stem(batch.x), [], []
+    def _plain(self, batch: Batch, noise: bool, k: int) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
+        below = self.stem(batch.x)
+        zs: list[Tensor] = []
+        qs: list[Gaussian] = []
         for up, head in zip(self.up, self.inferred, strict=True):
-            qs.append(_gaussian(head(up(below))))
+            qs.append(_repeated(_gaussian(head(up(below))), 1 if zs else k))
             below = _math.reparameterize(*qs[-1]) if noise else qs[-1][0]
             zs.append(below)
         above = [*zs[1:], None]
@@ -119,17 +122,13 @@ class HVAE(Variant):
         else:  # z_n and z_{n+1} are drawn together, so that only log q - log p of the draws is unbiased
             each = zip(zs, qs, ps, strict=True)
             kl = torch.cat([_math.log_normal(z, *q) - _math.log_normal(z, *p) for z, q, p in each], 1)
-        reconstruction, c = -self.likelihood(batch, zs[0]), self.config
+        reconstruction, c = self.nll(batch, zs[0]), self.config
         loss = reconstruction.mean() + _math.ramp(step, c.warmup) * _math.free_bits(kl, c.free_bits)
         return Terms(reconstruction, kl.sum(1), {"loss": loss}, {"kl_per_dimension": kl})
 
     def encode(self, batch: Batch) -> Tensor:
         """Means of all levels, each given the means above (ladder) or below (plain) it."""
         return torch.cat(self.infer(batch, noise=False)[0], 1)
-
-    def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        """z of all levels; given z_1, x does not depend on the others."""
-        return self.observation.mean(self.decoder(self.foot(z[:, : self.levels[0]])))
 
     def descend(self, zs: list[Tensor], n: int) -> Tensor:
         """(n, Z) a draw of the levels that stand below those in `zs` (top level last), and `zs`."""
@@ -139,17 +138,17 @@ class HVAE(Variant):
             zs = [_math.reparameterize(*p), *zs]
         return torch.cat(zs, 1)
 
-    def prior(self, n: int) -> Tensor:
+    def prior(self, n: int, given: Batch | None = None) -> Tensor:
         return self.descend([], n)
 
-    def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
+    def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
         zs = z.split(self.levels, dim=1)
         priors = [self.predicted(n, above, z) for n, above in enumerate([*zs[1:], None])]
-        prior = [_math.per_example(_math.log_normal(part, *p)) for part, p in zip(zs, priors, strict=True)]
-        return torch.stack(prior).sum(0) + self.likelihood(batch, zs[0])
+        each = [_math.per_example(_math.log_normal(part, *p)) for part, p in zip(zs, priors, strict=True)]
+        return torch.stack(each).sum(0)
 
-    def propose(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        zs, qs, _ = self.infer(batch, noise=True)
+    def propose(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor]:
+        zs, qs, _ = self.infer(batch, noise=True, k=k)
         log_q = [_math.per_example(_math.log_normal(z, *q)) for z, q in zip(zs, qs, strict=True)]
         return torch.cat(zs, 1), torch.stack(log_q).sum(0)
 
@@ -182,6 +181,10 @@ def _block(inputs: int, width: int, depth: int) -> nn.Sequential:
 def _gaussian(values: Tensor) -> Gaussian:
     mean, variance = values.chunk(2, dim=1)
     return mean, (F.softplus(variance) + FLOOR).log()
+
+
+def _repeated(q: Gaussian, k: int) -> Gaussian:
+    return q if k == 1 else (q[0].repeat_interleave(k, 0), q[1].repeat_interleave(k, 0))
 
 
 def _merge(a: Gaussian, b: Gaussian) -> Gaussian:

@@ -23,12 +23,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from variants import _contract, _math
 from variants._contract import Batch, DataSpec, InputError, Terms, choice, number
 from variants._gaussian import GaussianPosterior
-from variants._networks import Observation
+from variants._observed import Observation
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class VRAE(GaussianPosterior):
         if config.network != "mlp":
             raise InputError(f"network={config.network!r}: vrae is recurrent; leave it at mlp")
         c, recurrent = config, nn.GRU if config.cell == "gru" else nn.LSTM
+        self.independent = c.feeding == "free"
         (self.size,) = spec.shape
         self.readers = nn.ModuleList(
             recurrent(self.size, c.width, c.depth, batch_first=True) for _ in range(c.directions)
@@ -81,26 +81,23 @@ class VRAE(GaussianPosterior):
         state = self.start(z).tanh().view(len(z), self.states, self.config.width).transpose(0, 1).contiguous()
         return state if self.config.cell == "gru" else state.chunk(2)
 
-    def free(self, z: Tensor, steps: int, given: Batch | None = None) -> Tensor:
-        """(B, steps, D) outputs of a decoder that reads its own last step, or the true one where `given` has it."""
+    def free(self, z: Tensor, steps: int, given: Batch | None = None, noise: bool = False) -> tuple[Tensor, Tensor]:
+        """(B, steps, D) outputs of a decoder that reads its own last step, or the true one where `given` has it.
+
+        The second of the two holds what was read: of a decoder that was taught by true steps a draw, where steps are
+        discrete or `noise` is asked for; the mean otherwise.
+        """
         state, x = self.begin(z), torch.zeros(len(z), 1, self.size, device=z.device)
-        outputs = []
+        outputs, read = [], []
+        drawn = not self.independent and (noise or self.spec.likelihood != "gaussian")
         for t in range(steps):
             h, state = self.writer(torch.cat([x, z[:, None]], 2), state)
             outputs.append(self.output(h))
-            x = self.read_back(outputs[-1])
+            x = self.observation.draw(outputs[-1]) if drawn else self.observation.mean(outputs[-1])
             if given is not None and given.mask is not None:
                 x = torch.where(given.mask[:, t : t + 1, None], given.x[:, t : t + 1], x)
-        return torch.cat(outputs, 1)
-
-    def read_back(self, output: Tensor) -> Tensor:
-        """What a decoder reads of its own output: the mean; of discrete steps a draw, if it was taught by true ones."""
-        mean = self.observation.mean(output)
-        if self.config.feeding == "free" or self.spec.likelihood == "gaussian":
-            return mean
-        if self.spec.likelihood == "bernoulli":
-            return torch.bernoulli(mean)
-        return F.one_hot(mean.flatten(0, -2).multinomial(1).view(mean.shape[:-1]), self.size).to(mean.dtype)
+            read.append(x)
+        return torch.cat(outputs, 1), torch.cat(read, 1)
 
     def taught(self, z: Tensor, batch: Batch) -> Tensor:
         """(B, T, D) outputs of a decoder that reads the true step before each."""
@@ -111,11 +108,18 @@ class VRAE(GaussianPosterior):
         h, _ = self.writer(torch.cat([x, z[:, None].expand(-1, x.shape[1], -1)], 2), self.begin(z))
         return self.output(h)  # type: ignore[no-any-return]
 
-    def nll(self, batch: Batch, z: Tensor) -> Tensor:
-        """(B,) -log p(x|z) in nats a sequence."""
-        output = self.taught(z, batch) if self.config.feeding == "teacher" else self.free(z, batch.x.shape[1])
+    def natural(self, z: Tensor, batch: Batch | None) -> Tensor:
+        """(B, T, D) of true steps, where it was taught by them; else of its own; as long as `batch`, or the longest."""
+        if batch is not None and not self.independent:
+            return self.taught(z, batch)
+        return self.free(z, self._length(batch))[0]
+
+    def _length(self, batch: Batch | None) -> int:
+        return self.spec.steps if batch is None else batch.x.shape[1]
+
+    def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
         x, mask = _steps(batch)
-        return self.observation.nll(Batch(x, mask=mask), output)
+        return super().log_likelihood(z, Batch(x, mask=mask))
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         reconstruction, kl = self.bound(batch)
@@ -125,8 +129,12 @@ class VRAE(GaussianPosterior):
 
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         """(B, T, D) what the decoder says when it reads its own steps; as long as `batch`, else the longest."""
-        steps = self.spec.steps if batch is None else batch.x.shape[1]
-        return self.observation.mean(self.free(z, steps))
+        return self.observation.mean(self.free(z, self._length(batch))[0])
+
+    def draw(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        """As `decode`; a decoder that was taught by true steps reads its own draws."""
+        outputs, read = self.free(z, self._length(batch), noise=True)
+        return self.observation.draw(outputs) if self.independent else read
 
     def forecast(self, batch: Batch, prefix: Tensor, candidates: int = 500) -> Tensor:
         """(B, T, D) sequences whose first `prefix` (B,) steps are as given, and the others foretold from those alone.
@@ -141,7 +149,7 @@ class VRAE(GaussianPosterior):
         index = torch.arange(len(x), device=x.device).repeat_interleave(candidates)
         weight = -self.nll(known[index], z.repeat(len(x), 1)).view(len(x), candidates)
         z = z[torch.multinomial(weight.softmax(1), 1).squeeze(1)]
-        output = self.free(z, x.shape[1], known if self.config.feeding == "teacher" else None)
+        output = self.free(z, x.shape[1], None if self.independent else known)[0]
         return torch.where(known.mask[..., None], x, self.observation.mean(output))  # type: ignore[index]
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
