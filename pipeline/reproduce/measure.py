@@ -49,7 +49,7 @@ def quadrants(models: Models, k: int = 100) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, m in models.items():
         size = 1 if name.startswith("network") else k  # the network is deterministic
-        found[name] = -float(likelihood.log_likelihood(m.variant, m.data, m.data.test, size).mean())
+        found[name] = -float(likelihood.importance_weighted(m.variant, m.data, m.data.test, size).mean())
     for observed in (1, 2, 3):
         found[f"gap {observed}"] = found[f"network {observed}"] - found[f"cvae {observed}"]
     return found
@@ -108,7 +108,7 @@ def steps(models: Models, k: int = 500) -> dict[str, float]:
     lengths = test.mask.sum(1).double().cpu()
     totals = trainer.score(m.variant, m.data, test, seed=0, precision="fp32")
     kl = float(totals.sums["kl"])
-    bound = -likelihood.log_likelihood(m.variant, m.data, test, k)
+    bound = -likelihood.importance_weighted(m.variant, m.data, test, k)
     return {
         "-elbo a step": (float(totals.sums["reconstruction"]) + kl) / float(lengths.sum()),
         "-log p(x) a step": float(bound.sum() / lengths.sum()),
@@ -122,10 +122,10 @@ def steps(models: Models, k: int = 500) -> dict[str, float]:
 
 def _bound(m: Trained, k: int, n: int) -> dict[str, float]:
     few = probe.subset(m.data.test, n)
-    each = -likelihood.log_likelihood(m.variant, m.data, few, k)
+    each = -likelihood.importance_weighted(m.variant, m.data, few, k)
     found = {"-log p(x)": float(each.mean()), "standard error": float(each.std()) / len(each) ** 0.5}
     if m.variant.given == "y":
-        found["-log p(x, y)"] = -float(likelihood.log_likelihood(m.variant, m.data, few, k, marginal=False).mean())
+        found["-log p(x, y)"] = -float(likelihood.importance_weighted(m.variant, m.data, few, k, marginal=False).mean())
     return found
 
 

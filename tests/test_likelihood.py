@@ -1,0 +1,213 @@
+"""How likely a model finds data: bounds, annealing and kernel densities against closed forms and explicit loops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KernelDensity
+from torch import Tensor
+
+from pipeline.data import Data
+from pipeline.evaluate import ais, likelihood
+from variants import Batch, DataSpec, InputError, Variant
+from variants.aae import AAE
+from variants.cvae import CVAE
+from variants.vae import VAE
+
+
+def linear_gaussian(widen: float) -> tuple[Variant, Data, Tensor]:
+    """x = W z + b + s e with z in 2 and x in 4 dimensions, and q with variances `widen` times those of the posterior.
+
+    Returns the model, data, and log N(x; b, W W' + s^2) of each example from a multivariate normal. The columns of W
+    are orthogonal, so that the true posterior has a diagonal covariance.
+    """
+    generator = torch.Generator().manual_seed(0)
+    w = torch.linalg.qr(torch.randn(4, 2, generator=generator))[0] * torch.tensor([1.5, 0.8])
+    b, s = torch.randn(4, generator=generator), 0.6
+    spec = DataSpec("plane", (4,), "gaussian")
+    variant = VAE(VAE.config_type(latent=2, width=1), spec)
+    variant.encoder, variant.decoder = torch.nn.Linear(4, 4), torch.nn.Linear(2, 4)  # type: ignore[assignment]
+    variance = 1 / (1 + w.square().sum(0) / s**2)
+    with torch.no_grad():
+        variant.decoder.weight.copy_(w)
+        variant.decoder.bias.copy_(b)
+        variant.observation.log_scale.fill_(math.log(s))
+        mean = variance[:, None] * w.T / s**2
+        variant.encoder.weight.copy_(torch.cat([mean, torch.zeros(2, 4)]))
+        variant.encoder.bias.copy_(torch.cat([-mean @ b, (widen * variance).log()]))
+    x = torch.randn(300, 2, generator=generator) @ w.T + b + s * torch.randn(300, 4, generator=generator)
+    exact = torch.distributions.MultivariateNormal(b, w @ w.T + s**2 * torch.eye(4)).log_prob(x)
+    split = Batch(x)
+    data = Data(spec, split, split, split, "", "", torch.zeros(()), torch.ones(()), "table")
+    return variant, data, exact.double()
+
+
+def test_with_the_exact_posterior_the_bound_is_the_likelihood_for_every_k() -> None:
+    variant, data, exact = linear_gaussian(1.0)
+    for k in (1, 7, 20_000):
+        few = data.test[slice(0, 3 if k > 100 else 300)]
+        torch.testing.assert_close(
+            likelihood.importance_weighted(variant, data, few, k), exact[: len(few)], atol=1e-4, rtol=0
+        )
+
+
+def test_with_a_wrong_posterior_the_bound_tightens_to_the_likelihood() -> None:
+    variant, data, exact = linear_gaussian(3.0)
+    bounds = [float(likelihood.importance_weighted(variant, data, data.test, k).mean()) for k in (1, 5, 50, 2000)]
+    gaps = [float(exact.mean()) - b for b in bounds]
+    # at k = 1 the gap is KL(q || posterior), in closed form for Gaussians of one mean: (v - 1 - log v) / 2 a dimension
+    assert gaps[0] == pytest.approx(2 * 0.5 * (3 - 1 - math.log(3)), abs=0.15)
+    assert gaps[0] > gaps[1] > gaps[2] > abs(gaps[3])
+    assert gaps[3] == pytest.approx(0, abs=0.01)
+
+
+def test_the_bound_is_that_of_an_explicit_loop() -> None:
+    """Same draws, one example and one sample at a time."""
+    variant, data, _ = linear_gaussian(2.0)
+    few = data.test[slice(0, 2)]
+    vectorised = likelihood.importance_weighted(variant, data, few, 3, seed=5)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        mean, log_var = variant.posterior(few)  # type: ignore[operator]
+        noise = torch.randn(6, 2).view(2, 3, 2)
+        for n in range(2):
+            weights = []
+            for i in range(3):
+                z = mean[n] + (0.5 * log_var[n]).exp() * noise[n, i]
+                prior, q = (
+                    torch.distributions.Normal(0.0, 1.0),
+                    torch.distributions.Normal(mean[n], (0.5 * log_var[n]).exp()),
+                )
+                p = torch.distributions.Normal(variant.decoder(z), variant.observation.log_scale.exp())  # type: ignore[operator,union-attr]
+                weights.append(p.log_prob(few.x[n]).sum() + prior.log_prob(z).sum() - q.log_prob(z).sum())
+            expected = math.log(sum(math.exp(float(w)) for w in weights) / 3)
+            assert float(vectorised[n]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_bound_of_a_conditional_variant_sums_over_classes_whatever_the_labels() -> None:
+    spec = DataSpec("table", (4,), "gaussian", classes=3)
+    torch.manual_seed(0)
+    variant = CVAE(CVAE.config_type(latent=2, width=8), spec).eval()
+    with torch.no_grad():  # near the prior, so that the weights vary little
+        variant.decoder.net[0].weight[:, :2] *= 0.3  # type: ignore[index,union-attr]
+        variant.encoder.head[-1].weight *= 0.3  # type: ignore[index,union-attr]
+    x = torch.randn(5, 4)
+    splits = [Batch(x, torch.full((5,), c)) for c in range(3)]
+    data = Data(spec, splits[0], splits[0], splits[0], "", "", torch.zeros(()), torch.ones(()), "table")
+    marginal = [likelihood.importance_weighted(variant, data, s, 20_000) for s in splits]
+    assert torch.equal(marginal[0], marginal[2])
+    each = [likelihood.importance_weighted(variant, data, s, 20_000, marginal=False, seed=1) for s in splits]
+    torch.testing.assert_close(torch.stack(each).logsumexp(0), marginal[0], atol=0.05, rtol=0)
+
+
+def test_without_a_density_there_is_no_bound() -> None:
+    _, data, _ = linear_gaussian(1.0)
+    with pytest.raises(InputError, match="AAE has no density"):
+        likelihood.importance_weighted(AAE(AAE.config_type(width=4), data.spec), data, data.test, 2)
+
+
+def test_parzen_is_a_kernel_density() -> None:
+    samples, x = torch.rand(500, 2, 3), torch.rand(40, 2, 3)
+    ours = likelihood.parzen(samples, x, 0.3)
+    theirs = KernelDensity(bandwidth=0.3).fit(samples.flatten(1).numpy()).score_samples(x.flatten(1).numpy())
+    np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-3)
+
+
+def test_parzen_width_is_near_the_true_one() -> None:
+    """Samples and held-out points of one Gaussian with few samples: too narrow and too wide are both worse."""
+    samples, held = torch.randn(2000, 2), torch.randn(500, 2)
+    sigma = likelihood.parzen_width(samples, held)
+    assert 0.1 < sigma < 0.7
+
+
+def test_bits_are_of_a_value_to_base_two() -> None:
+    spec = DataSpec("grey", (3, 2, 2), "logistic8")
+    assert likelihood.bits_per_dimension(-12 * 8 * math.log(2), spec) == pytest.approx(
+        8
+    )  # 8-bit values told as they are
+    with pytest.raises(InputError, match="8-bit values; the likelihood of grey is bernoulli"):
+        likelihood.bits_per_dimension(-1.0, DataSpec("grey", (3, 2, 2), "bernoulli"))
+
+
+def test_annealing_hits_the_likelihood_and_its_gap_covers_it() -> None:
+    """Means over examples to .02 nats; the truth lies between the lower and the upper bound."""
+    variant, data, exact = linear_gaussian(3.0)
+    few, pilot = data.test[slice(0, 100)], data.test[slice(200, 208)]
+    tuned = ais.tune(variant, pilot, 300)
+    found = ais.estimate(variant, few, tuned, chains=16)
+    short = exact[:100] - found.log_p
+    assert abs(float(short.mean())) < 0.02
+    assert float(short.abs().max()) < 0.2
+    assert 0.55 < found.accepted < 0.85
+    gap = ais.gap(variant, few, tuned, chains=16)
+    assert -0.005 < float(gap.mean()) < 0.05
+    assert float(short.mean()) < float(gap.mean()) + 2 * float(short.std()) / 10
+
+
+def test_with_few_temperatures_the_estimate_falls_short_and_the_gap_says_so() -> None:
+    variant, data, exact = linear_gaussian(1.0)
+    few = data.test[slice(0, 100)]
+    short, gaps = [], []
+    for temperatures in (3, 48):
+        tuned = ais.tune(variant, data.test[slice(200, 208)], temperatures)
+        short.append(float((exact[:100] - ais.estimate(variant, few, tuned, chains=2).log_p).mean()))
+        gaps.append(float(ais.gap(variant, few, tuned, chains=2).mean()))
+    assert short[0] > 2 * short[1] > 0
+    assert gaps[0] > 2 * gaps[1] > 0
+    assert all(g > s for g, s in zip(gaps, short, strict=True))
+
+
+def test_rate_and_distortion_are_those_of_the_tempered_posterior() -> None:
+    """N(z) N(x; W z + b, s^2)^beta is a Gaussian: its KL to the prior and its mean -log p(x|z) in closed form."""
+    variant, data, _ = linear_gaussian(1.0)
+    few = data.test[slice(0, 100)]
+    found = ais.estimate(variant, few, ais.tune(variant, data.test[slice(200, 208)], 200), chains=32)
+    w, b, s = variant.decoder.weight.detach().double(), variant.decoder.bias.detach().double(), 0.6  # type: ignore[union-attr, operator]
+    x = few.x.double() - b
+    for t in (50, 100, 150, 200):
+        beta = float(found.betas[t])
+        variance = 1 / (1 + beta * w.square().sum(0) / s**2)
+        mean = variance * beta * (x @ w) / s**2
+        rate = 0.5 * (mean.square() + variance - 1 - variance.log()).sum(1).mean()
+        away = (x - mean @ w.T).square().sum(1) + (w.square().sum(0) * variance).sum()
+        distortion = (away / (2 * s**2)).mean() + 2 * math.log(2 * math.pi * s**2)
+        assert float(found.rate[t]) == pytest.approx(float(rate), abs=0.05)
+        assert float(found.distortion[t]) == pytest.approx(float(distortion), abs=0.05)
+
+
+def test_annealing_needs_no_encoder() -> None:
+    """An adversarial autoencoder, whose q has no density, with a linear decoder and a prior of width 5."""
+    variant, data, _ = linear_gaussian(1.0)
+    aae = AAE(AAE.config_type(latent=2, width=1, scale=5.0), data.spec)
+    aae.decoder, aae.observation = variant.decoder, variant.observation  # type: ignore[assignment]
+    w, b = variant.decoder.weight.detach(), variant.decoder.bias.detach()  # type: ignore[union-attr, operator]
+    few = data.test[slice(0, 50)]
+    covariance = 25 * w @ w.T + 0.36 * torch.eye(4)
+    exact = torch.distributions.MultivariateNormal(b, covariance).log_prob(few.x)
+    found = ais.estimate(aae, few, ais.tune(aae, data.test[slice(200, 208)], 1000), chains=16)
+    assert float(found.log_p.mean()) == pytest.approx(float(exact.mean()), abs=0.02)
+
+
+def test_annealing_of_a_conditional_variant_is_the_sum_over_classes() -> None:
+    spec = DataSpec("table", (4,), "gaussian", classes=3)
+    torch.manual_seed(0)
+    variant = CVAE(CVAE.config_type(latent=2, width=8), spec).eval()
+    x = torch.randn(20, 4)
+    split = Batch(x, torch.zeros(20, dtype=torch.int64))
+    data = Data(spec, split, split, split, "", "", torch.zeros(()), torch.ones(()), "table")
+    bound = likelihood.importance_weighted(variant, data, split, 20_000)
+    tuned = ais.tune(variant, Batch(torch.randn(8, 4), torch.zeros(8, dtype=torch.int64)), 200)
+    found = ais.estimate(variant, split, tuned, chains=16)
+    assert float((found.log_p - bound).mean()) == pytest.approx(0, abs=0.02)
+
+
+def test_annealing_says_where_it_does_not_apply() -> None:
+    spec = DataSpec("table", (4,), "gaussian", classes=3)
+    semi = AAE(AAE.config_type(width=4, supervision="semi"), spec)
+    with pytest.raises(InputError, match="AAE has a class in its code"):
+        ais.tune(semi, Batch(torch.randn(3, 4)), 5)
+    image = DataSpec("image", (1, 4, 4), "bernoulli")
+    network = CVAE(CVAE.config_type(width=4, condition="quadrants", objective="network"), image)
+    with pytest.raises(InputError, match="CVAE draws no z"):
+        ais.tune(network, Batch(torch.zeros(3, 1, 4, 4)), 5)
