@@ -127,7 +127,8 @@ class Terms:
     """What one scored batch means, in three kinds that never mix.
 
     Compared: `reconstruction` = -E_q log p(x|z) and `kl`, at beta = 1, without schedule or free bits; lower is better.
-    Minimised: `losses`, one scalar per player. Only logged: `extras`, (B,) or (B, n) each.
+    Minimised: `losses`, one scalar per player. Only logged: `extras`, (B,) or (B, n) each; one called `..._score` says
+    how ordinary an example looks, higher for the ordinary.
 
     Players move in the order of `losses`. A loss that is given as a function is computed when its player's turn has
     come, at the weights that the players before it left: so alternate the phases of an adversarial game. Players whose

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data._catalogue import CATALOGUE, places
+from pipeline.data._catalogue import CATALOGUE, cache, places
 from pipeline.data._files import read
 from pipeline.data._raw import SPLIT_SEED, Factors, Layout, Raw, stratified
 from variants import Batch, DataSpec, InputError
 
-__all__ = ["Data", "Factors", "load", "names", "places"]
+__all__ = ["Data", "Factors", "cache", "load", "names", "places"]
 
 
 @dataclass(frozen=True)

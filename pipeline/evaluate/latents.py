@@ -4,6 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from variants import InputError
+
 Array = NDArray[np.float64]
 
 
@@ -56,3 +58,29 @@ def moments(codes: Array, prior: Array) -> dict[str, float]:
         "latent/posterior_mean": float(np.sqrt(((codes.mean(axis=0) - prior.mean(axis=0)) ** 2 / scale**2).mean())),
         "latent/posterior_spread": float((codes.std(axis=0) / scale).mean()),
     }
+
+
+def divergence(codes: Array, prior: Array, k: int = 5) -> float:
+    """KL divergence in nats of the distribution of codes (N, Z) from that of the prior's draws (M, Z).
+
+    From distances to the k-th nearest neighbours, Z/N sum log(to the prior's / to the codes') + log(M / (N - 1)) (Wang,
+    Kulkarni & Verdú 2009, equation 5). Consistent; in many dimensions it falls short at a thousand points. Equal points
+    have no distance, and raise `InputError`.
+    """
+    from scipy.spatial import cKDTree
+
+    own = cKDTree(codes).query(codes, k + 1)[0][:, k]  # the first neighbour of a point is itself
+    other = cKDTree(prior).query(codes, [k])[0][:, 0]
+    if not (own > 0).all():
+        raise InputError(f"{int((own == 0).sum())} of {len(codes)} codes are equal to {k} others; they have no density")
+    return float(codes.shape[1] * np.log(other / own).mean() + np.log(len(prior) / (len(codes) - 1)))
+
+
+def verdict(kl: Tensor, threshold: float = 0.01) -> str:
+    """In words, from the mean KL per dimension (Z,) in nats, whether the code is used."""
+    used, size, total = int((kl > threshold).sum()), len(kl), float(kl.sum())
+    if not used:
+        return f"collapsed: none of {size} units carries more than {threshold} nats; z is ignored"
+    if used < size:
+        return f"{size - used} of {size} units are unused; the others carry {total:.1f} nats"
+    return f"no collapse: all {size} units are used, and carry {total:.1f} nats"
