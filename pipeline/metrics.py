@@ -1,5 +1,6 @@
-"""Every metric's name, once: which way is better, its unit, and whether a study may optimise it."""
+"""Every metric's name, once: which way is better, its unit, its meaning, and whether a study may optimise it."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,18 +9,25 @@ from variants import DataSpec, InputError
 
 @dataclass(frozen=True)
 class Metric:
-    better: Literal["maximize", "minimize"]
+    better: Literal["maximize", "minimize", ""]  # "": neither
     unit: str
     about: str
+
+
+@dataclass(frozen=True)
+class Objective(Metric):
+    """A metric that a study may optimise."""
+
+    better: Literal["maximize", "minimize"]
     needs: frozenset[str] = frozenset()  # fields of Batch without which it is undefined
 
 
 OBJECTIVES = {
-    "valid/elbo": Metric("maximize", "nats per example", "evidence lower bound at beta = 1"),
-    "valid/reconstruction": Metric("minimize", "nats per example", "-E_q log p(x|z)"),
-    "valid/kl": Metric("minimize", "nats per example", "KL(q(z|x) || p(z))"),
-    "latent/mmd": Metric("minimize", "squared distance", "codes against draws from the prior"),
-    "probe/accuracy": Metric("maximize", "share", "logistic regression on codes", frozenset({"y"})),
+    "valid/elbo": Objective("maximize", "nats per example", "evidence lower bound at beta = 1"),
+    "valid/reconstruction": Objective("minimize", "nats per example", "-E_q log p(x|z)"),
+    "valid/kl": Objective("minimize", "nats per example", "KL(q(z|x) || p(z))"),
+    "latent/mmd": Objective("minimize", "squared distance", "codes against draws from the prior"),
+    "probe/accuracy": Objective("maximize", "share", "logistic regression on codes", frozenset({"y"})),
 }
 
 
@@ -42,3 +50,52 @@ def objectives(names: tuple[str, ...], spec: DataSpec) -> tuple[str, ...]:
     if not usable:
         raise InputError(f"objective {', '.join(names)} needs labels, and data set {spec.name} has none")
     return usable
+
+
+_NATS, _SHARE = "nats per example", "share"
+EVALUATION = {  # of `pipeline.evaluate`, on the test split: regular expressions of names, in the order of a report
+    r"test/elbo": Metric("maximize", _NATS, "evidence lower bound at beta = 1"),
+    r"test/reconstruction": Metric("minimize", _NATS, "-E_q log p(x|z)"),
+    r"test/kl": Metric("", _NATS, "KL(q(z|x) || p(z))"),
+    r"test/iw\d+": Metric("maximize", _NATS, "importance weighted bound of log p(x) (Burda et al. 2016)"),
+    r"test/bits_per_dimension": Metric("minimize", "bits", "-log2 p(x) a value, by the importance weighted bound"),
+    r"test/ais": Metric("maximize", _NATS, "log p(x) by annealed importance sampling (Wu et al. 2017)"),
+    r"test/ais_gap": Metric("", _NATS, "upper less lower bound on simulated data (Grosse et al. 2015)"),
+    r"test/ais_less_iw": Metric("", _NATS, "how far the bound falls short of annealing, on the same examples"),
+    r"probe/((raw|pca|untrained)_)?linear_(\d+|all)": Metric(
+        "maximize", _SHARE, "logistic regression on codes, by known labels; on raw values, PCA, an untrained encoder"
+    ),
+    r"probe/((raw|pca|untrained)_)?knn": Metric("maximize", _SHARE, "10 nearest neighbours, by the same codes"),
+    r"latent/active_units_cov": Metric("", "dimensions", "posterior mean varies by more than .01 (Burda et al. 2016)"),
+    r"latent/active_units_kl": Metric("", "dimensions", "KL above .01 nats (Sønderby et al. 2016)"),
+    r"latent/mutual_information": Metric("", "nats", "I(x; z) under q: KL less aggregate_kl (Hoffman & Johnson 2016)"),
+    r"latent/aggregate_kl": Metric("minimize", "nats", "KL of the aggregated posterior from the prior, by neighbours"),
+    r"latent/(kmeans|mixture)_(ari|nmi)": Metric(
+        "maximize", "index", "clusters of codes against classes; 1 is perfect"
+    ),
+    r"latent/(kmeans|mixture)_accuracy": Metric("maximize", _SHARE, "clusters against classes, by optimal assignment"),
+    r"latent/(mig|modularity|sap|dci_\w+|beta_vae_score|factor_vae_score)": Metric(
+        "maximize", "score", "disentanglement of known factors; 1 is perfect"
+    ),
+    r"sample/(precision|recall|coverage)_(floor_)?\w{6}": Metric("maximize", _SHARE, "samples among real examples"),
+    r"sample/density_(floor_)?\w{6}": Metric("maximize", "ratio", "real balls around a sample; 1 where alike"),
+    r"sample/frechet_(floor_)?\w{6}": Metric("minimize", "squared distance", "of Gaussians of judge's features"),
+    r"sample/kid_(floor_)?\w{6}": Metric("minimize", "squared distance", "kernel distance of judge's features"),
+    r"use/anomaly_\w+": Metric("maximize", "area", "under the ROC curve: one class normal, others strange"),
+    r"use/imputation_\w+": Metric("minimize", _NATS, "-log p(missing|seen)"),
+    r"use/interpolation_(jump|length)": Metric("minimize", "ratio", "evenness of change between two codes; 1 is best"),
+    r"use/generation_(accuracy|real)_\w{6}": Metric("maximize", _SHARE, "samples of the class that was asked for"),
+    r"use/forecast_\w+": Metric("minimize", "the data's", "root mean square error of the second half of sequences"),
+    r"use/augmentation_(with|without)": Metric("maximize", _SHARE, "accuracy of a classifier of few labels"),
+    r"use/augmentation_gain": Metric("maximize", _SHARE, "what added samples do to that accuracy"),
+}
+
+
+def find(name: str) -> Metric:
+    """What is known of a metric. Raises `KeyError` where nobody wrote it down."""
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    found = [m for pattern, m in EVALUATION.items() if re.fullmatch(pattern, name)]
+    if not found:
+        raise KeyError(name)
+    return found[0]

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -215,6 +215,46 @@ def kl_spectrum(kl: Tensor) -> Picture:
         ax.set_xticks(list(shown), [str(i + 1) for i in shown])
 
     return _figure(draw)
+
+
+def rate_distortion(rate: Tensor, distortion: Tensor) -> Picture:
+    """Rate (T + 1,) against distortion (T + 1,), nats, as annealing found them; its last point is the posterior."""
+
+    def draw(ax: Any) -> None:
+        ax.plot(rate.numpy(), distortion.numpy(), color="#4477aa")
+        ax.plot(rate[-1:].numpy(), distortion[-1:].numpy(), "o", color="#4477aa")
+        title = f"{float(rate[-1]):.1f} + {float(distortion[-1]):.1f} nats at the posterior"
+        ax.set(xlabel="rate, KL from the prior (nats)", ylabel="distortion, -log p(x|z) (nats)", title=title)
+
+    return _figure(draw)
+
+
+def curves(lines: Mapping[str, list[tuple[int, float]]], x: str, y: str) -> Picture:
+    """Named lines over a logarithmic axis."""
+    import seaborn
+
+    def draw(ax: Any) -> None:
+        for colour, (name, points) in zip(seaborn.color_palette("colorblind"), lines.items(), strict=False):
+            if points:
+                ax.plot(*zip(*points, strict=True), marker="o", label=name, color=colour)
+        ax.set(xscale="log", xlabel=x, ylabel=y)
+        ax.legend()
+
+    return _figure(draw)
+
+
+def neighbours(drawn: Tensor, data: Data, n: int = COLUMNS - 1) -> Picture:
+    """Samples (N, *shape), a row each, and right of each the training examples that are nearest to it, nearest first.
+
+    Nearest by the Euclidean distance of values. A model that repeats its training data shows one image twice.
+    """
+    from pipeline.evaluate import samples
+
+    train = torch.cat([b.x for b in data.batches(data.train)])
+    flat = [x.flatten(1).double().cpu().numpy() for x in (drawn, train)]
+    near, _ = samples.nearest(flat[0], flat[1], n)
+    rows = torch.cat([drawn[:, None].cpu(), train.cpu()[torch.from_numpy(near)]], dim=1)
+    return grid(rows.flatten(0, 1), data, columns=n + 1)
 
 
 def _ended(values: Tensor, batch: Batch) -> Tensor:

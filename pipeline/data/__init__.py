@@ -64,12 +64,19 @@ class Data:
 
     def most_frequent(self) -> "Data":
         """The same data, of which only the most frequent class is left for training and validation."""
-        y, held = self.train.y, self.valid.y
-        if y is None or held is None:
+        if self.train.y is None:
             raise InputError(f"{self.spec.name} has no labels; expected classes, of which one is the most frequent")
-        most = y.mode().values
-        train, valid = self.train[torch.eq(y, most).nonzero()[:, 0]], self.valid[torch.eq(held, most).nonzero()[:, 0]]
-        return replace(self, train=train, valid=valid)
+        return self.only(int(self.train.y.mode().values))
+
+    def only(self, c: int) -> "Data":
+        """The same data, of which only class `c` is left for training and validation."""
+        left = []
+        for split in (self.train, self.valid):
+            chosen = None if split.y is None else torch.eq(split.y, c).nonzero()[:, 0]
+            if chosen is None or not len(chosen):
+                raise InputError(f"class {c} alone: {self.spec.name} has no examples of it to train and validate on")
+            left.append(split[chosen])
+        return replace(self, train=left[0], valid=left[1])
 
     def batch(self, split: Batch, index: Tensor | slice, generator: torch.Generator | None = None) -> Batch:
         """Some examples of a split as a variant gets them: float32. `generator` draws the dynamic binarisation."""

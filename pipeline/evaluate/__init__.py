@@ -1,8 +1,15 @@
 """Metrics of a trained model. Each is a plain function of arrays, or of a variant and data; here is the list.
 
-likelihood   log p(x) by importance sampling, and the density of samples by Parzen windows
-probe        how well a linear classifier reads the class from the codes
-latents      what the code uses, and how near the codes are to the prior
+likelihood        log p(x) by importance sampling, and the density of samples by Parzen windows
+ais               log p(x) by annealing, which needs no encoder; its gap; rate and distortion
+latents           what the code uses, and how near the codes are to the prior
+probe             what a simple classifier reads from the codes, with few labels and with all
+clusters          whether groups in the codes are the classes
+disentanglement   whether single dimensions stand for single causes
+samples           how samples compare with real examples, in features of ...
+judge             ... a small classifier, one a data set
+uses              anomalies, missing values, interpolation, classes to order, forecasts, more data
+suite             all of them, on a trained model: `python -m pipeline.evaluate`
 """
 
 import numpy as np
@@ -11,10 +18,10 @@ from numpy.typing import NDArray
 
 from pipeline import machine
 from pipeline.data import Data
-from pipeline.evaluate import latents, likelihood, probe
+from pipeline.evaluate import latents, probe
 from variants import Batch, Variant
 
-__all__ = ["baselines", "cheap", "codes", "drawn", "latents", "likelihood", "probe"]
+__all__ = ["baselines", "cheap", "codes", "drawn", "inputs"]
 
 MMD_SAMPLES = 2000
 
@@ -27,20 +34,22 @@ def codes(variant: Variant, data: Data, split: Batch) -> NDArray[np.float64]:
     return torch.cat(parts).float().cpu().numpy().astype(np.float64)
 
 
-def drawn(variant: Variant, data: Data, split: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N, Z) z ~ q(z|x) of at most 2,000 examples (codes where it has no density), and 2,000 of the prior."""
-    few = probe.subset(split, MMD_SAMPLES)
+def drawn(
+    variant: Variant, data: Data, split: Batch, n: int = MMD_SAMPLES
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N, Z) z ~ q(z|x) of at most `n` examples (codes where it has no density), and `n` of the prior."""
+    few = probe.subset(split, n)
     variant.eval()
     with machine.seeded(split.x.device, 0):
         parts = []
         for batch in data.batches(few):
             proposal = variant.propose(batch)
             parts.append(variant.encode(batch) if proposal is None else proposal[0])
-        prior = variant.prior(MMD_SAMPLES)
+        prior = variant.prior(n)
     return torch.cat(parts).double().cpu().numpy(), prior.double().cpu().numpy()
 
 
-def _inputs(data: Data, split: Batch) -> NDArray[np.float64]:
+def inputs(data: Data, split: Batch) -> NDArray[np.float64]:
     """(N, pixels) a split as the variants see it."""
     return torch.cat([b.x.flatten(1) for b in data.batches(split)]).cpu().numpy().astype(np.float64)
 
@@ -77,7 +86,7 @@ def cheap(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict[
         few = probe.subset(_known(data.train))
         y = _labels(few), _labels(data.valid)
         metrics["probe/accuracy"] = probe.accuracy(codes(variant, data, few), y[0], valid, y[1])
-        random = probe.random_projection(_inputs(data, few), _inputs(data, data.valid), valid.shape[1])
+        random = probe.random_projection(inputs(data, few), inputs(data, data.valid), valid.shape[1])
         metrics["probe/random_projection"] = probe.accuracy(random[0], y[0], random[1], y[1])
     return metrics
 
@@ -87,5 +96,5 @@ def baselines(data: Data) -> dict[str, float]:
     if not data.spec.classes:
         return {}
     few = probe.subset(_known(data.train))
-    raw = probe.accuracy(_inputs(data, few), _labels(few), _inputs(data, data.valid), _labels(data.valid))
+    raw = probe.accuracy(inputs(data, few), _labels(few), inputs(data, data.valid), _labels(data.valid))
     return {"probe/raw_pixels": raw}

@@ -142,7 +142,7 @@ def factor_vae_score(codes: Array, factors: NDArray[Any], seed: int = 0) -> floa
     spread = codes.std(axis=0)
     heard = spread >= QUIET
     if not heard.any():
-        return 1 / factors.shape[1]
+        return 1 / int(factors.shape[1])
     shared, rows = _alike(factors, ALIKE, seed)
     least = ((codes[:, heard] / spread[heard])[rows]).var(axis=1).argmin(axis=1)
     votes = np.zeros((int(heard.sum()), factors.shape[1]))

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 RECIPE: dict[str, Any] = {
     "images": "conv 32, conv 64, 3x3, stride 2, ReLU", "sequences": "conv 64, conv 64, width 5, ReLU, mean of steps",
     "tables": "linear 128, ReLU", "features": 64,
-    "optimiser": "Adam", "lr": 1e-3, "batch": 128, "steps": 1500, "seed": 0,
+    "optimiser": "Adam", "lr": 1e-3, "batch": 128, "steps": 1500, "seed": 0, "scale": "mean variance 1",
 }  # fmt: skip
 HASH = hashlib.sha256(json.dumps(RECIPE, sort_keys=True).encode()).hexdigest()[:6]
 
@@ -47,6 +47,7 @@ class Judge(nn.Module):
         self.body = nn.Sequential(*body)
         self.features = nn.Sequential(nn.Linear(wide, size), nn.ReLU())
         self.classes = nn.Linear(size, spec.classes)
+        self.register_buffer("scale", torch.ones(()))  # of the features, so that distances between them have a unit
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         x = batch.x[:, None] if self.rows else batch.x
@@ -57,7 +58,7 @@ class Judge(nn.Module):
         else:
             x = self.body(x)
         features = self.features(x)
-        return features, self.classes(features)
+        return features / self.scale, self.classes(features)
 
 
 def judge(data: Data) -> Judge:
@@ -73,6 +74,8 @@ def judge(data: Data) -> Judge:
             made.load_state_dict(saved[0])
         else:
             fit(made, data, data.train, RECIPE["steps"])
+            spread = features(made, data, data.train)[0].var(axis=0).mean() ** 0.5
+            made.scale.fill_(float(spread) or 1.0)  # type: ignore[operator]
             checkpoint.save(path, {k: v.detach().cpu() for k, v in made.state_dict().items()}, RECIPE)
     return made.eval()
 

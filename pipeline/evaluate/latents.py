@@ -77,10 +77,13 @@ def divergence(codes: Array, prior: Array, k: int = 5) -> float:
 
 
 def verdict(kl: Tensor, threshold: float = 0.01) -> str:
-    """In words, from the mean KL per dimension (Z,) in nats, whether the code is used."""
+    """In words, from the mean KL per dimension (Z,) in nats, whether the code is used.
+
+    A unit is used above `threshold` nats. A code of less than one nat tells no three classes apart, however many it uses.
+    """
     used, size, total = int((kl > threshold).sum()), len(kl), float(kl.sum())
-    if not used:
-        return f"collapsed: none of {size} units carries more than {threshold} nats; z is ignored"
+    if not used or total < 1:
+        return f"collapsed: {size} units carry {total:.2f} nats in all; z is as good as ignored"
     if used < size:
         return f"{size - used} of {size} units are unused; the others carry {total:.1f} nats"
     return f"no collapse: all {size} units are used, and carry {total:.1f} nats"

@@ -56,11 +56,11 @@ def kid(real: Array, fake: Array, *, subsets: int = 50, size: int = 1000, seed: 
     """Kernel inception distance, and its standard error: 0 in expectation for like distributions; lower is better.
 
     The unbiased squared maximum mean discrepancy with the kernel (a . b / D + 1)^3, averaged over random subsets of
-    `size` (Bińkowski et al. 2018, section 4). The error is of the mean over subsets, as if they were independent.
+    `size`, or half of the points (Bińkowski et al. 2018, section 4). The error is of the mean over subsets, as if they were independent.
     """
-    _checked(real, fake, 3)
+    _checked(real, fake, 4)
     rng = np.random.default_rng(seed)
-    size = min(size, len(real), len(fake))
+    size = min(size, len(real) // 2, len(fake) // 2)
     found = []
     for _ in range(subsets):
         a, b = (x[rng.choice(len(x), size, replace=False)] for x in (real, fake))

@@ -14,20 +14,12 @@ from torch import Tensor
 
 from pipeline import machine
 from pipeline.data import Data
-from pipeline.evaluate import judge, likelihood, probe
+from pipeline.evaluate import codes, judge, likelihood, probe
 from variants import Batch, InputError, Variant
 
 Array = NDArray[np.float64]
 NEIGHBOURS = 20  # whose mean fills in what is missing
 BURN_IN = 10  # rounds of a Gibbs chain that do not count
-
-
-def codes(variant: Variant, data: Data, split: Batch) -> Array:
-    """(N, Z) what `encode` gives for each example of a split. Labels are taken away first."""
-    variant.eval()
-    with torch.no_grad():
-        parts = [variant.encode(Batch(b.x, mask=b.mask)) for b in data.batches(split)]
-    return torch.cat(parts).double().cpu().numpy()
 
 
 def anomaly(variant: Variant, data: Data, split: Batch, normal: int, k: int = 50) -> dict[str, float]:
@@ -91,9 +83,9 @@ def imputation(variant: Variant, data: Data, split: Batch, *, chains: int = 20, 
 
     `gibbs`: the mean of p(missing|z) over draws of pseudo-Gibbs chains, z from q(z|x) and the missing part from p(x|z)
     in turn (Rezende et al. 2014, appendix F); the first 10 rounds of a chain do not count. `importance`: the same
-    draws, each weighted by p(z) p(seen|z) / q(z|what was filled in), where q has a density (Mattei & Frellsen 2018). Both can
-    only be too high, the less so the more draws there are. Beside them `mean`, each value by itself as in the training
-    data, and `knn`, as in the 20 training examples nearest in what is seen.
+    draws, each weighted by p(z) p(seen|z) / q(z|what was filled in), where q has a density (Mattei & Frellsen 2018).
+    Few draws make both too high. Beside them `mean`, each value by itself as in the training data, and `knn`, as in the
+    20 training examples nearest in what is seen.
 
     Raises `InputError` where values depend on each other given z, or are neither binary nor Gaussian.
     """

@@ -1,5 +1,7 @@
 """What is measured of an anchor's trained models, once, on the test split. Each function returns metrics by name."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +12,9 @@ from torch import Tensor
 
 from pipeline import evaluate, machine, trainer
 from pipeline.data import Data
-from pipeline.evaluate import latents, likelihood, probe
+from pipeline.evaluate import latents, likelihood, probe, suite
 from pipeline.reproduce.training import Trained
-from variants import Variant
+from variants import InputError, Variant
 
 Models = Mapping[str, Trained]
 
@@ -120,6 +122,43 @@ def steps(models: Models, k: int = 500) -> dict[str, float]:
     }
 
 
+def evaluation(models: Models, anomaly_steps: int = 500) -> dict[str, float]:
+    """The full evaluation of each model. Those whose test images differ are refused: their columns say nothing."""
+    images = {hashlib.sha256(m.data.test.x.cpu().numpy().tobytes()).hexdigest() for m in models.values()}
+    if len(images) > 1:
+        raise InputError("the models are of different test images; expected the same, whatever their shape")
+    found: dict[str, float] = {}
+    sizes = suite.Sizes(anomaly_steps=anomaly_steps)
+    for name, m in models.items():
+        for part in suite.names():
+            found |= {f"{name}/{key}": value for key, value in _kept(m, part, sizes).items()}
+        found[f"{name}/seconds"] = m.seconds
+    return found
+
+
+def disentanglement(models: Models) -> dict[str, float]:
+    """The parts of an evaluation that are about codes: bounds, latents and disentanglement, of each model."""
+    found: dict[str, float] = {}
+    for name, m in models.items():
+        for part in ("bounds", "latents", "disentanglement"):
+            found |= {f"{name}/{key}": value for key, value in _kept(m, part, suite.Sizes()).items()}
+    found["mig, beta 4 above beta 1"] = found["beta 4/latent/mig"] - found["beta 1/latent/mig"]
+    return found
+
+
+def _kept(m: Trained, part: str, sizes: suite.Sizes) -> dict[str, float]:
+    """The figures of a part, from the file beside the checkpoint, where an interrupted run left it, or measured now."""
+    path = m.path.with_name(f"{m.path.stem}-{part}.json")
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    (scored,) = suite.run(m.variant, m.data, sizes=sizes, only=(part,))
+    values = {f.name: f.value for f in scored.figures if f.value is not None}
+    fresh = path.with_suffix(".part")
+    fresh.write_text(json.dumps(values), encoding="utf-8")
+    fresh.replace(path)
+    return values
+
+
 def _bound(m: Trained, k: int, n: int) -> dict[str, float]:
     few = probe.subset(m.data.test, n)
     each = -likelihood.importance_weighted(m.variant, m.data, few, k)
@@ -139,5 +178,6 @@ def _errors(variant: Variant, data: Data) -> Any:
 
 
 MEASURES: Mapping[str, Callable[..., dict[str, float]]] = {
-    f.__name__: f for f in (likelihoods, labels, quadrants, parzen, classification, ecg, steps)
+    f.__name__: f
+    for f in (likelihoods, labels, quadrants, parzen, classification, ecg, steps, evaluation, disentanglement)
 }

@@ -29,6 +29,7 @@ class Trained:
     data: Data
     seconds: float  # of training, over all its parts
     run: str
+    path: Path  # of its checkpoint; what is measured for long is kept beside it
 
 
 def rate(schedule: Schedule, epochs: int) -> Callable[[int], float]:
@@ -124,7 +125,7 @@ def train(
     with tracker.run(name, tags, parent=parent, resume=about["run"]) as run:
         if about["done"]:
             variant.load_state_dict({k.removeprefix("weights/"): v for k, v in state.items()})
-            return Trained(variant.to(device), loaded, about["seconds"], run.id)
+            return Trained(variant.to(device), loaded, about["seconds"], run.id, path)
         if not state:
             run.params({**dataclasses.asdict(config), "epochs": training.epochs, "schedule": training.schedule})
             run.dataset(loaded)
@@ -154,4 +155,4 @@ def train(
         run.model(variant, scores, training.epochs)
         weights = {f"weights/{k}": v.cpu().contiguous() for k, v in variant.state_dict().items()}
         checkpoint.save(path, weights, {"this": this, "seconds": seconds, "run": run.id, "done": True})
-        return Trained(variant, loaded, seconds, run.id)
+        return Trained(variant, loaded, seconds, run.id, path)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-from mlflow import MlflowClient
+from mlflow import MlflowClient, artifacts
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
@@ -30,10 +30,11 @@ from sqlalchemy.exc import SQLAlchemyError
 import variants
 from pipeline import machine
 from pipeline.data import Data
+from pipeline.data import names as known_data
 from pipeline.tracker import views
 from variants import InputError, Variant
 
-__all__ = ["Run", "State", "Tracker", "public", "store", "views"]
+__all__ = ["Run", "State", "Tracker", "public", "saved_model", "store", "views"]
 
 State = Literal["complete", "pruned", "failed", "interrupted"]
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -92,6 +93,28 @@ class Tracker:
         if self._exists(run_id):
             self.client.set_tag(run_id, "state", state)
             self.client.set_terminated(run_id, STATUS[state])
+
+
+def saved_model(run_id: str, folder: Path) -> "tuple[Run, Path, str, str]":
+    """The run of that id, to add to (its state stays); its model's files, put into `folder`; its data set and digest.
+
+    The data set is a name, or the path that it was read from. Raises `InputError` where the run holds no model.
+    """
+    client = MlflowClient(store())
+    try:
+        found = client.get_run(run_id)
+    except MlflowException as error:
+        raise InputError(f"--run {run_id}: the store {public(store())} has no such run") from error
+    models = found.outputs.model_outputs if found.outputs else []
+    if not models:
+        kept = "a study keeps the models of its best trials: name one of those runs"
+        raise InputError(f"--run {run_id}: this run ({found.info.run_name}) holds no model; {kept}")
+    path = artifacts.download_artifacts(f"models:/{models[-1].model_id}", dst_path=str(folder), tracking_uri=store())
+    inputs = found.inputs.dataset_inputs if found.inputs else []
+    name, source, digest = next(((i.dataset.name, i.dataset.source, i.dataset.digest) for i in inputs), ("", "", ""))
+    source = name if name in known_data() else source
+    experiment = client.get_experiment(found.info.experiment_id).name
+    return Run(Tracker(experiment), run_id), Path(path), source, digest
 
 
 class Run:

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 PREFIX = "mlflow.sharedViewState."
 PICTURES = (
     "reconstructions", "samples", "traversals", "interpolations", "latent", "aggregate", "kl",
-    "classes", "completions", "forecasts", "levels",
+    "classes", "completions", "forecasts", "levels", "neighbours", "probe_curve", "rate_distortion",
 )  # fmt: skip
 PICTURE_STEP = 0  # a view shows one step, and trials end at different epochs: final pictures are all logged at this one
 PORT = 5000
