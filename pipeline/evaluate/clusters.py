@@ -17,6 +17,7 @@ def scores(codes: Array, labels: Classes, seed: int = 0) -> dict[str, float]:
     `kmeans_...`: k-means (best of 10 starts); `mixture_...`: a Gaussian mixture with full covariances (best of 3). As
     many clusters as classes. `..._ari`: adjusted Rand index, 0 by chance (Hubert & Arabie 1985); `..._nmi`: mutual
     information over the mean entropy (Strehl & Ghosh 2002, with the arithmetic mean); `..._accuracy`, as below.
+    Raises `InputError` for fewer than two classes, no more codes than classes, and codes that are not finite.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -25,7 +26,12 @@ def scores(codes: Array, labels: Classes, seed: int = 0) -> dict[str, float]:
 
     count = len(np.unique(labels))
     if len(codes) != len(labels) or count < 2 or len(codes) <= count:
-        raise InputError(f"{len(codes)} codes and {count} classes: expected two classes or more, and more codes")
+        raise InputError(
+            f"{len(codes)} codes and {len(labels)} labels of {count} classes: expected a label of each code, "
+            "two classes or more, and more codes than classes"
+        )
+    if bad := int((~np.isfinite(codes)).any(axis=1).sum()):
+        raise InputError(f"{bad} of {len(codes)} codes hold NaN or infinity: expected finite numbers; leave them out")
     ways = {
         "kmeans": KMeans(count, n_init=10, random_state=seed),
         "mixture": GaussianMixture(count, n_init=3, reg_covar=1e-4, random_state=seed),

@@ -113,17 +113,17 @@ def dci(codes: Array, factors: NDArray[Any], unordered: Sequence[bool], seed: in
     )
 
 
-def beta_vae_score(codes: Array, factors: NDArray[Any], seed: int = 0) -> float:
+def beta_vae_score(codes: Array, factors: NDArray[Any], seed: int = 0, alike: int = ALIKE) -> float:
     """Accuracy of a linear classifier that tells which factor pairs of examples share, from how their codes differ.
 
-    Higgins et al. 2017, section 3: the mean of |z - z'| over 64 pairs that share one factor's value is one vote; 10,000
-    of them train the classifier (logistic regression), 5,000 are told. Chance is 1 / F.
+    Higgins et al. 2017, section 3: the mean of |z - z'| over `alike` pairs that share one factor's value is one vote;
+    10,000 of them train the classifier (logistic regression), 5,000 are told. Chance is 1 / F.
     """
     from sklearn.linear_model import LogisticRegression
 
     codes, factors = _checked(codes, factors, 1)
-    shared, rows = _alike(factors, 2 * ALIKE, seed)
-    drawn = codes[rows].reshape(len(rows), 2, ALIKE, -1)
+    shared, rows = _alike(factors, 2 * alike, seed)
+    drawn = codes[rows].reshape(len(rows), 2, alike, -1)
     apart = np.abs(drawn[:, 0] - drawn[:, 1]).mean(axis=1)
     apart = apart / max(float(apart[:TRAIN].std()), 1e-12)
     with warnings.catch_warnings():
@@ -132,8 +132,8 @@ def beta_vae_score(codes: Array, factors: NDArray[Any], seed: int = 0) -> float:
     return float(model.score(apart[TRAIN:], shared[TRAIN:]))
 
 
-def factor_vae_score(codes: Array, factors: NDArray[Any], seed: int = 0) -> float:
-    """Accuracy of the majority vote that tells which factor 64 examples share, from the code that varies least.
+def factor_vae_score(codes: Array, factors: NDArray[Any], seed: int = 0, alike: int = ALIKE) -> float:
+    """Accuracy of the majority vote that tells which factor `alike` examples share, from the code that varies least.
 
     Kim & Mnih 2018, section 4; variances are relative to those of all codes, and codes with a standard deviation below
     .05 have no vote. Chance is 1 / F.
@@ -143,7 +143,7 @@ def factor_vae_score(codes: Array, factors: NDArray[Any], seed: int = 0) -> floa
     heard = spread >= QUIET
     if not heard.any():
         return 1 / int(factors.shape[1])
-    shared, rows = _alike(factors, ALIKE, seed)
+    shared, rows = _alike(factors, alike, seed)
     least = ((codes[:, heard] / spread[heard])[rows]).var(axis=1).argmin(axis=1)
     votes = np.zeros((int(heard.sum()), factors.shape[1]))
     np.add.at(votes, (least[:TRAIN], shared[:TRAIN]), 1)

@@ -77,7 +77,10 @@ def _run(name: str, anchor: Anchor, form: str, seeds: Sequence[int], device_name
     results = []
     for seed in seeds:
         folder = FOLDER / f"{name}-{form}-{seed}"
-        known = folder / "run.json"
+        known, result = folder / "run.json", folder / "result.json"
+        if result.exists():  # of this command, when it was cut off in a later seed
+            results.append(json.loads(result.read_text()))
+            continue
         resume = json.loads(known.read_text())["run"] if known.exists() else None
         with tracker.run(
             f"{name} {form} {seed}", {**tags, "kind": "reproduce", "seed": str(seed)}, resume=resume
@@ -98,9 +101,11 @@ def _run(name: str, anchor: Anchor, form: str, seeds: Sequence[int], device_name
             run.text(
                 "anchor/result.json", json.dumps({"measured": found, "published": dict(anchor.published)}, indent=2)
             )
-        shutil.rmtree(folder)
+        result.write_text(json.dumps(found))
         results.append(found)
     reached = _report(name, anchor, budget, seeds, results, console)
+    for seed in seeds:
+        shutil.rmtree(FOLDER / f"{name}-{form}-{seed}")
     return 0 if reached else 1
 
 
@@ -120,32 +125,74 @@ def _report(
     """Print the table. True where every expectation was reached (by the mean over seeds)."""
     spread = f"mean and range of seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
     console.print(f"[bold]{name}[/]: {anchor.about}", highlight=False)
+    found = {
+        metric: [r[metric] for r in results if metric in r] for metric in dict.fromkeys(m for r in results for m in r)
+    }
+    reached = {m: _reached(budget, m, values) for m, values in found.items() if m in budget.expected}
+    if len(budget.trainings) > 1 and all(any(m.startswith(f"{key}/") for m in found) for key in budget.trainings):
+        console.print(_columns(anchor, budget, found, reached, spread))
+    else:
+        console.print(_rows(anchor, budget, found, reached, spread))
+    console.print(f"published: {anchor.source}\ndiffers: {anchor.differs}", highlight=False)
+    for metric in anchor.published.keys() - {k for m in found for k in (m, m.split("/", 1)[-1])}:
+        console.print(f"for orientation, published: {metric} {anchor.published[metric]:g}")
+    return all(reached.values())
+
+
+Values = Mapping[str, Sequence[float]]  # of a metric, by seed
+
+
+def _reached(budget: Budget, metric: str, values: Sequence[float]) -> bool:
+    sign, bound = budget.expected[metric]
+    ours = statistics.fmean(values)
+    return ours <= bound if sign == "<=" else ours >= bound
+
+
+def _cell(values: Sequence[float]) -> str:
+    wide = f" [{min(values):.4g}, {max(values):.4g}]" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4g}{wide}"
+
+
+def _expected(budget: Budget, metric: str, reached: Mapping[str, bool]) -> str:
+    if metric not in budget.expected:
+        return ""
+    sign, bound = budget.expected[metric]
+    return f"{sign} {bound:g} {'reached' if reached[metric] else 'SHORT'}"
+
+
+def _rows(anchor: Anchor, budget: Budget, found: Values, reached: Mapping[str, bool], spread: str) -> Table:
+    """A metric a row, beside what is published and expected."""
     table = Table()
     for heading in ("", "published", "expected", f"ours ({spread})", "gap"):
         table.add_column(heading, justify="left" if not heading else "right")
-    reached = True
-    for metric in results[0]:
-        values = [r[metric] for r in results]
-        ours = statistics.fmean(values)
-        wide = f" [{min(values):.4g}, {max(values):.4g}]" if len(values) > 1 else ""
+    for metric, values in found.items():
         published = anchor.published.get(metric, anchor.published.get(metric.split("/", 1)[-1]))
-        expected = budget.expected.get(metric)
-        mark = ""
-        if expected:
-            sign, bound = expected
-            met = ours <= bound if sign == "<=" else ours >= bound
-            reached &= met
-            mark = " reached" if met else " SHORT"
-        table.add_row(
-            metric, "" if published is None else f"{published:g}",
-            f"{expected[0]} {expected[1]:g}{mark}" if expected else "",
-            f"{ours:.4g}{wide}", "" if published is None else f"{ours - published:+.3g}",
-        )  # fmt: skip
-    console.print(table)
-    console.print(f"published: {anchor.source}\ndiffers: {anchor.differs}", highlight=False)
-    for metric in anchor.published.keys() - {k for r in results for m in r for k in (m, m.split("/", 1)[-1])}:
-        console.print(f"for orientation, published: {metric} {anchor.published[metric]:g}")
-    return reached
+        gap = "" if published is None else f"{statistics.fmean(values) - published:+.3g}"
+        known = "" if published is None else f"{published:g}"
+        table.add_row(metric, known, _expected(budget, metric, reached), _cell(values), gap)
+    return table
+
+
+def _columns(anchor: Anchor, budget: Budget, found: Values, reached: Mapping[str, bool], spread: str) -> Table:
+    """A metric a row, a training a column, and "—" where a metric is undefined."""
+    models = list(budget.trainings)
+    table = Table("", "published", *models, title=spread)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    shared = dict.fromkeys(m.split("/", 1)[1] for m in found if m.split("/", 1)[0] in models)
+    for metric in shared:
+        published = anchor.published.get(metric)
+        cells = []
+        for model in models:
+            name = f"{model}/{metric}"
+            cell = _cell(found[name]) if name in found else "—"
+            cells.append(" ".join(filter(None, (cell, _expected(budget, name, reached)))))
+        table.add_row(metric, "" if published is None else f"{published:g}", *cells)
+    table.add_section()
+    for metric in (m for m in found if m.split("/", 1)[0] not in models):
+        words = " ".join(filter(None, (_cell(found[metric]), _expected(budget, metric, reached))))
+        table.add_row(metric, "", words)
+    return table
 
 
 if __name__ == "__main__":
