@@ -98,8 +98,9 @@ def divergence(codes: Array, prior: Array, k: int = 5) -> float:
     """KL divergence in nats of the distribution of codes (N, Z) from that of the prior's draws (M, Z).
 
     From distances to the k-th nearest neighbours, Z/N sum log(to the prior's / to the codes') + log(M / (N - 1)) (Wang,
-    Kulkarni & Verdú 2009, equation 5). Consistent; in many dimensions it falls short at a thousand points. Equal points
-    have no distance, and raise `InputError`, as do k points or fewer, NaN, and unlike dimensions.
+    Kulkarni & Verdú 2009, equation 5). Consistent; at a thousand points it falls short in many dimensions, and where
+    codes lie far outside the prior. Equal points have no distance, and raise `InputError`, as do k points or fewer,
+    NaN, and unlike dimensions.
     """
     from scipy.spatial import cKDTree
 

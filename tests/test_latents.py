@@ -1,0 +1,212 @@
+"""What a code uses and how its groups match classes, against closed forms and explicit sums."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.evaluate import clusters, latents
+from variants import InputError
+
+Array = np.ndarray
+
+
+def test_active_units_by_variance_and_by_kl() -> None:
+    codes = np.random.default_rng(0).normal(size=(2000, 4)) * [1, 0.2, 0.05, 0]  # variances 1, .04, .0025, 0
+    assert latents.active_units(codes) == 2
+    assert latents.active_units(codes, threshold=0.1) == 1
+    kl = np.array([2.0, 0.0101, 0.01, 0.0099, 0.0])  # more than .01, not as much
+    assert latents.active_units_kl(kl) == 2
+    assert latents.active_units_kl(kl, threshold=0.005) == 4
+    assert latents.active_units_kl(kl, threshold=5) == 0
+
+
+def test_levels_add_up() -> None:
+    found = latents.by_level(torch.tensor([1.0, 2.0, 0.001, 3.0]), (2, 2))
+    assert found == {
+        "latent/kl_level_1": 3.0, "latent/active_units_level_1": 2.0,
+        "latent/kl_level_2": pytest.approx(3.001), "latent/active_units_level_2": 1.0,
+    }  # fmt: skip
+
+
+def test_mmd_is_that_of_explicit_sums_and_tells_distributions_apart() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((30, 3)), rng.standard_normal((20, 3)) + 1
+    c = 2 * b.var(axis=0).sum()
+
+    def kernel(p: Array, q: Array) -> float:
+        return float(c / (c + ((p - q) ** 2).sum()))
+
+    within = [np.mean([kernel(s[i], s[j]) for i in range(len(s)) for j in range(len(s)) if i != j]) for s in (a, b)]
+    across = np.mean([kernel(p, q) for p in a for q in b])
+    assert latents.mmd(a, b) == pytest.approx(sum(within) - 2 * across)
+    same = [latents.mmd(rng.standard_normal((500, 3)), rng.standard_normal((500, 3))) for _ in range(20)]
+    assert abs(np.mean(same)) < 5 * np.std(same) / 20**0.5
+    assert latents.mmd(rng.standard_normal((500, 3)) + 0.5, rng.standard_normal((500, 3))) > 5 * np.std(same)
+
+
+def test_moments_are_in_units_of_the_prior() -> None:
+    rng = np.random.default_rng(0)
+    found = latents.moments(rng.standard_normal((50_000, 2)) * 2.5 + 5, rng.standard_normal((50_000, 2)) * 5)
+    assert found["latent/posterior_mean"] == pytest.approx(1, abs=0.02)
+    assert found["latent/posterior_spread"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_codes_that_tell_all_examples_apart_carry_log_n() -> None:
+    mean = np.arange(300.0)[:, None] * [100, 0]
+    assert latents.mutual_information(mean, np.zeros((300, 2))) == pytest.approx(math.log(300), abs=1e-9)
+    pairs = mean[np.arange(300) // 2]  # two examples of each code
+    assert latents.mutual_information(pairs, np.zeros((300, 2))) == pytest.approx(math.log(150), abs=1e-9)
+    assert latents.mutual_information(mean, np.full((300, 2), -40.0)) == pytest.approx(math.log(300), abs=1e-9)
+
+
+def test_equal_posteriors_carry_nothing() -> None:
+    one = np.random.default_rng(0).normal(size=(1, 5))
+    assert latents.mutual_information(one.repeat(200, 0), one.repeat(200, 0)) == pytest.approx(0, abs=1e-9)
+    assert latents.mutual_information(one, one) == 0
+
+
+def test_a_gaussian_channel_carries_half_log_one_plus_snr() -> None:
+    """z = x + noise in each of three dimensions, whose noises differ, so that variances are not mixed up."""
+    sigma = np.array([0.5, 1.0, 3.0])
+    wanted = 0.5 * np.log(1 + 1 / sigma**2).sum()  # 1.204 nats
+    found = []
+    for seed in range(4):
+        mean = np.random.default_rng(100 + seed).normal(size=(1000, 3))
+        found.append(latents.mutual_information(mean, np.tile(2 * np.log(sigma), (1000, 1)), seed))
+    assert np.mean(found) == pytest.approx(wanted, abs=0.05)
+    assert len(set(found)) == 4
+    assert latents.mutual_information(mean, np.tile(2 * np.log(sigma), (1000, 1)), 3) == found[3]
+
+
+def test_information_of_unlike_widths_is_that_of_explicit_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two posteriors of one mean and unlike widths: I = 1/2 sum KL(q_i || (q_0 + q_1) / 2), by quadrature."""
+    grid = np.linspace(-30, 30, 60_001)
+    log_q = [-0.5 * (grid / s) ** 2 - math.log(s * math.sqrt(2 * math.pi)) for s in (1.0, 4.0)]
+    mixture = np.logaddexp(*log_q) - math.log(2)
+    wanted = np.mean([(np.exp(q) * (q - mixture)).sum() * (grid[1] - grid[0]) for q in log_q])
+    log_var = np.where(np.arange(1500) % 2, 2 * math.log(4.0), 0.0)[:, None]
+    whole = latents.mutual_information(np.zeros((1500, 1)), log_var)
+    assert whole == pytest.approx(wanted, abs=0.02)
+    monkeypatch.setattr(latents, "CELLS", 7 * 1500)  # a few rows at a time
+    assert latents.mutual_information(np.zeros((1500, 1)), log_var) == pytest.approx(whole, abs=1e-12)
+
+
+def test_divergence_of_gaussians_is_the_closed_form() -> None:
+    rng = np.random.default_rng(0)
+    mean, s = np.array([1.0, -0.5]), np.array([0.5, 0.8])
+    wanted = (0.5 * (s**2 + mean**2 - 1) - np.log(s)).sum()
+    found = [latents.divergence(mean + s * rng.normal(size=(3000, 2)), rng.normal(size=(4500, 2))) for _ in range(5)]
+    backward = (0.5 * ((1 + mean**2) / s**2 - 1) + np.log(s)).sum()
+    assert backward > 3 * wanted  # so that the two samples are not swapped
+    assert np.mean(found) == pytest.approx(wanted, abs=0.05)
+
+
+def test_divergence_of_one_distribution_is_nothing_for_each_k() -> None:
+    """Also at unlike numbers of points, and few of them, where neighbours miscounted by one would show."""
+    rng = np.random.default_rng(1)
+    for k in (1, 2, 5):
+        found = [latents.divergence(rng.normal(size=(100, 1)), rng.normal(size=(300, 1)), k) for _ in range(200)]
+        assert np.mean(found) == pytest.approx(0, abs=4 * float(np.std(found)) / 200**0.5 + 0.01), k
+
+
+def test_divergence_is_that_of_explicit_sums() -> None:
+    rng = np.random.default_rng(2)
+    codes, prior, k = rng.normal(size=(20, 3)), rng.normal(size=(30, 3)), 4
+    total = 0.0
+    for i, code in enumerate(codes):
+        own = sorted(math.dist(code, other) for j, other in enumerate(codes) if j != i)[k - 1]
+        total += math.log(sorted(math.dist(code, p) for p in prior)[k - 1] / own)
+    assert latents.divergence(codes, prior, k) == pytest.approx(3 * total / 20 + math.log(30 / 19), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kl", "words"),
+    [
+        ([1.5] * 16, "no collapse: all 16 units are used, and carry 24.0 nats"),
+        ([2.0] * 13 + [0.001] * 3, "3 of 16 units are unused; the others carry 26.0 nats"),
+        ([0.001] * 16, "collapsed: 16 units carry 0.02 nats in all; z is as good as ignored"),
+        ([0.05] * 16, "collapsed: 16 units carry 0.80 nats in all; z is as good as ignored"),
+        ([1.0, 0.01], "1 of 2 units are unused; the others carry 1.0 nats"),
+    ],
+)
+def test_the_verdict_in_words(kl: list[float], words: str) -> None:
+    assert latents.verdict(torch.tensor(kl)) == words
+
+
+def blobs(n: int = 600) -> tuple[Array, Array]:
+    """Four long, narrow, well separated groups in three dimensions, of unlike sizes."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice(4, n, p=[0.4, 0.3, 0.2, 0.1])
+    centres = np.array([[0, 0, 0], [30, 0, 0], [0, 30, 0], [0, 0, 30]])
+    return centres[labels] + rng.normal(size=(n, 3)) * [2, 0.5, 0.1], labels
+
+
+def test_separated_groups_are_found_whatever_their_numbers() -> None:
+    codes, labels = blobs()
+    names = [f"{way}_{score}" for way in ("kmeans", "mixture") for score in ("ari", "nmi", "accuracy")]
+    assert clusters.scores(codes, labels) == dict.fromkeys(names, pytest.approx(1))
+    renamed = np.array([7, 3, 11, -2])[labels]
+    assert clusters.scores(codes, renamed) == clusters.scores(codes, labels)
+
+
+def test_only_the_mixture_follows_long_groups() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 800)
+    codes = rng.normal(size=(800, 2)) * [3, 0.3] + np.stack([np.zeros(800), labels * 4.0], 1)
+    found = clusters.scores(codes, labels)
+    assert found["mixture_accuracy"] > 0.99 and found["mixture_ari"] > 0.97
+    assert found["kmeans_accuracy"] < 0.6
+
+
+def test_groups_of_random_labels_agree_by_chance() -> None:
+    codes, _ = blobs()
+    found = clusters.scores(codes, np.random.default_rng(1).integers(0, 4, len(codes)))
+    for way in ("kmeans", "mixture"):
+        assert abs(found[f"{way}_ari"]) < 0.02
+        assert found[f"{way}_nmi"] < 0.03
+        assert 0.2 < found[f"{way}_accuracy"] < 0.35
+
+
+def test_the_assignment_is_one_to_one_and_the_best() -> None:
+    """Two clusters of one class count once: the class takes the larger. Greedy choices (2, then 0) would find less."""
+    assert clusters.assigned_accuracy(np.array([0, 0, 0, 1, 1, 1]), np.array([5, 5, 5, 2, 2, 2])) == 1
+    assert clusters.assigned_accuracy(np.array([0, 0, 0, 0, 1]), np.array([0, 0, 1, 2, 0])) == pytest.approx(2 / 5)
+    table = np.array([[5, 4], [4, 0]])  # greedily 5 + 0 of 13; at best 4 + 4
+    labels = np.repeat([0, 0, 1, 1], table.ravel())
+    groups = np.repeat([0, 1, 0, 1], table.ravel())
+    assert clusters.assigned_accuracy(labels, groups) == pytest.approx(8 / 13)
+    assert clusters.assigned_accuracy(np.array([0, 1, 2]), np.array([0, 0, 0])) == pytest.approx(1 / 3)
+
+
+TABLE = np.random.default_rng(0).normal(size=(6, 3))
+BROKEN = np.where(np.arange(18).reshape(6, 3) == 4, np.nan, TABLE)
+SIX = np.arange(6) % 2
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: latents.active_units_kl(BROKEN[1]), "nan.*finite"),
+        (lambda: latents.active_units_kl(TABLE), "average over examples"),
+        (lambda: latents.mutual_information(TABLE, TABLE[:5]), r"\(6, 3\).*\(5, 3\)"),
+        (lambda: latents.mutual_information(TABLE, BROKEN), "NaN"),
+        (lambda: latents.mutual_information(TABLE[:0], TABLE[:0]), r"\(0, 3\)"),
+        (lambda: latents.divergence(TABLE, TABLE + 1, 6), "k=6, of 6 codes"),
+        (lambda: latents.divergence(TABLE, TABLE[:3] + 1, 4), "3 of the prior"),
+        (lambda: latents.divergence(TABLE, TABLE + 1, 0), "k=0"),
+        (lambda: latents.divergence(TABLE, TABLE[:, :2], 2), r"\(6, 3\).*\(6, 2\)"),
+        (lambda: latents.divergence(BROKEN, TABLE, 2), "NaN"),
+        (lambda: latents.divergence(TABLE.repeat(3, 0), TABLE, 2), "18 of 18 codes are equal to 2 others"),
+        (lambda: latents.divergence(TABLE, TABLE.repeat(2, 0), 2), "6 of 6 codes are equal to 2 draws of the prior"),
+        (lambda: clusters.scores(TABLE, SIX[:5]), "6 codes and 5 labels"),
+        (lambda: clusters.scores(TABLE, np.zeros(6, int)), "two classes"),
+        (lambda: clusters.scores(TABLE, np.arange(6)), "more codes"),
+        (lambda: clusters.scores(BROKEN, SIX), "1 of 6 codes hold NaN"),
+    ],
+)
+def test_what_says_nothing_is_refused_in_words(call: Callable[[], object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        call()

@@ -1,0 +1,201 @@
+"""The evaluation of a trained model: every figure has a value or a reason, and stands where people look for it."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Command
+from mlflow import MlflowClient
+
+import variants
+from pipeline import data, metrics, trainer
+from pipeline.data import Data
+from pipeline.evaluate import judge, report, suite
+from pipeline.tracker import Tracker
+from variants import Variant
+
+SMALL = suite.Sizes(
+    iw_k=20, iw_n=30, ais_n=4, ais_chains=2, ais_temperatures=20, gap_n=3, labels=(10, 50), draws=2, samples=60,
+    anomaly_classes=2, anomaly_steps=20, anomaly_n=60, imputed=6, augmented=20,
+)  # fmt: skip
+CASES = {
+    "vae": ("digits", {}),
+    "hvae": ("digits", {"levels": 2}),
+    "cvae": ("digits", {}),
+    "aae": ("digits", {}),
+    "aae semi": ("digits", {"supervision": "semi"}),
+    "cvae quadrants": ("digits", {"condition": "quadrants"}),
+    "cvae network": ("digits", {"condition": "quadrants", "objective": "network"}),
+    "vrae": ("digits-rows", {}),
+    "vrae teacher": ("digits-rows", {"feeding": "teacher"}),
+}
+
+
+def built(name: str, loaded: Data, settings: Any, epochs: int = 2) -> Variant:
+    cls = variants.get(name.split()[0])
+    torch.manual_seed(0)
+    made = trainer.build(name.split()[0], cls.config_type(latent=4, width=16, **settings), loaded.spec)
+    for _ in trainer.train(made, loaded, epochs=epochs, seed=0):
+        pass
+    return made
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setitem(judge.RECIPE, "steps", 60)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_figure_has_a_value_or_a_reason(case: str) -> None:
+    """Of every part, on every kind of model; names are known to the registry, and the model stays as it was."""
+    source, settings = CASES[case]
+    loaded = data.load(source)
+    model = built(case, loaded, settings)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = torch.get_rng_state()
+    parts = list(suite.run(model, loaded, sizes=SMALL))
+    assert [p.name for p in parts] == list(suite.PARTS)
+    figures = {f.name: f for p in parts for f in p.figures}
+    assert len(figures) == sum(len(p.figures) for p in parts)
+    for figure in figures.values():
+        record = figure.record(0)
+        assert record["unit"] and record["about"], figure
+        assert (figure.value is None) != (figure.reason == ""), figure
+        assert figure.value is None or math.isfinite(figure.value), figure
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+    def undefined(name: str) -> bool:
+        return figures[name].value is None
+
+    assert undefined("test/elbo") == undefined("test/iw20") == case.startswith("aae")
+    assert undefined("test/ais") == (case in ("aae semi", "cvae network"))
+    assert undefined(f"use/generation_accuracy_{judge.HASH}") == (case not in ("cvae", "aae semi"))
+    assert undefined("use/forecast_model") == (not case.startswith("vrae"))
+    assert undefined("use/imputation_gibbs") == (case in ("vrae teacher", "cvae quadrants", "cvae network"))
+    assert undefined("latent/mig")
+    assert not undefined("probe/linear_all")
+
+
+def test_the_figures_are_those_of_the_trainer(tmp_path: Path) -> None:
+    """-ELBO and its parts as validation counts them, and the same again at the same seed."""
+    loaded = data.load("digits")
+    model = built("vae", loaded, {}, epochs=4)
+    as_valid = replace(loaded, valid=loaded.test)
+    scored = trainer.score(model, as_valid, as_valid.valid, seed=0)
+    one, two = (next(suite.run(model, loaded, sizes=SMALL, only=("bounds",), seed=0)).figures for _ in range(2))
+    assert one == two
+    found = {f.name: f for f in one}
+    assert found["test/elbo"].value == pytest.approx(
+        -float(scored.sums["reconstruction"] + scored.sums["kl"]) / len(loaded.test)
+    )
+    assert found["test/iw20"].k == 20
+    assert found["test/iw20"].n == 30
+    assert 0 < (found["test/iw20"].error or 0) < 5
+    assert (found["test/iw20"].value or 0) > (found["test/elbo"].value or 0) - 2
+
+
+def test_factors_are_scored_where_they_are_known() -> None:
+    loaded = data.load("sprites")
+    few = torch.arange(600)
+    loaded = replace(
+        loaded, train=loaded.train[few], valid=loaded.valid[few], test=loaded.test[few],
+        factors=tuple(f[few.numpy()] for f in loaded.factors or ()),  # type: ignore[arg-type]
+    )  # fmt: skip
+    (part,) = suite.run(built("beta", loaded, {}), loaded, only=("disentanglement",))
+    assert {f.name for f in part.figures} >= {"latent/mig", "latent/sap", "latent/beta_vae_score"}
+    assert all(0 <= (f.value or 0) <= 1 and f.n == 600 for f in part.figures)
+
+
+def test_data_without_labels(tmp_path: Path) -> None:
+    loaded = data.load("digits")
+    bare = {s: replace(getattr(loaded, s), y=None) for s in ("train", "valid", "test")}
+    loaded = replace(loaded, spec=replace(loaded.spec, classes=0), **bare)
+    parts = {p.name: p for p in suite.run(built("vae", loaded, {}), loaded, sizes=SMALL)}
+    for name in ("probe", "clusters", "samples", "anomaly", "augmentation"):
+        assert all(f.value is None and "label" in f.reason for f in parts[name].figures), name
+    assert parts["bounds"].figures[-1].value is not None
+
+
+def test_a_run_gets_its_evaluation(folder: Path, command: Command) -> None:
+    """Metrics, pictures and the file join the run of the trial, whose state stays; a folder gets them as files."""
+    loaded = data.load("digits")
+    model = built("vae", loaded, {})
+    with Tracker("digits").run("vae 0", {"kind": "trial"}) as run:
+        run.dataset(loaded)
+        run.metrics({"latent/active_units": 4.0, "probe/accuracy": 0.5}, 2)
+        run.model(model, {"valid/elbo": -1.0}, 2)
+    done = command("evaluate", "--run", run.id, "--only", "bounds", "--only", "latents", "--only", "annealing")
+    assert done.returncode == 0, done.stderr
+    assert "test/iw500" in done.stdout
+    assert "nats per example" in done.stdout
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    found = client.get_run(run.id)
+    assert found.info.status == "FINISHED"
+    assert found.data.tags["state"] == "complete"
+    file = Path(client.download_artifacts(run.id, report.FILE))
+    facts = json.loads(file.read_text())
+    assert {f["name"]: f["value"] for f in facts["figures"]}["test/ais"] == found.data.metrics["test/ais"]
+    assert found.data.metrics["probe/accuracy"] == 0.5
+    by_name = {f["name"]: f for f in facts["figures"]}
+    assert by_name["test/iw500"].items() >= {"k": 500, "n": 179, "unit": "nats per example", "seed": 0}.items()
+    assert facts["digest"] == loaded.digest
+    assert len(facts["vectors"]["kl_per_dimension"]) == 4
+    assert facts["environment"]["torch"] == torch.__version__.split("+")[0] or facts["environment"]["torch"]
+    assert any("rate_distortion" in a.path for a in client.list_artifacts(run.id, "images"))
+
+    saved = variants.save(model, folder / "model")
+    done = command("evaluate", "--model", str(saved), "--only", "bounds")
+    assert done.returncode == 0, done.stderr
+    same = {f["name"]: f["value"] for f in json.loads((saved / "evaluation" / report.FILE).read_text())["figures"]}
+    assert same["test/elbo"] == pytest.approx(by_name["test/elbo"]["value"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "either --run RUN_ID or --model FOLDER"),
+        (("--run", "x", "--model", "y"), "either --run RUN_ID or --model FOLDER"),
+        (("--run", "nonsense"), "has no such run"),
+        (("--model", "nowhere"), "holds no model"),
+        (("--model", "nowhere", "--only", "poetry"), "'poetry': expected bounds, annealing"),
+    ],
+)
+def test_bad_input_is_told_in_a_line(command: Command, words: tuple[str, ...], told: str) -> None:
+    done = command("evaluate", *words)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_is_scored_on_its_own_data_alone(folder: Path, command: Command) -> None:
+    loaded = data.load("digits")
+    model = built("vae", loaded, {}, epochs=1)
+    saved = variants.save(model, folder / "model")
+    done = command("evaluate", "--model", str(saved), "--dataset", "digits-rows")
+    assert done.returncode == 2
+    assert "the model was made for" in done.stderr
+    tracker = Tracker("digits")
+    with tracker.run("study", {"kind": "study"}) as study:
+        pass
+    done = command("evaluate", "--run", study.id)
+    assert done.returncode == 2
+    assert "holds no model: a study keeps" in done.stderr
+    with tracker.run("changed", {"kind": "trial"}) as run:
+        run.dataset(replace(loaded, digest="0" * 64))
+        run.model(model, {}, 1)
+    done = command("evaluate", "--run", run.id)
+    assert done.returncode == 2
+    assert "is not what the run was trained on" in done.stderr
+
+
+def test_names_are_written_down_once() -> None:
+    assert metrics.find("test/iw5000").better == "maximize"
+    assert metrics.find("valid/elbo").unit == "nats per example"
+    with pytest.raises(KeyError, match="use/dreaming"):
+        metrics.find("use/dreaming")

@@ -1,0 +1,283 @@
+"""The uses of a VAE, on models whose answers are known, and the judge."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from test_likelihood import linear_gaussian
+from torch import Tensor
+
+from pipeline import data
+from pipeline.data import Data
+from pipeline.evaluate import judge, uses
+from variants import Batch, DataSpec, InputError, Variant
+from variants.aae import AAE
+from variants.cvae import CVAE
+from variants.vae import VAE
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return data.load("digits")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One folder for all tests of this file."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
+def test_the_judge_knows_digits_and_is_kept(digits: Data, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = judge.judge(digits)
+    assert judge.accuracy(first, digits, digits.test) > 0.85
+    features, told = judge.features(first, digits, digits.test)
+    assert features.shape == (len(digits.test), 64)
+    assert float((told == digits.test.y.numpy()).mean()) == judge.accuracy(first, digits, digits.test)  # type: ignore[union-attr]
+    assert judge.features(first, digits, digits.train)[0].var(axis=0).mean() == pytest.approx(1, rel=0.05)
+    assert len(list((cache / "vae-variants" / "judges").glob(f"digits-*-{judge.HASH}.safetensors"))) == 1
+    monkeypatch.setattr(judge, "fit", None)  # a second one is not trained
+    again = judge.features(judge.judge(digits), digits, digits.test)[0]
+    np.testing.assert_array_equal(again, features)
+
+
+def test_rows_of_an_image_are_judged_as_the_image(digits: Data) -> None:
+    rows = replace(digits, spec=DataSpec("rows", (8,), digits.spec.likelihood, 10, steps=8))
+    torch.manual_seed(0)
+    whole = judge.Judge(digits)
+    torch.manual_seed(0)
+    by_rows = judge.Judge(rows)
+    x = torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(whole(Batch(x))[1], by_rows(Batch(x[:, 0]))[1])
+
+
+def test_a_judge_of_sequences_does_not_see_padding() -> None:
+    spec = DataSpec("sequences", (2,), "gaussian", 3, steps=6)
+    made = judge.Judge(Data(spec, *[Batch(torch.zeros(1))] * 3, "", "", *[torch.zeros(())] * 2, "lines"))  # type: ignore[arg-type]
+    x, mask = torch.randn(4, 6, 2), torch.arange(6) < torch.tensor([3, 4, 5, 6])[:, None]
+    other = torch.where(mask[..., None], x, 99.0)
+    torch.testing.assert_close(made(Batch(x, mask=mask))[1], made(Batch(other, mask=mask))[1])
+
+
+def test_without_labels_there_is_no_judge() -> None:
+    _, plane, _ = linear_gaussian(1.0)
+    with pytest.raises(InputError, match="data set plane has none"):
+        judge.judge(plane)
+
+
+def odd(plane: Data, move: Tensor) -> tuple[Batch, Any]:
+    """200 examples of the model, and 100 of them moved; the class is whether they were."""
+    x = torch.cat([plane.test.x[:200], plane.test.x[200:] + move])
+    y = torch.cat([torch.zeros(200), torch.ones(100)]).long()
+    return Batch(x, y), y.numpy()
+
+
+def test_anomalies_are_seen_by_the_score_that_can_see_them() -> None:
+    """Far along W: the code is strange, the reconstruction is not. Across W: the other way round."""
+    variant, plane, _ = linear_gaussian(1.0)
+    w = variant.decoder.weight.detach()  # type: ignore[union-attr]
+    across = torch.linalg.svd(w.T)[2][-1] * 6
+    along, _ = odd(plane, w[:, 0] * 6)
+    found = uses.anomaly(variant, plane, along, 0)
+    assert found["latent"] > 0.99
+    assert found["reconstruction"] < 0.9  # a code is drawn towards the prior, which leaves a little
+    found = uses.anomaly(variant, plane, odd(plane, across)[0], 0)
+    assert found["reconstruction"] > 0.99
+    assert abs(found["latent"] - 0.5) < 0.1
+
+
+def test_anomaly_by_the_bound_is_that_of_the_exact_likelihood() -> None:
+    variant, plane, _ = linear_gaussian(1.0)
+    w, b = variant.decoder.weight.detach(), variant.decoder.bias.detach()  # type: ignore[union-attr, operator]
+    split, strange = odd(plane, torch.tensor([1.0, 0.5, -0.5, 0.3]))
+    density = torch.distributions.MultivariateNormal(b, w @ w.T + 0.36 * torch.eye(4))
+    exact = roc_auc_score(strange, -density.log_prob(split.x).numpy())
+    assert 0.55 < exact < 0.95
+    found = uses.anomaly(variant, plane, split, 0)
+    assert found["iw"] == pytest.approx(exact, abs=1e-3)  # with the exact posterior every draw is exact
+    flipped = uses.anomaly(variant, plane, replace(split, y=1 - split.y), 0)  # type: ignore[operator]
+    assert flipped["iw"] == pytest.approx(1 - exact, abs=1e-3)
+    with pytest.raises(InputError, match="class 7 as normal"):
+        uses.anomaly(variant, plane, split, 7)
+
+
+def test_a_score_of_the_variant_itself_is_high_for_the_ordinary() -> None:
+    _, plane, _ = linear_gaussian(1.0)
+    torch.manual_seed(0)
+    aae = AAE(AAE.config_type(latent=2, width=8), plane.spec).eval()
+    split, strange = odd(plane, torch.full((4,), 3.0))
+    with torch.no_grad():
+        score = aae.terms(split, torch.zeros(())).extras["discriminator_score"]
+    found = uses.anomaly(aae, plane, split, 0)
+    assert found["discriminator"] == pytest.approx(roc_auc_score(strange, -score.numpy()))
+    assert "elbo" not in found
+
+
+def test_mahalanobis_is_that_of_scipy_and_leaves_dead_columns_out() -> None:
+    from scipy.spatial.distance import mahalanobis
+
+    rng = np.random.default_rng(0)
+    known, points = rng.standard_normal((200, 3)) @ rng.standard_normal((3, 3)) + 2, rng.standard_normal((5, 3))
+    inverse = np.linalg.inv(np.cov(known, rowvar=False))
+    wanted = [mahalanobis(p, known.mean(axis=0), inverse) for p in points]
+    assert uses.mahalanobis(points, known) == pytest.approx(wanted)
+    dead = [np.column_stack([x, np.zeros(len(x))]) for x in (points, known)]
+    assert uses.mahalanobis(*dead) == pytest.approx(wanted)
+
+
+def test_imputation_finds_the_exact_conditional() -> None:
+    """Of a linear-Gaussian model log p(missing|seen) is the difference of two normal densities."""
+    variant, plane, _ = linear_gaussian(1.0)
+    w, b = variant.decoder.weight.detach(), variant.decoder.bias.detach()  # type: ignore[union-attr, operator]
+    covariance = w @ w.T + 0.36 * torch.eye(4)
+    few = plane.test[slice(0, 40)]
+    gone = uses.hidden(plane, few)
+    assert 0.3 < float(gone.float().mean()) < 0.7
+    found = uses.imputation(variant, plane, few, chains=40, rounds=260)
+
+    def density(x: Tensor, kept: Tensor) -> float:
+        if not kept.any():
+            return 0.0
+        return float(torch.distributions.MultivariateNormal(b[kept], covariance[kept][:, kept]).log_prob(x[kept]))
+
+    every = torch.ones(4, dtype=torch.bool)
+    exact = [density(x, ~g) - density(x, every) for x, g in zip(few.x, gone, strict=True)]
+    assert float(np.mean(found["gibbs"] - exact)) == pytest.approx(0, abs=0.02)
+    assert np.abs(found["gibbs"] - exact).max() < 0.15
+    assert float(np.median(found["importance"] - exact)) == pytest.approx(0, abs=0.03)
+    assert float(np.mean(found["importance"] - exact)) == pytest.approx(0, abs=0.15)
+    assert found["gibbs"].mean() < found["mean"].mean()
+    m, v = plane.train.x.mean(0), plane.train.x.var(0).mean()
+    each = 0.5 * ((few.x - m).square() / v + torch.log(2 * math.pi * v)) * gone
+    assert found["mean"] == pytest.approx(each.sum(1).numpy(), rel=1e-4)
+
+
+def test_neighbours_fill_in_by_what_is_seen_alone(digits: Data) -> None:
+    """Binary values: the mean of the nearest 20 by the pixels that are seen, with Laplace's rule."""
+    binary = replace(
+        digits,
+        spec=DataSpec("bits", (1, 8, 8), "bernoulli", 10),
+        **{s: replace(getattr(digits, s), x=getattr(digits, s).x > 7) for s in ("train", "valid", "test")},
+    )
+    variant = VAE(VAE.config_type(latent=2, width=8), binary.spec)
+    few = binary.test[slice(0, 6)]
+    found = uses.imputation(variant, binary, few, chains=2, rounds=12)
+    train = binary.train.x.float().flatten(1)
+    for i in range(6):
+        x = few.x[i].float().flatten()
+        apart = (train[:, :32] - x[:32]).square().sum(1)
+        radius = apart.sort().values[19]
+        sure = train[apart < radius]
+        if len(sure) + int((apart == radius).sum()) != 20:
+            continue  # a tie at the rim: either choice is right
+        p = (train[apart <= radius][:, 32:].sum(0) + 1) / 22
+        assert found["knn"][i] == pytest.approx(
+            float(-(x[32:] * p.log() + (1 - x[32:]) * (1 - p).log()).sum()), rel=1e-4
+        )
+    p = (train[:, 32:].sum(0) + 1) / (len(train) + 2)
+    x = few.x.float().flatten(1)[:, 32:]
+    wanted = -(x * p.log() + (1 - x) * (1 - p).log()).sum(1)
+    assert found["mean"] == pytest.approx(wanted.numpy(), rel=1e-4)
+
+
+def test_what_hides_behind_an_end_is_not_missing() -> None:
+    spec = DataSpec("sequences", (2,), "gaussian", steps=6)
+    mask = torch.arange(6) < torch.tensor([[2], [5]])
+    split = Batch(torch.zeros(2, 6, 2), mask=mask)
+    made = Data(spec, split, split, split, "", "", torch.zeros(()), torch.ones(()), "lines")
+    gone = uses.hidden(made, split)[..., 0]
+    assert gone.int().tolist() == [[0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0]]
+
+
+def test_a_straight_way_has_even_steps_and_no_detour() -> None:
+    variant, plane, _ = linear_gaussian(1.0)
+    assert uses.interpolation(variant, plane, plane.test) == pytest.approx({"jump": 1, "length": 1}, abs=1e-4)
+
+    class Switch(VAE):
+        def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+            return (z[:, :1] > 0).float() * torch.ones(4)
+
+    switch = Switch(variant.config, variant.spec)
+    switch.encoder = variant.encoder  # type: ignore[has-type]
+    assert uses.interpolation(switch, plane, plane.test) == pytest.approx({"jump": 10, "length": 1})
+
+
+class Copies(CVAE):
+    """Gives examples of a data set, of the class that is asked for; `lie` gives those of the next class."""
+
+    given_data: Data
+    lie = 0
+
+    def sample(self, n: int, y: Tensor | None = None, noise: bool = False) -> Tensor:
+        assert y is not None
+        test = self.given_data.test
+        wanted = (y + self.lie) % 10
+        rows = [int(torch.eq(test.y, c).nonzero()[i % 5, 0]) for i, c in enumerate(wanted.tolist())]  # type: ignore[arg-type]
+        return self.given_data.batch(test, torch.tensor(rows)).x
+
+
+def test_classes_to_order_are_told_by_the_judge(digits: Data) -> None:
+    variant = Copies(Copies.config_type(latent=2, width=4), digits.spec)
+    variant.given_data = digits
+    made = judge.judge(digits)
+    assert uses.generation(variant, digits, made, each=5)["accuracy"] > 0.8
+    variant.lie = 1
+    assert uses.generation(variant, digits, made, each=5)["accuracy"] < 0.1
+    with pytest.raises(InputError, match="VAE cannot be asked for a class"):
+        uses.generation(VAE(VAE.config_type(width=4), digits.spec), digits, made)
+
+
+class Oracle(VAE):
+    """Foretells 1 too much of every value."""
+
+    def forecast(self, batch: Batch, prefix: Tensor) -> Tensor:
+        return batch.x + 1
+
+
+def test_forecasts_are_scored_on_the_second_half_in_the_units_of_the_data() -> None:
+    spec = DataSpec("sequences", (1,), "gaussian", steps=5)
+    mask = torch.arange(5) < torch.tensor([[4], [5]])
+    x = torch.tensor([[1.0, 2, 4, 7, 99], [0, 1, 2, 3, 5]])[..., None]
+    split = Batch(x, mask=mask)
+    made = Data(spec, split, split, split, "", "", torch.zeros(1), torch.full((1,), 2.0), "lines")
+    found = uses.forecast(Oracle(VAE.config_type(width=4, latent=1), DataSpec("x", (1,), "gaussian")), made, split)
+    # steps ahead: 4 and 7 after 2; 3 and 5 after 2; the means of the steps are 3, 5 and 5
+    assert found["model"] == pytest.approx(2)
+    assert found["persistence"] == pytest.approx(2 * math.sqrt((4 + 25 + 1 + 9) / 4))
+    assert found["mean"] == pytest.approx(2 * math.sqrt((1 + 4 + 4 + 0) / 4))
+    with pytest.raises(InputError, match="holds no sequences"):
+        uses.forecast(Oracle(VAE.config_type(width=4), DataSpec("x", (1,), "gaussian")), made, Batch(x))
+
+
+class Mirror(VAE):
+    """Draws the very examples that it encodes (`noise` 0), or noise."""
+
+    noise = 0.0
+
+    def encode(self, batch: Batch) -> Tensor:
+        return batch.x.flatten(1)
+
+    def propose(self, batch: Batch, k: int = 1) -> Any:
+        return None
+
+    def draw(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        return z.view(-1, 1, 8, 8) * (1 - self.noise) + self.noise * torch.rand(len(z), 1, 8, 8)
+
+
+def test_added_samples_help_as_far_as_they_are_right(digits: Data) -> None:
+    variant: Variant = Mirror(VAE.config_type(width=4), digits.spec)
+    same = uses.augmentation(variant, digits, labels=50, copies=2, steps=100, draws=2)
+    assert same["without"].shape == same["with"].shape == (2,)
+    assert abs(same["with"].mean() - same["without"].mean()) < 0.08
+    assert same["without"].mean() > 0.4
+    Mirror.noise = 1.0
+    noisy = uses.augmentation(variant, digits, labels=50, copies=2, steps=100, draws=2)
+    Mirror.noise = 0.0
+    assert noisy["with"].mean() < same["with"].mean() - 0.03
+    assert noisy["without"].tolist() == same["without"].tolist()
