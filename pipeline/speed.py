@@ -8,7 +8,7 @@ in turn, each in a process of its own:
     pythae      pythae 0.1.2, same network and batch (extra `speed`)
     floor       the matrix products of the same steps alone, in fp32
 
-and, with --tracking, what it costs to log a trial.
+and, with --tracking, what it costs to log a trial; with --evaluation, what it costs to score a model.
 """
 
 import contextlib
@@ -112,12 +112,11 @@ def program(data: Data, epochs: int) -> Clock:
         yield time.perf_counter() - begin
 
 
-def pythae(data: Data, epochs: int) -> Clock:
+def _pythae() -> Any:
+    """Pythae's VAE with our network: 784-400-20, one head for means and log variances."""
     from pythae import models
-    from pythae.data.datasets import BaseDataset
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
     class Encoder(BaseEncoder):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -137,12 +136,19 @@ def pythae(data: Data, epochs: int) -> Clock:
             return ModelOutput(reconstruction=self.out(self.hidden(z).relu()).sigmoid().view(-1, 1, 28, 28))
 
     config = models.VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT, reconstruction_loss="bce")
+    return models.VAE(config, Encoder(), Decoder())
+
+
+def pythae(data: Data, epochs: int) -> Clock:
+    from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
     with tempfile.TemporaryDirectory() as folder:
         settings = BaseTrainerConfig(
             output_dir=folder, num_epochs=epochs, per_device_train_batch_size=BATCH, learning_rate=LR, no_cuda=True
         )
         dataset = BaseDataset(data.train.x, torch.zeros(len(data.train)))
-        trainer = BaseTrainer(models.VAE(config, Encoder(), Decoder()), dataset, training_config=settings)
+        trainer = BaseTrainer(_pythae(), dataset, training_config=settings)
         trainer.prepare_training()
         trainer.callback_handler.callbacks = []  # no progress bar inside the timing
         for epoch in range(1, epochs + 1):
@@ -220,13 +226,59 @@ def tracking(data: Data, epochs: int, rounds: int) -> tuple[float, float, float]
     return statistics.median(bare), statistics.median(logged), statistics.median(final)
 
 
+def evaluation(rounds: int, k: int = 200, n: int = 1000) -> None:
+    """Print seconds of the importance weighted bound beside pythae's of the same weights, and of MIG and SAP."""
+    from pipeline.evaluate import disentanglement, likelihood, probe
+
+    data = load("mnist")
+    torch.manual_seed(0)
+    variant = VAE(Config(latent=LATENT, width=WIDTH, lr=LR, batch=BATCH), data.spec)
+    for _ in train(variant, data, epochs=1, seed=0):
+        pass
+    theirs = _pythae().eval()
+    ours = list(variant.state_dict().values())  # encoder, then decoder: hidden and outer layer of each
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours, strict=True)))
+    few = probe.subset(data.test, n)
+    seconds: dict[str, list[float]] = {"ours": [], "pythae": []}
+    values: dict[str, list[float]] = {"ours": [], "pythae": []}
+    for turn in range(rounds):
+        begin = time.perf_counter()
+        each = likelihood.importance_weighted(variant, data, few, k, seed=turn)
+        seconds["ours"].append(time.perf_counter() - begin)
+        values["ours"].append(float(each.mean()))
+        begin = time.perf_counter()
+        with torch.no_grad():  # which it does not ask for itself
+            values["pythae"].append(float(theirs.get_nll(few.x.float(), n_samples=k, batch_size=k)))
+        seconds["pythae"].append(time.perf_counter() - begin)
+    ratio = statistics.median(seconds["pythae"]) / statistics.median(seconds["ours"])
+    print(f"IW-{k} of {n} MNIST images, the same weights, median of {rounds}: pythae takes {ratio:.1f} times as long")
+    for name in seconds:
+        spread = f" +- {statistics.stdev(values[name]) / rounds**0.5:.3f}" if rounds > 1 else ""
+        mean = statistics.fmean(values[name])
+        print(f"  {name:<8} {statistics.median(seconds[name]):6.2f} s   log p(x) >= {mean:.3f}{spread} nats")
+    codes, factors = torch.randn(10_000, 10).numpy(), torch.randint(10, (10_000, 5)).numpy()
+    for name, score in (
+        ("MIG", lambda: disentanglement.mig(codes, factors)),
+        ("SAP", lambda: disentanglement.sap(codes, factors, [True, *[False] * 4])),
+    ):
+        begin = time.perf_counter()
+        score()
+        print(f"{name} of 10,000 codes of 10 dimensions, 5 factors: {time.perf_counter() - begin:.2f} s")
+
+
 def main(words: list[str]) -> int:
     about = str(__doc__).split("\n", 1)[1].strip()
     parser = cli.parser("speed", about, "--threads")
     parser.add_argument("--rounds", type=cli.positive, default=5, metavar="N", help="epochs of each contender (5)")
     parser.add_argument("--tracking", action="store_true", help="measure what it costs to log a trial of 10 epochs")
+    parser.add_argument("--evaluation", action="store_true", help="measure bounds beside pythae's, MIG and SAP")
     arguments = parser.parse_args(words)
     threads = machine.prepare(arguments.threads)
+    if arguments.evaluation:
+        if not importlib.util.find_spec("pythae"):
+            raise InputError("--evaluation compares with pythae 0.1.2: pip install 'vae-variants[speed]'")
+        evaluation(arguments.rounds)
+        return 0
     if arguments.tracking:
         if Path("mlflow.db").exists():
             raise InputError(

@@ -77,11 +77,11 @@ _SPRITES = {"latent": 10, "width": 400, "depth": 2, "lr": 1e-3, "batch": 128}
 
 
 def _six(epochs: int) -> dict[str, Training]:
-    """Each with about 648,000 weights, its discriminators included."""
+    """Each with 324,000 weights, to one in a hundred, its discriminators included."""
     own: dict[str, dict[str, Any]] = {
-        "vae": {"width": 400}, "beta": {"width": 400, "beta": 4.0}, "cvae": {"width": 395},
-        "aae": {"width": 400, "adversary_width": 64, "warmup": 0}, "vrae": {"width": 245, "lr": 2e-3},
-        "hvae": {"width": 340, "depth": 1},
+        "vae": {"width": 200}, "beta": {"width": 200, "beta": 4.0}, "cvae": {"width": 197},
+        "aae": {"width": 200, "adversary_width": 64, "warmup": 0}, "vrae": {"width": 168, "lr": 2e-3},
+        "hvae": {"width": 180, "depth": 1},
     }  # fmt: skip
     rows = {"vrae": "mnist-rows"}
     return {n: Training(n, {**_SIX, **s}, epochs, dataset=rows.get(n, "mnist")) for n, s in own.items()}
@@ -233,7 +233,7 @@ ANCHORS = {
         published={},
         differs="vrae reads the same images row by row",
         measure="evaluation",
-        budgets={"cpu": Budget(_six(12))},
+        budgets={"cpu": Budget(_six(8))},
         cost="45 min a seed",
     ),
     "beta-sprites": Anchor(

@@ -17,7 +17,7 @@ def test_active_units_by_variance_and_by_kl() -> None:
     codes = np.random.default_rng(0).normal(size=(2000, 4)) * [1, 0.2, 0.05, 0]  # variances 1, .04, .0025, 0
     assert latents.active_units(codes) == 2
     assert latents.active_units(codes, threshold=0.1) == 1
-    kl = np.array([2.0, 0.0101, 0.01, 0.0099, 0.0])  # more than .01, not as much
+    kl = torch.tensor([2.0, 0.0101, 0.01, 0.0099, 0.0])  # more than .01, not as much
     assert latents.active_units_kl(kl) == 2
     assert latents.active_units_kl(kl, threshold=0.005) == 4
     assert latents.active_units_kl(kl, threshold=5) == 0
@@ -52,46 +52,6 @@ def test_moments_are_in_units_of_the_prior() -> None:
     found = latents.moments(rng.standard_normal((50_000, 2)) * 2.5 + 5, rng.standard_normal((50_000, 2)) * 5)
     assert found["latent/posterior_mean"] == pytest.approx(1, abs=0.02)
     assert found["latent/posterior_spread"] == pytest.approx(0.5, abs=0.01)
-
-
-def test_codes_that_tell_all_examples_apart_carry_log_n() -> None:
-    mean = np.arange(300.0)[:, None] * [100, 0]
-    assert latents.mutual_information(mean, np.zeros((300, 2))) == pytest.approx(math.log(300), abs=1e-9)
-    pairs = mean[np.arange(300) // 2]  # two examples of each code
-    assert latents.mutual_information(pairs, np.zeros((300, 2))) == pytest.approx(math.log(150), abs=1e-9)
-    assert latents.mutual_information(mean, np.full((300, 2), -40.0)) == pytest.approx(math.log(300), abs=1e-9)
-
-
-def test_equal_posteriors_carry_nothing() -> None:
-    one = np.random.default_rng(0).normal(size=(1, 5))
-    assert latents.mutual_information(one.repeat(200, 0), one.repeat(200, 0)) == pytest.approx(0, abs=1e-9)
-    assert latents.mutual_information(one, one) == 0
-
-
-def test_a_gaussian_channel_carries_half_log_one_plus_snr() -> None:
-    """z = x + noise in each of three dimensions, whose noises differ, so that variances are not mixed up."""
-    sigma = np.array([0.5, 1.0, 3.0])
-    wanted = 0.5 * np.log(1 + 1 / sigma**2).sum()  # 1.204 nats
-    found = []
-    for seed in range(4):
-        mean = np.random.default_rng(100 + seed).normal(size=(1000, 3))
-        found.append(latents.mutual_information(mean, np.tile(2 * np.log(sigma), (1000, 1)), seed))
-    assert np.mean(found) == pytest.approx(wanted, abs=0.05)
-    assert len(set(found)) == 4
-    assert latents.mutual_information(mean, np.tile(2 * np.log(sigma), (1000, 1)), 3) == found[3]
-
-
-def test_information_of_unlike_widths_is_that_of_explicit_sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two posteriors of one mean and unlike widths: I = 1/2 sum KL(q_i || (q_0 + q_1) / 2), by quadrature."""
-    grid = np.linspace(-30, 30, 60_001)
-    log_q = [-0.5 * (grid / s) ** 2 - math.log(s * math.sqrt(2 * math.pi)) for s in (1.0, 4.0)]
-    mixture = np.logaddexp(*log_q) - math.log(2)
-    wanted = np.mean([(np.exp(q) * (q - mixture)).sum() * (grid[1] - grid[0]) for q in log_q])
-    log_var = np.where(np.arange(1500) % 2, 2 * math.log(4.0), 0.0)[:, None]
-    whole = latents.mutual_information(np.zeros((1500, 1)), log_var)
-    assert whole == pytest.approx(wanted, abs=0.02)
-    monkeypatch.setattr(latents, "CELLS", 7 * 1500)  # a few rows at a time
-    assert latents.mutual_information(np.zeros((1500, 1)), log_var) == pytest.approx(whole, abs=1e-12)
 
 
 def test_divergence_of_gaussians_is_the_closed_form() -> None:
@@ -189,11 +149,6 @@ SIX = np.arange(6) % 2
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: latents.active_units_kl(BROKEN[1]), "nan.*finite"),
-        (lambda: latents.active_units_kl(TABLE), "average over examples"),
-        (lambda: latents.mutual_information(TABLE, TABLE[:5]), r"\(6, 3\).*\(5, 3\)"),
-        (lambda: latents.mutual_information(TABLE, BROKEN), "NaN"),
-        (lambda: latents.mutual_information(TABLE[:0], TABLE[:0]), r"\(0, 3\)"),
         (lambda: latents.divergence(TABLE, TABLE + 1, 6), "k=6, of 6 codes"),
         (lambda: latents.divergence(TABLE, TABLE[:3] + 1, 4), "3 of the prior"),
         (lambda: latents.divergence(TABLE, TABLE + 1, 0), "k=0"),

@@ -130,19 +130,23 @@ def test_bits_are_of_a_value_to_base_two() -> None:
         likelihood.bits_per_dimension(-1.0, DataSpec("grey", (3, 2, 2), "bernoulli"))
 
 
-def test_annealing_hits_the_likelihood_and_its_gap_covers_it() -> None:
-    """Means over examples to .02 nats; the truth lies between the lower and the upper bound."""
+@pytest.mark.parametrize(
+    ("temperatures", "exactness"), [(300, 0.03), pytest.param(1000, 0.015, marks=pytest.mark.slow)]
+)
+def test_annealing_hits_the_likelihood_and_its_gap_covers_it(temperatures: int, exactness: float) -> None:
+    """In nats of the mean over examples; the truth lies between the lower and the upper bound, but for their noise."""
     variant, data, exact = linear_gaussian(3.0)
     few, pilot = data.test[slice(0, 100)], data.test[slice(200, 208)]
-    tuned = ais.tune(variant, pilot, 300)
+    tuned = ais.tune(variant, pilot, temperatures)
     found = ais.estimate(variant, few, tuned, chains=16)
     short = exact[:100] - found.log_p
-    assert abs(float(short.mean())) < 0.02
-    assert float(short.abs().max()) < 0.2
+    assert abs(float(short.mean())) < exactness
+    assert float(short.std()) < 0.15
     assert 0.55 < found.accepted < 0.85
     gap = ais.gap(variant, few, tuned, chains=16)
-    assert -0.005 < float(gap.mean()) < 0.05
-    assert float(short.mean()) < float(gap.mean()) + 2 * float(short.std()) / 10
+    noise = float(short.std() + gap.std()) / 10
+    assert -3 * noise < float(gap.mean()) < 0.05
+    assert float(short.mean()) < float(gap.mean()) + 3 * noise
 
 
 def test_with_few_temperatures_the_estimate_falls_short_and_the_gap_says_so() -> None:

@@ -65,7 +65,6 @@ def tune(variant: Variant, batch: Batch, temperatures: int, *, chains: int = 8, 
     Steps follow the acceptance from one temperature to the next; the scale is the spread of an example's chains.
     Raises `InputError` where z is not continuous, or not random.
     """
-    _check(variant, batch)
     with _sampling(variant, batch, seed):
         rows = batch[_repeat(len(batch), chains, batch.x.device)]
         chain = _Chain(variant, rows, variant.prior(len(rows), rows))
@@ -87,7 +86,6 @@ def estimate(variant: Variant, batch: Batch, tuned: Tuned, *, chains: int = 4, s
 
     Where a part of x is given, of log p(missing|seen). `batch` is as the variant gets it.
     """
-    _check(variant, batch)
     with _sampling(variant, batch, seed):
         told, owner = _told(variant, batch)
         parts = [_forward(variant, told[i], tuned, chains) for i in _portions(len(told), chains, batch.x.device)]
@@ -109,7 +107,6 @@ def gap(variant: Variant, batch: Batch, tuned: Tuned, *, chains: int = 4, seed: 
     Conditions, classes and lengths stay. Its mean is at least 0 but for noise. An estimate is short by no more than
     about this, as far as data are like what the model makes.
     """
-    _check(variant, batch)
     with _sampling(variant, batch, seed):
         z = variant.prior(len(batch), batch)
         with torch.no_grad():
@@ -238,10 +235,14 @@ def _portions(n: int, chains: int, device: torch.device) -> Iterator[Tensor]:
 
 @contextmanager
 def _sampling(variant: Variant, batch: Batch, seed: int) -> Iterator[None]:
-    """A random state of its own; gradients of z on, which cuDNN's recurrent layers refuse outside of training."""
+    """A random state of its own; gradients of z on, which cuDNN's recurrent layers refuse outside of training.
+
+    Raises `InputError` where there is nothing to anneal.
+    """
     device = batch.x.device
     variant.eval()
     fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with fork, torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        _check(variant, batch)
         torch.manual_seed(seed)
         yield

@@ -7,7 +7,6 @@ from torch import Tensor
 from variants import InputError
 
 Array = NDArray[np.float64]
-CELLS = 5_000_000  # of a table (examples, examples, dimensions) at a time: 40 MB
 
 
 def active_units(codes: Array, threshold: float = 0.01) -> int:
@@ -18,49 +17,21 @@ def active_units(codes: Array, threshold: float = 0.01) -> int:
     return int((codes.var(axis=0) > threshold).sum())
 
 
-def active_units_kl(kl: Array, threshold: float = 0.01) -> int:
+def active_units_kl(kl: Tensor, threshold: float = 0.01) -> int:
     """Dimensions whose mean KL over the data, of `kl` (Z,) in nats, exceeds `threshold`.
 
-    Sønderby et al. 2016, section 3.2. Raises `InputError` for a KL that is not finite.
+    Sønderby et al. 2016, section 3.2: the means of lower levels of a hierarchy move with those above them, so that
+    their variance says nothing.
     """
-    if kl.ndim != 1 or not np.isfinite(kl).all():
-        raise InputError(f"KL per dimension {kl}: expected finite numbers (Z,), in nats; average over examples first")
     return int((kl > threshold).sum())
 
 
-def mutual_information(mean: Array, log_var: Array, seed: int = 0) -> float:
-    """I(x; z) in nats, of posteriors N(mean, exp(log_var)), (N, Z) each: E log q(z|x) - E log q(z), 0 to log N.
-
-    q(z) = 1/N sum_j q(z|x_j), the aggregated posterior of just these examples, at one draw of z from each (Hoffman &
-    Johnson 2016, the index-code mutual information). A code that tells all N apart reads log N, however much more it
-    would tell: give more examples until it no longer grows. In time N^2 Z: seconds at N = 2000. Raises `InputError`
-    for unlike shapes and numbers that are not finite.
-    """
-    from scipy.special import logsumexp
-
-    if mean.ndim != 2 or mean.shape != log_var.shape or not len(mean):
-        raise InputError(f"means of shape {mean.shape}, log variances of {log_var.shape}: expected (N, Z) of both")
-    if not (np.isfinite(mean).all() and np.isfinite(log_var).all()):
-        raise InputError("means or log variances hold NaN or infinity: expected finite numbers; leave such codes out")
-    count, size = mean.shape
-    z = mean + np.exp(log_var / 2) * np.random.default_rng(seed).standard_normal(mean.shape)
-    scale, found = np.exp(-log_var / 2), np.zeros(count)
-    for rows in np.array_split(np.arange(count), -(-count * count * size // CELLS)):
-        log_q = -0.5 * (((z[rows, None] - mean) * scale) ** 2 + log_var).sum(axis=2)  # less Z/2 log 2 pi
-        found[rows] = log_q[np.arange(len(rows)), rows] - logsumexp(log_q, axis=1) + np.log(count)
-    return float(found.mean())
-
-
-def by_level(kl: Tensor, levels: tuple[int, ...], threshold: float = 0.01) -> dict[str, float]:
-    """KL and active units of each level of a hierarchy, from the mean KL per dimension (Z,) in nats.
-
-    A unit is active where its KL exceeds `threshold` (Sønderby et al. 2016, section 3.2): the means of lower levels
-    move with those above them, so that their variance says nothing.
-    """
+def by_level(kl: Tensor, levels: tuple[int, ...]) -> dict[str, float]:
+    """KL and active units (by KL) of each level of a hierarchy, from the mean KL per dimension (Z,) in nats."""
     found = {}
     for number, part in enumerate(kl.split(levels), 1):
         found[f"latent/kl_level_{number}"] = float(part.sum())
-        found[f"latent/active_units_level_{number}"] = float((part > threshold).sum())
+        found[f"latent/active_units_level_{number}"] = float(active_units_kl(part))
     return found
 
 
@@ -121,12 +92,12 @@ def divergence(codes: Array, prior: Array, k: int = 5) -> float:
     return float(codes.shape[1] * np.log(other / own).mean() + np.log(len(prior) / (len(codes) - 1)))
 
 
-def verdict(kl: Tensor, threshold: float = 0.01) -> str:
+def verdict(kl: Tensor) -> str:
     """In words, from the mean KL per dimension (Z,) in nats, whether the code is used.
 
-    A unit is used above `threshold` nats. A code of less than one nat in all cannot even tell three classes apart.
+    A code of less than one nat in all cannot even tell three classes apart.
     """
-    used, size, total = int((kl > threshold).sum()), len(kl), float(kl.sum())
+    used, size, total = active_units_kl(kl), len(kl), float(kl.sum())
     if not used or total < 1:
         return f"collapsed: {size} units carry {total:.2f} nats in all; z is as good as ignored"
     if used < size:

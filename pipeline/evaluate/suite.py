@@ -193,7 +193,7 @@ def _latents(s: Subject) -> Part:
         names = ("latent/active_units_kl", "latent/mutual_information")
         rows += [Figure(n, None, reason="q(z|x) has no KL per dimension") for n in names]
     else:
-        rows.append(Figure("latent/active_units_kl", float((s.kl > 0.01).sum()), s.totals.count))
+        rows.append(Figure("latent/active_units_kl", latents.active_units_kl(s.kl), s.totals.count))
         words, spectrum = latents.verdict(s.kl), {"kl_per_dimension": s.kl.tolist()}
     if s.variant.given == "x":
         reason = "the prior is of each example"

@@ -84,8 +84,9 @@ def imputation(variant: Variant, data: Data, split: Batch, *, chains: int = 20, 
     `gibbs`: the mean of p(missing|z) over draws of pseudo-Gibbs chains, z from q(z|x) and the missing part from p(x|z)
     in turn (Rezende et al. 2014, appendix F); the first 10 rounds of a chain do not count. `importance`: the same
     draws, each weighted by p(z) p(seen|z) / q(z|what was filled in), where q has a density (Mattei & Frellsen 2018).
-    Few draws make both too high; the weights have no bound, as q takes what was filled in for seen. Beside them `mean`, each value by itself as in the training data, and `knn`, as in the
-    20 training examples nearest in what is seen.
+    Few draws make both too high; the weights have no bound, as q takes what was filled in for seen. Beside them
+    `mean`, each value by itself as in the training data, and `knn`, as in the 20 training examples nearest in what is
+    seen.
 
     Raises `InputError` where values depend on each other given z, or are neither binary nor Gaussian.
     """
