@@ -12,11 +12,12 @@ from conftest import Command
 from mlflow import MlflowClient
 
 import variants
-from pipeline import data, metrics, trainer
+from pipeline import data, evaluate, metrics, trainer
 from pipeline.data import Data
 from pipeline.evaluate import judge, report, suite
 from pipeline.tracker import Tracker
-from variants import Variant
+from variants import Batch, Variant
+from variants.vae import VAE
 
 SMALL = suite.Sizes(
     iw_k=20, iw_n=30, ais_n=4, ais_chains=2, ais_temperatures=20, gap_n=3, labels=(10, 50), draws=2, samples=60,
@@ -99,6 +100,18 @@ def test_the_figures_are_those_of_the_trainer(tmp_path: Path) -> None:
     assert found["test/iw20"].n == 30
     assert 0 < (found["test/iw20"].error or 0) < 5
     assert (found["test/iw20"].value or 0) > (found["test/elbo"].value or 0) - 2
+
+
+def test_codes_are_made_without_labels() -> None:
+    """Also of a variant that breaks the contract, and would put the label into its code."""
+
+    class Leak(VAE):
+        def encode(self, batch: Batch) -> torch.Tensor:
+            y = torch.zeros(len(batch)) if batch.y is None else batch.y.float()
+            return y[:, None].expand(-1, 4)
+
+    loaded = data.load("digits")
+    assert not evaluate.codes(Leak(VAE.config_type(latent=4, width=4), loaded.spec), loaded, loaded.test).any()
 
 
 def test_factors_are_scored_where_they_are_known() -> None:

@@ -1,0 +1,100 @@
+"""What a simple classifier reads from codes, where the answer can be counted."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.evaluate import probe
+from variants import Batch, InputError
+
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 3, 300)
+BLOBS = np.array([[0, 0], [9, 0], [0, 9]])[LABELS] + RNG.standard_normal((300, 2))
+KNOWN, ASKED = (BLOBS[:200], LABELS[:200]), (BLOBS[200:], LABELS[200:])
+
+
+def test_groups_that_a_line_parts_are_read_whatever_their_units() -> None:
+    wide = np.array([1e-6, 1e6])
+    assert probe.accuracy(KNOWN[0] * wide, KNOWN[1], ASKED[0] * wide, ASKED[1]) > 0.98
+    assert probe.accuracy(KNOWN[0], np.zeros(200, int), ASKED[0], ASKED[1]) == np.mean(ASKED[1] == 0)
+
+
+def test_what_was_learned_from_is_not_what_is_told() -> None:
+    """Codes of noise, more columns than examples: a classifier knows every label that it was given, and no other."""
+    codes, labels = RNG.standard_normal((160, 200)), RNG.integers(0, 2, 160)
+    train, test = (codes[:80], labels[:80]), (codes[80:], labels[80:])
+    for found in (probe.accuracy(*train, *test), float(probe.by_labels(train, test, 80, 1)[0])):
+        assert 0.3 < found < 0.7
+    assert probe.accuracy(*train, *train) == 1
+
+
+def test_as_many_labels_are_known_as_are_asked_for() -> None:
+    """Each example has a column of its own, so that what is not known is taken for the class known more often.
+
+    Of 3 labels two are of one class, so that all 20 of it are told rightly, and one of the other 20.
+    """
+    labels = np.repeat([0, 1], 20)
+    each = np.eye(40), labels
+    assert probe.by_labels(each, each, 3, 4).tolist() == [21 / 40] * 4
+    assert probe.by_labels(each, each, 11, 2).tolist() == [25 / 40] * 2
+    assert probe.by_labels(each, each, 40, 1).tolist() == [1]
+
+
+def test_labels_are_drawn_evenly_from_classes_and_anew_each_time() -> None:
+    rare = np.array([0] * 195 + [1] * 5)
+    codes = rare[:, None] * 8.0 + RNG.standard_normal((200, 1))
+    found = probe.by_labels((codes, rare), (codes, rare), 2, 10)
+    assert found.shape == (10,)
+    assert found.min() > 0.8  # one of each class, however rare
+    few = probe.by_labels(KNOWN, ASKED, 3, 10)
+    assert len(set(few)) > 1
+    assert few.tolist() == probe.by_labels(KNOWN, ASKED, 3, 10).tolist()
+    assert few.mean() < probe.by_labels(KNOWN, ASKED, 100, 1)[0] + 1e-9
+    for n in (2, 201):
+        with pytest.raises(InputError, match=rf"{n} labels: expected 3 \(one a class\) to 200"):
+            probe.by_labels(KNOWN, ASKED, n, 1)
+
+
+def test_columns_that_hardly_vary_are_not_blown_up() -> None:
+    """One scale for all columns: noise of unused dimensions stays small."""
+    quiet = np.column_stack([BLOBS, 1e-3 * RNG.standard_normal((300, 50))])
+    plain = probe.by_labels(KNOWN, ASKED, 9, 5)
+    np.testing.assert_allclose(
+        probe.by_labels((quiet[:200], KNOWN[1]), (quiet[200:], ASKED[1]), 9, 5), plain, atol=0.02
+    )
+    train, test = probe.scaled(BLOBS[:200], BLOBS[200:])
+    assert (train**2).mean() == pytest.approx(1)
+    np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-12)
+    shift = BLOBS[200:] - BLOBS[:200].mean(axis=0)
+    np.testing.assert_allclose(test, shift / np.sqrt(((BLOBS[:200] - BLOBS[:200].mean(axis=0)) ** 2).mean()))
+
+
+def test_neighbours_have_a_majority() -> None:
+    train = np.array([[0.0], [1], [2], [10], [11]]), np.array([0, 1, 1, 0, 0])
+    at_zero = np.array([[-0.1]]), np.array([1])
+    assert probe.neighbours(train, at_zero, k=1) == 0
+    assert probe.neighbours(train, at_zero, k=3) == 1
+    assert probe.neighbours(train, at_zero, k=99) == 0  # all five
+    nineteen = np.arange(19.0)[:, None], np.array([0] * 6 + [1] * 13)
+    assert probe.neighbours(nineteen, (np.array([[-1.0]]), np.array([0]))) == 1  # of ten, six
+
+
+def test_baselines_are_linear_and_of_the_training_part() -> None:
+    x, other = RNG.standard_normal((80, 6)) * [3, 2, 1, 0.1, 0.1, 0.1] + 5, RNG.standard_normal((20, 6))
+    ours, theirs = probe.principal_components(x, other, 2)
+    axes = np.linalg.svd(x - x.mean(axis=0))[2][:2]
+    np.testing.assert_allclose(np.abs(ours), np.abs((x - x.mean(axis=0)) @ axes.T), rtol=1e-6)
+    np.testing.assert_allclose(np.abs(theirs), np.abs((other - x.mean(axis=0)) @ axes.T), rtol=1e-6)
+    assert probe.principal_components(x, other, 50)[0].shape == (80, 6)
+    one, two = probe.random_projection(x, x * 2, 3)
+    assert one.shape == (80, 3)
+    np.testing.assert_allclose(two, 2 * one)
+
+
+def test_a_subset_is_the_same_each_time_and_in_order() -> None:
+    split = Batch(torch.arange(50.0)[:, None])
+    few = probe.subset(split, 10).x[:, 0]
+    assert len(set(few.tolist())) == 10
+    assert few.tolist() == sorted(few.tolist()) == probe.subset(split, 10).x[:, 0].tolist()
+    assert few.tolist() != list(range(10))
+    assert probe.subset(split, 50) is split
