@@ -64,7 +64,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "NAME",
         "help": "auto, cpu, cuda or cuda:0 (auto: CUDA where there is one)",
     },
-    "--threads": {"type": positive, "metavar": "N", "help": "CPU threads (OMP_NUM_THREADS, else all cores that this process may use)"},
+    "--threads": {
+        "type": positive,
+        "metavar": "N",
+        "help": "CPU threads (OMP_NUM_THREADS, else all cores that this process may use)",
+    },
 }
 
 

@@ -36,14 +36,16 @@ def _quotas() -> list[tuple[float, float]]:
 
 
 def prepare(threads: int | None = None, workers: int = 1) -> int:
-    """Set torch's threads: `threads`, else OMP_NUM_THREADS, else the cores shared among `workers`. Returns their number.
+    """Set torch's threads: `threads`, else OMP_NUM_THREADS, else the cores shared among `workers`; return their number.
 
     Denormal floats are flushed to zero: without that a training slows down as moments of weights that get no
     gradient decay. The setting holds for threads started after it, so this comes before any tensor work.
     """
     if threads is not None and threads < 1:
         raise InputError(f"--threads {threads}: expected 1 or more")
-    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # more for nested teams may follow, which torch has not
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[
+        0
+    ]  # more for nested teams may follow, which torch has not
     chosen = threads or (int(wanted) if wanted.isdecimal() else 0) or max(1, cores() // workers)
     torch.set_flush_denormal(True)
     warnings.filterwarnings("ignore", "The value of the smallest subnormal")  # NumPy before 2.4 wonders at it

@@ -66,16 +66,20 @@ EVALUATION = {  # of `pipeline.evaluate`, on the test split: regular expressions
         "maximize", _SHARE, "logistic regression on codes, by known labels; on raw values, PCA, an untrained encoder"
     ),
     r"probe/((raw|pca|untrained)_)?knn": Metric("maximize", _SHARE, "10 nearest neighbours, by the same codes"),
-    r"latent/active_units_cov": Metric("", "dimensions", "posterior mean varies by more than .01 (Burda et al. 2016)"),
+    r"latent/active_units_cov": Metric(
+        "", "dimensions", "posterior mean varies by over .01 of the prior (Burda et al. 2016)"
+    ),
     r"latent/active_units_kl": Metric("", "dimensions", "KL above .01 nats (Sønderby et al. 2016)"),
-    r"latent/mutual_information": Metric("", "nats", "I(x; z) under q: KL less aggregate_kl (Hoffman & Johnson 2016)"),
-    r"latent/aggregate_kl": Metric("minimize", "nats", "KL of the aggregated posterior from the prior, by neighbours"),
+    r"latent/dimension_kl": Metric(
+        "minimize", "nats", "KL of codes from the prior, dimension by dimension (Chen 2018)"
+    ),
+    r"latent/mutual_information": Metric("", "nats", "at most this: I(x; z) under q, by KL less dimension_kl"),
     r"latent/(kmeans|mixture)_(ari|nmi)": Metric(
         "maximize", "index", "clusters of codes against classes; 1 is perfect"
     ),
     r"latent/(kmeans|mixture)_accuracy": Metric("maximize", _SHARE, "clusters against classes, by optimal assignment"),
     r"latent/(mig|modularity|sap|dci_\w+|beta_vae_score|factor_vae_score)": Metric(
-        "maximize", "score", "disentanglement of known factors; 1 is perfect"
+        "maximize", "score", "disentanglement of known factors; at most 1"
     ),
     r"sample/(precision|recall|coverage)_(floor_)?\w{6}": Metric("maximize", _SHARE, "samples among real examples"),
     r"sample/density_(floor_)?\w{6}": Metric("maximize", "ratio", "real balls around a sample; 1 where alike"),
@@ -83,7 +87,9 @@ EVALUATION = {  # of `pipeline.evaluate`, on the test split: regular expressions
     r"sample/kid_(floor_)?\w{6}": Metric("minimize", "squared distance", "kernel distance of judge's features"),
     r"use/anomaly_\w+": Metric("maximize", "area", "under the ROC curve: one class normal, others strange"),
     r"use/imputation_\w+": Metric("minimize", _NATS, "-log p(missing|seen)"),
-    r"use/interpolation_(jump|length)": Metric("minimize", "ratio", "evenness of change between two codes; 1 is best"),
+    r"use/interpolation_(jump|length)": Metric(
+        "", "ratio", "change between two codes; 1 where it is even and straight"
+    ),
     r"use/generation_(accuracy|real)_\w{6}": Metric("maximize", _SHARE, "samples of the class that was asked for"),
     r"use/forecast_\w+": Metric("minimize", "the data's", "root mean square error of the second half of sequences"),
     r"use/augmentation_(with|without)": Metric("maximize", _SHARE, "accuracy of a classifier of few labels"),

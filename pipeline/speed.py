@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -257,10 +258,9 @@ def evaluation(rounds: int, k: int = 200, n: int = 1000) -> None:
         mean = statistics.fmean(values[name])
         print(f"  {name:<8} {statistics.median(seconds[name]):6.2f} s   log p(x) >= {mean:.3f}{spread} nats")
     codes, factors = torch.randn(10_000, 10).numpy(), torch.randint(10, (10_000, 5)).numpy()
-    for name, score in (
-        ("MIG", lambda: disentanglement.mig(codes, factors)),
-        ("SAP", lambda: disentanglement.sap(codes, factors, [True, *[False] * 4])),
-    ):
+    scores = {"MIG": partial(disentanglement.mig, codes, factors)}
+    scores["SAP"] = partial(disentanglement.sap, codes, factors, [True, *[False] * 4])
+    for name, score in scores.items():
         begin = time.perf_counter()
         score()
         print(f"{name} of 10,000 codes of 10 dimensions, 5 factors: {time.perf_counter() - begin:.2f} s")

@@ -111,9 +111,21 @@ def test_reference_vectors() -> None:
     assert parts.completeness == pytest.approx(0.4306, abs=0.004)
     assert parts.informativeness == pytest.approx(0.8233, abs=0.006)
     beta = np.mean([d.beta_vae_score(codes, factors, seed, alike=2) for seed in range(4)])
-    assert beta == pytest.approx(np.mean([0.8416, 0.8278, 0.8392, 0.8372]), abs=0.012)
+    assert beta == pytest.approx(np.mean([0.838, 0.8468, 0.8278, 0.8424]), abs=0.012)
     factor = np.mean([d.factor_vae_score(codes, factors, seed, alike=2) for seed in range(4)])
     assert factor == pytest.approx(np.mean([0.6276, 0.6258, 0.6442, 0.6272]), abs=0.012)
+
+
+def test_each_pair_of_a_vote_shares_a_value_of_its_own() -> None:
+    """Codes whose spread depends on the shared value. A loop over pairs, four seeds of it: .9438, .9428, .9448, .9462;
+    with one value for all pairs of a vote it gives .9254.
+    """
+    rng = np.random.default_rng(5)
+    factors = np.stack([rng.integers(6, size=900), rng.integers(6, size=900)], axis=1)
+    codes = np.stack([2.0 ** factors[:, 0], rng.standard_normal(900) + factors[:, 1] * 0.8], axis=1)
+    codes[:, 0] += np.where(factors[:, 1] > 2, 3, -3) * 2.0 ** factors[:, 0] * 0.25
+    found = np.mean([d.beta_vae_score(codes, factors, seed, alike=16) for seed in range(4)])
+    assert found == pytest.approx(np.mean([0.9438, 0.9428, 0.9448, 0.9462]), abs=0.006)
 
 
 def test_continuous_factors_are_cut_into_bins() -> None:

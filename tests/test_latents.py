@@ -15,8 +15,11 @@ Array = np.ndarray
 
 def test_active_units_by_variance_and_by_kl() -> None:
     codes = np.random.default_rng(0).normal(size=(2000, 4)) * [1, 0.2, 0.05, 0]  # variances 1, .04, .0025, 0
-    assert latents.active_units(codes) == 2
-    assert latents.active_units(codes, threshold=0.1) == 1
+    prior = np.random.default_rng(1).normal(size=(2000, 4))
+    assert latents.active_units(codes, prior) == 2
+    assert latents.active_units(codes, prior, threshold=0.1) == 1
+    assert latents.active_units(codes * 5, prior * 5) == 2
+    assert latents.active_units(codes, prior * 5) == 1
     kl = torch.tensor([2.0, 0.0101, 0.01, 0.0099, 0.0])  # more than .01, not as much
     assert latents.active_units_kl(kl) == 2
     assert latents.active_units_kl(kl, threshold=0.005) == 4
@@ -62,6 +65,16 @@ def test_divergence_of_gaussians_is_the_closed_form() -> None:
     backward = (0.5 * ((1 + mean**2) / s**2 - 1) + np.log(s)).sum()
     assert backward > 3 * wanted  # so that the two samples are not swapped
     assert np.mean(found) == pytest.approx(wanted, abs=0.05)
+
+
+def test_divergence_by_dimension_adds_up_and_does_not_see_dependence() -> None:
+    """Gaussians that are correlated: the sum over dimensions is that of their marginals, in 16 dimensions too."""
+    rng = np.random.default_rng(3)
+    s = np.linspace(0.5, 1.5, 16)
+    shared = rng.normal(size=(5000, 1))
+    codes = s * (0.8 * shared + 0.6 * rng.normal(size=(5000, 16)))
+    wanted = (0.5 * (s**2 - 1) - np.log(s)).sum()
+    assert latents.dimension_kl(codes, rng.normal(size=(5000, 16))) == pytest.approx(wanted, abs=0.3)
 
 
 def test_divergence_of_one_distribution_is_nothing_for_each_k() -> None:

@@ -126,6 +126,23 @@ def test_factors_are_scored_where_they_are_known() -> None:
     assert all(0 <= (f.value or 0) <= 1 and f.n == 600 for f in part.figures)
 
 
+def test_samples_are_held_against_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a test split that is sorted by class, as those of archives are, and longer than what is compared."""
+    loaded = data.load("digits")
+    loaded = replace(loaded, test=loaded.test[loaded.test.y.argsort()])  # type: ignore[union-attr]
+    seen, features = [], judge.features
+
+    def spy(made: judge.Judge, of: Data, split: Batch) -> Any:
+        seen.append(split.y)
+        return features(made, of, split)
+
+    monkeypatch.setattr(judge, "features", spy)
+    (part,) = suite.run(built("vae", loaded, {}), loaded, sizes=SMALL, only=("samples",))
+    assert all(f.n == 60 for f in part.figures)
+    true = next(y for y in seen if y is not None and len(y) == 60)
+    assert len(true.unique()) == 10
+
+
 def test_data_without_labels(tmp_path: Path) -> None:
     loaded = data.load("digits")
     bare = {s: replace(getattr(loaded, s), y=None) for s in ("train", "valid", "test")}

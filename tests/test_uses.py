@@ -19,6 +19,7 @@ from variants import Batch, DataSpec, InputError, Variant
 from variants.aae import AAE
 from variants.cvae import CVAE
 from variants.vae import VAE
+from variants.vrae import VRAE
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,8 @@ def test_imputation_finds_the_exact_conditional() -> None:
     assert float(np.median(found["importance"] - exact)) == pytest.approx(0, abs=0.03)
     assert float(np.mean(found["importance"] - exact)) == pytest.approx(0, abs=0.15)
     assert found["gibbs"].mean() < found["mean"].mean()
-    m, v = plane.train.x.mean(0), plane.train.x.var(0).mean()
+    m, v = plane.train.x.mean(0), (plane.train.x.var(0) * gone).sum(1, keepdim=True) / gone.sum(1, keepdim=True)
+    v = v.nan_to_num(1.0)  # of a row that lacks nothing
     each = 0.5 * ((few.x - m).square() / v + torch.log(2 * math.pi * v)) * gone
     assert found["mean"] == pytest.approx(each.sum(1).numpy(), rel=1e-4)
 
@@ -193,6 +195,21 @@ def test_what_hides_behind_an_end_is_not_missing() -> None:
     made = Data(spec, split, split, split, "", "", torch.zeros(()), torch.ones(()), "lines")
     gone = uses.hidden(made, split)[..., 0]
     assert gone.int().tolist() == [[0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0]]
+
+
+def test_padding_fills_nothing_in() -> None:
+    """Means of steps are those of the sequences that have them, not of the zeros behind the ends of others."""
+    spec = DataSpec("sequences", (1,), "gaussian", steps=4)
+    mask = torch.arange(4) < torch.tensor([[4]] * 3 + [[2]] * 5)
+    x = torch.randn(8, 4, 1, generator=torch.Generator().manual_seed(0)) + 5
+    split = Batch(torch.where(mask[..., None], x, 0.0), mask=mask)
+    made = Data(spec, split, split, split, "", "", torch.zeros(1), torch.ones(1), "lines")
+    found = uses.imputation(VRAE(VRAE.config_type(latent=1, width=4), spec), made, split, chains=2, rounds=11)
+    late = x[:3, 2:, 0]  # of the long ones the second half, of the short ones the second step is missing
+    v = late.var(0).mean()
+    wanted = (0.5 * ((late - late.mean(0)).square() / v + torch.log(2 * math.pi * v))).sum(1)
+    assert found["mean"][:3] == pytest.approx(wanted.numpy(), rel=1e-4)
+    assert found["knn"][:3] == pytest.approx(wanted.numpy(), rel=1e-4)  # of so few, all are neighbours
 
 
 def test_a_straight_way_has_even_steps_and_no_detour() -> None:

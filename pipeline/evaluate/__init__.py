@@ -69,17 +69,20 @@ def _known(split: Batch) -> Batch:
 def cheap(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict[str, float]:
     """The metrics that every trial gets, on training and validation data only.
 
-    `latent/active_units`; `latent/mmd` and the moments of the aggregated posterior against the prior; of a hierarchy,
-    from the KL per dimension (Z,), KL and active units by level. Where there are labels, `probe/accuracy` (share of
-    validation examples, higher is better) and, beside it, `probe/random_projection`: the same probe on as many random
-    directions of the raw values. A code that does not beat that has learned nothing that a class depends on.
+    Where the prior is not of each example: `latent/mmd` and the moments of the aggregated posterior against it, and
+    `latent/active_units`; of a hierarchy instead, from the KL per dimension (Z,), KL and active units by level. Where
+    there are labels, `probe/accuracy` (share of validation examples, higher is better) and, beside it,
+    `probe/random_projection`: the same probe on as many random directions of the raw values. A code that does not beat
+    that has learned nothing that a class depends on.
     """
     valid = codes(variant, data, data.valid)
-    metrics = {"latent/active_units": float(latents.active_units(valid))}
+    metrics: dict[str, float] = {}
     if variant.given != "x":  # where a part of x is given, there is a prior for each part, and none for all
         aggregated, prior = drawn(variant, data, data.valid)
         metrics["latent/mmd"] = latents.mmd(aggregated, prior)
         metrics |= latents.moments(aggregated, prior)
+        if not variant.levels:
+            metrics["latent/active_units"] = float(latents.active_units(valid, prior))
     if kl is not None and variant.levels:
         metrics |= latents.by_level(kl, variant.levels)
     if data.spec.classes:

@@ -48,7 +48,8 @@ def scores(codes: Array, factors: NDArray[Any], unordered: Sequence[bool], seed:
 def mig(codes: Array, factors: NDArray[Any]) -> float:
     """Mutual information gap: between the two codes that know most of a factor, over its entropy; mean over factors.
 
-    Chen et al. 2018, equation 6. At least 0.
+    Chen et al. 2018, equation 6, of binned codes as in Locatello et al. 2019. At least 0; a code cut into fewer bins
+    than a factor has values cannot reach 1. No scale counts: units that are as good as unused count like any other.
     """
     codes, factors = _checked(codes, factors, 2)
     information, entropy = _information(codes, factors)
@@ -116,15 +117,17 @@ def dci(codes: Array, factors: NDArray[Any], unordered: Sequence[bool], seed: in
 def beta_vae_score(codes: Array, factors: NDArray[Any], seed: int = 0, alike: int = ALIKE) -> float:
     """Accuracy of a linear classifier that tells which factor pairs of examples share, from how their codes differ.
 
-    Higgins et al. 2017, section 3: the mean of |z - z'| over `alike` pairs that share one factor's value is one vote;
-    10,000 of them train the classifier (logistic regression), 5,000 are told. Chance is 1 / F.
+    Higgins et al. 2017, section 3: the mean of |z - z'| over `alike` pairs, of which each shares its own value of one
+    factor, is one vote; 10,000 of them train the classifier (logistic regression), 5,000 are told. Chance is 1 / F.
     """
     from sklearn.linear_model import LogisticRegression
 
     codes, factors = _checked(codes, factors, 1)
-    shared, rows = _alike(factors, 2 * alike, seed)
-    drawn = codes[rows].reshape(len(rows), 2, alike, -1)
-    apart = np.abs(drawn[:, 0] - drawn[:, 1]).mean(axis=1)
+    rng = np.random.default_rng(seed)
+    shared = rng.integers(factors.shape[1], size=TRAIN + TEST)
+    one = rng.integers(len(factors), size=(len(shared), alike))
+    two = _partners(factors, shared, one, rng)
+    apart = np.stack([np.abs(codes[a] - codes[b]).mean(axis=0) for a, b in zip(one, two, strict=True)])
     apart = apart / max(float(apart[:TRAIN].std()), 1e-12)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 500 steps settle the accuracy, if not each weight
@@ -143,7 +146,10 @@ def factor_vae_score(codes: Array, factors: NDArray[Any], seed: int = 0, alike: 
     heard = spread >= QUIET
     if not heard.any():
         return 1 / int(factors.shape[1])
-    shared, rows = _alike(factors, alike, seed)
+    rng = np.random.default_rng(seed)
+    shared = rng.integers(factors.shape[1], size=TRAIN + TEST)
+    first = rng.integers(len(factors), size=(len(shared), 1))
+    rows = _partners(factors, shared, first.repeat(alike, axis=1), rng)
     least = ((codes[:, heard] / spread[heard])[rows]).var(axis=1).argmin(axis=1)
     votes = np.zeros((int(heard.sum()), factors.shape[1]))
     np.add.at(votes, (least[:TRAIN], shared[:TRAIN]), 1)
@@ -219,18 +225,15 @@ def _purity(table: Array) -> Array:
     return purity
 
 
-def _alike(factors: NDArray[Any], n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each vote a factor (V,), and `n` rows (V, n) that share its value with a row drawn at random."""
-    rng = np.random.default_rng(seed)
-    votes = TRAIN + TEST
-    shared = rng.integers(factors.shape[1], size=votes)
-    first, chance = rng.integers(len(factors), size=votes), rng.random((votes, n))
-    rows = np.empty((votes, n), dtype=np.int64)
+def _partners(
+    factors: NDArray[Any], shared: NDArray[np.int64], rows: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """For each of `rows` (V, n) one drawn from those that have its value of the factor `shared` (V,) of the vote."""
+    chance, found = rng.random(rows.shape), np.empty_like(rows)
     for f, values in enumerate(factors.T):
         level = _levels(values, always=False)
         order, counts = level.argsort(kind="stable"), np.bincount(level)
-        mine = shared == f
-        value = level[first[mine]]
+        value = level[rows[shared == f]]
         starts = np.cumsum(counts) - counts
-        rows[mine] = order[starts[value, None] + (chance[mine] * counts[value, None]).astype(np.int64)]
-    return shared, rows
+        found[shared == f] = order[starts[value] + (chance[shared == f] * counts[value]).astype(np.int64)]
+    return found

@@ -9,12 +9,12 @@ from variants import InputError
 Array = NDArray[np.float64]
 
 
-def active_units(codes: Array, threshold: float = 0.01) -> int:
-    """Dimensions of the posterior means (N, Z) whose variance over the data exceeds `threshold`.
+def active_units(codes: Array, prior: Array, threshold: float = 0.01) -> int:
+    """Dimensions of the posterior means (N, Z) whose variance over the data exceeds `threshold` of the prior's (M, Z).
 
-    Burda et al. 2016, section 5.2. A code with few active units has collapsed.
+    Burda et al. 2016, section 5.2, whose prior has variance 1. A code with few active units has collapsed.
     """
-    return int((codes.var(axis=0) > threshold).sum())
+    return int((codes.var(axis=0) > threshold * prior.var(axis=0)).sum())
 
 
 def active_units_kl(kl: Tensor, threshold: float = 0.01) -> int:
@@ -69,9 +69,9 @@ def divergence(codes: Array, prior: Array, k: int = 5) -> float:
     """KL divergence in nats of the distribution of codes (N, Z) from that of the prior's draws (M, Z).
 
     From distances to the k-th nearest neighbours, Z/N sum log(to the prior's / to the codes') + log(M / (N - 1)) (Wang,
-    Kulkarni & Verdú 2009, equation 5). Consistent; at a thousand points it falls short in many dimensions, and where
-    codes lie far outside the prior. Equal points have no distance, and raise `InputError`, as do k points or fewer,
-    NaN, and unlike dimensions.
+    Kulkarni & Verdú 2009, equation 5). For one dimension, or a few: in more of them it is off to either side, however
+    many points there are (`dimension_kl`). Equal points have no distance, and raise `InputError`, as do k points or
+    fewer, NaN, and unlike dimensions.
     """
     from scipy.spatial import cKDTree
 
@@ -90,6 +90,16 @@ def divergence(codes: Array, prior: Array, k: int = 5) -> float:
             equal = int((apart == 0).sum())
             raise InputError(f"{equal} of {len(codes)} codes are equal to {k} {others}; they have no density")
     return float(codes.shape[1] * np.log(other / own).mean() + np.log(len(prior) / (len(codes) - 1)))
+
+
+def dimension_kl(codes: Array, prior: Array) -> float:
+    """The sum over dimensions of KL(q(z_d) || p(z_d)) in nats, from codes (N, Z) and draws of the prior (M, Z).
+
+    Chen et al. 2018 (arXiv:1802.04942), equation 2: where the prior's dimensions are independent, what the aggregated
+    posterior costs beyond it is this, and the dependence between dimensions, which is at least 0. So it bounds
+    KL(q(z) || p(z)) from below. Raises `InputError` as `divergence` does.
+    """
+    return sum(divergence(c[:, None], p[:, None]) for c, p in zip(codes.T, prior.T, strict=True))
 
 
 def verdict(kl: Tensor) -> str:

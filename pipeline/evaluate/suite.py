@@ -157,6 +157,10 @@ def _bounds(s: Subject) -> Part:
     except InputError as error:
         return Part("bounds", [*rows, Figure(name, None, reason=str(error))])
     rows.append(_average(name, each, k=s.sizes.iw_k))
+    if s.variant.given == "x":
+        return Part(
+            "bounds", rows, words="likelihoods are of what is missing, given what is seen: of no other variant's kind"
+        )
     if data.spec.likelihood == "logistic8":
         bits = likelihood.bits_per_dimension(float(each.mean()), data.spec)
         rows.append(Figure("test/bits_per_dimension", bits, len(each), k=s.sizes.iw_k))
@@ -186,28 +190,30 @@ def _annealing(s: Subject) -> Part:
 
 
 def _latents(s: Subject) -> Part:
-    test = s.codes[1]
-    rows = [Figure("latent/active_units_cov", latents.active_units(test), len(test))]
+    test, variant = s.codes[1], s.variant
     words, spectrum = "", {}
     if s.kl is None:
-        names = ("latent/active_units_kl", "latent/mutual_information")
-        rows += [Figure(n, None, reason="q(z|x) has no KL per dimension") for n in names]
+        rows = [Figure("latent/active_units_kl", None, reason="q(z|x) has no KL per dimension")]
     else:
-        rows.append(Figure("latent/active_units_kl", latents.active_units_kl(s.kl), s.totals.count))
+        rows = [Figure("latent/active_units_kl", latents.active_units_kl(s.kl), s.totals.count)]
         words, spectrum = latents.verdict(s.kl), {"kl_per_dimension": s.kl.tolist()}
-    if s.variant.given == "x":
-        reason = "the prior is of each example"
-        rows.append(Figure("latent/aggregate_kl", None, reason=reason))
-        return Part("latents", rows, vectors=spectrum, words=words)
-    posterior, prior = drawn(s.variant, s.data, s.data.test, s.sizes.samples)
-    if s.variant.discrete:
-        rows.append(Figure("latent/aggregate_kl", None, reason="a class in the code has no density"))
-        return Part("latents", rows, vectors=spectrum, words=words)
-    apart = latents.divergence(posterior, prior)
-    rows.append(Figure("latent/aggregate_kl", apart, len(posterior), k=5))
-    if s.kl is not None:
-        rows.append(Figure("latent/mutual_information", float(s.kl.sum()) - apart, len(posterior), k=5))
-    return Part("latents", rows, vectors=spectrum, words=words)
+    names = ("latent/active_units_cov", "latent/dimension_kl", "latent/mutual_information")
+    try:
+        if variant.given == "x":
+            raise InputError("the prior is of each example")
+        if variant.given or variant.levels or variant.discrete:
+            raise InputError("the prior's dimensions depend on a class, or on the level above")
+        posterior, prior = drawn(variant, s.data, s.data.test, s.sizes.samples)
+        apart = latents.dimension_kl(posterior, prior)
+    except InputError as error:
+        return Part("latents", [*rows, *(Figure(n, None, reason=str(error)) for n in names)], {}, spectrum, words)
+    rows.append(Figure(names[0], latents.active_units(test, prior), len(test)))
+    rows.append(Figure(names[1], apart, len(posterior), k=5))
+    if s.kl is None:
+        rows.append(Figure(names[2], None, reason="q(z|x) has no KL per dimension"))
+    else:
+        rows.append(Figure(names[2], float(s.kl.sum()) - apart, len(posterior), k=5))
+    return Part("latents", rows, {}, spectrum, words)
 
 
 def _probe(s: Subject) -> Part:
@@ -224,9 +230,10 @@ def _probe(s: Subject) -> Part:
     ways = {"": s.codes, "raw_": raw, "untrained_": plain}
     ways["pca_"] = probe.principal_components(*raw, s.codes[0].shape[1])
     rows, curves = [], {}
+    few = np.sort(np.random.default_rng(s.seed).permutation(len(y[0]))[: probe.TRAINING_EXAMPLES])
     for way, (train, test) in ways.items():
         curve = []
-        for n in (*sizes.labels, len(y[0])):
+        for n in (*(n for n in sizes.labels if n != len(y[0])), len(y[0])):
             everything = n == len(y[0])
             name = f"probe/{way}linear_{'all' if everything else n}"
             try:
@@ -237,7 +244,7 @@ def _probe(s: Subject) -> Part:
             rows.append(_average(name, each, n=len(test), k=n))
             curve.append((n, float(each.mean())))
         curves[way.removesuffix("_").replace("pca", "PCA") or "codes"] = curve
-        near = probe.neighbours((train[: probe.TRAINING_EXAMPLES], y[0][: probe.TRAINING_EXAMPLES]), (test, y[1]))
+        near = probe.neighbours((train[few], y[0][few]), (test, y[1]))
         rows.append(Figure(f"probe/{way}knn", near, len(test), k=10))
     return Part("probe", rows, {"probe_curve": pictures.curves(curves, "labels", "accuracy of a linear probe")})
 
@@ -258,26 +265,33 @@ def _disentanglement(s: Subject) -> Part:
         reason = f"the causes of {s.data.spec.name} are not known (an .npz may hold them as factors)"
         return Part("disentanglement", [Figure("latent/mig", None, reason=reason)])
     apart = [n in known[2].unordered for n in known[2].names]
-    found = disentanglement.scores(s.codes[1], known[2].values, apart, s.seed)
+    with machine.seeded(s.variant.device, s.seed):
+        scale = s.variant.prior(1000).std(0).double().cpu().numpy()  # of which the metrics know one value alone, 1
+    try:
+        found = disentanglement.scores(s.codes[1] / scale, known[2].values, apart, s.seed)
+    except InputError as error:
+        return Part("disentanglement", [Figure("latent/mig", None, reason=str(error))])
     return Part("disentanglement", [Figure(f"latent/{n}", v, len(s.codes[1])) for n, v in found.items()])
 
 
 def _samples(s: Subject) -> Part:
     variant, data = s.variant, s.data
+    n = min(s.sizes.samples, len(data.test), len(data.valid))
     try:
         if variant.given == "x":
             raise InputError("it makes no whole examples")
+        if n < 10:
+            raise InputError(f"{n} examples are too few to compare samples with; expected 10 or more")
         made = s.referee
     except InputError as error:
         return Part("samples", [Figure(f"sample/frechet_{judge.HASH}", None, reason=str(error))])
-    n = min(s.sizes.samples, len(data.test), len(data.train))
+    true = probe.subset(data.test, n)
     with machine.seeded(variant.device, s.seed):
         drawn_x = torch.cat([variant.sample(len(i), noise=True) for i in torch.arange(n).split(1000)])
-    mask = None if data.test.mask is None else data.test.mask[:n]
-    fake_split = Batch(drawn_x if mask is None else drawn_x * mask[..., None], mask=mask)
-    real = judge.features(made, data, data.test[slice(0, n)])[0]
+    fake_split = Batch(drawn_x if true.mask is None else drawn_x * true.mask[..., None], mask=true.mask)
+    real = judge.features(made, data, true)[0]
     fake = judge.features(made, data, fake_split)[0]
-    other = judge.features(made, data, probe.subset(data.train, n))[0]
+    other = judge.features(made, data, probe.subset(data.valid, n))[0]  # which the judge was not trained on
     rows = []
     for floor, points in (("", fake), ("floor_", other)):
         for name, value in samples.manifold(real, points).items():
@@ -315,7 +329,8 @@ def _anomaly(s: Subject) -> Part:
                 found.setdefault(way, []).append(value)
     except InputError as error:
         return Part("anomaly", [Figure("use/anomaly_reconstruction", None, reason=str(error))])
-    rows = [_average(f"use/anomaly_{way}", np.array(each), n=len(few)) for way, each in found.items()]
+    # classes are tasks of unlike difficulty, no repetitions of one: their spread is no error
+    rows = [Figure(f"use/anomaly_{way}", float(np.mean(each)), len(each)) for way, each in found.items()]
     missing = [w for w in ("elbo", "iw") if w not in found]
     rows += [Figure(f"use/anomaly_{way}", None, reason="q(z|x) has no density") for way in missing]
     return Part("anomaly", rows)

@@ -25,16 +25,17 @@ BURN_IN = 10  # rounds of a Gibbs chain that do not count
 def anomaly(variant: Variant, data: Data, split: Batch, normal: int, k: int = 50) -> dict[str, float]:
     """Area under the ROC curve for telling examples of other classes from those of class `normal`; .5 is chance.
 
-    The variant and `data.train` are of that class alone. The scores, by what is strange: a high `reconstruction`
-    -E log p(x|z); a low `elbo` or `iw` bound (`k` draws), where q has a density; a code far from those of the training
-    examples (`latent`, Mahalanobis distance); and a low score of the variant's own, such as `discriminator`.
+    The variant and `data.train` are of that class alone; a variant that is told a class is told that one. The scores,
+    by what is strange: a high `reconstruction` -E log p(x|z); a low `elbo` or `iw` bound (`k` draws), where q has a
+    density; a code far from those of the training examples (`latent`, Mahalanobis distance); and a low score of the
+    variant's own, such as `discriminator`.
     """
     from sklearn.metrics import roc_auc_score
 
     y = split.y
     if y is None or not 0 < int(torch.eq(y, normal).sum()) < len(y):
         raise InputError(f"class {normal} as normal: expected examples of it, and of others, in {data.spec.name}")
-    blind = replace(split, y=None)
+    blind = replace(split, y=torch.full_like(y, normal) if variant.given == "y" else None)
     found: dict[str, list[Tensor]] = {}
     variant.eval()
     with machine.seeded(variant.device, 0):
@@ -47,14 +48,19 @@ def anomaly(variant: Variant, data: Data, split: Batch, normal: int, k: int = 50
                 found.setdefault(name.removesuffix("_score"), []).append(-terms.extras[name])
     scores = {name: torch.cat(parts).double().cpu().numpy() for name, parts in found.items()}
     if "elbo" in scores:
-        scores["iw"] = -likelihood.importance_weighted(variant, data, blind, k).numpy()
+        scores["iw"] = -likelihood.importance_weighted(variant, data, blind, k, marginal=False).numpy()
     scores["latent"] = mahalanobis(codes(variant, data, split), codes(variant, data, data.train))
     odd = torch.ne(y, normal).cpu().numpy()
     return {name: float(roc_auc_score(odd, score)) for name, score in scores.items()}
 
 
 def mahalanobis(points: Array, known: Array) -> Array:
-    """(N,) distance of points (N, Z) from the mean of `known` (M, Z) by its covariance; dead columns do not count."""
+    """(N,) distance of points (N, Z) from the mean of `known` (M, Z) by its covariance.
+
+    Columns that vary less than a hundredth of the widest do not count.
+    """
+    heard = known.std(axis=0) > 0.01 * known.std(axis=0).max()
+    points, known = points[:, heard], known[:, heard]
     inverse = np.linalg.pinv(np.atleast_2d(np.cov(known, rowvar=False)), rcond=1e-8, hermitian=True)
     away = points - known.mean(axis=0)
     distance: Array = np.sqrt(np.einsum("ni,ij,nj->n", away, inverse, away).clip(min=0))
@@ -137,6 +143,9 @@ def _fillings(data: Data, split: Batch) -> dict[str, Array]:
     """-log p(missing) by the training data's values alone, and by those of the nearest training examples."""
     train = probe.subset(data.train)
     known = torch.cat([b.x.flatten(1) for b in data.batches(train)])
+    there = (
+        torch.ones_like(known) if train.mask is None else train.mask[..., None].expand_as(train.x).flatten(1).float()
+    )
     found: dict[str, list[Array]] = {"mean": [], "knn": []}
     for batch, gone in _portions(data, split, 100):
         x, away = batch.x.flatten(1), gone.flatten(1)
@@ -144,19 +153,21 @@ def _fillings(data: Data, split: Batch) -> dict[str, Array]:
         seen = (real & ~gone).flatten(1).float()
         apart = seen @ known.square().T - 2 * (seen * x) @ known.T  # squared distances, less a constant of each row
         nearest = apart.topk(min(NEIGHBOURS, len(known)), largest=False).indices
-        found["mean"].append(_density(x, known[None], away, data))
-        found["knn"].append(_density(x, known[nearest], away, data))
+        found["mean"].append(_density(x, known[None], there[None], away, data))
+        found["knn"].append(_density(x, known[nearest], there[nearest], away, data))
     return {way: np.concatenate(parts) for way, parts in found.items()}
 
 
-def _density(x: Tensor, like: Tensor, gone: Tensor, data: Data) -> Array:
-    """(B,) -log p of missing values x (B, D), each by itself, from examples (B or 1, M, D)."""
-    mean = like.mean(1)
+def _density(x: Tensor, like: Tensor, there: Tensor, gone: Tensor, data: Data) -> Array:
+    """(B,) -log p of missing values x (B, D), each by itself, from examples (B or 1, M, D) where they are `there`."""
+    count, total = there.sum(1), (like * there).sum(1)
     if data.spec.likelihood == "bernoulli":  # Laplace's rule keeps what was never seen possible
-        mean = (like.sum(1) + 1) / (like.shape[1] + 2)
+        mean = (total + 1) / (count + 2)
         each = -(x * mean.log() + (1 - x) * (1 - mean).log())
     else:
-        variance = like.var(1).mean(1, keepdim=True).clamp(min=1e-3)
+        mean = total / count.clamp(min=1)
+        squared = ((like - mean[:, None]).square() * there).sum(1) / (count - 1).clamp(min=1)
+        variance = ((squared * gone).sum(1) / gone.sum(1).clamp(min=1))[:, None].clamp(min=1e-3)
         each = 0.5 * ((x - mean).square() / variance + (2 * math.pi * variance).log())
     return _sum(each, gone).cpu().numpy()
 
@@ -201,9 +212,10 @@ def generation(variant: Variant, data: Data, made: judge.Judge, each: int = 100)
     }
 
 
-def forecast(variant: Variant, data: Data, split: Batch) -> dict[str, float]:
+def forecast(variant: Variant, data: Data, split: Batch, draws: int = 10) -> dict[str, float]:
     """Root mean square error of the second half of sequences, foretold from the first, in units of the data as given.
 
+    What is foretold is the mean of `draws` continuations, as a point is asked for.
     Beside it `persistence`, the last step that is known, and `mean`, the training data's mean of each step.
     """
     if split.mask is None:
@@ -218,9 +230,10 @@ def forecast(variant: Variant, data: Data, split: Batch) -> dict[str, float]:
     with machine.seeded(variant.device, 0):
         for start, batch in enumerate(data.batches(split, 20)):
             prefix = half[20 * start : 20 * start + len(batch)]
-            told = variant.forecast(batch, prefix)
-            if told is None:
+            several = [variant.forecast(batch, prefix) for _ in range(draws)]
+            if several[0] is None:
                 raise InputError(f"{type(variant).__name__} foretells no sequences")
+            told = torch.stack([one for one in several if one is not None]).mean(0)
             assert batch.mask is not None
             last = batch.x.gather(1, (prefix - 1)[:, None, None].expand(-1, 1, batch.x.shape[2]))
             places = torch.arange(batch.x.shape[1], device=batch.x.device)
@@ -237,8 +250,9 @@ def augmentation(
 ) -> dict[str, Array]:
     """(draws,) test accuracy of a classifier of `labels` training examples, `without` and `with` samples added.
 
-    A sample is a draw of p(x|z), z ~ q(z|x) (or the code, where q has no density), of each labelled example in turn,
-    and has its label. The classifier is a judge, trained for `steps` steps either way.
+    `with` has `copies` samples beside each example; `without` has the example as often instead, binarised anew each
+    time where it is. A sample is a draw of p(x|z), z ~ q(z|x) (or the code, where q has no density), of each labelled
+    example in turn, and has its label. The classifier is a judge, trained for `steps` steps either way.
     """
     if not data.spec.classes or variant.given == "x":
         raise InputError("more examples need labels, and a variant of whole examples")
@@ -248,24 +262,24 @@ def augmentation(
     for draw in range(draws):
         with machine.seeded(variant.device, draw):
             chosen = _evenly(known, labels, data.spec.classes)
-            real = data.batch(chosen, slice(None))
-            many = Batch(real.x, mask=real.mask)
+            real = [data.batch(chosen, slice(None)) for _ in range(copies + 1)]
             made = []
-            for _ in range(copies):
-                proposal = variant.propose(many)
-                z = variant.encode(many) if proposal is None else proposal[0]
-                made.append(variant.draw(z, many))
-            assert real.y is not None
-            more = Batch(
-                torch.cat([real.x, *made]), real.y.repeat(copies + 1),
-                None if real.mask is None else real.mask.repeat(copies + 1, 1),
-            )  # fmt: skip
-            for way, split in (("without", real), ("with", more)):
+            for many in real[1:]:
+                blind = replace(many, y=None)
+                proposal = variant.propose(blind)
+                z = variant.encode(blind) if proposal is None else proposal[0]
+                made.append(replace(many, x=variant.draw(z, blind)))
+            for way, split in (("without", _joined(real)), ("with", _joined([real[0], *made]))):
                 torch.manual_seed(draw)
                 learner = judge.Judge(data).to(variant.device)
                 judge.fit(learner, data, split, steps)
                 found[way].append(judge.accuracy(learner, data, data.test))
     return {way: np.array(values) for way, values in found.items()}
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    y, mask = ([f for b in parts if (f := getattr(b, name)) is not None] for name in ("y", "mask"))
+    return Batch(torch.cat([b.x for b in parts]), torch.cat(y) if y else None, torch.cat(mask) if mask else None)
 
 
 def _evenly(split: Batch, n: int, classes: int) -> Batch:

@@ -45,6 +45,20 @@ def opened(
         yield study
 
 
+def stored(url: str, name: str) -> optuna.Study | None:
+    """A study to be read; None where there is none."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        return None
+    try:
+        study = optuna.load_study(study_name=name, storage=_storage(url))
+    except KeyError:
+        return None
+    if "search" not in study.user_attrs:
+        raise InputError(f"study {name!r} in {public(url)} was made by another program")
+    return study
+
+
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that ended by themselves: complete, pruned or failed; not those that were interrupted."""
     return [t for t in study.trials if t.state.is_finished() and t.user_attrs.get("state") != "interrupted"]

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -34,7 +35,7 @@ from pipeline.data import names as known_data
 from pipeline.tracker import views
 from variants import InputError, Variant
 
-__all__ = ["Run", "State", "Tracker", "public", "saved_model", "store", "views"]
+__all__ = ["Record", "Run", "State", "Tracker", "public", "saved_model", "store", "views"]
 
 State = Literal["complete", "pruned", "failed", "interrupted"]
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -88,11 +89,43 @@ class Tracker:
         except MlflowException:
             return False
 
+    def find(self, **tags: str) -> "list[Record]":
+        """Every run of this experiment that bears these tags, oldest first."""
+        words = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        found: list[Record] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment], words, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            for run in page:
+                outputs = run.outputs.model_outputs if run.outputs else []
+                model = outputs[-1].model_id if outputs else None
+                found.append(Record(run.info.run_id, run.data.tags, run.data.params, run.data.metrics, model))
+            token = page.token
+            if not token:
+                return found
+
+    def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """(step, value) of a metric, by step."""
+        return sorted((m.step, m.value) for m in self.client.get_metric_history(run_id, metric))
+
     def close(self, run_id: str, state: State) -> None:
         """Set right a run whose process died without a word."""
         if self._exists(run_id):
             self.client.set_tag(run_id, "state", state)
             self.client.set_terminated(run_id, STATUS[state])
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as it was logged."""
+
+    id: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]  # the last value of each
+    model: str | None  # the id of its LoggedModel
 
 
 def saved_model(run_id: str, folder: Path) -> "tuple[Run, Path, str, str]":

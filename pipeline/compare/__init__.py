@@ -1,0 +1,1 @@
+"""Which variant, with which settings, for my data, and how sure."""

@@ -1,0 +1,90 @@
+"""What a study found, in plain values, for whoever compares: nothing of Optuna leaves this folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FixedTrial, TrialState
+
+import studies
+from pipeline.metrics import OBJECTIVES
+from pipeline.study import space, store
+from variants import Config
+
+STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished trial: its configuration, and its scores on validation data by the names of metrics."""
+
+    number: int
+    state: str  # complete, pruned or failed
+    config: Config
+    params: Mapping[str, Any]  # what was searched
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A study as it stands in the store."""
+
+    name: str
+    variant: str
+    dataset: str
+    digest: str
+    objectives: tuple[str, ...]
+    epochs: int
+    patience: int
+    seed: int
+    space: Mapping[str, str]
+    trials: tuple[Result, ...]
+    importances: Mapping[str, Mapping[str, float]]  # of each objective, the shares of the searched parameters
+
+    @property
+    def seconds(self) -> float:
+        """What all its trials took."""
+        return sum(t.metrics.get("time/trial_seconds", 0.0) for t in self.trials)
+
+    def best(self, metric: str) -> Result | None:
+        """The complete trial that is best by a metric of validation data; None where no trial has it."""
+        sign = 1 if OBJECTIVES[metric].better == "maximize" else -1
+        scored = [t for t in self.trials if t.state == "complete" and metric in t.metrics]
+        return max(scored, key=lambda t: sign * t.metrics[metric], default=None)
+
+
+def found(url: str, name: str) -> Found | None:
+    """The study of that name in a store; None where there is none. Raises `InputError` where it cannot be read."""
+    study = store.stored(url, name)
+    if study is None:
+        return None
+    search = study.user_attrs["search"]
+    asked = studies.get(search["variant"])
+    trials = tuple(
+        Result(
+            t.number, STATES[t.state], space.suggest(asked, FixedTrial(t.params), search["fix"]), t.params,
+            t.user_attrs.get("metrics", {}),
+        )
+        for t in store.finished(study)
+    )  # fmt: skip
+    objectives = tuple(search["objectives"])
+    return Found(
+        name, search["variant"], search["dataset"], search["digest"], objectives, search["epochs"],
+        asked.STUDY.patience, search["seed"], search["space"], trials, _importances(study, objectives),
+    )  # fmt: skip
+
+
+def _importances(study: optuna.Study, objectives: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """By Optuna's default (PED-ANOVA); nothing where trials are too few or too alike to tell."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) < 4 or len({tuple(t.params.values()) for t in complete}) < 2:
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    for i, name in enumerate(objectives):
+        target = None if len(objectives) == 1 else (lambda trial, i=i: float(trial.values[i]))
+        try:
+            found[name] = dict(optuna.importance.get_param_importances(study, target=target))
+        except (ValueError, RuntimeError):  # too few different values
+            continue
+    return found
