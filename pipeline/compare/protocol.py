@@ -97,6 +97,8 @@ class Comparison:
     boards: list[Board]
     warnings: list[str]
     parent: str  # the run of the comparison
+    environment: Mapping[str, str]
+    weights: Mapping[str, int]  # of each variant's model, by its main configuration
 
 
 def run(asked: Asked, display: Display) -> Comparison:
@@ -138,8 +140,10 @@ def run(asked: Asked, display: Display) -> Comparison:
         frame = _frame(records)
         boards = [_board(c, choices, frame, left_out) for c in CRITERIA if c.name != "probe" or base.spec.classes]
         return Comparison(
-            base.spec.name, subjects, left_out, choices, frame, boards, _warnings(subjects, frame, asked), parent.id
-        )
+            base.spec.name, subjects, left_out, choices, frame, boards, _warnings(subjects, frame, asked), parent.id,
+            {**tags, **{f"digest of {s.source}": s.data.digest for s in subjects.values()}},
+            {one.variant: int(record.params["weights"]) for one, record in reversed(records)},
+        )  # fmt: skip
 
 
 def _sources(wanted: Sequence[str], dataset: str, base: Data) -> tuple[dict[str, tuple[str, Data]], dict[str, str]]:

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow import MlflowClient, artifacts
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
@@ -109,6 +110,17 @@ class Tracker:
     def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """(step, value) of a metric, by step."""
         return sorted((m.step, m.value) for m in self.client.get_metric_history(run_id, metric))
+
+    def model(self, model_id: str, folder: Path) -> Variant:
+        """A kept model, whose files are fetched into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        uri = f"models:/{model_id}"
+        return variants.load(artifacts.download_artifacts(uri, dst_path=str(folder), tracking_uri=self.uri))
+
+    def text(self, run_id: str, path: str) -> str:
+        """An artifact of a run as text."""
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self.client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
 
     def close(self, run_id: str, state: State) -> None:
         """Set right a run whose process died without a word."""

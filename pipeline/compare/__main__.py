@@ -1,0 +1,54 @@
+"""`python -m pipeline.compare`: which variant, with which settings, for my data, and how sure."""
+
+import shlex
+from pathlib import Path
+
+from pipeline import cli
+
+ABOUT = """Compare all variants on one data set, and write the answer.
+
+Each variant's configuration is chosen on validation data from its study, trained again on fresh seeds, and scored once
+on the test split. --run searches first what has no study yet, each variant with the same budget. Finals that exist are
+used again: stop it whenever you like, and give the same command to go on. The answer is a report of one HTML file with
+its tables (CSV, LaTeX) and figures; everything is in MLflow too."""
+
+EPILOG = """examples:
+  python -m pipeline.compare --run                                  the embedded digits, all variants
+  python -m pipeline.compare --run --trials 6 --epochs 30 --seeds 3      a quick look
+  python -m pipeline.compare --dataset mnist                        of the studies that exist
+  python -m pipeline.compare --dataset mine.npz --variant vae --variant hvae --run
+"""
+
+
+def main(words: list[str]) -> int:
+    options = ("--dataset", "--trials", "--epochs", "--timeout", "--seed", "--storage", "--device", "--threads")
+    parser = cli.parser("compare", ABOUT, *options, epilog=EPILOG)
+    parser.add_argument("--variant", action="append", metavar="NAME", help="a variant; repeatable (all)")
+    parser.add_argument("--run", action="store_true", help="search what has no study, or too few trials")
+    parser.add_argument("--seeds", type=cli.positive, metavar="N", help="fresh seeds of each final (5)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the report goes (reports/DATASET)")
+    arguments = parser.parse_args(words)
+
+    from pipeline.compare import protocol, report
+    from pipeline.compare.display import Display
+    from pipeline.tracker import Tracker
+
+    given = {k: v for k, v in vars(arguments).items() if v is not None and k not in ("variant", "run", "out")}
+    asked = protocol.Asked(**given, variants=tuple(arguments.variant or ()), train=arguments.run)
+    display = Display()
+    found = protocol.run(asked, display)
+    folder = arguments.out or Path("reports") / found.dataset
+    command = " ".join(["python -m pipeline.compare", *map(shlex.quote, words)])
+    written = report.write(found, Tracker(found.dataset), folder, command)
+    for line in report.answers(found):
+        display.say(line)
+    for line in found.warnings:
+        display.say(f"mind: {line}")
+    for variant, reason in found.left_out.items():
+        display.say(f"left out: {variant}: {reason}")
+    display.say(f"the report: {written.page.absolute()}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main, "the same command goes on where this one stopped")
