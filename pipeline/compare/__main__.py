@@ -39,13 +39,17 @@ def main(words: list[str]) -> int:
     found = protocol.run(asked, display)
     folder = arguments.out or Path("reports") / found.dataset
     command = " ".join(["python -m pipeline.compare", *map(shlex.quote, words)])
-    written = report.write(found, Tracker(found.dataset), folder, command)
+    tracker = Tracker(found.dataset)
+    written = report.write(found, tracker, folder, command)
+    champions = report.log(found, written, tracker)
     for line in report.answers(found):
         display.say(line)
     for line in found.warnings:
         display.say(f"mind: {line}")
     for variant, reason in found.left_out.items():
         display.say(f"left out: {variant}: {reason}")
+    for uri in champions:
+        display.say(f'its model: variants.load("{uri}")')
     display.say(f"the report: {written.page.absolute()}")
     return 0
 

@@ -64,6 +64,31 @@ def write(found: Comparison, tracker: Tracker, folder: Path, command: str) -> Re
     return Report(folder / "report.html", tables)
 
 
+def log(found: Comparison, written: Report, tracker: Tracker) -> list[str]:
+    """The report and its tables into the comparison's run, and the champions into the registry. Returns their names.
+
+    The champion of a criterion is the final of its best variant that was best on validation data: `vae-DATASET` with
+    the alias `champion-CRITERION`.
+    """
+    with tracker.run(f"comparison of {found.dataset}", {}, resume=found.parent) as run:
+        run.files(written.page.parent, "report")
+        for board in found.boards:
+            name = f"board_{board.criterion.name}"
+            run.table(f"{name}.json", written.tables[name].astype(str).to_dict("list"))
+    named = []
+    for board in found.boards:
+        best = next((r.variant for r in board.rows if r.mean is not None), None)
+        keys = [c.key for c in found.choices if c.criterion == board.criterion.name and c.variant == best]
+        if not keys:
+            continue
+        runs = found.finals[(found.finals["config"] == keys[0]) & (found.finals["state"] == "complete")]
+        better = metrics.find(board.criterion.chosen).better
+        champion = runs.sort_values(board.criterion.chosen, ascending=better == "minimize").iloc[0]
+        tracker.register(f"vae-{found.dataset}", champion["model"], f"champion-{board.criterion.name}")
+        named.append(f"models:/vae-{found.dataset}@champion-{board.criterion.name}")
+    return named
+
+
 def answers(found: Comparison) -> list[str]:
     """A sentence a criterion: who is first, and who cannot be told apart from it."""
     said = []
@@ -215,7 +240,7 @@ def _board_table(board: Board) -> pd.DataFrame:
         row["95% interval"] = f"[{r.mean.low:.4g}, {r.mean.high:.4g}]" if r.seeds > 1 else "one seed"
         row["IQM, bootstrap interval"] = f"{r.middle.value:.4g} [{r.middle.low:.4g}, {r.middle.high:.4g}]"
         row["rank"] = f"{r.rank.value:.2g} [{r.rank.low:.2g}, {r.rank.high:.2g}]" if r.rank else "—"
-        row["seeds"] = r.seeds
+        row["seeds"] = str(r.seeds)
         row |= {m: f"{v:.4g}" for m, v in (r.beside or {}).items()}
         rows.append(row)
     return pd.DataFrame(rows).fillna("—")

@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -122,6 +122,20 @@ class Tracker:
         with tempfile.TemporaryDirectory() as folder:
             return Path(self.client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
 
+    def register(self, name: str, model_id: str, alias: str) -> None:
+        """Make a kept model a version of the registered model `name`, where it is none yet, and give it the alias."""
+        with suppress(MlflowException):  # it may exist
+            self.client.create_registered_model(name)
+        versions = self.client.search_model_versions(f"name = '{name}'")
+        version = next((v.version for v in versions if v.model_id == model_id), None)
+        if version is None:
+            model = self.client.get_logged_model(model_id)
+            made = self.client.create_model_version(
+                name, model.artifact_location, run_id=model.source_run_id, model_id=model_id
+            )
+            version = made.version
+        self.client.set_registered_model_alias(name, alias, version)
+
     def close(self, run_id: str, state: State) -> None:
         """Set right a run whose process died without a word."""
         if self._exists(run_id):
@@ -203,6 +217,14 @@ class Run:
 
     def text(self, path: str, text: str) -> None:
         self._client.log_text(self.id, text, path)
+
+    def files(self, folder: Path, path: str) -> None:
+        """All files of a folder, as artifacts below `path`."""
+        self._client.log_artifacts(self.id, str(folder), path)
+
+    def table(self, path: str, rows: Mapping[str, list[Any]]) -> None:
+        """A table, column by column, as MLflow's page shows them."""
+        self._client.log_table(self.id, dict(rows), path)
 
     def dataset(self, data: Data) -> None:
         """Record what was trained on as an MLflow input, by its digest."""
