@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "study": "search one variant's hyperparameters on a data set",
+    "compare": "compare all variants on a data set, and write a report with intervals and verdicts",
     "evaluate": "score a trained model on the test split, with every metric that it allows",
     "ui": "look at the runs in MLflow, at the right page",
     "reproduce": "train a variant in its paper's setting, and print the published figure beside ours",

@@ -50,7 +50,8 @@ def prepare(threads: int | None = None, workers: int = 1) -> int:
     torch.set_flush_denormal(True)
     warnings.filterwarnings("ignore", "The value of the smallest subnormal")  # NumPy before 2.4 wonders at it
     torch.set_num_threads(chosen)
-    gc.freeze()  # the garbage collector need not walk through what the imports made
+    if not gc.get_freeze_count():
+        gc.freeze()  # the garbage collector need not walk through what the imports made
     return chosen
 
 

@@ -31,7 +31,7 @@ def main(words: list[str]) -> int:
 
     from pipeline.compare import protocol, report
     from pipeline.compare.display import Display
-    from pipeline.tracker import Tracker
+    from pipeline.tracker import Tracker, views
 
     given = {k: v for k, v in vars(arguments).items() if v is not None and k not in ("variant", "run", "out")}
     asked = protocol.Asked(**given, variants=tuple(arguments.variant or ()), train=arguments.run)
@@ -50,6 +50,10 @@ def main(words: list[str]) -> int:
         display.say(f"left out: {variant}: {reason}")
     for uri in champions:
         display.say(f'its model: variants.load("{uri}")')
+    link = views.link(tracker.uri, tracker.experiment, "Variants")
+    display.say(
+        f"in MLflow: python -m pipeline.ui --dataset {found.dataset} --view Variants --open, which shows {link}"
+    )
     display.say(f"the report: {written.page.absolute()}")
     return 0
 

@@ -16,7 +16,7 @@ from pipeline.compare import figures
 from pipeline.compare.analysis import Board
 from pipeline.compare.protocol import Comparison
 from pipeline.evaluate import report as evaluation
-from pipeline.tracker import Tracker
+from pipeline.tracker import Tracker, views
 
 STRIPS = {
     "reconstructions": "The same test images, given back", "samples": "Draws from the prior",
@@ -70,6 +70,8 @@ def log(found: Comparison, written: Report, tracker: Tracker) -> list[str]:
     The champion of a criterion is the final of its best variant that was best on validation data: `vae-DATASET` with
     the alias `champion-CRITERION`.
     """
+    searched = {name for s in found.subjects.values() for name in s.study.space}
+    views.write(tracker.client, tracker.experiment, sorted(searched))
     with tracker.run(f"comparison of {found.dataset}", {}, resume=found.parent) as run:
         run.files(written.page.parent, "report")
         for board in found.boards:

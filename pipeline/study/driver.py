@@ -97,7 +97,6 @@ def run(plan: Plan) -> Outcome:
         job = _Job(
             plan.variant, asked, data, objectives, name, epochs, budget.patience, plan.seed, plan.fixed, tags, colour
         )
-        lost = store.revive(study, tracker)
         views.write(tracker.client, tracker.experiment, ranges)
         link = views.link(tracker.uri, tracker.experiment, "Trials")
         parent = tracker.run(
@@ -106,8 +105,6 @@ def run(plan: Plan) -> Outcome:
         study.set_user_attr("run", parent.id)
         done = len(store.finished(study))
         with parent, Display(name, trials, epochs, objectives, done) as display:
-            if lost:
-                display.say(f"{lost} trial(s) of a process that died are asked for again")
             parent.params({"epochs": epochs, **{f"space_{k}": v for k, v in ranges.items()}})
             parent.metrics(evaluate.baselines(data), 0)
             _trials(study, job, tracker, parent, display, trials, plan.timeout)
@@ -126,7 +123,11 @@ def _trials(
         if timeout and time.monotonic() - begin > timeout:
             display.say(f"the time is up after {len(done)} of {asked} trials; the same command goes on")
             return
-        trial = study.ask()
+        trial, cut = store.asked(study)
+        if cut:
+            display.say(f"trial {trial.number} was cut off, and begins anew")
+            if "run" in trial.user_attrs:  # of a process that died without a word
+                tracker.close(trial.user_attrs["run"], "interrupted")
         tags = {**job.tags, "kind": "trial", "trial": str(trial.number), "seed": str(_seed(job, trial))}
         tags["mlflow.runColor"] = views.COLOURS[(trial.number + job.colour) % len(views.COLOURS)]
         with tracker.run(f"{job.variant} {trial.number}", tags, parent=parent) as run:
@@ -149,7 +150,7 @@ def _seed(job: _Job, trial: optuna.Trial) -> int:
 
 
 def _trial(study: optuna.Study, trial: optuna.Trial, job: _Job, run: Run, display: Display) -> None:
-    """Train one configuration, score it, and tell Optuna. An exception leaves the trial failed or interrupted."""
+    """Train one configuration, score it, and tell Optuna. Whoever interrupts it leaves it to be begun anew."""
     try:
         _train(study, trial, job, run, display)
     except (Diverged, torch.OutOfMemoryError) as error:
@@ -159,9 +160,6 @@ def _trial(study: optuna.Study, trial: optuna.Trial, job: _Job, run: Run, displa
         study.tell(trial, state=TrialState.FAIL)
     except Exception:
         study.tell(trial, state=TrialState.FAIL)
-        raise
-    except BaseException:
-        store.interrupt(study, trial)
         raise
 
 
@@ -179,12 +177,14 @@ def _train(study: optuna.Study, trial: optuna.Trial, job: _Job, run: Run, displa
         run.tags({"given": variant.given})
     display.began(trial.number, config)
     best = last = None
+    known = max(study.trials[trial.number].intermediate_values, default=0)  # told before the trial was cut off
     for last in trainer.train(variant, job.data, epochs=job.epochs, seed=seed, patience=job.patience):
         best = last if last.best or best is None else best
         run.metrics(last.metrics, last.number)
         display.epoch(last)
-        if len(job.objectives) == 1 and job.objectives[0] in last.metrics:
-            trial.report(last.metrics[job.objectives[0]], last.number)
+        if len(job.objectives) == 1 and job.objectives[0] in last.metrics and last.number >= known:
+            if last.number > known:
+                trial.report(last.metrics[job.objectives[0]], last.number)
             if trial.should_prune():
                 run.state = "pruned"
                 trial.set_user_attr("metrics", {**_kept(best), "time/trial_seconds": time.perf_counter() - begin})

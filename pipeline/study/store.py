@@ -1,4 +1,4 @@
-"""The Optuna study: opened, compared with what it was begun as, and freed of trials whose process died."""
+"""The Optuna study: opened, compared with what it was begun as, and asked for its next trial."""
 
 import re
 import warnings
@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline import machine
 from pipeline.metrics import OBJECTIVES
-from pipeline.tracker import Tracker, public
+from pipeline.tracker import public
 from variants import InputError
 
 Names = tuple[str, ...]
@@ -40,8 +40,6 @@ def opened(
         )
         _same(study, search)
         study.set_metric_names(list(objectives))
-        # a sampler that goes on must not draw again what it drew before
-        study.sampler = optuna.samplers.TPESampler(seed=search["seed"] + 1000 * len(study.trials))
         yield study
 
 
@@ -60,30 +58,21 @@ def stored(url: str, name: str) -> optuna.Study | None:
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that ended by themselves: complete, pruned or failed; not those that were interrupted."""
-    return [t for t in study.trials if t.state.is_finished() and t.user_attrs.get("state") != "interrupted"]
+    """Trials that ended by themselves: complete, pruned or failed."""
+    return [t for t in study.trials if t.state.is_finished()]
 
 
-def revive(study: optuna.Study, tracker: Tracker) -> int:
-    """Mark trials whose process died as interrupted, in both stores, and ask for their parameters again.
+def asked(study: optuna.Study) -> tuple[optuna.Trial, bool]:
+    """The trial to be trained next: one that was cut off, with the parameters that it has, or else a new one.
 
-    Returns how many there were. Call it only while the study is held alone.
+    The second value is true for one that was cut off. What is drawn depends on the study's seed, the trial's number,
+    and the trials before it alone, so that a study that was cut off ends like one that was not. Call it only while the
+    study is held alone.
     """
-    dead = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    for trial in dead:
-        interrupt(study, trial)
-        if "run" in trial.user_attrs:
-            tracker.close(trial.user_attrs["run"], "interrupted")
-    return len(dead)
-
-
-def interrupt(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> None:
-    """End a trial as interrupted, and put its parameters at the head of the queue."""
-    number, params = trial.number, trial.params
-    live = optuna.trial.Trial(study, trial._trial_id)
-    live.set_user_attr("state", "interrupted")
-    study.tell(number, state=TrialState.FAIL)
-    study.enqueue_trial(params)
+    cut = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    number = cut[0].number if cut else len(study.trials)
+    study.sampler = optuna.samplers.TPESampler(seed=study.user_attrs["search"]["seed"] + 1000 * number)
+    return (optuna.trial.Trial(study, cut[0]._trial_id), True) if cut else (study.ask(), False)
 
 
 def _directions(url: str, name: str, objectives: Names) -> Names:

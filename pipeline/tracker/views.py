@@ -36,8 +36,12 @@ Section = tuple[str, Sequence[Card], dict[str, int]]
 
 
 def write(client: MlflowClient, experiment: str, searched: Iterable[str]) -> None:
-    """Write the views Trials, Variants and Samples. `searched` are the parameters of the parallel coordinates."""
-    for name, state in _views(list(searched)).items():
+    """Write the views Trials, Variants and Samples. `searched` are the parameters of the parallel coordinates.
+
+    Variants shows finals by variant, once there are any; until then trials.
+    """
+    finals = bool(client.search_runs([experiment], "tags.kind = 'final'", max_results=1))
+    for name, state in _views(list(searched), finals).items():
         packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
         now = int(time.time() * 1000)
         value = {"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"}
@@ -58,7 +62,7 @@ def _id(experiment: str, view: str) -> str:
     return uuid.uuid5(uuid.NAMESPACE_URL, f"{experiment}/{view}").hex
 
 
-def _views(searched: list[str]) -> dict[str, dict[str, Any]]:
+def _views(searched: list[str], finals: bool) -> dict[str, dict[str, Any]]:
     parts: Section = (
         "ELBO and its parts (nats per example, at beta = 1)",
         [
@@ -79,10 +83,23 @@ def _views(searched: list[str]) -> dict[str, dict[str, Any]]:
     cost: Section = ("Cost", [_bar("time/trial_seconds"), _line("time/examples_per_second")], {"columns": 2})
     pictures: Section = ("Pictures", [_images(*PICTURES[:2])], {"columns": 1, "cardHeight": 460})
     all_pictures: Section = ("Side by side", [_images(*PICTURES)], {"columns": 1, "cardHeight": 1600})
+    tested: Section = (
+        "Finals on the test split, mean over seeds",
+        [
+            _bar("test/elbo"), _bar("test/iw500"), _bar("test/ais"), _bar("probe/linear_all"),
+            _bar("test/reconstruction"), _bar("test/kl"), _scatter("test/kl", "test/reconstruction"),
+            _scatter("test/elbo", "probe/linear_all"), _bar("time/trial_seconds"),
+        ],
+        {"columns": 3},
+    )  # fmt: skip
     trials = "tags.kind = 'trial'"
+    compared = _state(f"{trials} and tags.state = 'complete'", [parts, codes, cost], searched, group="variant")
+    if finals:
+        kept = "tags.kind = 'final' and tags.state = 'complete'"
+        compared = _state(kept, [tested, parts], [], group="variant")
     return {
         "Trials": _state(trials, [parts, pictures, codes, search, cost], searched),
-        "Variants": _state(f"{trials} and tags.state = 'complete'", [parts, codes, cost], searched, group="variant"),
+        "Variants": compared,
         "Samples": _state(trials, [all_pictures], searched, runListHidden=True),
     }  # fmt: skip
 

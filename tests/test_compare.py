@@ -1,0 +1,197 @@
+"""Comparisons as a person runs them, and what they say of numbers that are known."""
+
+import random
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import Command, environment
+from mlflow import MlflowClient
+
+from pipeline import compare, data
+from pipeline.compare import protocol
+from pipeline.compare.analysis import Criterion, board
+from pipeline.compare.display import Display
+from pipeline.compare.protocol import Asked
+from variants import InputError
+
+ELBO = protocol.CRITERIA[0]
+WORDS = ("--run", "--trials", "2", "--epochs", "3", "--variant", "vae", "--variant", "aae", "--threads", "1")
+
+
+def finals(**scores: list[float | None]) -> pd.DataFrame:
+    """A row a seed; None for one that failed."""
+    rows: list[dict[str, Any]] = []
+    for variant, values in scores.items():
+        for seed, value in enumerate(values):
+            known = {"variant": variant, "seed": seed, "state": "complete" if value is not None else "failed"}
+            rows.append({**known, "test/elbo": value, "reason": None if value is not None else "diverged"})
+    return pd.DataFrame(rows)
+
+
+def test_a_difference_is_said_with_its_interval_and_in_the_order_of_the_board() -> None:
+    found = board(ELBO, finals(vae=[-91.0, -91.2, -90.9, -91.1, -91.3], hvae=[-89.1, -89.2, -89.0, -89.2, -89.5]), {})
+    assert [r.variant for r in found.rows] == ["hvae", "vae"]
+    assert re.fullmatch(
+        r"hvae beats vae by 1\.9 \[1\.\d+, 2\.\d*\] nats per example, with 5 seeds \(p = .*\)\.", found.words[0]
+    )
+    assert found.pairs[0].sure
+    assert found.rows[0].rank.high == 1  # type: ignore[union-attr]
+    assert found.pairs[0].chance.value == 1
+
+
+def test_what_falls_is_better_lower() -> None:
+    lower = Criterion("reconstruction", "?", "valid/reconstruction", "test/reconstruction")
+    frame = finals(a=[80.0, 80.1, 80.2], b=[90.0, 90.3, 90.1]).rename(columns={"test/elbo": "test/reconstruction"})
+    found = board(lower, frame, {})
+    assert [r.variant for r in found.rows] == ["a", "b"]
+    assert found.pairs[0].better == "a"
+    assert found.pairs[0].difference.mean.value == pytest.approx(10.03, abs=0.01)
+
+
+def test_noise_is_not_a_winner() -> None:
+    found = board(ELBO, finals(a=[-90.0, -92.0, -91.0, -93.0, -89.0], b=[-91.5, -90.5, -92.0, -91.0, -90.5]), {})
+    assert "cannot be told apart with 5 seeds" in found.words[0]
+    assert not found.pairs[0].sure
+
+
+def test_pairs_are_of_the_seeds_that_both_have() -> None:
+    found = board(ELBO, finals(a=[-90.0, None, -91.0, -90.5], b=[-92.0, -50.0, -93.0, -92.5]), {})
+    assert found.pairs[0].difference.pairs == 3
+    assert found.pairs[0].better == "a"  # though b's mean is higher by the seed that a lacks
+    assert {r.variant: r.seeds for r in found.rows} == {"a": 3, "b": 4}
+
+
+@pytest.mark.parametrize(
+    ("frame", "reasons", "said"),
+    [
+        (finals(a=[-90.0]), {}, "a is the only variant with a number here"),
+        (finals(a=[-90.0], b=[-91.0]), {}, "a is ahead of b by 1 nats per example, with one seed: no evidence."),
+        (finals(a=[None, None]), {}, "No variant has a number here."),
+        (finals(a=[-90.0, -91.0], b=[None, None]), {}, "a is the only variant"),
+        (finals(a=[-90.0, -91.0]), {"aae": "no trial has valid/elbo"}, "a is the only variant"),
+    ],
+)
+def test_what_is_missing_is_said(frame: pd.DataFrame, reasons: dict[str, str], said: str) -> None:
+    found = board(ELBO, frame, reasons)
+    assert said in found.words[0]
+    for row in found.rows:
+        assert (row.mean is None) == (row.reason != "")
+    assert {r.variant for r in found.rows} == {*frame["variant"], *reasons}
+
+
+def test_one_command_gives_a_report(command: Command, folder: Path) -> None:
+    """From an empty folder to a page that needs no network, tables, runs and models; again, and nothing is trained."""
+    done = command("compare", *WORDS, "--seeds", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Which models the data best? vae" in done.stdout
+    page = (folder / "reports" / "digits" / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    assert "—" in page and "no trial has valid/elbo" in page
+    assert "python -m pipeline.compare --run --trials 2" in page
+    tables = folder / "reports" / "digits" / "tables"
+    first = pd.read_csv(tables / "finals.csv")
+    assert set(first["seed"]) == {10_000, 10_001}
+    assert first["test/iw500"].notna().sum() >= 2
+    assert r"\begin{tabular}" in (tables / "board_elbo.tex").read_text()
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("digits")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'final'")
+    assert len(runs) == len(first)
+    assert {r.data.tags["state"] for r in runs} == {"complete"}
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.kind = 'comparison'")
+    assert {a.path for a in client.list_artifacts(parent.info.run_id)} >= {"report", "board_elbo.json"}
+    assert all(r.data.tags["mlflow.parentRunId"] == parent.info.run_id for r in runs)
+
+    program = "import torch, variants; m = variants.load('models:/vae-digits@champion-probe'); "
+    program += "print(m.encode(variants.Batch(torch.zeros(3, 1, 8, 8))).shape)"
+    line = [sys.executable, "-c", program]
+    loaded = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+    assert "torch.Size([3, " in loaded.stdout, loaded.stderr
+
+    again = command("compare", *WORDS, "--seeds", "2", "--out", "second")
+    assert again.returncode == 0, again.stderr
+    second = pd.read_csv(folder / "second" / "tables" / "finals.csv")
+    pd.testing.assert_frame_equal(first, second)
+    versions = client.search_model_versions("name = 'vae-digits'")
+    assert len(versions) == len({v.source for v in versions})
+    frames = compare.load("digits")
+    assert len(frames.finals) == len(first)
+    assert {"valid/elbo", "epoch", "seed"} <= set(frames.curves.columns)
+    assert set(frames.trials["variant"]) == {"vae", "aae"}
+
+
+def test_no_choice_depends_on_the_test_split(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies and configurations are the same where the test split holds NaN alone."""
+    load = data.load
+
+    def poisoned(source: str, **options: Any) -> data.Data:
+        clean = load(source, **options)
+        return replace(clean, test=replace(clean.test, x=torch.full(clean.test.x.shape, torch.nan)))
+
+    def chosen(storage: str) -> list[tuple[str, str, int, str]]:
+        asked = Asked(variants=("vae", "beta"), train=True, trials=2, epochs=2, storage=storage, threads=1)
+        base = data.load("digits")
+        sources, _ = protocol._sources(asked.variants, "digits", base)
+        studies = {v: protocol._study(asked, v, s, d, Display()) for v, (s, d) in sources.items()}
+        subjects = {v: protocol.Subject(v, *sources[v], s) for v, s in studies.items() if s}
+        return [(c.criterion, c.variant, c.trial, c.key) for c in protocol._choices(subjects)]
+
+    first = chosen("sqlite:///clean.db")
+    assert len(first) == 6
+    monkeypatch.setattr(data, "load", poisoned)
+    assert chosen("sqlite:///poisoned.db") == first
+
+
+def test_without_studies_it_says_what_to_do(command: Command) -> None:
+    done = command("compare")
+    assert done.returncode == 2
+    assert "no variant has a study on it; add --run" in done.stderr
+
+
+def test_bad_input_ends_before_anything_starts(folder: Path) -> None:
+    for asked, words in (
+        (Asked(variants=("bta",)), "did you mean beta"),
+        (Asked(dataset="minst"), "unknown data set 'minst'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            protocol.run(asked, Display())
+
+
+@pytest.mark.slow
+def test_killed_five_times_it_ends_with_the_same_table(folder: Path, command: Command) -> None:
+    """By kill -9 at random moments of searches and finals; against a comparison that nobody disturbed."""
+    chance = random.Random(0)
+    words = [*WORDS, "--seeds", "3"]
+    line = [sys.executable, "-m", "pipeline.compare", *words]
+    for _ in range(5):
+        process = subprocess.Popen(
+            line, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(chance.uniform(8, 25))
+        process.kill()
+        process.wait()
+    done = command("compare", *words)
+    assert done.returncode == 0, done.stderr
+    whole = folder / "whole"
+    whole.mkdir()
+    done = command("compare", *words, cwd=whole)
+    assert done.returncode == 0, done.stderr
+    tables = [pd.read_csv(root / "reports" / "digits" / "tables" / "finals.csv") for root in (folder, whole)]
+    own = ["run", "model", *(c for c in tables[0].columns if c.startswith("time/"))]
+    one, two = (t.drop(columns=own) for t in tables)
+    pd.testing.assert_frame_equal(one, two)
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    every = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert not [r for r in every if r.info.status == "RUNNING"]
+    assert np.isfinite(one["test/reconstruction"]).all()
