@@ -177,6 +177,24 @@ def test_the_likelihood_is_of_each_value_and_of_no_padding(case: tuple[Variant, 
     torch.testing.assert_close(variant.log_joint(z, batch), variant.log_prior(z, batch) + each.flatten(1).sum(1))
 
 
+def test_noise_is_placed_where_the_prior_has_it(case: tuple[Variant, Batch]) -> None:
+    """The density of z = place(e) is N(e) over the volume that `place` makes of it, but for what is told beside z."""
+    variant, batch = case
+    variant.eval()
+    many = batch[torch.zeros(4000, dtype=torch.int64)]
+    drawn, placed = variant.prior(4000, many), variant.place(torch.randn(4000, variant.prior(1).shape[1]), many)
+    scale = drawn.std(0)
+    assert ((drawn.mean(0) - placed.mean(0)) / scale).abs().max() < 0.12
+    assert (placed.std(0) / scale - 1).abs().max() < 0.12
+    variant, one = variant.double(), dataclasses.replace(batch, x=batch.x.double())[slice(0, 1)]
+    found = []
+    for e in torch.randn(3, drawn.shape[1], dtype=torch.float64).split(1):
+        slope = torch.autograd.functional.jacobian(lambda n: variant.place(n, one)[0], e)[:, 0]
+        wanted = -0.5 * e.square().sum() - torch.linalg.slogdet(slope)[1]
+        found.append(variant.log_prior(variant.place(e, one), one) - wanted)
+    torch.testing.assert_close(torch.stack(found), found[0].expand(3, 1), atol=1e-6, rtol=0)
+
+
 def test_many_proposals_stand_example_by_example(case: tuple[Variant, Batch], monkeypatch: pytest.MonkeyPatch) -> None:
     """With draws at the mean, k proposals are k times the one; else they differ, and their density is as it is said."""
     variant, batch = case

@@ -13,6 +13,7 @@ from pipeline.evaluate import ais, likelihood
 from variants import Batch, DataSpec, InputError, Variant
 from variants.aae import AAE
 from variants.cvae import CVAE
+from variants.hvae import HVAE
 from variants.vae import VAE
 
 
@@ -191,6 +192,30 @@ def test_annealing_needs_no_encoder() -> None:
     exact = torch.distributions.MultivariateNormal(b, covariance).log_prob(few.x)
     found = ais.estimate(aae, few, ais.tune(aae, data.test[slice(200, 208)], 1000), chains=16)
     assert float(found.log_p.mean()) == pytest.approx(float(exact.mean()), abs=0.02)
+
+
+def test_annealing_of_a_ladder_whose_levels_are_far_apart_in_scale() -> None:
+    """Two levels, linear and Gaussian: z_1 hangs on z_2 by a wide slope and a narrow spread. Exact in closed form."""
+    spec = DataSpec("plane", (4,), "gaussian")
+    torch.manual_seed(0)
+    ladder = HVAE(HVAE.config_type(latent=2, width=4, levels=2), spec).eval()
+    slope, spread, w, s = torch.tensor([[3.0, 0.5], [-2.0, 1.0]]), 0.02, torch.randn(4, 2), 0.5
+
+    class Down(torch.nn.Module):
+        def forward(self, above: torch.Tensor) -> torch.Tensor:
+            raw = math.log(math.expm1(spread**2 - 1e-5))  # softplus and the floor give spread^2
+            return torch.cat([above @ slope.T, torch.full_like(above, raw)], 1)
+
+    ladder.down = torch.nn.ModuleList([Down()])
+    ladder.foot, ladder.decoder = torch.nn.Identity(), torch.nn.Linear(2, 4, bias=False)  # type: ignore[assignment]
+    with torch.no_grad():
+        ladder.decoder.weight.copy_(w)
+        ladder.observation.log_scale.fill_(math.log(s))
+    inner = slope @ slope.T + spread**2 * torch.eye(2)
+    density = torch.distributions.MultivariateNormal(torch.zeros(4), w @ inner @ w.T + s**2 * torch.eye(4))
+    x = density.sample((60,))
+    found = ais.estimate(ladder, Batch(x), ais.tune(ladder, Batch(density.sample((8,))), 300), chains=16)
+    assert float((density.log_prob(x) - found.log_p).mean()) == pytest.approx(0, abs=0.03)
 
 
 def test_annealing_of_a_conditional_variant_is_the_sum_over_classes() -> None:

@@ -189,6 +189,14 @@ class Variant(nn.Module, ABC):
     def prior(self, n: int, given: Batch | None = None) -> Tensor:
         """(n, Z) draws of z from the prior, in the layout of `encode`; for conditions, from that of each of `given`."""
 
+    def place(self, noise: Tensor, given: Batch | None = None) -> Tensor:
+        """(n, Z) z from standard normal noise (n, Z): what `prior` does to its draws. `given` as there.
+
+        Noise that is drawn from N(0, I) gives draws of the prior. For codes without a class; the noise itself, where
+        the prior is N(0, I).
+        """
+        return noise
+
     def sample(self, n: int, y: Tensor | None = None, noise: bool = False) -> Tensor:
         """(n, *shape): z from the prior, then the mean of p(x|z), or with `noise` a draw from it: what a model says
         data are like. `y` (n,) asks for classes, where it can.

@@ -89,7 +89,8 @@ class AAE(Observed):
             "discriminator": lambda: self._tell_apart(batch),
             "generator": lambda: self._fool(batch),
         }
-        extras = {"discriminator_score": self.judged(style, classes)[0].squeeze(1)}
+        # at its best D tells log p(z) / q(z): what is ordinary among the codes of training data lies low
+        extras = {"discriminator_score": -self.judged(style, classes)[0].squeeze(1)}
         if self.classes:
             losses["classifier"] = lambda: self._classify(batch)
         if dense:
@@ -124,11 +125,14 @@ class AAE(Observed):
         return self.decoder(z)  # type: ignore[no-any-return]
 
     def prior(self, n: int, given: Batch | None = None) -> Tensor:
-        style = torch.randn(n, self.config.latent, device=self.device) * self.config.scale
+        style = self.place(torch.randn(n, self.config.latent, device=self.device))
         if not self.classes:
             return style
         y = torch.randint(self.classes, (n,), device=self.device)
         return torch.cat([style, F.one_hot(y, self.classes).float()], 1)
+
+    def place(self, noise: Tensor, given: Batch | None = None) -> Tensor:
+        return noise * self.config.scale
 
     def sample(self, n: int, y: Tensor | None = None, noise: bool = False) -> Tensor:
         z = self.prior(n)

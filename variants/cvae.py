@@ -153,8 +153,14 @@ class CVAE(Observed):
 
         With nothing seen, which training never meets, of no use.
         """
-        c = self.condition(given or self._nothing(n, self._classes(n)))
-        return _math.reparameterize(*self.prior_given(c)) if self.stochastic else c
+        given = given or self._nothing(n, self._classes(n))
+        if not self.stochastic:
+            return self.condition(given)
+        return self.place(torch.randn(n, self.config.latent, device=self.device), given)
+
+    def place(self, noise: Tensor, given: Batch | None = None) -> Tensor:
+        mean, log_var = self.prior_given(self.condition(given or self._nothing(len(noise), self._classes(len(noise)))))
+        return torch.addcmul(mean, (0.5 * log_var).exp(), noise)
 
     def _classes(self, n: int) -> Tensor | None:
         return torch.randint(self.spec.classes, (n,), device=self.device) if self.given == "y" else None

@@ -130,16 +130,23 @@ class HVAE(Observed):
         """Means of all levels, each given the means above (ladder) or below (plain) it."""
         return torch.cat(self.infer(batch, noise=False)[0], 1)
 
-    def descend(self, zs: list[Tensor], n: int) -> Tensor:
-        """(n, Z) a draw of the levels that stand below those in `zs` (top level last), and `zs`."""
+    def descend(self, zs: list[Tensor], noise: Tensor) -> Tensor:
+        """(n, Z) the levels that stand below those in `zs` (top level last), from standard noise (n, Z), and `zs`."""
+        parts = noise.split(self.levels, dim=1)
         while len(zs) < len(self.levels):
             level = len(self.levels) - len(zs) - 1
-            p = self.predicted(level, zs[0] if zs else None, torch.empty(n, 0, device=self.device))
-            zs = [_math.reparameterize(*p), *zs]
+            mean, log_var = self.predicted(level, zs[0] if zs else None, noise)
+            zs = [torch.addcmul(mean, (0.5 * log_var).exp(), parts[level]), *zs]
         return torch.cat(zs, 1)
 
+    def place(self, noise: Tensor, given: Batch | None = None) -> Tensor:
+        return self.descend([], noise)
+
     def prior(self, n: int, given: Batch | None = None) -> Tensor:
-        return self.descend([], n)
+        return self.place(self._noise(n))
+
+    def _noise(self, n: int) -> Tensor:
+        return torch.randn(n, sum(self.levels), device=self.device)
 
     def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
         zs = z.split(self.levels, dim=1)
@@ -160,7 +167,7 @@ class HVAE(Observed):
             first = list(self.prior(1).split(self.levels, dim=1))
             for kept in range(1, len(self.levels)):
                 fixed = [z.expand(columns, -1) for z in first[-kept:]]
-                rows.append(self.decode(self.descend(fixed, columns)))
+                rows.append(self.decode(self.descend(fixed, self._noise(columns))))
         return {"levels": torch.stack(rows)}
 
 

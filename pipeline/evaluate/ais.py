@@ -2,9 +2,10 @@
 
 Between the prior and the posterior stand f_b(z) = p(z) p(x|z)^b, b from 0 to 1. Draws of the prior are moved by
 Hamiltonian Monte Carlo from one to the next, and log w = sum_t (b_t - b_{t-1}) log p(x|z_{t-1}) has E w = p(x)
-(Neal 2001). No encoder is asked, so that it compares all variants, also those whose encoder has no density (Wu et al.
-2017, arXiv:1611.04273). (It is asked which classes may be left out, where a class is told: that can only make an
-estimate fall short.)
+(Neal 2001). They move in the standard normal noise that the prior is made of (`place`), where the levels of a
+hierarchy, whose scales depend on those above, are independent. No encoder is asked, so that it compares all variants,
+also those whose encoder has no density (Wu et al. 2017, arXiv:1611.04273); but for the classes that may be left out
+where one is told, which can only make an estimate fall short.
 
 The mean of log w is a lower bound of log p(x) in expectation. Backwards from an exact posterior draw it is an upper
 bound: on examples that the model itself made, whose z is known, the two enclose the truth (bidirectional Monte Carlo,
@@ -66,9 +67,9 @@ def tune(variant: Variant, batch: Batch, temperatures: int, *, chains: int = 8, 
     Steps follow the acceptance from one temperature to the next; the scale is the spread of an example's chains.
     Raises `InputError` where z is not continuous, or not random.
     """
-    with _sampling(variant, batch, 3 * seed):
+    with _sampling(variant, batch, 3 * seed) as size:
         rows = batch[_repeat(len(batch), chains, batch.x.device)]
-        chain = _Chain(variant, rows, variant.prior(len(rows), rows))
+        chain = _Chain(variant, rows, torch.randn(len(rows), size, device=batch.x.device))
         betas = schedule(temperatures).to(batch.x.device)
         spread, step = chain.z.std(0), 0.5
         steps, scales = [], []
@@ -87,9 +88,9 @@ def estimate(variant: Variant, batch: Batch, tuned: Tuned, *, chains: int = 4, s
 
     Where a part of x is given, of log p(missing|seen). `batch` is as the variant gets it.
     """
-    with _sampling(variant, batch, 3 * seed + 1):
+    with _sampling(variant, batch, 3 * seed + 1) as size:
         told, owner = _told(variant, batch)
-        parts = [_forward(variant, told[i], tuned, chains) for i in _portions(len(told), chains, batch.x.device)]
+        parts = [_forward(variant, told[i], size, tuned, chains) for i in _portions(len(told), chains, batch.x.device)]
         each, rate, distortion = (torch.cat(column) for column in list(zip(*parts, strict=True))[:3])
         table = each.new_full((len(batch), len(told)), -math.inf)
         table[owner, torch.arange(len(told), device=owner.device)] = each
@@ -108,20 +109,20 @@ def gap(variant: Variant, batch: Batch, tuned: Tuned, *, chains: int = 4, seed: 
     Conditions, classes and lengths stay. Its mean is at least 0 but for noise. An estimate is short by no more than
     about this, as far as data are like what the model makes.
     """
-    with _sampling(variant, batch, 3 * seed + 2):
-        z = variant.prior(len(batch), batch)
+    with _sampling(variant, batch, 3 * seed + 2) as size:
+        noise = torch.randn(len(batch), size, device=batch.x.device)
         with torch.no_grad():
-            x = variant.draw(z, batch)
+            x = variant.draw(variant.place(noise, batch), batch)
         made = replace(batch, x=x if batch.mask is None else torch.where(batch.mask[..., None], x, 0.0))
         found = []
         for part in _portions(len(batch), chains, batch.x.device):
-            lower = _forward(variant, made[part], tuned, chains)[0]
-            found.append(_backward(variant, made[part], z[part], tuned, chains) - lower)
+            lower = _forward(variant, made[part], size, tuned, chains)[0]
+            found.append(_backward(variant, made[part], noise[part], tuned, chains) - lower)
         return torch.cat(found).cpu()
 
 
 class _Chain:
-    """Rows of z, each with log p(z) and log p(x|z) of its example, and their gradients."""
+    """Rows of noise, each with its log density and log p(x|z) of its example, and their gradients."""
 
     def __init__(self, variant: Variant, rows: Batch, z: Tensor) -> None:
         self.variant, self.rows = variant, rows
@@ -135,10 +136,11 @@ class _Chain:
 
     def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         z = z.detach().requires_grad_()
-        prior = self.variant.log_prior(z, self.rows)
-        likelihood = self.variant.log_likelihood(z, self.rows).flatten(1).sum(1)
-        first, second = (torch.autograd.grad(f.sum(), z, materialize_grads=True)[0] for f in (prior, likelihood))
-        return prior.detach(), likelihood.detach(), first, second
+        placed = self.variant.place(z, self.rows)
+        likelihood = self.variant.log_likelihood(placed, self.rows).flatten(1).sum(1)
+        (slope,) = torch.autograd.grad(likelihood.sum(), z, materialize_grads=True)
+        z = z.detach()
+        return -0.5 * z.square().sum(1), likelihood.detach(), -z, slope
 
     def move(self, beta: float, step: float, scale: Tensor) -> float:
         """One Hamiltonian move that leaves f_beta as it is. Returns the share of rows that it moved.
@@ -166,10 +168,12 @@ class _Chain:
         return float(taken.float().mean())
 
 
-def _forward(variant: Variant, batch: Batch, tuned: Tuned, chains: int) -> tuple[Tensor, Tensor, Tensor, float]:
+def _forward(
+    variant: Variant, batch: Batch, size: int, tuned: Tuned, chains: int
+) -> tuple[Tensor, Tensor, Tensor, float]:
     """log p(x) (B,), rate and distortion (B, T + 1), and the share of moves, from the prior on."""
     rows = batch[_repeat(len(batch), chains, batch.x.device)]
-    chain = _Chain(variant, rows, variant.prior(len(rows), rows))
+    chain = _Chain(variant, rows, torch.randn(len(rows), size, device=batch.x.device))
     weight = torch.zeros(len(batch), chains, dtype=torch.float64, device=batch.x.device)
     rates, distortions, moved = [], [], 0.0
     betas = tuned.betas.tolist()
@@ -183,10 +187,10 @@ def _forward(variant: Variant, batch: Batch, tuned: Tuned, chains: int) -> tuple
     return _mean_exp(weight), torch.stack(rates, 1), torch.stack(distortions, 1), moved / (len(betas) - 1)
 
 
-def _backward(variant: Variant, batch: Batch, z: Tensor, tuned: Tuned, chains: int) -> Tensor:
-    """(B,) an upper bound of log p(x) in expectation, from `z`, a draw of p(z|x), back to the prior."""
+def _backward(variant: Variant, batch: Batch, noise: Tensor, tuned: Tuned, chains: int) -> Tensor:
+    """(B,) an upper bound of log p(x) in expectation, from the noise of a draw of p(z|x), back to the prior."""
     index = _repeat(len(batch), chains, batch.x.device)
-    chain = _Chain(variant, batch[index], z[index])
+    chain = _Chain(variant, batch[index], noise[index])
     weight = torch.zeros(len(batch), chains, dtype=torch.float64, device=batch.x.device)
     betas = tuned.betas.tolist()
     for t in range(len(betas) - 1, 0, -1):
@@ -212,7 +216,8 @@ def _told(variant: Variant, batch: Batch) -> tuple[Batch, Tensor]:
     return Batch(x, y, mask), torch.cat([i for _, i in chosen])
 
 
-def _check(variant: Variant, batch: Batch) -> None:
+def _size(variant: Variant, batch: Batch) -> int:
+    """How many dimensions z has. Raises `InputError` where there is nothing to anneal."""
     name = type(variant).__name__
     if variant.discrete:
         raise InputError(f"{name} has a class in its code; Hamiltonian moves need a continuous one")
@@ -220,6 +225,7 @@ def _check(variant: Variant, batch: Batch) -> None:
         two = variant.prior(2, batch[torch.zeros(2, dtype=torch.int64, device=batch.x.device)])
     if torch.equal(two[0], two[1]):
         raise InputError(f"{name} draws no z; its likelihood is exact as it is")
+    return int(two.shape[1])
 
 
 def _mean_exp(weight: Tensor) -> Tensor:
@@ -235,15 +241,15 @@ def _portions(n: int, chains: int, device: torch.device) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _sampling(variant: Variant, batch: Batch, seed: int) -> Iterator[None]:
-    """A random state of its own; gradients of z on, which cuDNN's recurrent layers refuse outside of training.
+def _sampling(variant: Variant, batch: Batch, seed: int) -> Iterator[int]:
+    """A random state of its own, and gradients on, which cuDNN's recurrent layers refuse outside of training.
 
-    Raises `InputError` where there is nothing to anneal.
+    Yields the number of dimensions of z. Raises `InputError` where there is nothing to anneal.
     """
     device = batch.x.device
     variant.eval()
     fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with fork, torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-        _check(variant, batch)
+        size = _size(variant, batch)
         torch.manual_seed(seed)
-        yield
+        yield size
