@@ -178,8 +178,8 @@ def test_rate_and_distortion_are_those_of_the_tempered_posterior() -> None:
         rate = 0.5 * (mean.square() + variance - 1 - variance.log()).sum(1).mean()
         away = (x - mean @ w.T).square().sum(1) + (w.square().sum(0) * variance).sum()
         distortion = (away / (2 * s**2)).mean() + 2 * math.log(2 * math.pi * s**2)
-        assert float(found.rate[t]) == pytest.approx(float(rate), abs=0.05)
-        assert float(found.distortion[t]) == pytest.approx(float(distortion), abs=0.05)
+        assert float(found.rate[t]) == pytest.approx(float(rate), abs=0.1)
+        assert float(found.distortion[t]) == pytest.approx(float(distortion), abs=0.15)
 
 
 def test_annealing_needs_no_encoder() -> None:
