@@ -24,7 +24,7 @@ from pipeline.compare.protocol import Asked
 from variants import InputError
 
 ELBO = protocol.CRITERIA[0]
-WORDS = ("--run", "--trials", "2", "--epochs", "3", "--variant", "vae", "--variant", "aae", "--threads", "1")
+WORDS = ("--run", "--trials", "1", "--epochs", "3", "--variant", "vae", "--variant", "aae", "--threads", "1")
 
 
 def finals(**scores: list[float | None]) -> pd.DataFrame:
@@ -88,6 +88,7 @@ def test_what_is_missing_is_said(frame: pd.DataFrame, reasons: dict[str, str], s
     assert {r.variant for r in found.rows} == {*frame["variant"], *reasons}
 
 
+@pytest.mark.slow
 def test_one_command_gives_a_report(command: Command, folder: Path) -> None:
     """From an empty folder to a page that needs no network, tables, runs and models; again, and nothing is trained."""
     done = command("compare", *WORDS, "--seeds", "2")
@@ -97,7 +98,7 @@ def test_one_command_gives_a_report(command: Command, folder: Path) -> None:
     page = (folder / "reports" / "digits" / "report.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "—" in page and "no trial has valid/elbo" in page
-    assert "python -m pipeline.compare --run --trials 2" in page
+    assert "python -m pipeline.compare --run --trials 1" in page
     tables = folder / "reports" / "digits" / "tables"
     first = pd.read_csv(tables / "finals.csv")
     assert set(first["seed"]) == {10_000, 10_001}
@@ -172,7 +173,7 @@ def test_bad_input_ends_before_anything_starts(folder: Path) -> None:
 def test_killed_five_times_it_ends_with_the_same_table(folder: Path, command: Command) -> None:
     """By kill -9 at random moments of searches and finals; against a comparison that nobody disturbed."""
     chance = random.Random(0)
-    words = [*WORDS, "--seeds", "3"]
+    words = [*WORDS, "--seeds", "3", "--trials", "3"]  # the last of two counts
     line = [sys.executable, "-m", "pipeline.compare", *words]
     for _ in range(5):
         process = subprocess.Popen(

@@ -315,7 +315,7 @@ def test_hvae_levels_are_redrawn_below_those_that_are_kept() -> None:
     variant = made("hvae", IMAGES, latent=8, levels=3).eval()
     assert variant.levels == (8, 4, 2)
     kept = list(variant.prior(1).split(variant.levels, dim=1))[1:]
-    drawn = variant.descend([k.expand(5, -1) for k in kept], 5)  # type: ignore[operator]
+    drawn = variant.descend([k.expand(5, -1) for k in kept], torch.randn(5, sum(variant.levels)))  # type: ignore[operator]
     assert torch.equal(drawn[:, 8:], torch.cat(kept, 1).expand(5, -1))
     assert drawn[:, :8].std(0).amin() > 0
 

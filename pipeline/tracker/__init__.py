@@ -126,10 +126,10 @@ class Tracker:
         """Make a kept model a version of the registered model `name`, where it is none yet, and give it the alias."""
         with suppress(MlflowException):  # it may exist
             self.client.create_registered_model(name)
+        model = self.client.get_logged_model(model_id)
         versions = self.client.search_model_versions(f"name = '{name}'")
-        version = next((v.version for v in versions if v.model_id == model_id), None)
+        version = next((v.version for v in versions if v.source == model.artifact_location), None)
         if version is None:
-            model = self.client.get_logged_model(model_id)
             made = self.client.create_model_version(
                 name, model.artifact_location, run_id=model.source_run_id, model_id=model_id
             )
