@@ -1,15 +1,12 @@
 """Comparisons as a person runs them, and what they say of numbers that are known."""
 
-import random
 import re
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -167,32 +164,3 @@ def test_bad_input_ends_before_anything_starts(folder: Path) -> None:
     ):
         with pytest.raises(InputError, match=words):
             protocol.run(asked, Display())
-
-
-@pytest.mark.slow
-def test_killed_five_times_it_ends_with_the_same_table(folder: Path, command: Command) -> None:
-    """By kill -9 at random moments of searches and finals; against a comparison that nobody disturbed."""
-    chance = random.Random(0)
-    words = [*WORDS, "--seeds", "3", "--trials", "3"]  # the last of two counts
-    line = [sys.executable, "-m", "pipeline.compare", *words]
-    for _ in range(5):
-        process = subprocess.Popen(
-            line, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(chance.uniform(8, 25))
-        process.kill()
-        process.wait()
-    done = command("compare", *words)
-    assert done.returncode == 0, done.stderr
-    whole = folder / "whole"
-    whole.mkdir()
-    done = command("compare", *words, cwd=whole)
-    assert done.returncode == 0, done.stderr
-    tables = [pd.read_csv(root / "reports" / "digits" / "tables" / "finals.csv") for root in (folder, whole)]
-    own = ["run", "model", *(c for c in tables[0].columns if c.startswith("time/"))]
-    one, two = (t.drop(columns=own) for t in tables)
-    pd.testing.assert_frame_equal(one, two)
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    every = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    assert not [r for r in every if r.info.status == "RUNNING"]
-    assert np.isfinite(one["test/reconstruction"]).all()
