@@ -237,8 +237,8 @@ def evaluation(rounds: int, k: int = 200, n: int = 1000) -> None:
     for _ in train(variant, data, epochs=1, seed=0):
         pass
     theirs = _pythae().eval()
-    ours = list(variant.state_dict().values())  # encoder, then decoder: hidden and outer layer of each
-    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours, strict=True)))
+    for net, same in ((theirs.encoder, variant.encoder), (theirs.decoder, variant.decoder)):
+        net.load_state_dict(dict(zip(net.state_dict(), same.state_dict().values(), strict=True)))
     few = probe.subset(data.test, n)
     seconds: dict[str, list[float]] = {"ours": [], "pythae": []}
     values: dict[str, list[float]] = {"ours": [], "pythae": []}

@@ -77,7 +77,7 @@ FAULTS = [
     Fault("probe", "each column on a scale of its own", "float(np.sqrt(((train_x - mean) ** 2).mean())) or 1.0", "train_x.std(axis=0)", "probe"),
     Fault("latents", "variance not in units of the prior", "threshold * prior.var(axis=0)", "threshold", "latents"),
     Fault("suite", "the first examples stand for all", "true = probe.subset(data.test, n)", "true = data.test[slice(0, n)]", "suite"),
-    Fault("uses", "padding fills in what is missing", "(like * there).sum(1)", "like.sum(1)", "uses"),
+    Fault("uses", "padding fills in what is missing", "there.sum(1), (like * there)", "0 * there.sum(1) + there.shape[1], (like * there)", "uses"),
     Fault("judge", "padding is seen", "x = self.body((x * mask[..., None]).transpose(1, 2)) * mask[:, None]", "x = self.body(x.transpose(1, 2))", "uses"),
     Fault("judge", "unlabelled examples count as wrong", "== y)[y >= 0].mean()", "!= y)[y >= 0].mean()", "uses"),
     Fault("uses", "anomalies are the likely ones", "scores[\"iw\"] = -likelihood", "scores[\"iw\"] = likelihood", "uses"),
