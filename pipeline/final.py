@@ -14,7 +14,7 @@ import torch
 
 from pipeline import evaluate, machine, pictures, trainer
 from pipeline.data import Data
-from pipeline.evaluate import report, suite
+from pipeline.evaluate import report, subject, suite
 from pipeline.tracker import Record, Run, Tracker, views
 from pipeline.trainer import Diverged, Epoch
 from variants import Config
@@ -32,7 +32,7 @@ class Final:
     epochs: int
     patience: int
     seed: int
-    sizes: suite.Sizes
+    sizes: subject.Sizes
     parts: tuple[str, ...]
 
     def key(self, data: Data) -> str:

@@ -14,12 +14,12 @@ from mlflow import MlflowClient
 import variants
 from pipeline import data, evaluate, metrics, trainer
 from pipeline.data import Data
-from pipeline.evaluate import judge, report, suite
+from pipeline.evaluate import judge, report, subject, suite
 from pipeline.tracker import Tracker
 from variants import Batch, Variant
 from variants.vae import VAE
 
-SMALL = suite.Sizes(
+SMALL = subject.Sizes(
     iw_k=20, iw_n=30, ais_n=4, ais_chains=2, ais_temperatures=20, gap_n=3, labels=(10, 50), draws=2, samples=60,
     anomaly_classes=2, anomaly_steps=20, anomaly_n=60, imputed=6, augmented=20,
 )  # fmt: skip

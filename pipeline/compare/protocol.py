@@ -17,7 +17,7 @@ from pipeline import final, machine, trainer
 from pipeline.compare.analysis import Board, Criterion, board
 from pipeline.compare.display import Display
 from pipeline.data import Data
-from pipeline.evaluate import suite
+from pipeline.evaluate.subject import Sizes
 from pipeline.final import Final
 from pipeline.study.driver import Plan
 from pipeline.study.driver import run as search
@@ -26,7 +26,7 @@ from pipeline.tracker import Record, Tracker
 from variants import Config, InputError
 
 SEEDS = 5
-SIZES = suite.Sizes(ais_n=20, ais_temperatures=200, gap_n=10, draws=3)
+SIZES = Sizes(ais_n=20, ais_temperatures=200, gap_n=10, draws=3)
 PARTS = ("bounds", "annealing", "latents", "probe", "clusters", "samples", "generation")
 CRITERIA = (
     Criterion(

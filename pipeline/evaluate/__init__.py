@@ -9,6 +9,7 @@ disentanglement   whether single dimensions stand for single causes
 samples           how samples compare with real examples, in features of ...
 judge             ... a small classifier, one a data set
 uses              anomalies, missing values, interpolation, classes to order, forecasts, more data
+subject           a model that is scored, and what is found of it
 suite             all of them, on a trained model: `python -m pipeline.evaluate`
 """
 

@@ -13,7 +13,7 @@ from rich.table import Table
 import variants
 from pipeline import metrics
 from pipeline.data import Data
-from pipeline.evaluate.suite import Figure, Part
+from pipeline.evaluate.subject import Figure, Part
 from variants import Variant
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline import evaluate, machine, trainer
 from pipeline.data import Data
-from pipeline.evaluate import latents, likelihood, probe, suite
+from pipeline.evaluate import latents, likelihood, probe, subject, suite
 from pipeline.reproduce.training import Trained
 from variants import InputError, Variant
 
@@ -134,7 +134,7 @@ def evaluation(models: Models) -> dict[str, float]:
     if len(images) > 1:
         raise InputError("the models are of different test images; expected the same, whatever their shape")
     found: dict[str, float] = {}
-    sizes = suite.Sizes(ais_temperatures=300, anomaly_steps=300)
+    sizes = subject.Sizes(ais_temperatures=300, anomaly_steps=300)
     for name, m in models.items():
         for part in TABLE:
             found |= {f"{name}/{key}": value for key, value in _kept(m, part, sizes).items()}
@@ -147,12 +147,12 @@ def disentanglement(models: Models) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, m in models.items():
         for part in ("bounds", "latents", "disentanglement"):
-            found |= {f"{name}/{key}": value for key, value in _kept(m, part, suite.Sizes()).items()}
+            found |= {f"{name}/{key}": value for key, value in _kept(m, part, subject.Sizes()).items()}
     found["mig, beta 4 above beta 1"] = found["beta 4/latent/mig"] - found["beta 1/latent/mig"]
     return found
 
 
-def _kept(m: Trained, part: str, sizes: suite.Sizes) -> dict[str, float]:
+def _kept(m: Trained, part: str, sizes: subject.Sizes) -> dict[str, float]:
     """The figures of a part, from the file beside the checkpoint, where an interrupted run left it, or measured now."""
     path = m.path.with_name(f"{m.path.stem}-{part}.json")
     if path.exists():
