@@ -2,6 +2,7 @@
 
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,14 +66,34 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 def asked(study: optuna.Study) -> tuple[optuna.Trial, bool]:
     """The trial to be trained next: one that was cut off, with the parameters that it has, or else a new one.
 
-    The second value is true for one that was cut off. What is drawn depends on the study's seed, the trial's number,
-    and the trials before it alone, so that a study that was cut off ends like one that was not. Call it only while the
-    study is held alone.
+    The second value is true for one that was cut off. Call it only while the study is held alone.
     """
+    study.sampler = Sampler(study.user_attrs["search"]["seed"])
     cut = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    number = cut[0].number if cut else len(study.trials)
-    study.sampler = optuna.samplers.TPESampler(seed=study.user_attrs["search"]["seed"] + 1000 * number)
     return (optuna.trial.Trial(study, cut[0]._trial_id), True) if cut else (study.ask(), False)
+
+
+class Sampler(optuna.samplers.BaseSampler):
+    """TPE without a state: what it draws depends on the seed, the trial's number, the parameter's name, and the trials
+    before alone. So a study that was cut off, even between two parameters, ends like one that was not.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def _tpe(self, trial: FrozenTrial, name: str = "") -> optuna.samplers.TPESampler:
+        return optuna.samplers.TPESampler(seed=zlib.crc32(f"{self.seed} {trial.number} {name}".encode()))
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Any:
+        return self._tpe(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> Any:
+        return self._tpe(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
+    ) -> Any:
+        return self._tpe(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
 
 
 def _directions(url: str, name: str, objectives: Names) -> Names:
