@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process that tests start would compile torch anew
 if "VARIANTS_DATA" in os.environ:  # tests run in folders of their own
     os.environ["VARIANTS_DATA"] = str(Path(os.environ["VARIANTS_DATA"]).resolve())
 ROOT = Path(__file__).parents[1]

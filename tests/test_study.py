@@ -200,7 +200,7 @@ def test_data_without_labels_are_searched_for_the_elbo_alone(folder: Path) -> No
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
 def test_a_study_that_was_stopped_goes_on(sent: signal.Signals, command: Command, folder: Path) -> None:
     """Stopped in mid-trial, by a polite signal or by the hardest: the same command brings exactly what was asked."""
-    words = ["--variant", "vae", "--epochs", "20", "--fix", "width=512", "--threads", "1"]
+    words = ["--variant", "vae", "--epochs", "10", "--fix", "width=256", "--threads", "1"]
     line = [sys.executable, "-m", "pipeline.study", *words, "--trials", "50"]
     process = subprocess.Popen(
         line, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -221,7 +221,7 @@ def test_a_study_that_was_stopped_goes_on(sent: signal.Signals, command: Command
     assert [t.state.is_finished() for t in finished] == [True] * (before + 2)
     assert not [r for r in client().search_runs(["1"]) if r.info.status == "RUNNING"]
     assert len([r for r in runs("trial") if r.data.tags["state"] == "interrupted"]) <= 1
-    plan = Plan("vae", trials=before + 2, epochs=20, threads=1, fixed={"width": 512}, storage="sqlite:///whole.db")
+    plan = Plan("vae", trials=before + 2, epochs=10, threads=1, fixed={"width": 256}, storage="sqlite:///whole.db")
     whole = run(plan).study  # of the same name, on which Hyperband depends
     assert [t.values for t in whole.trials] == [t.values for t in finished]
     assert [t.params for t in whole.trials] == [t.params for t in finished]

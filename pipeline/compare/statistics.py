@@ -1,7 +1,8 @@
 """How sure a comparison is: estimates, intervals and decisions from a few seeds, on plain arrays.
 
-`scores` are (R, T): R runs (seeds) on T data sets. Higher is better throughout; turn round what is not. Runs in one row
-of two variants are a pair: they saw the same examples in the same order.
+`scores` are (..., R, T): R runs (seeds) on T data sets, of any number of such tables at once. Higher is better
+throughout; turn round what is not. Runs in one row of two variants are a pair: they saw the same examples in the same
+order.
 
 An interval here is of one of two kinds. Of a mean difference it is Student's, of pairs, which at five seeds keeps what
 it promises where differences are about normal. Of other statistics it is the percentile interval of a stratified
@@ -42,38 +43,32 @@ class Difference:
     pairs: int
 
 
-def iqm(scores: Array) -> float:
-    """The mean of the middle half of all scores (R, T): a quarter is cut at either end (Agarwal et al. 2021)."""
-    return float(stats.trim_mean(scores, 0.25, axis=None))
+def iqm(scores: Array) -> Array:
+    """The mean of the middle half of all scores (..., R, T): a quarter is cut at either end (Agarwal et al. 2021)."""
+    return np.asarray(stats.trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1))
 
 
-def mean(scores: Array) -> float:
-    return float(scores.mean())
+def improvement(x: Array, y: Array) -> Array:
+    """P(X > Y) + P(X = Y) / 2 of a run of each, averaged over data sets; .5 where they are alike.
 
-
-def improvement(x: Array, y: Array) -> float:
-    """P(X > Y) + P(X = Y) / 2 of a run of each, (R, T) and (S, T), averaged over data sets; .5 where they are alike.
-
-    Mann & Whitney 1947, as in Agarwal et al. 2021, section 4.3. Raises `InputError` for unlike numbers of data sets.
+    `x` is (..., R, T), `y` (..., S, T). Mann & Whitney 1947, as in Agarwal et al. 2021, section 4.3. Raises
+    `InputError` for unlike numbers of data sets.
     """
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+    if x.ndim < 2 or y.ndim < 2 or x.shape[-1] != y.shape[-1]:
         raise InputError(f"scores of shape {x.shape} and {y.shape}: expected (runs, data sets), of the same data sets")
-    apart = x[:, None] - y[None]
-    return float(((apart > 0) + 0.5 * (apart == 0)).mean())
+    apart = x[..., :, None, :] - y[..., None, :, :]
+    return np.asarray(((apart > 0) + 0.5 * (apart == 0)).mean(axis=(-3, -2, -1)))
 
 
-def interval(statistic: Callable[..., float], *scores: Array, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+def interval(statistic: Callable[..., Array], *scores: Array, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """A statistic of one or more tables of scores (R, T) with its percentile interval.
 
     Runs are drawn anew with replacement, within each data set and each table by itself (Efron 1979).
     """
     rng = np.random.default_rng(seed)
-    found = np.empty(resamples)
-    for i in range(resamples):
-        drawn = [np.take_along_axis(s, rng.integers(len(s), size=s.shape), axis=0) for s in scores]
-        found[i] = statistic(*drawn)
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(statistic(*scores), float(low), float(high))
+    drawn = [np.take_along_axis(s[None], rng.integers(len(s), size=(resamples, *s.shape)), axis=1) for s in scores]
+    low, high = np.quantile(statistic(*drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(statistic(*scores)), float(low), float(high))
 
 
 def paired(x: Array, y: Array) -> Difference:
@@ -118,12 +113,12 @@ def ranks(scores: Mapping[str, Array], resamples: int = RESAMPLES, seed: int = 0
     table = np.stack(list(scores.values()))  # (V, R, T)
     rng = np.random.default_rng(seed)
 
-    def ranked(of: Array) -> Array:
-        return np.asarray(stats.rankdata(-of.mean(axis=1), axis=0).mean(axis=1))
+    def ranked(of: Array) -> Array:  # (V, ..., R, T) -> (V, ...)
+        return np.asarray(stats.rankdata(-of.mean(axis=-2), axis=0).mean(axis=-1))
 
     runs, sets = table.shape[1:]
-    drawn = [ranked(table[:, rng.integers(runs, size=(runs, sets)), np.arange(sets)]) for _ in range(resamples)]
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    drawn = ranked(table[:, rng.integers(runs, size=(resamples, runs, sets)), np.arange(sets)])
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
     values = ranked(table)
     return {name: Estimate(float(values[i]), float(low[i]), float(high[i])) for i, name in enumerate(scores)}
 
