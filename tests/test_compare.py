@@ -7,17 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import Command, environment
 from mlflow import MlflowClient
 
-from pipeline import compare, data
-from pipeline.compare import protocol
+import variants
+from pipeline import compare, data, trainer
+from pipeline.compare import protocol, report
 from pipeline.compare.analysis import Criterion, board
 from pipeline.compare.display import Display
 from pipeline.compare.protocol import Asked
+from pipeline.tracker import Tracker
 from variants import InputError
 
 ELBO = protocol.CRITERIA[0]
@@ -119,7 +122,7 @@ def test_one_command_gives_a_report(command: Command, folder: Path) -> None:
 
     again = command("compare", *WORDS, "--seeds", "2", "--out", "second")
     assert again.returncode == 0, again.stderr
-    second = pd.read_csv(folder / "second" / "tables" / "finals.csv")
+    second = pd.read_csv(folder / "second" / "digits" / "tables" / "finals.csv")
     pd.testing.assert_frame_equal(first, second)
     versions = client.search_model_versions("name = 'vae-digits'")
     assert len(versions) == len({v.source for v in versions})
@@ -127,6 +130,56 @@ def test_one_command_gives_a_report(command: Command, folder: Path) -> None:
     assert len(frames.finals) == len(first)
     assert {"valid/elbo", "epoch", "seed"} <= set(frames.curves.columns)
     assert set(frames.trials["variant"]) == {"vae", "aae"}
+
+
+@pytest.mark.slow
+def test_a_report_says_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of data without labels, where a seed of one variant diverged and another variant has no ELBO."""
+    np.savez("bare.npz", x=np.random.default_rng(0).random((300, 1, 8, 8)).astype("float32"))
+    train = trainer.train
+
+    def unlucky(variant: Any, *words: Any, **options: Any) -> Any:
+        if (variants.name_of(variant), options["seed"]) == ("beta", 10_001):
+            raise trainer.Diverged("epoch 1: train/loss left the real numbers")
+        return train(variant, *words, **options)
+
+    monkeypatch.setattr(trainer, "train", unlucky)
+    names = ("vae", "beta", "aae", "cvae")
+    found = protocol.run(Asked("bare.npz", names, train=True, trials=1, epochs=2, seeds=3, threads=1), Display())
+    assert found.left_out == {"cvae": "cvae needs class labels; data set bare has none (or condition=quadrants)"}
+    assert [b.criterion.name for b in found.boards] == ["elbo", "reconstruction"]
+    assert {r.variant: r.seeds for r in found.boards[1].rows} == {"vae": 3, "beta": 2, "aae": 3, "cvae": 0}
+    assert found.warnings == ["beta with seed 10001 failed: epoch 1: train/loss left the real numbers"]
+    tracker = Tracker("bare")
+    page = report.write(found, tracker, folder / "out", "again").page.read_text()
+    for words in ("beta with seed 10001 failed", "no trial has valid/elbo", "needs class labels", "vae-bare@champion"):
+        assert words in page
+    report.log(found, report.Report(folder / "out" / "report.html", report._tables(found)), tracker)
+
+    alone = protocol.run(Asked("bare.npz", ("vae",), seeds=1, threads=1), Display())
+    assert len(alone.finals) == 1  # one that exists
+    page = report.write(alone, tracker, folder / "alone", "again").page.read_text()
+    assert "one seed only" in page and "vae is alone" in page
+
+
+@pytest.mark.slow
+def test_ranks_over_several_data_sets(command: Command, folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("one", "two"):
+        np.savez(f"{name}.npz", x=rng.random((200, 6)).astype("float32"), y=rng.integers(2, size=200))
+    words = ("--dataset", "one.npz", "--dataset", "two.npz", "--variant", "vae", "--variant", "aae")
+    done = command("compare", *words, "--run", "--trials", "1", "--epochs", "2", "--seeds", "2", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    page = (folder / "reports" / "across" / "across.html").read_text()
+    assert "Which VAE variant for one, two?" in page
+    ranks = pd.read_csv(folder / "reports" / "across" / "ranks_reconstruction.csv")
+    assert set(ranks["variant"]) == {"vae", "aae"}
+    assert ranks["rank"].sum() == pytest.approx(3)
+    assert not (folder / "reports" / "across" / "ranks_elbo.csv").exists()  # one variant alone has it
+    for name in ("one", "two"):
+        assert (folder / "reports" / name / "report.html").exists()
+    unknown = command("compare", "--dataset", "one.npz", "--dataset", "three.npz", "--run")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
 
 
 def test_no_choice_depends_on_the_test_split(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,7 @@ def verdicts(difference: float, variants: int, repeats: int, seed: int) -> float
     return found / repeats
 
 
+@pytest.mark.slow
 def test_like_variants_are_seldom_called_different_and_unlike_ones_mostly() -> None:
     """1,000 comparisons each: at most 6% wrong of two alike, and of six alike with all fifteen pairs looked at."""
     alike, six, apart = verdicts(0, 2, 1000, 0), verdicts(0, 6, 1000, 1), verdicts(2, 2, 1000, 2)

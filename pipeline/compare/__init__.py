@@ -5,6 +5,7 @@ analysis     from scores of finals to leaderboards, pairs and verdicts in words
 protocol     equal budgets, a choice on validation data, fresh seeds, one look at the test split
 figures      the figures of the report
 report       one HTML file, its tables, what joins MLflow
+across       ranks over several data sets
 display      what the terminal shows
 
 `load("digits")` gives what was tracked as pandas frames, for plots of your own.
@@ -37,11 +38,14 @@ CURVES = ("train/elbo", "train/reconstruction", "train/kl", "valid/elbo", "valid
 def load(dataset: str) -> Frames:
     """What was tracked of a data set, from the store of MLFLOW_TRACKING_URI or `mlflow.db` here.
 
-    Raises `InputError` where the store cannot be opened.
+    Trials of a variant that takes images row by row (`vrae`) are those of DATASET-rows, and are among them. Raises
+    `InputError` where the store cannot be opened.
     """
+    from pipeline import data
     from pipeline.tracker import Record, Tracker
 
     tracker = Tracker(dataset)
+    sources = [tracker, *(Tracker(rows) for rows in [f"{dataset}-rows"] if rows in data.names())]
 
     def row(record: Record, *tags: str) -> dict[str, Any]:
         known = {name: record.tags.get(name) for name in tags}
@@ -60,7 +64,9 @@ def load(dataset: str) -> Frames:
         points += [{**about, "epoch": step, **by[step]} for step in sorted(by)]
     return Frames(
         pd.DataFrame([row(r, *names) for r in finals]),
-        pd.DataFrame([row(r, "variant", "study", "trial", "seed", "state") for r in tracker.find(kind="trial")]),
+        pd.DataFrame(
+            [row(r, "variant", "study", "trial", "seed", "state") for t in sources for r in t.find(kind="trial")]
+        ),
         pd.DataFrame(points),
     )
 

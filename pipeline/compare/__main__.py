@@ -1,6 +1,7 @@
 """`python -m pipeline.compare`: which variant, with which settings, for my data, and how sure."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline import cli
@@ -17,44 +18,60 @@ EPILOG = """examples:
   python -m pipeline.compare --run --trials 6 --epochs 30 --seeds 3      a quick look
   python -m pipeline.compare --dataset mnist                        of the studies that exist
   python -m pipeline.compare --dataset mine.npz --variant vae --variant hvae --run
+  python -m pipeline.compare --dataset digits --dataset sprites --run          ranks over both as well
 """
 
 
 def main(words: list[str]) -> int:
-    options = ("--dataset", "--trials", "--epochs", "--timeout", "--seed", "--storage", "--device", "--threads")
+    options = ("--trials", "--epochs", "--timeout", "--seed", "--storage", "--device", "--threads")
     parser = cli.parser("compare", ABOUT, *options, epilog=EPILOG)
+    parser.add_argument(
+        "--dataset", action="append", metavar="NAME|PATH", help="what to compare on (digits); several: ranks over them"
+    )
     parser.add_argument("--variant", action="append", metavar="NAME", help="a variant; repeatable (all)")
     parser.add_argument("--run", action="store_true", help="search what has no study, or too few trials")
     parser.add_argument("--seeds", type=cli.positive, metavar="N", help="fresh seeds of each final (5)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the report goes (reports/DATASET)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where reports go, a folder each (reports)")
     arguments = parser.parse_args(words)
 
-    from pipeline.compare import protocol, report
+    from pipeline.compare import across, protocol, report
     from pipeline.compare.display import Display
     from pipeline.tracker import Tracker, views
 
-    given = {k: v for k, v in vars(arguments).items() if v is not None and k not in ("variant", "run", "out")}
+    own = ("dataset", "variant", "run", "out")
+    given = {k: v for k, v in vars(arguments).items() if v is not None and k not in own}
     asked = protocol.Asked(**given, variants=tuple(arguments.variant or ()), train=arguments.run)
+    sources = list(dict.fromkeys(arguments.dataset or ["digits"]))
+    protocol.check(asked, sources)
     display = Display()
-    found = protocol.run(asked, display)
-    folder = arguments.out or Path("reports") / found.dataset
+    folder = arguments.out or Path("reports")
     command = " ".join(["python -m pipeline.compare", *map(shlex.quote, words)])
-    tracker = Tracker(found.dataset)
-    written = report.write(found, tracker, folder, command)
-    champions = report.log(found, written, tracker)
-    for line in report.answers(found):
-        display.say(line)
-    for line in found.warnings:
-        display.say(f"mind: {line}")
-    for variant, reason in found.left_out.items():
-        display.say(f"left out: {variant}: {reason}")
-    for uri in champions:
-        display.say(f'its model: variants.load("{uri}")')
-    link = views.link(tracker.uri, tracker.experiment, "Variants")
-    display.say(
-        f"in MLflow: python -m pipeline.ui --dataset {found.dataset} --view Variants --open, which shows {link}"
-    )
-    display.say(f"the report: {written.page.absolute()}")
+    compared, pages = [], {}
+    for source in sources:
+        found = protocol.run(replace(asked, dataset=source), display)
+        tracker = Tracker(found.dataset)
+        written = report.write(found, tracker, folder / found.dataset, command)
+        champions = report.log(found, written, tracker)
+        for line in report.answers(found):
+            display.say(line)
+        for line in found.warnings:
+            display.say(f"mind: {line}")
+        for variant, reason in found.left_out.items():
+            display.say(f"left out: {variant}: {reason}")
+        for uri in champions:
+            display.say(f'its model: variants.load("{uri}")')
+        link = views.link(tracker.uri, tracker.experiment, "Variants")
+        display.say(
+            f"in MLflow: python -m pipeline.ui --dataset {found.dataset} --view Variants --open, which shows {link}"
+        )
+        display.say(f"the report: {written.page.absolute()}")
+        compared.append(found)
+        pages[found.dataset] = str(written.page)
+    if len(compared) > 1:
+        page, said = across.write(compared, folder / "across", command, pages)
+        for line in said:
+            display.say(f"on the whole: {line}")
+        display.say(f"the ranks: {page.absolute()}")
     return 0
 
 

@@ -58,6 +58,35 @@ def uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
+def uris(themes: Mapping[str, bytes]) -> dict[str, str]:
+    return {theme: uri(png) for theme, png in themes.items()}
+
+
+def ranks(
+    averages: Mapping[str, statistics.Estimate], each: Mapping[str, Mapping[str, float]], names: Sequence[str]
+) -> dict[str, bytes]:
+    """Average rank with its interval; small, the rank on each data set (`each`: variant -> data set -> rank)."""
+    order = sorted(averages, key=lambda name: averages[name].value)
+    sets = list(next(iter(each.values())))
+
+    def draw(ax: Any, colours: Mapping[str, Any]) -> None:
+        for place, name in enumerate(order):
+            e = averages[name]
+            for marker, source in zip(MARKERS, sets, strict=False):
+                ax.plot(each[name][source], place, marker=marker, color=colours[name], alpha=0.45, markersize=5)
+            ax.errorbar(
+                e.value, place, xerr=[[e.value - e.low], [e.high - e.value]], fmt="|", color=colours[name], capsize=4,
+                markersize=14, markeredgewidth=2.5,
+            )  # fmt: skip
+        for marker, source in zip(MARKERS, sets, strict=False):
+            ax.plot([], [], marker=marker, color="grey", linestyle="", label=source)
+        ax.set(yticks=range(len(order)), yticklabels=order, xlabel="rank, 1 is best", xlim=(0.7, len(order) + 0.3))
+        ax.invert_yaxis()
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+    return figure(draw, names, size=(7.2, 1.2 + 0.45 * len(order)))
+
+
 def leaderboard(board: Board, finals: pd.DataFrame, names: Sequence[str]) -> dict[str, bytes]:
     """A dot a seed; the mean with its 95% interval; best on top."""
     rows = [r for r in board.rows if r.mean is not None]

@@ -101,6 +101,14 @@ class Comparison:
     weights: Mapping[str, int]  # of each variant's model, by its main configuration
 
 
+def check(asked: Asked, sources: Sequence[str]) -> None:
+    """Raise `InputError` for an unknown variant, or a data set of these that cannot be loaded, before work starts."""
+    for variant in asked.variants:
+        variants.get(variant)
+    for source in sources:
+        datasets.load(source)
+
+
 def run(asked: Asked, display: Display) -> Comparison:
     """Search what is missing, choose, train the finals that are missing, and compare.
 

@@ -22,6 +22,7 @@ STRIPS = {
     "reconstructions": "The same test images, given back", "samples": "Draws from the prior",
     "traversals": "One code, its most informative dimensions moved",
 }  # fmt: skip
+SHOWN = ("cost", "configurations", "importances", "everything", "environment")  # tables, beside those of the boards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Report:
 
 
 def write(found: Comparison, tracker: Tracker, folder: Path, command: str) -> Report:
-    """Write `report.html`, `figures/` and `tables/` into a folder, and the same files into the comparison's run."""
+    """Write `report.html`, `figures/` and `tables/` into a folder."""
     for part in ("figures", "tables"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     names = sorted(found.subjects)
@@ -49,27 +50,27 @@ def write(found: Comparison, tracker: Tracker, folder: Path, command: str) -> Re
         table.to_csv(folder / "tables" / f"{name}.csv", index=False)
         tex = table.to_latex(index=False, escape=True, float_format="%.4g")
         (folder / "tables" / f"{name}.tex").write_text(tex, encoding="utf-8")
-    loader = jinja2.PackageLoader("pipeline.compare", ".")
-    page = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html.j2")
-    html = page.render(
-        title=f"Which VAE variant for {found.dataset}?", subtitle=_subtitle(found), answers=answers(found),
+    html = page(
+        "report", title=f"Which VAE variant for {found.dataset}?", subtitle=_subtitle(found), answers=answers(found),
         warnings=found.warnings, boards=[_board(b, tables) for b in found.boards],
-        figures={n: {t: figures.uri(png) for t, png in themes.items()} for n, themes in pictures.items()},
+        figures={n: figures.uris(themes) for n, themes in pictures.items()},
         strips=strips, strips_words=STRIPS,
         verdicts=[(n, " ".join(d["words"])) for n, d in details.items() if d["words"]],
-        command=command,
-        **{n: _html(tables[n]) for n in ("cost", "configurations", "importances", "everything", "environment")},
+        champions=[uri for uri, _, _ in _champions(found)], command=command,
+        **{n: table_html(tables[n]) for n in SHOWN},
     )  # fmt: skip
     (folder / "report.html").write_text(html, encoding="utf-8")
     return Report(folder / "report.html", tables)
 
 
-def log(found: Comparison, written: Report, tracker: Tracker) -> list[str]:
-    """The report and its tables into the comparison's run, and the champions into the registry. Returns their names.
+def page(template: str, **facts: Any) -> str:
+    """A template of this folder as HTML."""
+    loader = jinja2.PackageLoader("pipeline.compare", ".")
+    return jinja2.Environment(loader=loader, autoescape=True).get_template(f"{template}.html.j2").render(**facts)
 
-    The champion of a criterion is the final of its best variant that was best on validation data: `vae-DATASET` with
-    the alias `champion-CRITERION`.
-    """
+
+def log(found: Comparison, written: Report, tracker: Tracker) -> list[str]:
+    """The report and its tables into the comparison's run, the champions into the registry. Returns their addresses."""
     searched = {name for s in found.subjects.values() for name in s.study.space}
     views.write(tracker.client, tracker.experiment, sorted(searched))
     with tracker.run(f"comparison of {found.dataset}", {}, resume=found.parent) as run:
@@ -77,18 +78,25 @@ def log(found: Comparison, written: Report, tracker: Tracker) -> list[str]:
         for board in found.boards:
             name = f"board_{board.criterion.name}"
             run.table(f"{name}.json", written.tables[name].astype(str).to_dict("list"))
-    named = []
+    champions = _champions(found)
+    for _, model, alias in champions:
+        tracker.register(f"vae-{found.dataset}", model, alias)
+    return [uri for uri, _, _ in champions]
+
+
+def _champions(found: Comparison) -> list[tuple[str, str, str]]:
+    """Of each criterion (address, model, alias): of its first variant, the final that is best on validation data."""
+    champions = []
     for board in found.boards:
         best = next((r.variant for r in board.rows if r.mean is not None), None)
         keys = [c.key for c in found.choices if c.criterion == board.criterion.name and c.variant == best]
-        if not keys:
-            continue
-        runs = found.finals[(found.finals["config"] == keys[0]) & (found.finals["state"] == "complete")]
-        better = metrics.find(board.criterion.chosen).better
-        champion = runs.sort_values(board.criterion.chosen, ascending=better == "minimize").iloc[0]
-        tracker.register(f"vae-{found.dataset}", champion["model"], f"champion-{board.criterion.name}")
-        named.append(f"models:/vae-{found.dataset}@champion-{board.criterion.name}")
-    return named
+        if keys:
+            runs = found.finals[(found.finals["config"] == keys[0]) & (found.finals["state"] == "complete")]
+            better = metrics.find(board.criterion.chosen).better
+            first = runs.sort_values(board.criterion.chosen, ascending=better == "minimize").iloc[0]
+            alias = f"champion-{board.criterion.name}"
+            champions.append((f"models:/vae-{found.dataset}@{alias}", first["model"], alias))
+    return champions
 
 
 def answers(found: Comparison) -> list[str]:
@@ -317,11 +325,12 @@ def _board(board: Board, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     return {
         "name": c.name, "question": c.question, "caution": c.caution, "chosen": c.chosen, "judged": c.judged,
         "unit": metric.unit, "better": "lower is better" if metric.better == "minimize" else "higher is better",
-        "words": board.words, "table": _html(tables[f"board_{c.name}"]), "pairs": _html(tables[f"pairs_{c.name}"]),
+        "words": board.words, "table": table_html(tables[f"board_{c.name}"]),
+        "pairs": table_html(tables[f"pairs_{c.name}"]),
     }  # fmt: skip
 
 
-def _html(table: pd.DataFrame) -> Any:
+def table_html(table: pd.DataFrame) -> Any:
     from markupsafe import Markup
 
     return Markup(table.to_html(index=False, border=0, escape=True)) if len(table) else ""
