@@ -67,9 +67,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--threads": {
         "type": positive,
         "metavar": "N",
-        "help": "CPU threads (OMP_NUM_THREADS, else all cores that this process may use)",
+        "help": "CPU threads of each worker (OMP_NUM_THREADS, else its share of the cores)",
+    },
+    "--workers": {"type": positive, "default": 1, "metavar": "N", "help": "trainings at a time (1)"},
+    "--engine": {"choices": ("here", "ray"), "default": "here", "help": "processes here, or a Ray cluster (here)"},
+    "--ray-address": {"metavar": "ADDRESS", "help": "an existing cluster (a new one on this machine)"},
+    "--trial-timeout": {
+        "type": seconds,
+        "metavar": "SECONDS",
+        "help": "a trial that trained for longer fails; 90, 15m, 8h",
     },
 }
+ENGINE = ("--workers", "--engine", "--ray-address")
 
 
 def parser(command: str, about: str, *options: str, epilog: str = "") -> argparse.ArgumentParser:

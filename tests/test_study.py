@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 from conftest import Command, environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-import pipeline.study.driver as driver
 import studies
 import variants
 from pipeline import metrics
@@ -106,7 +106,8 @@ def test_the_best_models_can_be_loaded(folder: Path) -> None:
     assert experiment is not None
     models = client().search_logged_models([experiment.experiment_id])
     by_run = {m.source_run_id: m for m in models}
-    best = by_run[outcome.study.best_trial.user_attrs["run"]]
+    (run_id,) = [r.info.run_id for r in runs("trial") if r.data.tags["trial"] == str(outcome.study.best_trial.number)]
+    best = by_run[run_id]
     assert {m.key: m.value for m in best.metrics or []}["valid/elbo"] == outcome.study.best_value
     assert best.artifact_location.startswith("file:") or Path(best.artifact_location).exists()
     model = variants.load(best.artifact_location.removeprefix("file://"))
@@ -270,7 +271,7 @@ BAD = [
 def test_bad_input_ends_in_one_line_before_anything_starts(
     words: list[str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if "cuda" in words and driver.torch.cuda.is_available():
+    if "cuda" in words and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     from pipeline import cli
     from pipeline.study.__main__ import main

@@ -23,7 +23,7 @@ EPILOG = """examples:
 
 
 def main(words: list[str]) -> int:
-    options = ("--trials", "--epochs", "--timeout", "--seed", "--storage", "--device", "--threads")
+    options = ("--trials", "--epochs", "--timeout", "--seed", "--storage", "--device", "--threads", *cli.ENGINE)
     parser = cli.parser("compare", ABOUT, *options, epilog=EPILOG)
     parser.add_argument(
         "--dataset", action="append", metavar="NAME|PATH", help="what to compare on (digits); several: ranks over them"

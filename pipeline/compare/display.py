@@ -1,12 +1,11 @@
 """A comparison on the terminal: bars while it works, plain lines where the output is no terminal."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich import progress as bars
 from rich.console import Console
-
-from pipeline.trainer import Epoch
 
 
 class Display:
@@ -18,29 +17,34 @@ class Display:
         self.console.print(line, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def finals(self, count: int) -> Iterator["Finals"]:
+    def finals(self, missing: int, ready: int) -> Iterator["Finals"]:
         columns = (
             bars.TextColumn("{task.description}"), bars.BarColumn(bar_width=28), bars.MofNCompleteColumn(),
             bars.TimeElapsedColumn(), bars.TextColumn("left"), bars.TimeRemainingColumn(),
         )  # fmt: skip
         with bars.Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
-            yield Finals(self, progress, count)
+            yield Finals(self, progress, missing, ready)
 
 
 class Finals:
-    """The bar over all finals, and one over the epochs of that at work."""
+    """The bar over all finals, and one over the epochs of each at work."""
 
-    def __init__(self, display: Display, progress: bars.Progress, count: int) -> None:
+    def __init__(self, display: Display, progress: bars.Progress, missing: int, ready: int) -> None:
         self._display, self._progress = display, progress
-        self._all = progress.add_task("finals", total=count)
-        self._epochs = progress.add_task("", total=1, visible=False)
-        display.say(f"{count} finals: trained on fresh seeds, scored on the test split")
+        self._all = progress.add_task("finals", total=missing)
+        self._running: dict[Hashable, tuple[str, bars.TaskID]] = {}
+        known = f"; {ready} are in MLflow" if ready else ""
+        display.say(f"{missing} finals to train on fresh seeds and score on the test split{known}")
 
-    @contextmanager
-    def one(self, name: str, epochs: int) -> Iterator[Callable[[Epoch], None]]:
-        self._progress.reset(self._epochs, description=name, total=epochs, visible=True)
-        yield lambda epoch: self._progress.update(self._epochs, completed=epoch.number)
-        self._progress.update(self._epochs, visible=False)
+    def began(self, key: Hashable, name: str, epochs: int) -> None:
+        self._running[key] = name, self._progress.add_task(name, total=epochs)
+
+    def show(self, key: Hashable, told: Any) -> None:
+        self._progress.update(self._running[key][1], completed=told[0])
+
+    def ended(self, key: Hashable) -> None:
+        name, bar = self._running.pop(key)
+        self._progress.remove_task(bar)
         self._progress.advance(self._all)
         if not self._display.console.is_terminal:
             self._display.say(f"{name} done")

@@ -12,17 +12,19 @@ from typing import Any
 import pandas as pd
 
 import variants
+from pipeline import attempt, final, machine, trainer
 from pipeline import data as datasets
-from pipeline import final, machine, trainer
+from pipeline import engine as engines
 from pipeline.compare.analysis import Board, Criterion, board
 from pipeline.compare.display import Display
 from pipeline.data import Data
+from pipeline.engine import Ended
 from pipeline.evaluate.subject import Sizes
 from pipeline.final import Final
 from pipeline.study.driver import Plan
 from pipeline.study.driver import run as search
 from pipeline.study.results import Found, found
-from pipeline.tracker import Record, Tracker
+from pipeline.tracker import Record, Run, Tracker
 from variants import Config, InputError
 
 SEEDS = 5
@@ -61,6 +63,9 @@ class Asked:
     storage: str = "sqlite:///optuna.db"
     device: str = "auto"
     threads: int | None = None
+    workers: int = 1
+    engine: engines.Kind = "here"
+    ray_address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def run(asked: Asked, display: Display) -> Comparison:
 
     Raises `InputError` before anything is trained: for an unknown variant or data set, and where there is no study.
     """
-    threads = machine.prepare(asked.threads)
+    threads = machine.prepare(asked.threads, asked.workers)
     device = machine.device(asked.device)
     base = datasets.load(asked.dataset)
     wanted = asked.variants or tuple(variants.names())
@@ -131,6 +136,7 @@ def run(asked: Asked, display: Display) -> Comparison:
                 left_out[variant] = f"no trial of its study {study.name} was completed"
             else:
                 subjects[variant] = Subject(variant, source, data.to(device), study)
+                attempt.hold(source, device, subjects[variant].data)
         if not subjects:
             raise InputError(
                 f"--dataset {asked.dataset}: no variant has a study on it; add --run, which searches them all"
@@ -139,12 +145,18 @@ def run(asked: Asked, display: Display) -> Comparison:
         tracker = Tracker(base.spec.name)
         tags = {**machine.environment(device, threads), "dataset": base.spec.name}
         with _parent(tracker, base.spec.name, tags) as parent:
-            records = []
-            wanted_finals = list(_finals(subjects, choices, asked.seeds))
-            with display.finals(len(wanted_finals)) as bar:
-                for subject, one in wanted_finals:
-                    with bar.one(f"{one.variant} seed {one.seed}", one.epochs) as show:
-                        records.append((one, final.run(one, subject.data, tracker, parent, tags, show)))
+            wanted_finals = {one.key(s.data): (s, one) for s, one in _finals(subjects, choices, asked.seeds)}
+            ready = final.existing(tracker)
+            missing = {
+                key: final.Task(one, key, s.source, s.data.digest, tracker.dataset, tracker.address, parent.id, tags)
+                for key, (s, one) in wanted_finals.items() if key not in ready
+            }  # fmt: skip
+            _train(asked, missing, len(ready), display)
+            problems = tracker.catch_up(patience=60)
+            if problems:
+                raise InputError(f"finals are trained, but not yet in MLflow: {problems[0]}; the same command goes on")
+            ready = final.existing(tracker)
+            records = [(one, ready[key]) for key, (_, one) in wanted_finals.items()]
         frame = _frame(records)
         boards = [_board(c, choices, frame, left_out) for c in CRITERIA if c.name != "probe" or base.spec.classes]
         return Comparison(
@@ -152,6 +164,29 @@ def run(asked: Asked, display: Display) -> Comparison:
             {**tags, **{f"digest of {s.source}": s.data.digest for s in subjects.values()}},
             {one.variant: int(record.params["weights"]) for one, record in reversed(records)},
         )  # fmt: skip
+
+
+def _train(asked: Asked, missing: Mapping[str, final.Task], ready: int, display: Display) -> None:
+    """Train and score what is missing, on the engine that was asked for."""
+    left = list(missing.items())
+
+    def ask() -> tuple[str, final.Task] | None:
+        if not left:
+            return None
+        key, task = left.pop(0)
+        bar.began(key, f"{task.final.variant} seed {task.final.seed}", task.final.epochs)
+        return key, task
+
+    def ended(end: Ended) -> None:
+        if end.died:
+            raise InputError(f"a final was given up after {engines.DEATHS} processes died at it: {end.died}")
+        bar.ended(end.key)
+
+    with (
+        display.finals(len(missing), ready) as bar,
+        engines.open_engine(asked.engine, asked.workers, asked.threads, asked.device, asked.ray_address) as engine,
+    ):
+        engines.drive(engine, ask, bar.show, ended)
 
 
 def _sources(wanted: Sequence[str], dataset: str, base: Data) -> tuple[dict[str, tuple[str, Data]], dict[str, str]]:
@@ -183,7 +218,8 @@ def _study(asked: Asked, variant: str, source: str, data: Data, display: Display
     search(
         Plan(
             variant, source, asked.trials, epochs, asked.timeout, asked.seed, storage=asked.storage,
-            device=asked.device, threads=asked.threads,
+            device=asked.device, threads=asked.threads, workers=asked.workers, engine=asked.engine,
+            ray_address=asked.ray_address,
         )
     )  # fmt: skip
     return found(asked.storage, name)
@@ -265,12 +301,10 @@ def _alone(name: str) -> Iterator[None]:
         yield
 
 
-def _parent(tracker: Tracker, dataset: str, tags: Mapping[str, str]) -> Any:
+def _parent(tracker: Tracker, dataset: str, tags: Mapping[str, str]) -> Run:
     """The run of the comparison, the same each time; runs that a process left behind when it died are set right."""
+    tracker.catch_up()
     for record in tracker.find(kind="final"):
         if "state" not in record.tags:
-            tracker.close(record.id, "interrupted")
-    known = tracker.find(kind="comparison")
-    return tracker.run(
-        f"comparison of {dataset}", {**tags, "kind": "comparison"}, resume=known[-1].id if known else None
-    )
+            tracker.set_right(record.id, "interrupted")
+    return tracker.run(f"comparison of {dataset}", {**tags, "kind": "comparison"}, key=f"comparison-{dataset}")

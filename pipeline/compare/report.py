@@ -73,7 +73,7 @@ def log(found: Comparison, written: Report, tracker: Tracker) -> list[str]:
     """The report and its tables into the comparison's run, the champions into the registry. Returns their addresses."""
     searched = {name for s in found.subjects.values() for name in s.study.space}
     views.write(tracker.client, tracker.experiment, sorted(searched))
-    with tracker.run(f"comparison of {found.dataset}", {}, resume=found.parent) as run:
+    with tracker.run(f"comparison of {found.dataset}", {}, key=f"comparison-{found.dataset}") as run:
         run.files(written.page.parent, "report")
         for board in found.boards:
             name = f"board_{board.criterion.name}"

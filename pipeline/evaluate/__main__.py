@@ -69,6 +69,9 @@ def main(words: list[str]) -> int:
         where = report.write(arguments.model / "evaluation", parts, about)
     else:
         where = report.log(run, parts, about)
+        trouble = run.settle()
+        if trouble:
+            where += f" once `python -m pipeline.sync` has sent it ({trouble})"
     console.print(report.table(parts))
     for part in parts:
         if part.words:

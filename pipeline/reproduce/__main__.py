@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import statistics
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -81,12 +82,12 @@ def _run(name: str, anchor: Anchor, form: str, seeds: Sequence[int], device_name
         if result.exists():  # of this command, when it was cut off in a later seed
             results.append(json.loads(result.read_text()))
             continue
-        resume = json.loads(known.read_text())["run"] if known.exists() else None
-        with tracker.run(
-            f"{name} {form} {seed}", {**tags, "kind": "reproduce", "seed": str(seed)}, resume=resume
-        ) as run:
-            machine.writable(folder)
-            known.write_text(json.dumps({"run": run.id}))
+        machine.writable(folder)
+        if not known.exists():
+            known.write_text(json.dumps({"key": uuid.uuid4().hex}))
+        key = json.loads(known.read_text())["key"]
+        about = {**tags, "kind": "reproduce", "seed": str(seed)}
+        with tracker.run(f"{name} {form} {seed}", about, key=key) as run:
             with training.Bars(budget.trainings, console) as bars:
                 models = {
                     key: training.train(

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -119,10 +120,12 @@ def train(
     variant = trainer.build(training.variant, config, loaded.spec)
     this = {"training": {**dataclasses.asdict(training), "settings": dict(training.settings)}, "seed": seed}
     saved = checkpoint.load(path)
-    state, about = saved if saved and saved[1]["this"] == this else ({}, {"seconds": 0.0, "run": None, "done": False})
+    state, about = (
+        saved if saved and saved[1]["this"] == this else ({}, {"seconds": 0.0, "key": uuid.uuid4().hex, "done": False})
+    )
     kl = state.pop("kl", None)
     tags = {**tags, "variant": training.variant, "seed": str(seed), "kind": "reproduce"}
-    with tracker.run(name, tags, parent=parent, resume=about["run"]) as run:
+    with tracker.run(name, tags, parent=parent.id, key=about["key"]) as run:
         if about["done"]:
             variant.load_state_dict({k.removeprefix("weights/"): v for k, v in state.items()})
             return Trained(variant.to(device), loaded, about["seconds"], run.id, path)
@@ -144,7 +147,7 @@ def train(
                 kl = last.vectors.get("kl_per_dimension", kl)
             now = time.perf_counter()
             if now - saved_at > SAVE_EVERY:
-                facts = {"this": this, "seconds": before + now - begin, "run": run.id, "done": False}
+                facts = {"this": this, "seconds": before + now - begin, "key": about["key"], "done": False}
                 checkpoint.save(path, last.snapshot() | ({} if kl is None else {"kl": kl}), facts)
                 saved_at = time.perf_counter()
         seconds = before + time.perf_counter() - begin
@@ -154,5 +157,5 @@ def train(
             run.picture(picture, pixels, views.PICTURE_STEP)
         run.model(variant, scores, training.epochs)
         weights = {f"weights/{k}": v.cpu().contiguous() for k, v in variant.state_dict().items()}
-        checkpoint.save(path, weights, {"this": this, "seconds": seconds, "run": run.id, "done": True})
+        checkpoint.save(path, weights, {"this": this, "seconds": seconds, "key": about["key"], "done": True})
         return Trained(variant, loaded, seconds, run.id, path)

@@ -16,12 +16,13 @@ EXAMPLES = """examples:
   python -m pipeline.study --variant beta                           the embedded digits, a minute or two
   python -m pipeline.study --variant vae --dataset mnist --trials 50 --timeout 8h
   python -m pipeline.study --variant beta --dataset mine.npz --fix latent=2
+  python -m pipeline.study --variant beta --workers 4               four trials at a time, in processes of their own
   python -m pipeline.study --variant beta --help                    what beta searches, and what can be pinned
 """
 
 OPTIONS = (
     "--variant", "--dataset", "--trials", "--epochs", "--timeout", "--seed", "--fix", "--storage", "--study-name",
-    "--device", "--threads",
+    "--trial-timeout", "--device", "--threads", *cli.ENGINE,
 )  # fmt: skip
 
 

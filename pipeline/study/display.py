@@ -1,17 +1,24 @@
 """A study on the terminal: a live view, plain lines where the output is no terminal, and a table at the end."""
 
+from collections.abc import Hashable, Mapping
 from types import TracebackType
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from pipeline.metrics import OBJECTIVES
 from pipeline.study import store
-from pipeline.trainer import Epoch
-from variants import Config
 
 COLUMNS = {  # metric -> heading and format, in the order in which they are shown
     "valid/elbo": ("ELBO", ".2f"),
@@ -43,7 +50,7 @@ class Display:
             disable=not self.console.is_terminal,
         )
         self._study = self._bars.add_task(name, total=trials, completed=done, note="")
-        self._trial = self._bars.add_task("epoch", total=epochs, note="", visible=False)
+        self._running: dict[Hashable, TaskID] = {}  # trial -> its bar
         if not self.console.is_terminal:
             self.say(f"study {name}: {done} of {trials} trials finished, at most {epochs} epochs each")
 
@@ -54,18 +61,19 @@ class Display:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.update(self._trial, visible=False)
+        for bar in self._running.values():
+            self._bars.update(bar, visible=False)
         self._bars.stop()
 
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True)
 
-    def began(self, number: int, config: Config) -> None:
-        self._bars.reset(self._trial, description=f"trial {number}", visible=True, note="")
+    def began(self, number: int) -> None:
+        self._running[number] = self._bars.add_task(f"trial {number}", total=self._epochs, note="")
 
-    def epoch(self, epoch: Epoch) -> None:
-        shown = [f"{COLUMNS[k][0]} {epoch.metrics[k]:{COLUMNS[k][1]}}" for k in COLUMNS if k in epoch.metrics]
-        self._bars.update(self._trial, completed=epoch.number, note="  ".join(shown))
+    def epoch(self, number: Hashable, epoch: int, scores: Mapping[str, float]) -> None:
+        shown = [f"{COLUMNS[k][0]} {scores[k]:{COLUMNS[k][1]}}" for k in COLUMNS if k in scores]
+        self._bars.update(self._running[number], completed=epoch, note="  ".join(shown))
 
     def ended(self, trial: FrozenTrial) -> None:
         scores = trial.user_attrs.get("metrics", {})
@@ -80,7 +88,7 @@ class Display:
         self.say(f"trial {trial.number:>3} {state} {'  '.join(shown)}  {params}{why}")
         best = "  ".join(f"{COLUMNS[n][0]} {v:{COLUMNS[n][1]}} (#{t})" for n, (v, t) in self._best.items())
         self._bars.update(self._study, advance=1, note=f"best {best}" if best else "")
-        self._bars.update(self._trial, visible=False)
+        self._bars.remove_task(self._running.pop(trial.number))
 
     def _remember(self, trial: FrozenTrial) -> None:
         for name, value in zip(self._objectives, trial.values, strict=True):

@@ -1,25 +1,32 @@
-"""Ask, train, tell, until the asked number of trials is finished."""
+"""The driver asks, an engine runs, each trial tells, until the asked number of trials is finished.
 
-import dataclasses
+Nothing that finished is ever lost: the truth is in the Optuna store, and whatever process dies, the same command finds
+there what is still to be done. One driver a study.
+"""
+
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import optuna
-import torch
 from optuna.trial import TrialState
 
 import studies
 import variants
+from pipeline import attempt, evaluate, machine, metrics, trainer
 from pipeline import data as datasets
-from pipeline import evaluate, machine, metrics, pictures, trainer
-from pipeline.data import Data
+from pipeline import engine as engines
+from pipeline.engine import Ended, Engine
 from pipeline.study import figures, space, store
 from pipeline.study.display import Display
 from pipeline.study.space import Value
+from pipeline.study.trial import STATES, Job, Trial, alike
 from pipeline.tracker import Run, Tracker, views
-from pipeline.trainer import Diverged, Epoch
 from studies import SearchSpace
+from variants import InputError
+
+FIRST = 3  # trials that fail alike, one after the other from the start, end a study
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,10 @@ class Plan:
     study_name: str | None = None
     device: str = "auto"
     threads: int | None = None
+    trial_timeout: float | None = None  # seconds of training
+    workers: int = 1
+    engine: engines.Kind = "here"
+    ray_address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,92 +60,134 @@ class Outcome:
     link: str
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What all trials of a study share."""
-
-    variant: str
-    space: SearchSpace
-    data: Data
-    objectives: tuple[str, ...]
-    name: str
-    epochs: int
-    patience: int
-    seed: int
-    fixed: Mapping[str, Value]
-    tags: Mapping[str, str]
-    colour: int  # of the first trial: other variants on the page begin elsewhere
-
-
 def run(plan: Plan) -> Outcome:
     """Run a study, or go on with it, until it has the asked number of finished trials.
 
     Everything that a person can get wrong raises `InputError` before the first trial begins.
     """
-    threads = machine.prepare(plan.threads)
+    threads = machine.prepare(plan.threads, plan.workers)
     device = machine.device(plan.device)
     asked = studies.get(plan.variant)
     budget = asked.STUDY
     example, ranges = space.outline(asked, plan.fixed)
-    data = datasets.load(plan.dataset or budget.dataset)
+    source = plan.dataset or budget.dataset
+    data = datasets.load(source)
     objectives = metrics.objectives(budget.objectives, data.spec)
     trainer.build(plan.variant, example, data.spec)  # a variant that does not fit the data says so here
     data = data.to(device)
+    attempt.hold(source, device, data)
     trials, epochs = plan.trials or budget.trials, plan.epochs or budget.epochs
     name = plan.study_name or f"{plan.variant}-{data.spec.name}"
-    pruner = budget.pruner if len(objectives) == 1 else "none"
     search = {
         "variant": plan.variant, "dataset": data.spec.name, "digest": data.digest, "objectives": list(objectives),
         "epochs": epochs, "seed": plan.seed, "fix": dict(plan.fixed), "space": ranges,
     }  # fmt: skip
-    with store.opened(plan.storage, name, objectives, pruner, epochs, search) as study:
+    with (
+        store.opened(plan.storage, name, objectives, budget.pruner, epochs, search) as study,
+        engines.open_engine(plan.engine, plan.workers, plan.threads, plan.device, plan.ray_address) as engine,
+    ):
+        if engine.hosts > 1 and plan.storage.startswith("sqlite"):
+            raise InputError(
+                f"--storage {plan.storage}: an SQLite file serves one machine, and the cluster has {engine.hosts}; "
+                "expected postgresql://USER@HOST/DATABASE"
+            )
         tracker = Tracker(data.spec.name)
         tags = {
             "variant": plan.variant, "dataset": data.spec.name, "study": name, "digest": data.digest,
             **machine.environment(device, threads),
         }  # fmt: skip
-        colour = 3 * variants.names().index(plan.variant)
-        job = _Job(
-            plan.variant, asked, data, objectives, name, epochs, budget.patience, plan.seed, plan.fixed, tags, colour
-        )
         views.write(tracker.client, tracker.experiment, ranges)
         link = views.link(tracker.uri, tracker.experiment, "Trials")
-        parent = tracker.run(
-            name, {**tags, "kind": "study", "seed": str(plan.seed)}, resume=study.user_attrs.get("run")
-        )
-        study.set_user_attr("run", parent.id)
+        uid = study.user_attrs["uid"]
         done = len(store.finished(study))
+        parent = tracker.run(name, {**tags, "kind": "study", "seed": str(plan.seed)}, key=f"{name}-{uid}")
         with parent, Display(name, trials, epochs, objectives, done) as display:
+            job = Job(
+                plan.variant, source, data.spec.name, data.digest, objectives, name, uid, plan.storage, budget.pruner,
+                epochs, budget.patience, plan.trial_timeout, plan.seed, tags, tracker.address, parent.id,
+                3 * variants.names().index(plan.variant),
+            )  # fmt: skip
+            for line in _set_right(study, job, tracker):
+                display.say(line)
             parent.params({"epochs": epochs, **{f"space_{k}": v for k, v in ranges.items()}})
             parent.metrics(evaluate.baselines(data), 0)
-            _trials(study, job, tracker, parent, display, trials, plan.timeout)
+            _Driver(study, job, asked, plan, tracker, parent, display, trials).run(engine)
             if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
                 for path, figure in figures.of(study, objectives):
                     parent.figure(path, figure)
             parent.text("study/trials.csv", study.trials_dataframe().to_csv(index=False))
+        for problem in tracker.catch_up(patience=5):
+            display.say(f"not yet in MLflow: {problem}; python -m pipeline.sync sends it")
     return Outcome(study, objectives, data.spec.name, link)
 
 
-def _trials(
-    study: optuna.Study, job: _Job, tracker: Tracker, parent: Run, display: Display, asked: int, timeout: float | None
-) -> None:
-    begin = time.monotonic()
-    while len(done := store.finished(study)) < asked:
-        if timeout and time.monotonic() - begin > timeout:
-            display.say(f"the time is up after {len(done)} of {asked} trials; the same command goes on")
-            return
-        trial, cut = store.asked(study)
-        if cut:
-            display.say(f"trial {trial.number} was cut off, and begins anew")
-            if "run" in trial.user_attrs:  # of a process that died without a word
-                tracker.close(trial.user_attrs["run"], "interrupted")
-        tags = {**job.tags, "kind": "trial", "trial": str(trial.number), "seed": str(_seed(job, trial))}
-        tags["mlflow.runColor"] = views.COLOURS[(trial.number + job.colour) % len(views.COLOURS)]
-        with tracker.run(f"{job.variant} {trial.number}", tags, parent=parent) as run:
-            trial.set_user_attr("run", run.id)
-            _trial(study, trial, job, run, display)
-        display.ended(study.trials[trial.number])
-        parent.metrics(_best(study, job.objectives), trial.number)
+def _set_right(study: optuna.Study, job: Job, tracker: Tracker) -> list[str]:
+    """Before anything is trained: what dead processes left unsent or unended. Returns what a person should know."""
+    states = {job.key(t.number): STATES[t.state] for t in store.finished(study)}
+    said = [f"not yet in MLflow: {problem}" for problem in tracker.catch_up(states)]
+    mine = {job.key(t.number): t.number for t in study.get_trials(deepcopy=False)}
+    for record in tracker.find(kind="trial", study=job.study):
+        key = record.tags.get("key", "")
+        if "state" not in record.tags and (key in states or key not in mine):
+            tracker.set_right(record.id, states.get(key, "interrupted"))
+    return said
+
+
+class _Driver:
+    """What the loop of a study needs to know, from one trial to the next."""
+
+    def __init__(
+        self, study: optuna.Study, job: Job, asked: SearchSpace, plan: Plan, tracker: Tracker, parent: Run,
+        display: Display, trials: int,
+    ) -> None:  # fmt: skip
+        self._study, self._job, self._space, self._plan = study, job, asked, plan
+        self._tracker, self._parent, self._display, self._asked = tracker, parent, display, trials
+        self._begin = time.monotonic()
+        self._again = store.cut(study)
+        self._given: set[int] = set()  # numbers of trials that are out
+        self._late = False
+
+    def run(self, engine: Engine) -> None:
+        engines.drive(engine, self._ask, self._show, self._ended)
+
+    def _ask(self) -> tuple[Hashable, Trial] | None:
+        done = store.finished(self._study)
+        if len(done) + len(self._given) >= self._asked:
+            return None
+        if self._plan.timeout and time.monotonic() - self._begin > self._plan.timeout:
+            if not self._late:
+                self._display.say(f"the time is up after {len(done)} of {self._asked} trials; the same command goes on")
+            self._late = True
+            return None
+        reasons = [t.user_attrs.get("reason", "") for t in done if t.state == TrialState.FAIL]
+        if len(reasons) == len(done) >= FIRST and alike(reasons):
+            raise InputError(f"the first {len(done)} trials all failed alike: {reasons[-1]}")
+        if self._again:
+            trial = self._again.pop(0)
+            self._display.say(f"trial {trial.number} was cut off, and goes on")
+        else:
+            trial = self._study.ask()
+        config = space.suggest(self._space, trial, self._plan.fixed)
+        self._given.add(trial.number)
+        self._display.began(trial.number)
+        return trial.number, Trial(self._job, trial.number, trial._trial_id, config)
+
+    def _show(self, number: Hashable, told: Any) -> None:
+        epoch, scores = told
+        self._display.epoch(number, epoch, scores)
+
+    def _ended(self, end: Ended) -> None:
+        number = end.key
+        assert isinstance(number, int)
+        self._given.discard(number)
+        if end.died and not self._study.trials[number].state.is_finished():
+            trial = self._study.trials[number]
+            reason = f"given up after {engines.DEATHS} processes died at it; of the last: {end.died}"
+            self._study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+            self._study.tell(number, state=TrialState.FAIL)
+            self._tracker.catch_up({self._job.key(number): "failed"})
+        self._display.ended(self._study.trials[number])
+        self._parent.metrics(_best(self._study, self._job.objectives), number)
 
 
 def _best(study: optuna.Study, objectives: tuple[str, ...]) -> dict[str, float]:
@@ -143,66 +196,3 @@ def _best(study: optuna.Study, objectives: tuple[str, ...]) -> dict[str, float]:
     sides = [max if d == optuna.study.StudyDirection.MAXIMIZE else min for d in study.directions]
     names = [f"best/{name.split('/')[1]}" for name in objectives]
     return {n: side(t.values[i] for t in done) for i, (n, side) in enumerate(zip(names, sides, strict=True)) if done}
-
-
-def _seed(job: _Job, trial: optuna.Trial) -> int:
-    return job.seed + trial.number
-
-
-def _trial(study: optuna.Study, trial: optuna.Trial, job: _Job, run: Run, display: Display) -> None:
-    """Train one configuration, score it, and tell Optuna. Whoever interrupts it leaves it to be begun anew."""
-    try:
-        _train(study, trial, job, run, display)
-    except (Diverged, torch.OutOfMemoryError) as error:
-        trial.set_user_attr("reason", str(error))
-        run.state = "failed"
-        run.tags({"reason": str(error)})
-        study.tell(trial, state=TrialState.FAIL)
-    except Exception:
-        study.tell(trial, state=TrialState.FAIL)
-        raise
-
-
-def _train(study: optuna.Study, trial: optuna.Trial, job: _Job, run: Run, display: Display) -> None:
-    begin = time.perf_counter()
-    config = space.suggest(job.space, trial, job.fixed)
-    seed = _seed(job, trial)
-    torch.manual_seed(seed)
-    variant = trainer.build(job.variant, config, job.data.spec)
-    run.params(
-        {**dataclasses.asdict(config), "epochs": job.epochs, "weights": sum(p.numel() for p in variant.parameters())}
-    )
-    run.dataset(job.data)
-    if variant.given:  # what its likelihood is conditioned on: say so wherever its ELBO stands
-        run.tags({"given": variant.given})
-    display.began(trial.number, config)
-    best = last = None
-    known = max(study.trials[trial.number].intermediate_values, default=0)  # told before the trial was cut off
-    for last in trainer.train(variant, job.data, epochs=job.epochs, seed=seed, patience=job.patience):
-        best = last if last.best or best is None else best
-        run.metrics(last.metrics, last.number)
-        display.epoch(last)
-        if len(job.objectives) == 1 and job.objectives[0] in last.metrics and last.number >= known:
-            if last.number > known:
-                trial.report(last.metrics[job.objectives[0]], last.number)
-            if trial.should_prune():
-                run.state = "pruned"
-                trial.set_user_attr("metrics", {**_kept(best), "time/trial_seconds": time.perf_counter() - begin})
-                study.tell(trial, state=TrialState.PRUNED)
-                return
-    assert best and last, "a training has at least one epoch"
-    kl = best.vectors.get("kl_per_dimension")
-    scores = {**_kept(best), **evaluate.cheap(variant, job.data, kl), "time/trial_seconds": time.perf_counter() - begin}
-    # the last point of a curve is the model that was kept, also where that is of an earlier epoch
-    run.metrics(scores, last.number + (not last.best))
-    for name, pixels in pictures.all_of(variant, job.data, kl).items():
-        run.picture(name, pixels, views.PICTURE_STEP)
-    trial.set_user_attr("metrics", scores)
-    study.tell(trial, [scores[name] for name in job.objectives])
-    if trial.number in {t.number for t in study.best_trials}:
-        run.model(variant, {k: v for k, v in scores.items() if not k.startswith("time/")}, best.number)
-
-
-def _kept(best: Epoch) -> dict[str, float]:
-    """The validation scores of the weights that training leaves behind."""
-    return {k: v for k, v in best.metrics.items() if k.startswith("valid/")}

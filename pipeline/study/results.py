@@ -10,9 +10,8 @@ from optuna.trial import FixedTrial, TrialState
 import studies
 from pipeline.metrics import OBJECTIVES
 from pipeline.study import space, store
+from pipeline.study.trial import STATES
 from variants import Config
-
-STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 @dataclass(frozen=True)

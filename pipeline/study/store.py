@@ -1,6 +1,7 @@
 """The Optuna study: opened, compared with what it was begun as, and asked for its next trial."""
 
 import re
+import uuid
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline import machine
@@ -37,11 +39,28 @@ def opened(
             study_name=name,
             directions=[OBJECTIVES[o].better for o in _directions(url, name, objectives)],
             load_if_exists=True,
-            pruner=optuna.pruners.HyperbandPruner(1, epochs) if pruner == "hyperband" else optuna.pruners.NopPruner(),
+            pruner=_pruner(pruner, epochs, len(objectives)),
         )
         _same(study, search)
         study.set_metric_names(list(objectives))
+        if "uid" not in study.user_attrs:
+            study.set_user_attr("uid", uuid.uuid4().hex[:8])
         yield study
+
+
+def joined(url: str, name: str, pruner: str, epochs: int) -> optuna.Study:
+    """A study that a driver holds, as a task of it sees it."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    study = optuna.load_study(study_name=name, storage=_storage(url))
+    study.pruner = _pruner(pruner, epochs, len(study.directions))
+    return study
+
+
+def _pruner(kind: str, epochs: int, objectives: int) -> optuna.pruners.BasePruner:
+    """Optuna prunes by one objective only; see `halving` for several."""
+    one = kind == "halving" and objectives == 1
+    return optuna.pruners.HyperbandPruner(1, epochs) if one else optuna.pruners.NopPruner()
 
 
 def stored(url: str, name: str) -> optuna.Study | None:
@@ -63,14 +82,11 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
     return [t for t in study.trials if t.state.is_finished()]
 
 
-def asked(study: optuna.Study) -> tuple[optuna.Trial, bool]:
-    """The trial to be trained next: one that was cut off, with the parameters that it has, or else a new one.
-
-    The second value is true for one that was cut off. Call it only while the study is held alone.
-    """
+def cut(study: optuna.Study) -> list[optuna.Trial]:
+    """The trials that were cut off: to be given out again. Call it only while the study is held alone."""
     study.sampler = Sampler(study.user_attrs["search"]["seed"])
-    cut = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return (optuna.trial.Trial(study, cut[0]._trial_id), True) if cut else (study.ask(), False)
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [optuna.trial.Trial(study, t._trial_id) for t in running]
 
 
 class Sampler(optuna.samplers.BaseSampler):
@@ -129,25 +145,42 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
     except Exception as error:  # SQLAlchemy, the driver, or its absence
-        first = str(error).splitlines()[0]
-        raise InputError(f"--storage {public(url)} cannot be opened ({type(error).__name__}: {first})") from error
+        raise _unopened(url, error) from error
+
+
+def _unopened(url: str, error: Exception) -> InputError:
+    first = str(error).splitlines()[0]
+    return InputError(f"--storage {public(url)} cannot be opened ({type(error).__name__}: {first})")
 
 
 @contextmanager
 def _alone(url: str, name: str) -> Iterator[None]:
-    """One driver a study: a lock beside an SQLite file, which the operating system takes back when its holder dies."""
+    """One driver a study, by a lock that dies with its holder: beside an SQLite file, or in the PostgreSQL server."""
     from filelock import FileLock, Timeout
 
-    if not url.startswith("sqlite:///"):
-        yield
-        return
-    path = Path(url.removeprefix("sqlite:///"))
-    machine.writable(path.parent)
-    try:
-        lock = FileLock(f"{path}.{name}.lock").acquire(timeout=0.1)
-    except Timeout as error:
-        raise InputError(
-            f"study {name!r} is running in another process; wait for it, or give a --study-name"
-        ) from error
-    with lock:
+    held = InputError(f"study {name!r} is running in another process; wait for it, or give a --study-name")
+    if url.startswith("sqlite:///"):
+        path = Path(url.removeprefix("sqlite:///"))
+        machine.writable(path.parent)
+        try:
+            lock = FileLock(f"{path}.{name}.lock").acquire(timeout=0.1)
+        except Timeout as error:
+            raise held from error
+        with lock:
+            yield
+    elif url.startswith("postgresql"):
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+        try:
+            connection = engine.connect()
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            raise _unopened(url, error) from error
+        with connection:
+            number = zlib.crc32(name.encode())
+            if not connection.execute(
+                sqlalchemy.text("select pg_try_advisory_lock(7, :n)"), {"n": number - 2**31}
+            ).scalar():
+                raise held
+            connection.commit()  # the lock is of the connection, not of the transaction
+            yield
+    else:
         yield

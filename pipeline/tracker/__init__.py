@@ -7,13 +7,18 @@ One experiment a data set, so that all variants stand on one page. A study is a 
         with tracker.run("trial 3", {"kind": "trial", ...}, parent=study) as run:
             run.metrics({"valid/elbo": -23.1}, step=1)
 
-A run that is left by an exception is marked for what happened: never as finished, never as still running.
+A run that is left by an exception is marked for what happened: never as finished, never as still running. What is
+written goes to a journal first (`journal`), and from there to the store (`sender`), also from a later process.
 """
 
+import json
 import logging
 import os
+import shutil
 import tempfile
 import time
+import uuid
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,9 +28,10 @@ from typing import Any, Literal
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # whoever sends asks again by itself
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 from mlflow import MlflowClient, artifacts
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -34,14 +40,18 @@ from pipeline import machine
 from pipeline.data import Data
 from pipeline.data import names as known_data
 from pipeline.tracker import views
+from pipeline.tracker.journal import Journal, left
+from pipeline.tracker.sender import BUFFER, STATUS, Sender
 from variants import InputError, Variant
 
-__all__ = ["Record", "Run", "State", "Tracker", "public", "saved_model", "store", "views"]
+__all__ = ["Address", "Record", "Run", "State", "Tracker", "left", "public", "saved_model", "store", "views"]
 
 State = Literal["complete", "pruned", "failed", "interrupted"]
 logging.getLogger("mlflow").setLevel(logging.WARNING)
-STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
 PARAM_LIMIT = 6000  # characters that MLflow takes as a param's value
+SETTLE = 5.0  # seconds that the end of a run may wait for a store that answers
+AGAIN = "again-"  # begins the keys of runs that had ended, and to which something is added
+_senders: dict[str, Sender] = {}
 
 
 def store() -> str:
@@ -50,10 +60,17 @@ def store() -> str:
 
 
 class Tracker:
-    """An MLflow experiment, opened; made where it is missing. Raises `InputError` where the store cannot be used."""
+    """An MLflow experiment, opened; made where it is missing. Raises `InputError` where the store cannot be used.
 
-    def __init__(self, dataset: str) -> None:
-        self.uri = store()
+    `known` is the address of one that was opened before, by whoever gave out the task: it is believed.
+    """
+
+    def __init__(self, dataset: str, known: "Address | None" = None) -> None:
+        if known:
+            self.uri, self.experiment, self.dataset = known.uri, known.experiment, dataset
+            self.client = MlflowClient(self.uri)
+            return
+        self.uri, self.dataset = store(), dataset
         with _first_use(self.uri):
             try:
                 self.client = MlflowClient(self.uri)
@@ -66,29 +83,79 @@ class Tracker:
                 f"the MLflow experiment {dataset!r} is deleted: `mlflow experiments restore` brings it back"
             )
 
+    @property
+    def address(self) -> "Address":
+        """What another process needs to write to the same experiment."""
+        return Address(self.uri, self.experiment)
+
     def _create(self, dataset: str) -> str:
         # explicit, as the default location of a store that `mlflow ui` opened first is of use to its server alone
         local = None if self.uri.startswith(("http:", "https:")) else (Path("mlruns").absolute() / dataset).as_uri()
         return self.client.create_experiment(dataset, artifact_location=local)
 
-    def run(
-        self, name: str, tags: Mapping[str, str], *, parent: "Run | None" = None, resume: str | None = None
-    ) -> "Run":
-        """A new run, or the one with the id `resume` again, if the store still holds it."""
+    def run(self, name: str, tags: Mapping[str, str], *, parent: str | None = None, key: str | None = None) -> "Run":
+        """A run, below the run of the id `parent`. Whoever asks for a `key` again goes on with the same run."""
         if parent:
-            tags = {**tags, "mlflow.parentRunId": parent.id}
-        if resume and self._exists(resume):
-            self.client.update_run(resume, status="RUNNING")
-            run = Run(self, resume)
-            run.tags(tags)
-            return run
-        return Run(self, self.client.create_run(self.experiment, tags=dict(tags), run_name=name).info.run_id)
+            tags = {**tags, "mlflow.parentRunId": parent}
+        journal = Journal(self.dataset, key or uuid.uuid4().hex)
+        if journal.fresh and key:
+            seen = self._epochs(key)
+        else:
+            seen = 0
+        journal.add("begin", name=name, tags=dict(tags), reopen=True)
+        return Run(self, journal, seen)
 
-    def _exists(self, run_id: str) -> bool:
+    def again(self, run_id: str) -> "Run":
+        """A run that ended, to be added to; its state stays as it is. Call `settle` when all is said."""
+        journal = Journal(self.dataset, f"{AGAIN}{run_id}")
+        journal.run_id = run_id
+        journal.add("begin", name="", tags={}, reopen=False)
+        return Run(self, journal)
+
+    def _epochs(self, key: str) -> int:
+        """How many epochs of a run the store has, where the folder that its process wrote to is gone."""
         try:
-            return self.client.get_run(run_id).info.lifecycle_stage == "active"
-        except MlflowException:
-            return False
+            run = self.sender.find(self.dataset, key)
+            last = self.client.get_metric_history(run, "time/train_seconds") if run else []
+        except Exception:  # a store that is away: then nothing is known
+            return 0
+        return max((m.step for m in last), default=0)
+
+    @property
+    def sender(self) -> Sender:
+        """The thread of this process that sends to this store."""
+        if self.uri not in _senders:
+            server = self.uri.startswith(("http:", "https:"))
+            _senders[self.uri] = Sender(self.client, self._experiment_of, BUFFER if server else 0.0)
+        return _senders[self.uri]
+
+    def _experiment_of(self, dataset: str) -> str:
+        if dataset == self.dataset:
+            return self.experiment
+        found = self.client.get_experiment_by_name(dataset)
+        return str(found.experiment_id) if found else str(self._create(dataset))
+
+    def catch_up(self, states: Mapping[str, State] | None = None, patience: float = 60.0) -> list[str]:
+        """Send what dead processes left behind, and end their runs: as `states` says of their keys, or interrupted.
+
+        Returns what could not be sent, and why.
+        """
+        problems = []
+        for experiment, key in left():
+            try:
+                journal = Journal(experiment, key, patience=0)
+            except InputError:  # its process lives
+                continue
+            if not journal.ended:
+                again = key.startswith(AGAIN)
+                journal.add("end", state="" if again else (states or {}).get(key, "interrupted"), time=_now())
+            if not journal.unsent:
+                journal.close()
+                continue
+            self.sender.add(journal)
+            if not journal.wait(patience):
+                problems.append(f"{len(journal.unsent)} entries of {journal.folder}: {journal.trouble or 'no answer'}")
+        return problems
 
     def find(self, **tags: str) -> "list[Record]":
         """Every run of this experiment that bears these tags, oldest first."""
@@ -136,11 +203,16 @@ class Tracker:
             version = made.version
         self.client.set_registered_model_alias(name, alias, version)
 
-    def close(self, run_id: str, state: State) -> None:
-        """Set right a run whose process died without a word."""
-        if self._exists(run_id):
-            self.client.set_tag(run_id, "state", state)
-            self.client.set_terminated(run_id, STATUS[state])
+    def set_right(self, run_id: str, state: State) -> None:
+        """Mark a run whose process died, and left nothing behind."""
+        self.client.set_tag(run_id, "state", state)
+        self.client.set_terminated(run_id, STATUS[state])
+
+
+@dataclass(frozen=True)
+class Address:
+    uri: str
+    experiment: str
 
 
 @dataclass(frozen=True)
@@ -173,16 +245,35 @@ def saved_model(run_id: str, folder: Path) -> "tuple[Run, Path, str, str]":
     name, source, digest = next(((i.dataset.name, i.dataset.source, i.dataset.digest) for i in inputs), ("", "", ""))
     source = name if name in known_data() else source
     experiment = client.get_experiment(found.info.experiment_id).name
-    return Run(Tracker(experiment), run_id), Path(path), source, digest
+    return Tracker(experiment).again(run_id), Path(path), source, digest
 
 
 class Run:
-    """An MLflow run that is being written. Leave its `with` block and it ends, in the state that it earned."""
+    """An MLflow run that is being written. Leave its `with` block and it ends, in the state that it earned.
 
-    def __init__(self, tracker: Tracker, run_id: str) -> None:
-        self.id = run_id
+    All that is written goes to a journal, and from there to the store by a thread: nothing here waits for the store,
+    or fails with it. What is written a second time, by a process that began anew, is dropped.
+    """
+
+    def __init__(self, tracker: Tracker, journal: Journal, seen: int = 0) -> None:
         self.state: State = "complete"
-        self._tracker, self._client = tracker, tracker.client
+        self._tracker, self._journal, self._seen = tracker, journal, seen
+        self._tables: list[dict[str, str]] = []
+        tracker.sender.add(journal)
+
+    @property
+    def id(self) -> str:
+        """Its id in the store, which must answer for that. Raises `InputError` where it does not."""
+        with self._journal.changed:
+            self._journal.changed.wait_for(lambda: self._journal.run_id or self._journal.trouble, 60)
+        if self._journal.run_id is None:
+            raise InputError(f"the MLflow store {public(self._tracker.uri)} does not answer: {self._journal.trouble}")
+        return self._journal.run_id
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where its training may leave what it needs to go on."""
+        return self._journal.folder / "checkpoint.safetensors"
 
     def __enter__(self) -> "Run":
         return self
@@ -193,68 +284,93 @@ class Run:
         if error is not None:
             self.state = "failed" if isinstance(error, Exception) else "interrupted"
             self.tags({"reason": f"{type(error).__name__}: {error}"})
-        self.tags({"state": self.state})
-        self._client.set_terminated(self.id, STATUS[self.state])
+        self._add("end", state=self.state, time=_now())
+        self._journal.wait(SETTLE)
+
+    def settle(self) -> str:
+        """Wait until all is in the store, in which the run stays as it was. Returns what keeps it from that, if any."""
+        self._add("end", state="", time=_now())
+        return "" if self._journal.wait(10 * SETTLE) else self._journal.trouble or "no answer"
+
+    def _add(self, op: str, label: str = "", **content: Any) -> None:
+        if self._journal.add(op, label, **content):
+            self._tracker.sender.poke()
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """One call to the store for all of them."""
-        now = int(time.time() * 1000)
-        self._client.log_batch(self.id, [Metric(k, v, now, step) for k, v in values.items()], synchronous=True)
+        """Points of curves. The same names at the same step are written once."""
+        if "time/train_seconds" in values and step <= self._seen:
+            return
+        label = f"metrics {step} {zlib.crc32(' '.join(sorted(values)).encode())}"
+        self._add("metrics", label, values={k: float(v) for k, v in values.items()}, step=step, time=_now())
 
     def params(self, values: Mapping[str, Any]) -> None:
-        self._client.log_batch(self.id, params=[Param(k, str(v)[:PARAM_LIMIT]) for k, v in values.items()])
+        self._add("params", f"params {sorted(values)}", values={k: str(v)[:PARAM_LIMIT] for k, v in values.items()})
 
     def tags(self, values: Mapping[str, str]) -> None:
-        self._client.log_batch(self.id, tags=[RunTag(k, str(v)) for k, v in values.items()])
+        self._add("tags", values={k: str(v) for k, v in values.items()})
 
     def picture(self, name: str, pixels: Any, step: int) -> None:
         """(height, width, 3) uint8, shown in the run's image grid under `name`."""
-        self._client.log_image(self.id, pixels, key=name, step=step, synchronous=True)
+        from mlflow.tracking.multimedia import compress_image_size
+        from PIL import Image
+
+        label = f"picture {name} {step}"
+        mark = uuid.uuid5(uuid.NAMESPACE_URL, label)  # the same each time: a second file would be a second picture
+        stem = f"{name}+step+{step}+timestamp+{_now()}+{mark}"
+        image = Image.fromarray(pixels)
+        image.save(self._journal.file(f"{stem}.png"))
+        compress_image_size(image).save(self._journal.file(f"{stem}+compressed.webp"))
+        self._add("file", label, file=f"{stem}.png", path="images")
+        self._add("file", f"{label} small", file=f"{stem}+compressed.webp", path="images")
+        self._add("tags", "pictures", values={"mlflow.loggedImages": "True"})
 
     def figure(self, path: str, figure: Any) -> None:
         """A matplotlib figure as a PNG file."""
-        self._client.log_figure(self.id, figure, path)
+        figure.savefig(self._journal.file(path))
+        self._file(path)
 
     def text(self, path: str, text: str) -> None:
-        self._client.log_text(self.id, text, path)
+        self._journal.file(path).write_text(text, encoding="utf-8")
+        self._file(path)
+
+    def _file(self, path: str) -> None:
+        self._add("file", file=path, path=str(Path(path).parent) if "/" in path else "")
 
     def files(self, folder: Path, path: str) -> None:
         """All files of a folder, as artifacts below `path`."""
-        self._client.log_artifacts(self.id, str(folder), path)
+        shutil.copytree(folder, self._journal.file(path), dirs_exist_ok=True)
+        self._add("file", file=path, path=path)
 
     def table(self, path: str, rows: Mapping[str, list[Any]]) -> None:
-        """A table, column by column, as MLflow's page shows them."""
-        self._client.log_table(self.id, dict(rows), path)
+        """A table, column by column, as MLflow's page shows them (`mlflow.log_table`, but replaced, not added to)."""
+        names = list(rows)
+        content = {"columns": names, "data": [list(row) for row in zip(*rows.values(), strict=True)]}
+        self.text(path, json.dumps(content))
+        self._tables.append({"path": path, "type": "table"})
+        self.tags({"mlflow.loggedArtifacts": json.dumps(self._tables)})
 
     def dataset(self, data: Data) -> None:
         """Record what was trained on as an MLflow input, by its digest."""
         facts = {part: len(getattr(data, part)) for part in ("train", "valid", "test")}
-        about = Dataset(
-            name=data.spec.name,
-            digest=data.digest[:36],
-            source_type="local",
-            source=data.source,
-            schema=f'{{"shape": {list(data.spec.shape)}, "likelihood": "{data.spec.likelihood}"}}',
-            profile=str(facts | {"classes": data.spec.classes}).replace("'", '"'),
-        )
-        self._client.log_inputs(self.id, [DatasetInput(about, [InputTag("mlflow.data.context", "training")])])
+        self._add("dataset", "dataset", values={
+            "name": data.spec.name, "digest": data.digest[:36], "source_type": "local", "source": data.source,
+            "schema": json.dumps({"shape": list(data.spec.shape), "likelihood": data.spec.likelihood}),
+            "profile": json.dumps(facts | {"classes": data.spec.classes}),
+        })  # fmt: skip
 
-    def model(self, variant: Variant, metrics: Mapping[str, float], step: int) -> str:
+    def model(self, variant: Variant, metrics: Mapping[str, float], step: int) -> None:
         """Keep a trained model as a LoggedModel, safetensors and config.json, with the scores it is judged by."""
         name = variants.name_of(variant)
-        about = {"variant": name, "dataset": variant.spec.name}
-        model = self._client.create_logged_model(
-            self._tracker.experiment, name=f"{name}-{variant.spec.name}", source_run_id=self.id, tags=about,
-            model_type="vae",
+        folder = f"model-{step}"
+        variants.save(variant, self._journal.file(folder))
+        self._add(
+            "model", f"model {step}", file=folder, name=f"{name}-{variant.spec.name}", step=step, time=_now(),
+            tags={"variant": name, "dataset": variant.spec.name}, values={k: float(v) for k, v in metrics.items()},
         )  # fmt: skip
-        with tempfile.TemporaryDirectory() as folder:
-            self._client.log_model_artifacts(model.model_id, str(variants.save(variant, folder)))
-        self._client.finalize_logged_model(model.model_id, "READY")
-        self._client.log_outputs(self.id, [LoggedModelOutput(model.model_id, step)])
-        now = int(time.time() * 1000)
-        scores = [Metric(k, v, now, step, model_id=model.model_id, run_id=self.id) for k, v in metrics.items()]
-        self._client.log_batch(self.id, scores, synchronous=True)
-        return str(model.model_id)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 @contextmanager
