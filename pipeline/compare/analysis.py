@@ -151,5 +151,6 @@ def _words(rows: list[Row], pairs: list[Pair], unit: str, scores: Mapping[str, "
         elif pair.sure:
             said.append(f"{pair.better} beats {pair.worse} by {by}, with {n} seeds (p = {pair.corrected:.2g}).")
         else:
-            said.append(f"{pair.better} and {pair.worse} cannot be told apart with {n} seeds: {by}.")
+            of = f", p = {pair.corrected:.2g} after correction for {len(pairs)} pairs" if len(pairs) > 1 else ""
+            said.append(f"{pair.better} and {pair.worse} cannot be told apart with {n} seeds: {by}{of}.")
     return said

@@ -135,14 +135,18 @@ def scatter(
 
 
 def _zoom(ax: Any, trials: pd.DataFrame, finals: pd.DataFrame, x: tuple[str, ...], y: tuple[str, ...]) -> None:
-    """Trials that went far astray do not press all others into a corner."""
+    """Trials that went far astray do not press all others into a corner; points that lack a value do not count."""
+    trials, finals = (
+        f.dropna(subset=list(c)) if {*c} <= set(f.columns) else f.iloc[:0]
+        for f, c in ((trials, (x[0], y[0])), (finals, (x[1], y[1])))
+    )
     for axis, part in ((x, ax.set_xlim), (y, ax.set_ylim)):
         values = [f[c].dropna() for f, c in ((trials, axis[0]), (finals, axis[1])) if c in f]
         known = pd.concat(values) if values else pd.Series(dtype=float)
         if len(known) < 3:
             continue
         low, high = known.quantile(0.05), known.quantile(1.0)
-        low, high = min(low, *(v.min() for v in values[1:])) if len(values) > 1 else low, max(high, known.max())
+        low, high = min([low, *(v.min() for v in values[1:] if len(v))]), max(high, known.max())
         reach = (high - low) * 0.06 or 1.0
         part(low - reach, high + reach)
 

@@ -45,10 +45,16 @@ def _plots(study: optuna.Study, objectives: tuple[str, ...]) -> Iterator[tuple[s
             aim["target"] = partial(_value, i)
         yield f"history_{short}", partial(plots.plot_optimization_history, study, **aim)
         if compared:
-            yield f"importances_{short}", partial(plots.plot_param_importances, study, **aim)
+            low = {**aim, "target": partial(lowest, i, OBJECTIVES[name].better)}
+            yield f"importances_{short}", partial(plots.plot_param_importances, study, **low)
             yield f"parallel_{short}", partial(plots.plot_parallel_coordinate, study, **aim)
     if len(objectives) in (2, 3):
         yield "pareto_front", partial(plots.plot_pareto_front, study, target_names=list(objectives))
+
+
+def lowest(index: int, better: str, trial: FrozenTrial) -> float:
+    """A trial's value, turned round where higher is better: PED-ANOVA asks what makes a target low."""
+    return -float(trial.values[index]) if better == "maximize" else float(trial.values[index])
 
 
 def _value(index: int, trial: FrozenTrial) -> float:

@@ -1,7 +1,9 @@
 """What a study found, in plain values, for whoever compares: nothing of Optuna leaves this folder."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
@@ -9,7 +11,7 @@ from optuna.trial import FixedTrial, TrialState
 
 import studies
 from pipeline.metrics import OBJECTIVES
-from pipeline.study import space, store
+from pipeline.study import figures, space, store
 from pipeline.study.trial import STATES
 from variants import Config
 
@@ -81,9 +83,11 @@ def _importances(study: optuna.Study, objectives: tuple[str, ...]) -> dict[str, 
         return {}
     found: dict[str, dict[str, float]] = {}
     for i, name in enumerate(objectives):
-        target = None if len(objectives) == 1 else (lambda trial, i=i: float(trial.values[i]))
+        target = partial(figures.lowest, i, OBJECTIVES[name].better)
         try:
-            found[name] = dict(optuna.importance.get_param_importances(study, target=target))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it warns of what `lowest` sees to
+                found[name] = dict(optuna.importance.get_param_importances(study, target=target))
         except (ValueError, RuntimeError):  # too few different values
             continue
     return found

@@ -48,6 +48,7 @@ class Journal:
         self.fresh = not self.entries
         self._labels = {e["label"] for e in self.entries if e["label"]}
         self._sent = int(_text(self.folder / "sent") or 0)
+        self._run = _text(self.folder / "run") or None
         self.closed = False
         self.trouble = ""  # why the store takes nothing at present
 
@@ -86,12 +87,13 @@ class Journal:
 
     @property
     def run_id(self) -> str | None:
-        return _text(self.folder / "run") or None
+        return self._run
 
     @run_id.setter
     def run_id(self, value: str) -> None:
         with self.changed:
             _replace(self.folder / "run", value)
+            self._run = value
             self.changed.notify_all()
 
     @property
