@@ -1,0 +1,58 @@
+"""Successive halving of several objectives: fronts, spread, and what a study does with them."""
+
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+from pipeline.study import halving
+from pipeline.study.driver import Plan, run
+
+
+def test_rungs_are_thirds_of_the_budget() -> None:
+    assert halving.rungs(100) == [1, 3, 11, 33]
+    assert halving.rungs(9) == [1, 3]
+    assert halving.rungs(2) == []
+
+
+def test_fronts_come_in_order() -> None:
+    """Against the definition, by brute force: a row of a later front is dominated by one of the front before."""
+    values = np.random.default_rng(0).normal(size=(60, 3))
+    order = halving.ranked(values)
+    assert sorted(order) == list(range(60))
+    left, place = set(range(60)), 0
+    while left:
+        front = {i for i in left if not any(halving.dominates(values[j], values[i]) for j in left)}
+        assert set(order[place : place + len(front)]) == front
+        place += len(front)
+        left -= front
+
+
+def test_a_front_is_spread_out() -> None:
+    """On a line: one end first, then the other, then the middle."""
+    line = np.stack([np.arange(5.0), -np.arange(5.0)], axis=1)
+    assert halving.spread(line)[:3] == [4, 0, 2]
+    assert halving.spread(line * [1000, 0.001])[:3] == [4, 0, 2]  # units do not matter
+
+
+def test_one_in_three_goes_on() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    objectives = ("valid/elbo", "valid/reconstruction")
+    scores = [[-90.0, 80.0], [-95.0, 85.0], [-91.0, 79.0], [-99.0, 99.0], [-89.0, 81.0], [-100.0, 98.0]]
+    kept = []
+    for number, values in enumerate(scores):
+        trial = study.ask()
+        trial.set_user_attr(halving.RUNGS, {"3": values})
+        kept.append(halving.goes_on(study, number, 3, objectives))
+    assert kept == [True, True, False, False, True, False]  # the first two had nobody to be held against
+
+
+@pytest.mark.slow
+def test_a_study_of_two_objectives_ends_weak_trials_early(folder: Path) -> None:
+    outcome = run(Plan("beta", trials=12, epochs=18, threads=1))
+    states = [t.state.name for t in outcome.study.trials]
+    assert len(outcome.objectives) == 2
+    assert 2 <= states.count("PRUNED") <= 9
+    for trial in outcome.study.trials:
+        assert trial.state.name == "COMPLETE" or set(trial.user_attrs[halving.RUNGS]) <= {"2", "6"}

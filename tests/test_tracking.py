@@ -1,0 +1,220 @@
+"""The journal before the store: nothing waits, nothing is lost, nothing is there twice."""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Command
+from mlflow import MlflowClient
+
+import variants
+from pipeline import attempt, data, trainer
+from pipeline.attempt import Attempt, Training
+from pipeline.tracker import Tracker, left
+from pipeline.tracker.journal import Journal
+from pipeline.tracker.sender import Sender
+from variants import InputError
+
+PIXELS = np.zeros((8, 8, 3), np.uint8)
+
+
+def client() -> MlflowClient:
+    return MlflowClient(f"sqlite:///{Path('mlflow.db').absolute()}")
+
+
+def written(tracker: Tracker) -> Any:
+    """A run with something of everything, begun anew halfway."""
+    with suppress(KeyboardInterrupt), tracker.run("a", {"kind": "trial"}, key="a") as run:
+        for epoch in (1, 2, 3):
+            run.metrics({"time/train_seconds": 1.0, "valid/elbo": -float(epoch)}, epoch)
+        run.params({"latent": 2})
+        run.picture("samples", PIXELS, 0)
+        raise KeyboardInterrupt
+    with tracker.run("a", {"kind": "trial"}, key="a") as run:
+        for epoch in (2, 3, 4):  # two of them again
+            run.metrics({"time/train_seconds": 1.0, "valid/elbo": -float(epoch)}, epoch)
+        run.params({"latent": 2})
+        run.picture("samples", PIXELS, 0)
+        run.text("note.txt", "all of it")
+        run.table("table.json", {"x": [1, 2]})
+    return run
+
+
+def whole(run_id: str) -> None:
+    found = client().get_run(run_id)
+    assert (found.info.status, found.data.tags["state"]) == ("FINISHED", "complete")
+    assert "reason" not in found.data.tags
+    assert [m.step for m in client().get_metric_history(run_id, "valid/elbo")] == [1, 2, 3, 4]
+    assert found.data.params == {"latent": "2"}
+    assert len(client().list_artifacts(run_id, "images")) == 2  # the picture and its thumbnail
+    assert Path(client().download_artifacts(run_id, "note.txt")).read_text() == "all of it"
+    assert client().load_table("1", "table.json", [run_id])["x"].tolist() == [1, 2]
+
+
+def test_a_run_that_is_begun_anew_is_one_run_with_each_point_once(folder: Path) -> None:
+    tracker = Tracker("digits")
+    run = written(tracker)
+    whole(run.id)
+    assert len(tracker.find(kind="trial")) == 1
+    assert left() == []
+
+
+def test_while_the_store_is_away_nothing_waits_and_then_all_is_sent(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker("digits")
+    send, away = Sender.send, [True]
+
+    def flaky(self: Sender, journal: Journal) -> int:
+        if away[0]:
+            raise ConnectionError("the server is away")
+        return send(self, journal)
+
+    monkeypatch.setattr(Sender, "send", flaky)
+    begin = time.monotonic()
+    with tracker.run("b", {"kind": "trial"}, key="b") as run:
+        run.metrics({"valid/elbo": -1.0}, 1)
+    assert time.monotonic() - begin < 4
+    assert tracker.find(kind="trial") == []
+    assert left() == [("digits", "b")]
+    away[0] = False
+    assert _closed(run)
+    (record,) = tracker.find(kind="trial")
+    assert record.metrics["valid/elbo"] == -1
+    assert record.tags["state"] == "complete"
+    assert left() == []
+
+
+def _closed(run: Any) -> bool:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not run._journal.closed:
+        time.sleep(0.1)
+    return bool(run._journal.closed)
+
+
+def test_a_later_process_sends_what_a_dead_one_left(folder: Path, command: Command) -> None:
+    """The dead one had written half a line, and the store knows of the run already."""
+    tracker = Tracker("digits")
+    journal = Journal("digits", "dead")
+    journal.add("begin", name="dead", tags={"kind": "trial"}, reopen=True)
+    journal.add("metrics", "m", values={"valid/elbo": -2.0}, step=1, time=1)
+    journal.close()
+    with (journal.folder / "journal.jsonl").open("a") as stream:
+        stream.write('{"op": "metr')
+    tracker.client.create_run(tracker.experiment, tags={"kind": "trial", "key": "dead"}, run_name="dead")
+    assert tracker.catch_up() == []
+    (record,) = tracker.find(kind="trial")
+    assert record.tags["state"] == "interrupted"
+    assert record.metrics["valid/elbo"] == -2
+    assert client().get_run(record.id).info.status == "KILLED"
+
+
+def test_sync_says_what_it_did(folder: Path, command: Command) -> None:
+    assert command("sync").stdout == "everything is in MLflow\n"
+    journal = Journal("digits", "dead")
+    journal.add("begin", name="dead", tags={"kind": "trial"}, reopen=True)
+    journal.close()
+    done = command("sync")
+    assert (done.returncode, done.stdout) == (0, "1 runs looked at, 0 not sent\n")
+    assert [r.tags["state"] for r in Tracker("digits").find(kind="trial")] == ["interrupted"]
+
+
+def test_sending_a_line_twice_does_no_harm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store took it, and the answer was lost."""
+    send = Sender.send
+
+    def twice(self: Sender, journal: Journal) -> int:
+        send(self, journal)
+        return send(self, journal)
+
+    monkeypatch.setattr(Sender, "send", twice)
+    loaded = data.load("digits")
+    tracker = Tracker("digits")
+    model = trainer.build("vae", variants.get("vae").config_type(latent=2, width=8), loaded.spec)
+    run = written(tracker)
+    whole(run.id)
+    with tracker.run("m", {"kind": "trial"}, key="m") as run:
+        run.dataset(loaded)
+        run.model(model, {"valid/elbo": -1.0}, 3)
+    assert len(tracker.find(kind="trial")) == 2
+    assert len(client().search_logged_models(["1"])) == 1
+    found = client().get_run(run.id)
+    assert len(found.outputs.model_outputs) == len(found.inputs.dataset_inputs) == 1
+
+
+def test_names_cannot_leave_their_folder(folder: Path) -> None:
+    for name in ("../x", "a/b", "..", "", "/etc"):
+        with pytest.raises(InputError, match="cannot name a folder"):
+            Journal("digits", name)
+
+
+def test_two_processes_do_not_write_one_run(folder: Path) -> None:
+    first = Journal("digits", "a")
+    with pytest.raises(InputError, match="written by another process"):
+        Journal("digits", "a", patience=0)
+    first.close()
+
+
+@pytest.mark.parametrize("name", ["vae", "aae"])
+def test_a_training_cut_off_three_times_ends_in_the_same_bits(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "SAVE_EVERY", 0.0)
+    loaded = data.load("digits")
+    training = Training(name, variants.get(name).config_type(latent=3, width=16), 9, 4, 7)
+    tracker = Tracker("digits")
+
+    def trained(key: str, cuts: list[int]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        for cut in cuts:
+            with suppress(KeyboardInterrupt), tracker.run(key, {"kind": "trial"}, key=key) as run:
+                for epoch in Attempt(training, loaded, run).epochs():
+                    if epoch.number == cut:
+                        raise KeyboardInterrupt
+        with tracker.run(key, {"kind": "trial"}, key=key) as run:
+            made = Attempt(training, loaded, run)
+            for _ in made.epochs():
+                pass
+            return made.variant.state_dict(), made.scores()
+
+    whole, scores = trained("whole", [])
+    pieces, again = trained("pieces", [2, 5, 6])
+    assert all(torch.equal(whole[k], pieces[k]) for k in whole)
+    timed = ("time/trial_seconds",)
+    assert {k: v for k, v in scores.items() if k not in timed} == {k: v for k, v in again.items() if k not in timed}
+    curves = {r.tags["key"]: tracker.curve(r.id, "valid/reconstruction") for r in tracker.find(kind="trial")}
+    assert curves["whole"] == curves["pieces"]
+
+
+def test_a_training_that_takes_too_long_fails_with_its_reason(folder: Path) -> None:
+    loaded = data.load("digits")
+    training = Training("vae", variants.get("vae").config_type(latent=2), 50, 50, 0, timeout=1e-6)
+    with Tracker("digits").run("slow", {"kind": "trial"}) as run:
+        with pytest.raises(attempt.TooLong) as told:
+            list(Attempt(training, loaded, run).epochs())
+        attempt.failed(run, told.value)
+    (record,) = Tracker("digits").find(kind="trial")
+    assert record.tags["state"] == "failed"
+    assert "after epoch 1" in record.tags["reason"]
+
+
+def test_a_full_disk_is_not_the_trainings_fault(folder: Path) -> None:
+    with pytest.raises(OSError, match="No space"), Tracker("digits").run("full", {"kind": "trial"}) as run:
+        attempt.failed(run, OSError(28, "No space left on device"))
+
+
+def test_no_pickle_is_read(folder: Path) -> None:
+    """A checkpoint that is a pickle is refused, whatever it would do."""
+    from pipeline import checkpoint
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path("evil").write_text, ("ran",))
+
+    torch.save({"x": Evil()}, "bad.safetensors")
+    with pytest.raises(InputError, match="damaged"):
+        checkpoint.load(Path("bad.safetensors"))
+    assert not Path("evil").exists()
