@@ -375,7 +375,10 @@ def _now() -> int:
 
 @contextmanager
 def _first_use(uri: str) -> Iterator[None]:
-    """Lets one process at a time open an SQLite store: two that make its tables at once crash."""
+    """Lets one process at a time open an SQLite store: two that make its tables at once crash.
+
+    A new one is made beside its place, and moved there whole: one that a process died at could never be opened.
+    """
     if not uri.startswith("sqlite"):
         yield
         return
@@ -384,6 +387,11 @@ def _first_use(uri: str) -> Iterator[None]:
     path = Path(uri.split("///", 1)[1])
     machine.writable(path.parent)
     with FileLock(f"{path}.lock"):
+        if not path.exists():
+            part = path.with_name(f"{path.name}.part")
+            part.unlink(missing_ok=True)
+            MlflowClient(f"sqlite:///{part.absolute()}").search_experiments(max_results=1)
+            part.replace(path)
         yield
 
 
