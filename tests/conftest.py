@@ -4,17 +4,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import servers
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process that tests start would compile torch anew
 if "VARIANTS_DATA" in os.environ:  # tests run in folders of their own
     os.environ["VARIANTS_DATA"] = str(Path(os.environ["VARIANTS_DATA"]).resolve())
 ROOT = Path(__file__).parents[1]
-REQUIRED = set(os.environ.get("VARIANTS_REQUIRE", "").split(","))  # data, browser: what CI must not skip
+REQUIRED = set(os.environ.get("VARIANTS_REQUIRE", "").split(","))  # data, browser, database: what CI must not skip
 
 from pipeline import machine  # noqa: E402
 
@@ -42,6 +43,15 @@ def chromium() -> str:
     if found is None:
         needs("browser", "no Chromium is installed")
     return str(found)
+
+
+@pytest.fixture
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database."""
+    if servers.postgres_programs() is None:
+        needs("database", "PostgreSQL is not installed")
+    with servers.postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -48,13 +48,19 @@ def opened(
         yield study
 
 
-def joined(url: str, name: str, pruner: str, epochs: int) -> optuna.Study:
+@contextmanager
+def joined(url: str, name: str, pruner: str, epochs: int) -> Iterator[optuna.Study]:
     """A study that a driver holds, as a task of it sees it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    study = optuna.load_study(study_name=name, storage=_storage(url))
-    study.pruner = _pruner(pruner, epochs, len(study.directions))
-    return study
+    storage = _storage(url)
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+        study.pruner = _pruner(pruner, epochs, len(study.directions))
+        yield study
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def _pruner(kind: str, epochs: int, objectives: int) -> optuna.pruners.BasePruner:

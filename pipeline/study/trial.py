@@ -61,9 +61,12 @@ class Trial:
 
     def run(self, place: Place, show: Callable[[Any], None]) -> None:
         job = self.job
-        study = store.joined(job.storage, job.study, job.pruner, job.epochs)
-        if study.trials[self.number].state.is_finished():
-            return
+        with store.joined(job.storage, job.study, job.pruner, job.epochs) as study:
+            if not study.trials[self.number].state.is_finished():
+                self._run(study, place, show)
+
+    def _run(self, study: optuna.Study, place: Place, show: Callable[[Any], None]) -> None:
+        job = self.job
         data = attempt.held(job.source, job.digest, machine.device(place.device))
         trial = optuna.trial.Trial(study, self.id)
         seed = job.seed + self.number

@@ -153,7 +153,7 @@ class Tracker:
                 journal.close()
                 continue
             self.sender.add(journal)
-            if not journal.wait(patience):
+            if not journal.wait(0.5 if problems else patience):
                 problems.append(f"{len(journal.unsent)} entries of {journal.folder}: {journal.trouble or 'no answer'}")
         return problems
 
