@@ -37,7 +37,7 @@ class Study:
     trials: int = 20
     epochs: int = 100
     patience: int = 15
-    pruner: Literal["halving", "none"] = "halving"  # Hyperband for one objective, MO-ASHA for several
+    pruner: Literal["halving", "none"] = "none"  # Hyperband for one objective, MO-ASHA for several
 
 
 class SearchSpace(Protocol):

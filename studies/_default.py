@@ -27,4 +27,4 @@ class _Space:
 
 
 def for_variant(name: str) -> SearchSpace:
-    return _Space(name, Study(objectives=("valid/elbo",)))
+    return _Space(name, Study(objectives=("valid/elbo",), pruner="halving"))

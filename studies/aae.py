@@ -8,7 +8,7 @@ from studies import Study, Trial
 from studies._default import common
 from variants.aae import Config
 
-STUDY = Study(objectives=("valid/reconstruction", "latent/mmd"))
+STUDY = Study(objectives=("valid/reconstruction", "latent/mmd"), pruner="halving")
 
 
 def suggest(trial: Trial) -> Config:

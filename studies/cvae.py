@@ -8,7 +8,7 @@ from studies import Study, Trial
 from studies._default import common
 from variants.cvae import Config
 
-STUDY = Study(objectives=("valid/elbo", "probe/accuracy"))
+STUDY = Study(objectives=("valid/elbo", "probe/accuracy"), pruner="halving")
 
 
 def suggest(trial: Trial) -> Config:

@@ -7,7 +7,7 @@ from studies import Study, Trial
 from studies._default import common
 from variants.hvae import Config
 
-STUDY = Study(objectives=("valid/elbo",))
+STUDY = Study(objectives=("valid/elbo",), pruner="halving")
 
 
 def suggest(trial: Trial) -> Config:

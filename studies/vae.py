@@ -4,7 +4,7 @@ from studies import Study, Trial
 from studies._default import common
 from variants import Config
 
-STUDY = Study(objectives=("valid/elbo",))
+STUDY = Study(objectives=("valid/elbo",), pruner="halving")
 
 
 def suggest(trial: Trial) -> Config:

@@ -7,7 +7,7 @@ says less, which the KL beside the ELBO shows.
 from studies import Study, Trial
 from variants.vrae import Config
 
-STUDY = Study(objectives=("valid/elbo",), dataset="digits-rows", trials=12, epochs=60)
+STUDY = Study(objectives=("valid/elbo",), dataset="digits-rows", trials=12, epochs=60, pruner="halving")
 
 
 def suggest(trial: Trial) -> Config:

@@ -86,6 +86,7 @@ def test_a_task_whose_process_dies_is_given_out_again(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "xxx"
 
 
+@pytest.mark.slow
 def test_one_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
     ends, _ = done([Mortal(str(tmp_path / "a"), 99), Square(3)], workers=2, threads=1)
     assert "SIGKILL" in ends[0].died

@@ -72,7 +72,7 @@ def drawn(page: Any, images: int) -> None:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_link_shows_curves_and_grids_of_every_trial(folder: Path, chromium: str) -> None:
-    run(Plan("beta", trials=4, epochs=6, threads=1))
+    run(Plan("beta", trials=4, epochs=2, threads=1))
     shots = Path(os.environ.get("VARIANTS_SHOTS", folder))
     with page_of(folder) as link, browser(chromium) as page:
         page.goto(link)

@@ -198,7 +198,7 @@ def test_data_without_labels_are_searched_for_the_elbo_alone(folder: Path) -> No
     assert "probe/accuracy" not in runs("trial", "bare")[0].data.metrics
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_study_that_was_stopped_goes_on(sent: signal.Signals, command: Command, folder: Path) -> None:
     """Stopped in mid-trial, by a polite signal or by the hardest: the same command brings exactly what was asked."""
     words = ["--variant", "vae", "--epochs", "10", "--fix", "width=256", "--threads", "1"]

@@ -116,8 +116,8 @@ def run(plan: Plan) -> Outcome:
                 for path, figure in figures.of(study, objectives):
                     parent.figure(path, figure)
             parent.text("study/trials.csv", study.trials_dataframe().to_csv(index=False))
-        for problem in tracker.catch_up(patience=5):
-            display.say(f"not yet in MLflow: {problem}; python -m pipeline.sync sends it")
+    for problem in tracker.catch_up(patience=5):  # now that no worker lives
+        display.say(f"not yet in MLflow: {problem}; python -m pipeline.sync sends it")
     return Outcome(study, objectives, data.spec.name, link)
 
 
