@@ -182,6 +182,7 @@ def test_rate_and_distortion_are_those_of_the_tempered_posterior() -> None:
         assert float(found.distortion[t]) == pytest.approx(float(distortion), abs=0.15)
 
 
+@pytest.mark.slow
 def test_annealing_needs_no_encoder() -> None:
     """An adversarial autoencoder, whose q has no density, with a linear decoder and a prior of width 5."""
     variant, data, _ = linear_gaussian(1.0)
@@ -195,6 +196,7 @@ def test_annealing_needs_no_encoder() -> None:
     assert float(found.log_p.mean()) == pytest.approx(float(exact.mean()), abs=0.02)
 
 
+@pytest.mark.slow
 def test_annealing_of_a_ladder_whose_levels_are_far_apart_in_scale() -> None:
     """Two levels, linear and Gaussian: z_1 hangs on z_2 by a wide slope and a narrow spread. Exact in closed form."""
     spec = DataSpec("plane", (4,), "gaussian")

@@ -70,6 +70,7 @@ def drawn(page: Any, images: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_link_shows_curves_and_grids_of_every_trial(folder: Path, chromium: str) -> None:
     run(Plan("beta", trials=4, epochs=2, threads=1))
@@ -128,6 +129,7 @@ def test_plain_mlflow_ui_shows_the_same_runs(folder: Path) -> None:
         server.wait(timeout=30)
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_said(command: Command, folder: Path) -> None:
     run(Plan("vae", trials=1, epochs=1, threads=1))
     with socket.socket() as taken:

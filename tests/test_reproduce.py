@@ -122,6 +122,7 @@ def test_what_was_cut_off_goes_on_and_ends_in_the_same_numbers(folder: Path, mon
             assert value == straight.data.metrics[name], name
 
 
+@pytest.mark.slow
 def test_measures_run_on_every_kind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with trainings of a moment: what is measured, by name, and within its range."""
     rng = torch.Generator().manual_seed(0)

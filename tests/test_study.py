@@ -114,6 +114,7 @@ def test_the_best_models_can_be_loaded(folder: Path) -> None:
     assert model.config.latent == outcome.study.best_trial.params["latent"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_study(folder: Path) -> None:
     def scores(name: str, seed: int) -> list[dict[str, float]]:
         outcome = run(Plan("beta", study_name=name, seed=seed, trials=3, epochs=2, threads=1))
@@ -198,7 +199,8 @@ def test_data_without_labels_are_searched_for_the_elbo_alone(folder: Path) -> No
     assert "probe/accuracy" not in runs("trial", "bare")[0].data.metrics
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
 def test_a_study_that_was_stopped_goes_on(sent: signal.Signals, command: Command, folder: Path) -> None:
     """Stopped in mid-trial, by a polite signal or by the hardest: the same command brings exactly what was asked."""
     words = ["--variant", "vae", "--epochs", "10", "--fix", "width=256", "--threads", "1"]

@@ -35,6 +35,8 @@ CASES = {
     "vrae teacher": ("digits-rows", {"feeding": "teacher"}),
 }
 
+QUICK = ("vae", "hvae")
+
 
 def built(name: str, loaded: Data, settings: Any, epochs: int = 2) -> Variant:
     cls = variants.get(name.split()[0])
@@ -52,7 +54,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(judge.RECIPE, "steps", 60)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
 def test_every_figure_has_a_value_or_a_reason(case: str) -> None:
     """Of every part, on every kind of model; names are known to the registry, and the model stays as it was."""
     source, settings = CASES[case]
@@ -204,6 +206,7 @@ def test_bad_input_is_told_in_a_line(command: Command, words: tuple[str, ...], t
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_is_scored_on_its_own_data_alone(folder: Path, command: Command) -> None:
     loaded = data.load("digits")
     model = built("vae", loaded, {}, epochs=1)

@@ -159,7 +159,7 @@ def test_two_processes_do_not_write_one_run(folder: Path) -> None:
     first.close()
 
 
-@pytest.mark.parametrize("name", ["vae", "aae"])
+@pytest.mark.parametrize("name", ["vae", pytest.param("aae", marks=pytest.mark.slow)])
 def test_a_training_cut_off_three_times_ends_in_the_same_bits(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

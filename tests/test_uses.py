@@ -35,6 +35,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder
 
 
+@pytest.mark.slow
 def test_the_judge_knows_digits_and_is_kept(digits: Data, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = judge.judge(digits)
     assert judge.accuracy(first, digits, digits.test) > 0.85
@@ -287,6 +288,7 @@ class Mirror(VAE):
         return z.view(-1, 1, 8, 8) * (1 - self.noise) + self.noise * torch.rand(len(z), 1, 8, 8)
 
 
+@pytest.mark.slow
 def test_added_samples_help_as_far_as_they_are_right(digits: Data) -> None:
     variant: Variant = Mirror(VAE.config_type(width=4), digits.spec)
     same = uses.augmentation(variant, digits, labels=50, copies=2, steps=100, draws=2)
