@@ -6,6 +6,7 @@ COMMANDS = {
     "evaluate": "score a trained model on the test split, with every metric that it allows",
     "ui": "look at the runs in MLflow, at the right page",
     "reproduce": "train a variant in its paper's setting, and print the published figure beside ours",
+    "sync": "send to MLflow what it missed while it was away",
     "speed": "time the trainer against the tutorial's program, pythae, and its own matrix products",
 }
 

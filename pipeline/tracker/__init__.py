@@ -140,7 +140,7 @@ class Tracker:
 
         Returns what could not be sent, and why.
         """
-        problems = []
+        problems: list[str] = []
         for experiment, key in left():
             try:
                 journal = Journal(experiment, key, patience=0)
