@@ -146,7 +146,7 @@ def one(seed: int, engine: str, nodes: Any) -> tuple[Counter[str], int, list[str
         address = nodes.address if nodes else None
         driver, starts = start(folder, engine, address, None), 1
         for _ in range(rng.randint(1, 3)):
-            deadline = time.monotonic() + rng.uniform(1, 18)
+            deadline = time.monotonic() + rng.uniform(1, 18 if engine == "here" else 36)  # Ray takes longer to begin
             while time.monotonic() < deadline and driver.poll() is None:
                 time.sleep(0.05)
             if driver.poll() is None:
