@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 done, and the answer is bad news; 2 bad usage or bad input
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -107,6 +108,8 @@ def run(command: Callable[[list[str]], int], goes_on: str = "") -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
+        for again in (signal.SIGINT, signal.SIGTERM):  # a second one, while all is put away: stop at once
+            signal.signal(again, lambda *_: os._exit(INTERRUPTED))
         print(f"interrupted; {goes_on}" if goes_on else "interrupted", file=sys.stderr)
         code = INTERRUPTED
     sys.exit(code)
