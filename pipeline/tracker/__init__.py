@@ -11,20 +11,14 @@ A run that is left by an exception is marked for what happened: never as finishe
 written goes to a journal first (`journal`), and from there to the store (`sender`), also from a later process.
 """
 
-import json
 import logging
 import os
-import shutil
 import tempfile
-import time
 import uuid
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -37,19 +31,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import variants
 from pipeline import machine
-from pipeline.data import Data
 from pipeline.data import names as known_data
 from pipeline.tracker import views
 from pipeline.tracker.journal import Journal, left
+from pipeline.tracker.run import Run, State, now
 from pipeline.tracker.sender import BUFFER, STATUS, Sender
 from variants import InputError, Variant
 
 __all__ = ["Address", "Record", "Run", "State", "Tracker", "left", "public", "saved_model", "store", "views"]
 
-State = Literal["complete", "pruned", "failed", "interrupted"]
 logging.getLogger("mlflow").setLevel(logging.WARNING)
-PARAM_LIMIT = 6000  # characters that MLflow takes as a param's value
-SETTLE = 5.0  # seconds that the end of a run may wait for a store that answers
 AGAIN = "again-"  # begins the keys of runs that had ended, and to which something is added
 _senders: dict[str, Sender] = {}
 
@@ -103,14 +94,14 @@ class Tracker:
         else:
             seen = 0
         journal.add("begin", name=name, tags=dict(tags), reopen=True)
-        return Run(self, journal, seen)
+        return Run(self.sender, journal, seen)
 
     def again(self, run_id: str) -> "Run":
         """A run that ended, to be added to; its state stays as it is. Call `settle` when all is said."""
         journal = Journal(self.dataset, f"{AGAIN}{run_id}")
         journal.run_id = run_id
         journal.add("begin", name="", tags={}, reopen=False)
-        return Run(self, journal)
+        return Run(self.sender, journal)
 
     def _epochs(self, key: str) -> int:
         """How many epochs of a run the store has, where the folder that its process wrote to is gone."""
@@ -148,7 +139,7 @@ class Tracker:
                 continue
             if not journal.ended:
                 again = key.startswith(AGAIN)
-                journal.add("end", state="" if again else (states or {}).get(key, "interrupted"), time=_now())
+                journal.add("end", state="" if again else (states or {}).get(key, "interrupted"), time=now())
             if not journal.unsent:
                 journal.close()
                 continue
@@ -246,131 +237,6 @@ def saved_model(run_id: str, folder: Path) -> "tuple[Run, Path, str, str]":
     source = name if name in known_data() else source
     experiment = client.get_experiment(found.info.experiment_id).name
     return Tracker(experiment).again(run_id), Path(path), source, digest
-
-
-class Run:
-    """An MLflow run that is being written. Leave its `with` block and it ends, in the state that it earned.
-
-    All that is written goes to a journal, and from there to the store by a thread: nothing here waits for the store,
-    or fails with it. What is written a second time, by a process that began anew, is dropped.
-    """
-
-    def __init__(self, tracker: Tracker, journal: Journal, seen: int = 0) -> None:
-        self.state: State = "complete"
-        self._tracker, self._journal, self._seen = tracker, journal, seen
-        self._tables: list[dict[str, str]] = []
-        tracker.sender.add(journal)
-
-    @property
-    def id(self) -> str:
-        """Its id in the store, which must answer for that. Raises `InputError` where it does not."""
-        with self._journal.changed:
-            self._journal.changed.wait_for(lambda: self._journal.run_id or self._journal.trouble, 60)
-        if self._journal.run_id is None:
-            raise InputError(f"the MLflow store {public(self._tracker.uri)} does not answer: {self._journal.trouble}")
-        return self._journal.run_id
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where its training may leave what it needs to go on."""
-        return self._journal.folder / "checkpoint.safetensors"
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self.state = "failed" if isinstance(error, Exception) else "interrupted"
-            self.tags({"reason": f"{type(error).__name__}: {error}"})
-        self._add("end", state=self.state, time=_now())
-        self._journal.wait(SETTLE)
-
-    def settle(self) -> str:
-        """Wait until all is in the store, in which the run stays as it was. Returns what keeps it from that, if any."""
-        self._add("end", state="", time=_now())
-        return "" if self._journal.wait(10 * SETTLE) else self._journal.trouble or "no answer"
-
-    def _add(self, op: str, label: str = "", **content: Any) -> None:
-        if self._journal.add(op, label, **content):
-            self._tracker.sender.poke()
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Points of curves. The same names at the same step are written once."""
-        if "time/train_seconds" in values and step <= self._seen:
-            return
-        label = f"metrics {step} {zlib.crc32(' '.join(sorted(values)).encode())}"
-        self._add("metrics", label, values={k: float(v) for k, v in values.items()}, step=step, time=_now())
-
-    def params(self, values: Mapping[str, Any]) -> None:
-        self._add("params", f"params {sorted(values)}", values={k: str(v)[:PARAM_LIMIT] for k, v in values.items()})
-
-    def tags(self, values: Mapping[str, str]) -> None:
-        self._add("tags", values={k: str(v) for k, v in values.items()})
-
-    def picture(self, name: str, pixels: Any, step: int) -> None:
-        """(height, width, 3) uint8, shown in the run's image grid under `name`."""
-        from mlflow.tracking.multimedia import compress_image_size
-        from PIL import Image
-
-        label = f"picture {name} {step}"
-        mark = uuid.uuid5(uuid.NAMESPACE_URL, label)  # the same each time: a second file would be a second picture
-        stem = f"{name}+step+{step}+timestamp+{_now()}+{mark}"
-        image = Image.fromarray(pixels)
-        image.save(self._journal.file(f"{stem}.png"))
-        compress_image_size(image).save(self._journal.file(f"{stem}+compressed.webp"))
-        self._add("file", label, file=f"{stem}.png", path="images")
-        self._add("file", f"{label} small", file=f"{stem}+compressed.webp", path="images")
-        self._add("tags", "pictures", values={"mlflow.loggedImages": "True"})
-
-    def figure(self, path: str, figure: Any) -> None:
-        """A matplotlib figure as a PNG file."""
-        figure.savefig(self._journal.file(path))
-        self._file(path)
-
-    def text(self, path: str, text: str) -> None:
-        self._journal.file(path).write_text(text, encoding="utf-8")
-        self._file(path)
-
-    def _file(self, path: str) -> None:
-        self._add("file", file=path, path=str(Path(path).parent) if "/" in path else "")
-
-    def files(self, folder: Path, path: str) -> None:
-        """All files of a folder, as artifacts below `path`."""
-        shutil.copytree(folder, self._journal.file(path), dirs_exist_ok=True)
-        self._add("file", file=path, path=path)
-
-    def table(self, path: str, rows: Mapping[str, list[Any]]) -> None:
-        """A table, column by column, as MLflow's page shows them (`mlflow.log_table`, but replaced, not added to)."""
-        names = list(rows)
-        content = {"columns": names, "data": [list(row) for row in zip(*rows.values(), strict=True)]}
-        self.text(path, json.dumps(content))
-        self._tables.append({"path": path, "type": "table"})
-        self.tags({"mlflow.loggedArtifacts": json.dumps(self._tables)})
-
-    def dataset(self, data: Data) -> None:
-        """Record what was trained on as an MLflow input, by its digest."""
-        facts = {part: len(getattr(data, part)) for part in ("train", "valid", "test")}
-        self._add("dataset", "dataset", values={
-            "name": data.spec.name, "digest": data.digest[:36], "source_type": "local", "source": data.source,
-            "schema": json.dumps({"shape": list(data.spec.shape), "likelihood": data.spec.likelihood}),
-            "profile": json.dumps(facts | {"classes": data.spec.classes}),
-        })  # fmt: skip
-
-    def model(self, variant: Variant, metrics: Mapping[str, float], step: int) -> None:
-        """Keep a trained model as a LoggedModel, safetensors and config.json, with the scores it is judged by."""
-        name = variants.name_of(variant)
-        folder = f"model-{step}"
-        variants.save(variant, self._journal.file(folder))
-        self._add(
-            "model", f"model {step}", file=folder, name=f"{name}-{variant.spec.name}", step=step, time=_now(),
-            tags={"variant": name, "dataset": variant.spec.name}, values={k: float(v) for k, v in metrics.items()},
-        )  # fmt: skip
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
 
 
 @contextmanager
