@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from mlflow.entities import Run
 
 import studies
 import variants
-from pipeline import metrics
+from pipeline import checkpoint, metrics
 from pipeline.study import space
 from pipeline.study.driver import Plan, run
 from pipeline.tracker import Tracker, views
@@ -228,6 +229,50 @@ def test_a_study_that_was_stopped_goes_on(sent: signal.Signals, command: Command
     whole = run(plan).study  # of the same name, on which Hyperband depends
     assert [t.values for t in whole.trials] == [t.values for t in finished]
     assert [t.params for t in whole.trials] == [t.params for t in finished]
+
+
+@pytest.mark.slow
+def test_a_trial_killed_at_three_random_epochs_ends_in_the_same_bits(command: Command, folder: Path) -> None:
+    """kill -9, with a study that stores elsewhere for comparison: values, curves and weights."""
+    words = ["--variant", "vae", "--trials", "1", "--epochs", "40", "--threads", "1"]
+    for name, value in {"width": 400, "depth": 2, "latent": 8, "lr": 0.0005, "batch": 20}.items():
+        words += ["--fix", f"{name}={value}"]
+    rng, killed_at = random.Random(0), []
+    for _ in range(3):
+        line = [sys.executable, "-m", "pipeline.study", *words]
+        process = subprocess.Popen(line, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
+        saved = folder / "mlruns" / ".runs" / "digits"
+        known = {p: p.stat().st_mtime for p in saved.glob("*/checkpoint.safetensors")}
+        deadline = time.monotonic() + 60  # until it has gone on from there
+        while (
+            time.monotonic() < deadline
+            and {p: p.stat().st_mtime for p in saved.glob("*/checkpoint.safetensors")} == known
+        ):
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 2))
+        process.kill()
+        process.wait()
+        (path,) = saved.glob("*/checkpoint.safetensors")
+        found = checkpoint.load(path)
+        assert found is not None
+        killed_at.append(found[1]["epoch"])
+    assert 0 < killed_at[0] < killed_at[1] < killed_at[2] < 40
+    assert command("study", *words).returncode == 0
+    (pieces,) = runs("trial")
+    (kept,) = (folder / "mlruns" / "digits" / "models").glob("*/artifacts/*.safetensors")
+    weights = kept.read_bytes()
+    assert [m.step for m in client().get_metric_history(pieces.info.run_id, "time/train_seconds")] == list(range(1, 41))
+    curves = {m: curve(pieces, m) for m in ("train/elbo", "valid/elbo", "valid/kl")}
+
+    (folder / "whole").mkdir()
+    assert command("study", *words, cwd=folder / "whole").returncode == 0
+    (again,) = (folder / "whole" / "mlruns" / "digits" / "models").glob("*/artifacts/*.safetensors")
+    assert again.read_bytes() == weights
+    store = MlflowClient(f"sqlite:///{folder}/whole/mlflow.db")
+    (whole,) = store.search_runs(["1"], "tags.kind = 'trial'")
+    for metric, values in curves.items():
+        history = sorted(store.get_metric_history(whole.info.run_id, metric), key=lambda m: m.step)
+        assert [m.value for m in history] == values
 
 
 def _seen() -> list[Any]:
