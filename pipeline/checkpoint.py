@@ -15,13 +15,18 @@ from variants import InputError
 def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write a checkpoint. Whatever happens meanwhile, the file is the old one or the new one, never a part.
 
-    Raises `InputError` where the folder cannot be written to.
+    Raises `InputError` where the folder cannot be written to, and `OSError` where the disk is full.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     machine.writable(path.parent)
     part = path.with_name(path.name + ".part")
-    save_file(dict(tensors), part, metadata={"about": json.dumps(about)})
+    try:
+        save_file(dict(tensors), part, metadata={"about": json.dumps(about)})
+    except SafetensorError as error:
+        part.unlink(missing_ok=True)
+        raise OSError(f"the checkpoint {path} cannot be written ({error})") from error
     with part.open("rb") as stream:
         os.fsync(stream.fileno())
     part.replace(path)

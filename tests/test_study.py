@@ -186,6 +186,46 @@ def test_a_diverged_trial_fails_and_the_study_goes_on(folder: Path) -> None:
         assert "left the real numbers" in child.data.tags["reason"]
 
 
+def test_a_trial_that_raises_fails_with_its_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from variants.vae import VAE
+
+    terms = VAE.terms
+
+    def odd(self: VAE, batch: Any, step: Any) -> Any:
+        if self.config.latent == 2:
+            raise ValueError(f"odd: {len(batch)} examples")
+        return terms(self, batch, step)
+
+    monkeypatch.setattr(VAE, "terms", odd)
+    outcome = run(Plan("vae", **QUICK))  # type: ignore[arg-type]
+    assert [t.state.name for t in outcome.study.trials] == ["FAIL", "COMPLETE"]  # the first has 2 latents
+    failed = runs("trial")[0]
+    assert failed.data.tags["reason"].startswith("ValueError: odd")
+    assert "raise ValueError" in Path(client().download_artifacts(failed.info.run_id, "error.txt")).read_text()
+    with pytest.raises(InputError, match="the first 3 trials all failed alike: ValueError: odd"):
+        run(Plan("vae", trials=9, epochs=2, threads=1, fixed={"latent": 2}, study_name="always"))
+    assert len(trials("always")) == 3
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_study_and_it_can_go_on(command: Command, folder: Path) -> None:
+    """No file may grow beyond 5 MB, and a checkpoint of this network takes ten times as much."""
+    words = ["--variant", "vae", "--trials", "1", "--epochs", "5", "--threads", "1"]
+    words += ["--fix", "width=1000", "--fix", "depth=3", "--fix", "batch=20", "--fix", "lr=0.0003"]
+    line = f"ulimit -f 5000; exec {sys.executable} -m pipeline.study {' '.join(words)}"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=folder, env=environment(), capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 2, done.stderr
+    assert "the study had to stop: the checkpoint" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [t.state.name for t in trials("vae-digits")] == ["RUNNING"]
+    again = command("study", *words)
+    assert again.returncode == 0, again.stderr
+    assert [t.state.name for t in trials("vae-digits")] == ["COMPLETE"]
+    assert [r.data.tags["state"] for r in runs("trial")] == ["complete"]
+
+
 def test_when_no_trial_completes_the_exit_code_is_1(command: Command) -> None:
     done = command("study", "--variant", "vae", "--trials", "1", "--epochs", "3", "--fix", "lr=1", "--fix", "depth=16",
                    "--fix", "width=600")  # fmt: skip

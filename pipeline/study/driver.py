@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 import studies
 import variants
@@ -63,8 +64,20 @@ class Outcome:
 def run(plan: Plan) -> Outcome:
     """Run a study, or go on with it, until it has the asked number of finished trials.
 
-    Everything that a person can get wrong raises `InputError` before the first trial begins.
+    Everything that a person can get wrong raises `InputError` before the first trial begins. So does, later, a store
+    or a disk that fails: then the study can go on once that is seen to.
     """
+    try:
+        return _run(plan)
+    except (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+        first = str(cause).splitlines()[0]
+        raise InputError(
+            f"the study had to stop: {first}. Nothing that finished is lost; see to it, and give the same command again"
+        ) from error
+
+
+def _run(plan: Plan) -> Outcome:
     threads = machine.prepare(plan.threads, plan.workers)
     device = machine.device(plan.device)
     asked = studies.get(plan.variant)

@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import attempt, evaluate, machine
 from pipeline.attempt import Attempt
@@ -78,7 +79,7 @@ class Trial:
         with tracker.run(name, tags, parent=job.parent, key=job.key(self.number)) as run:
             try:
                 self._train(study, trial, Attempt(training, data, run), run, data, show)
-            except optuna.exceptions.OptunaError:  # the store's fault, not the trial's
+            except (optuna.exceptions.OptunaError, SQLAlchemyError):  # the store's fault, not the trial's
                 raise
             except Exception as error:
                 trial.set_user_attr("reason", attempt.failed(run, error))
