@@ -1,11 +1,9 @@
 """`python -m pipeline.reproduce`: published figures, and ours beside them."""
 
+import argparse
 import difflib
-import json
-import re
 import shutil
 import statistics
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,15 +22,13 @@ goes on when the same command is given again. Nothing is chosen on test data, wh
 EPILOG = """examples:
   python -m pipeline.reproduce                         the list
   python -m pipeline.reproduce vae-mnist               some ten minutes on two cores
-  python -m pipeline.reproduce hvae-plain --seeds 3    three seeds, one after the other
+  python -m pipeline.reproduce hvae-plain --seeds 3 --workers 3     three seeds at a time
   python -m pipeline.reproduce vae-mnist --budget paper
 """
 
-FOLDER = Path("checkpoints")
-
 
 def main(words: list[str]) -> int:
-    parser = cli.parser("reproduce", ABOUT, "--seed", "--seeds", "--device", "--threads", epilog=EPILOG)
+    parser = cli.parser("reproduce", ABOUT, "--seed", "--seeds", "--device", "--threads", *cli.ENGINE, epilog=EPILOG)
     parser.add_argument("name", nargs="?", metavar="NAME", help="an anchor")
     parser.add_argument("--budget", choices=("cpu", "gpu", "paper"), default="cpu", help="how long to train (cpu)")
     arguments = parser.parse_args(words)
@@ -47,7 +43,7 @@ def main(words: list[str]) -> int:
     if arguments.budget not in anchor.budgets:
         raise InputError(f"{arguments.name} has no budget {arguments.budget}: expected {', '.join(anchor.budgets)}")
     seeds = range(arguments.seed, arguments.seed + (arguments.seeds or 1))
-    return _run(arguments.name, anchor, arguments.budget, seeds, arguments.device, arguments.threads)
+    return _run(arguments.name, anchor, arguments.budget, seeds, arguments)
 
 
 def _list() -> None:
@@ -61,58 +57,40 @@ def _list() -> None:
         print(f"    {anchor.about}\n    published: {published}\n    source: {anchor.source}\n")
 
 
-def _run(name: str, anchor: Anchor, form: str, seeds: Sequence[int], device_name: str, threads: int | None) -> int:
+def _run(name: str, anchor: Anchor, form: str, seeds: Sequence[int], engine: argparse.Namespace) -> int:
+    from pipeline import engine as engines
     from pipeline import machine
+    from pipeline.engine import Ended
     from pipeline.reproduce import training
-    from pipeline.reproduce.measure import MEASURES
+    from pipeline.reproduce.seed import FOLDER, Seed
     from pipeline.tracker import Tracker
 
-    used = machine.prepare(threads)
-    device = machine.device(device_name)
+    used = machine.prepare(engine.threads, engine.workers)
+    device = machine.device(engine.device)
     budget = anchor.budgets[form]
     spec = training.check(budget.trainings.values())
     machine.writable(FOLDER)
     tracker = Tracker(spec.name)
+    tracker.catch_up()
     tags = {**machine.environment(device, used), "dataset": spec.name, "anchor": name, "budget": form}
     console = Console()
-    results = []
-    for seed in seeds:
-        folder = FOLDER / f"{name}-{form}-{seed}"
-        known, result = folder / "run.json", folder / "result.json"
-        if result.exists():  # of this command, when it was cut off in a later seed
-            results.append(json.loads(result.read_text()))
-            continue
-        machine.writable(folder)
-        if not known.exists():
-            known.write_text(json.dumps({"key": uuid.uuid4().hex}))
-        key = json.loads(known.read_text())["key"]
-        about = {**tags, "kind": "reproduce", "seed": str(seed)}
-        with tracker.run(f"{name} {form} {seed}", about, key=key) as run:
-            with training.Bars(budget.trainings, console) as bars:
-                models = {
-                    key: training.train(
-                        each, seed, device, tracker, run, f"{name} {key} {seed}", folder / f"{key}.safetensors",
-                        bars.show(key), tags,
-                    )
-                    for key, each in budget.trainings.items()
-                }  # fmt: skip
-            console.print("measuring on the test split ...", style="dim")
-            found = MEASURES[anchor.measure](models, **budget.options)
-            run.metrics({f"anchor/{_plain(key)}": value for key, value in found.items()}, 0)
-            run.text(
-                "anchor/result.json", json.dumps({"measured": found, "published": dict(anchor.published)}, indent=2)
-            )
-        result.write_text(json.dumps(found))
-        results.append(found)
-    reached = _report(name, anchor, budget, seeds, results, console)
+    left = [Seed(name, form, seed, tracker.dataset, tracker.address, tags) for seed in seeds]
+    results: dict[int, Mapping[str, float]] = {}
+    with training.Bars(budget.trainings, seeds, console) as bars:
+
+        def ended(end: Ended) -> None:
+            if end.died:
+                raise InputError(f"seed {end.key} was given up after {engines.DEATHS} processes died at it: {end.died}")
+            results[int(str(end.key))] = end.result
+
+        with engines.open_engine(engine.engine, engine.workers, engine.threads, engine.device, engine.ray_address) as e:
+            engines.drive(e, lambda: ((t := left.pop(0)).seed, t) if left else None, bars.show, ended)
+    for problem in tracker.catch_up(patience=5):
+        console.print(f"not yet in MLflow: {problem}; python -m pipeline.sync sends it", highlight=False)
+    reached = _report(name, anchor, budget, seeds, [results[seed] for seed in seeds], console)
     for seed in seeds:
         shutil.rmtree(FOLDER / f"{name}-{form}-{seed}")
     return 0 if reached else 1
-
-
-def _plain(name: str) -> str:
-    """A name that MLflow takes for a metric."""
-    return re.sub(r"[^\w\-. /]+", "", name)
 
 
 def _report(

@@ -4,8 +4,9 @@ import dataclasses
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -80,14 +81,18 @@ def check(trainings: Iterable[Training]) -> DataSpec:
 
 
 class Bars:
-    """A progress bar for each training. Use it as a context manager."""
+    """A progress bar for each training of each seed. Use it as a context manager."""
 
-    def __init__(self, trainings: Mapping[str, Training], console: Console) -> None:
+    def __init__(self, trainings: Mapping[str, Training], seeds: Sequence[int], console: Console) -> None:
         self._bars = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
         )  # fmt: skip
-        self._tasks = {k: self._bars.add_task(k, total=t.epochs, note="", start=False) for k, t in trainings.items()}
+        self._tasks = {
+            (seed, k): self._bars.add_task(f"{k} seed {seed}", total=t.epochs, note="", start=False)
+            for seed in seeds
+            for k, t in trainings.items()
+        }
 
     def __enter__(self) -> "Bars":
         self._bars.start()
@@ -96,17 +101,17 @@ class Bars:
     def __exit__(self, *error: object) -> None:
         self._bars.stop()
 
-    def show(self, name: str) -> Callable[[Epoch], None]:
-        """What to call after each epoch of a training."""
-        task = self._tasks[name]
+    def show(self, seed: Any, told: tuple[str, int, Mapping[str, float]]) -> None:
+        """What a seed tells after each epoch of a training, and once all are trained."""
+        name, epoch, scores = told
+        if not name:
+            self._bars.console.print(f"seed {seed}: measuring on the test split ...", style="dim")
+            return
+        task = self._tasks[(seed, name)]
         self._bars.start_task(task)
-
-        def shown(epoch: Epoch) -> None:
-            parts = ("valid/elbo", "valid/reconstruction", "valid/kl")
-            note = "  ".join(f"{p.split('/')[1]} {epoch.metrics[p]:.2f}" for p in parts if p in epoch.metrics)
-            self._bars.update(task, completed=epoch.number, note=note)
-
-        return shown
+        parts = ("valid/elbo", "valid/reconstruction", "valid/kl")
+        note = "  ".join(f"{p.split('/')[1]} {scores[p]:.2f}" for p in parts if p in scores)
+        self._bars.update(task, completed=epoch, note=note)
 
 
 def train(
