@@ -10,8 +10,8 @@ from pipeline.study import halving
 from pipeline.study.driver import Plan, run
 
 
-def test_rungs_are_thirds_of_the_budget() -> None:
-    assert halving.rungs(100) == [1, 3, 11, 33]
+def test_rungs_are_a_ninth_and_a_third_of_the_budget() -> None:
+    assert halving.rungs(100) == [11, 33]
     assert halving.rungs(9) == [1, 3]
     assert halving.rungs(2) == []
 
