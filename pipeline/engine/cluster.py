@@ -4,6 +4,7 @@ All nodes share the working directory (checkpoints and journals lie there), and 
 """
 
 import os
+import sys
 from collections.abc import Hashable
 from typing import Any
 
@@ -16,15 +17,18 @@ class Ray:
     """A task a slot, each with its share of CPUs and, on CUDA, of a GPU. A task whose node dies is given out again."""
 
     def __init__(self, workers: int, threads: int | None, device: str, address: str | None) -> None:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else it packs up the working directory
         try:
             import ray
         except ImportError as error:
             raise InputError("--engine ray needs Ray: pip install 'vae-variants[ray]'") from error
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         self._ray = ray
         self.slots = workers
         share = machine.prepare(threads, workers)
-        here = {} if address else {"num_cpus": max(machine.cores(), workers * share)}
+        paths = os.pathsep.join(filter(None, sys.path))  # a cluster of our own finds what we find
+        own = {"num_cpus": max(machine.cores(), workers * share), "runtime_env": {"env_vars": {"PYTHONPATH": paths}}}
+        here: dict[str, Any] = {} if address else own
         try:
             ray.init(
                 address=address, include_dashboard=None if address else False, log_to_driver=False,
