@@ -89,6 +89,25 @@ def test_while_the_store_is_away_nothing_waits_and_then_all_is_sent(
     assert left() == []
 
 
+def test_a_run_that_the_store_refuses_does_not_hold_up_the_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker("digits")
+    send = Sender.send
+
+    def picky(self: Sender, journal: Journal) -> int:
+        if journal.key == "bad":
+            raise ValueError("never")
+        return send(self, journal)
+
+    monkeypatch.setattr(Sender, "send", picky)
+    with tracker.run("bad", {"kind": "trial"}, key="bad"), tracker.run("good", {"kind": "trial"}, key="good") as run:
+        run.metrics({"valid/elbo": -1.0}, 1)
+    assert _closed(run)
+    assert [r.tags["state"] for r in tracker.find(kind="trial")] == ["complete"]
+    assert left() == [("digits", "bad")]
+
+
 def _closed(run: Any) -> bool:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and not run._journal.closed:

@@ -140,9 +140,11 @@ def _set_right(study: optuna.Study, job: Job, tracker: Tracker) -> list[str]:
     said = [f"not yet in MLflow: {problem}" for problem in tracker.catch_up(states)]
     mine = {job.key(t.number): t.number for t in study.get_trials(deepcopy=False)}
     for record in tracker.find(kind="trial", study=job.study):
-        key = record.tags.get("key", "")
-        if "state" not in record.tags and (key in states or key not in mine):
-            tracker.set_right(record.id, states.get(key, "interrupted"))
+        key, state = record.tags.get("key", ""), record.tags.get("state")
+        if key in states and state != states[key]:  # told to Optuna, and cut off before MLflow heard of it
+            tracker.set_right(record.id, states[key])
+        elif state is None and key not in mine:
+            tracker.set_right(record.id, "interrupted")
     return said
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -133,14 +134,9 @@ class Trial:
 
 def _leads(study: optuna.Study, values: list[float]) -> bool:
     """Whether no complete trial dominates these values."""
-    sign = [1.0 if d == optuna.study.StudyDirection.MAXIMIZE else -1.0 for d in study.directions]
+    sign = np.array([1.0 if d == optuna.study.StudyDirection.MAXIMIZE else -1.0 for d in study.directions])
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-
-    def beats(other: list[float]) -> bool:
-        pairs = [(s * a, s * b) for s, a, b in zip(sign, other, values, strict=True)]
-        return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
-
-    return not any(beats(t.values) for t in complete)
+    return not any(halving.dominates(sign * t.values, sign * values) for t in complete)
 
 
 def alike(reasons: list[str]) -> bool:

@@ -46,23 +46,26 @@ class Sender:
             ending = any(j.ended for j in waiting)
             if self._buffer and not ending:
                 time.sleep(self._buffer)
-            for journal in waiting:
-                try:
-                    while journal.unsent:
-                        journal.sent(self.send(journal))
-                    journal.trouble = ""
-                    failures = 0
-                except Exception as error:  # whatever it is, training goes on, and nothing is lost
-                    with journal.changed:
-                        journal.trouble = (
-                            f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else repr(error)
-                        )
-                        journal.changed.notify_all()
-                    time.sleep(AGAIN[min(failures, len(AGAIN) - 1)])
-                    failures += 1
-                    break
-                if journal.ended:
-                    self._drop(journal)
+            troubled = [j for j in waiting if not self._sent(j)]  # one that the store refuses does not hold up the rest
+            failures = failures + 1 if troubled else 0
+            if troubled:
+                time.sleep(AGAIN[min(failures, len(AGAIN)) - 1])
+
+    def _sent(self, journal: Journal) -> bool:
+        """Send all that a journal holds. False where the store does not take it: then it is kept, and tried again."""
+        try:
+            while journal.unsent:
+                journal.sent(self.send(journal))
+        except Exception as error:
+            with journal.changed:
+                first = (str(error).splitlines() or [""])[0]
+                journal.trouble = f"{type(error).__name__}: {first}"
+                journal.changed.notify_all()
+            return False
+        journal.trouble = ""
+        if journal.ended:
+            self._drop(journal)
+        return True
 
     def _drop(self, journal: Journal) -> None:
         with self._changed:
