@@ -1,12 +1,7 @@
 """Studies as a person runs them: real processes, real stores."""
 
 import dataclasses
-import json
-import random
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +9,18 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from conftest import Command, environment
-from mlflow import MlflowClient
-from mlflow.entities import Run
+from conftest import Command
+from stores import client, curve, runs, trials
 
 import studies
 import variants
-from pipeline import checkpoint, metrics
+from pipeline import metrics
 from pipeline.study import space
 from pipeline.study.driver import Plan, run
-from pipeline.tracker import Tracker, views
+from pipeline.tracker import views
 from variants import DataSpec, InputError
 
 QUICK = {"trials": 2, "epochs": 2, "threads": 1}
-
-
-def client() -> MlflowClient:
-    return MlflowClient(f"sqlite:///{Path('mlflow.db').absolute()}")  # absolute: MLflow keeps stores by their URI
-
-
-def runs(kind: str, experiment: str = "digits") -> list[Run]:
-    found = client().get_experiment_by_name(experiment)
-    assert found is not None
-    return list(
-        client().search_runs([found.experiment_id], f"tags.kind = '{kind}'", order_by=["attributes.start_time"])
-    )
-
-
-def curve(run: Run, metric: str) -> list[float]:
-    return [m.value for m in sorted(client().get_metric_history(run.info.run_id, metric), key=lambda m: m.step)]
-
-
-def trials(name: str) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=name, storage="sqlite:///optuna.db").trials
 
 
 def test_the_main_job(command: Command, folder: Path) -> None:
@@ -131,16 +105,6 @@ def test_the_same_seed_gives_the_same_study(folder: Path) -> None:
             assert curve(a, metric) == curve(b, metric)
 
 
-def test_run_again_it_goes_on(folder: Path) -> None:
-    run(Plan("vae", **QUICK))  # type: ignore[arg-type]
-    again = run(Plan("vae", trials=3, epochs=2, threads=1))
-    assert len(again.study.trials) == 3
-    assert len({json.dumps(t.params) for t in again.study.trials}) == 3
-    assert len(runs("study")) == 1
-    enough = run(Plan("vae", trials=3, epochs=2, threads=1))
-    assert len(enough.study.trials) == 3
-
-
 def test_another_search_under_the_same_name_is_refused(folder: Path) -> None:
     run(Plan("vae", **QUICK))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"'vae-digits' was begun with epochs = 2, and is now asked with 3"):
@@ -207,25 +171,6 @@ def test_a_trial_that_raises_fails_with_its_reason(folder: Path, monkeypatch: py
     assert len(trials("always")) == 3
 
 
-@pytest.mark.slow
-def test_a_full_disk_ends_the_study_and_it_can_go_on(command: Command, folder: Path) -> None:
-    """No file may grow beyond 5 MB, and a checkpoint of this network takes ten times as much."""
-    words = ["--variant", "vae", "--trials", "1", "--epochs", "5", "--threads", "1"]
-    words += ["--fix", "width=1000", "--fix", "depth=3", "--fix", "batch=20", "--fix", "lr=0.0003"]
-    line = f"ulimit -f 5000; exec {sys.executable} -m pipeline.study {' '.join(words)}"
-    done = subprocess.run(
-        ["bash", "-c", line], cwd=folder, env=environment(), capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 2, done.stderr
-    assert "the study had to stop: the checkpoint" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert [t.state.name for t in trials("vae-digits")] == ["RUNNING"]
-    again = command("study", *words)
-    assert again.returncode == 0, again.stderr
-    assert [t.state.name for t in trials("vae-digits")] == ["COMPLETE"]
-    assert [r.data.tags["state"] for r in runs("trial")] == ["complete"]
-
-
 def test_when_no_trial_completes_the_exit_code_is_1(command: Command) -> None:
     done = command("study", "--variant", "vae", "--trials", "1", "--epochs", "3", "--fix", "lr=1", "--fix", "depth=16",
                    "--fix", "width=600")  # fmt: skip
@@ -238,98 +183,6 @@ def test_data_without_labels_are_searched_for_the_elbo_alone(folder: Path) -> No
     outcome = run(Plan("beta", dataset="bare.npz", **QUICK))  # type: ignore[arg-type]
     assert outcome.objectives == ("valid/elbo",)
     assert "probe/accuracy" not in runs("trial", "bare")[0].data.metrics
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-def test_a_study_that_was_stopped_goes_on(sent: signal.Signals, command: Command, folder: Path) -> None:
-    """Stopped in mid-trial, by a polite signal or by the hardest: the same command brings exactly what was asked."""
-    words = ["--variant", "vae", "--epochs", "10", "--fix", "width=256", "--threads", "1"]
-    line = [sys.executable, "-m", "pipeline.study", *words, "--trials", "50"]
-    process = subprocess.Popen(
-        line, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not ((folder / "optuna.db").exists() and len(_seen()) >= 2):
-        time.sleep(0.1)
-    process.send_signal(sent)
-    _, errors = process.communicate(timeout=60)
-    if sent == signal.SIGTERM:
-        assert process.returncode == 130
-        assert "the same command goes on" in errors
-        assert "Traceback" not in errors
-    before = len([t for t in trials("vae-digits") if t.state.is_finished()])
-    done = command("study", *words, "--trials", str(before + 2))
-    assert done.returncode == 0, done.stderr
-    finished = trials("vae-digits")
-    assert [t.state.is_finished() for t in finished] == [True] * (before + 2)
-    assert not [r for r in client().search_runs(["1"]) if r.info.status == "RUNNING"]
-    assert len([r for r in runs("trial") if r.data.tags["state"] == "interrupted"]) <= 1
-    plan = Plan("vae", trials=before + 2, epochs=10, threads=1, fixed={"width": 256}, storage="sqlite:///whole.db")
-    whole = run(plan).study  # of the same name, on which Hyperband depends
-    assert [t.values for t in whole.trials] == [t.values for t in finished]
-    assert [t.params for t in whole.trials] == [t.params for t in finished]
-
-
-@pytest.mark.slow
-def test_a_trial_killed_at_three_random_epochs_ends_in_the_same_bits(command: Command, folder: Path) -> None:
-    """kill -9, with a study that stores elsewhere for comparison: values, curves and weights."""
-    words = ["--variant", "vae", "--trials", "1", "--epochs", "40", "--threads", "1"]
-    for name, value in {"width": 400, "depth": 2, "latent": 8, "lr": 0.0005, "batch": 20}.items():
-        words += ["--fix", f"{name}={value}"]
-    rng, killed_at = random.Random(0), []
-    for _ in range(3):
-        line = [sys.executable, "-m", "pipeline.study", *words]
-        process = subprocess.Popen(line, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
-        saved = folder / "mlruns" / ".runs" / "digits"
-        known = {p: p.stat().st_mtime for p in saved.glob("*/checkpoint.safetensors")}
-        deadline = time.monotonic() + 60  # until it has gone on from there
-        while (
-            time.monotonic() < deadline
-            and {p: p.stat().st_mtime for p in saved.glob("*/checkpoint.safetensors")} == known
-        ):
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0, 2))
-        process.kill()
-        process.wait()
-        (path,) = saved.glob("*/checkpoint.safetensors")
-        found = checkpoint.load(path)
-        assert found is not None
-        killed_at.append(found[1]["epoch"])
-    assert 0 < killed_at[0] < killed_at[1] < killed_at[2] < 40
-    assert command("study", *words).returncode == 0
-    (pieces,) = runs("trial")
-    (kept,) = (folder / "mlruns" / "digits" / "models").glob("*/artifacts/*.safetensors")
-    weights = kept.read_bytes()
-    assert [m.step for m in client().get_metric_history(pieces.info.run_id, "time/train_seconds")] == list(range(1, 41))
-    curves = {m: curve(pieces, m) for m in ("train/elbo", "valid/elbo", "valid/kl")}
-
-    (folder / "whole").mkdir()
-    assert command("study", *words, cwd=folder / "whole").returncode == 0
-    (again,) = (folder / "whole" / "mlruns" / "digits" / "models").glob("*/artifacts/*.safetensors")
-    assert again.read_bytes() == weights
-    store = MlflowClient(f"sqlite:///{folder}/whole/mlflow.db")
-    (whole,) = store.search_runs(["1"], "tags.kind = 'trial'")
-    for metric, values in curves.items():
-        history = sorted(store.get_metric_history(whole.info.run_id, metric), key=lambda m: m.step)
-        assert [m.value for m in history] == values
-
-
-def _seen() -> list[Any]:
-    try:
-        return trials("vae-digits")
-    except Exception:  # the tables are being made
-        return []
-
-
-def test_a_study_is_held_by_one_process(folder: Path) -> None:
-    from pipeline.study import store
-
-    with (
-        store._alone("sqlite:///optuna.db", "vae-digits"),
-        pytest.raises(InputError, match="running in another process"),
-    ):
-        run(Plan("vae", **QUICK))  # type: ignore[arg-type]
 
 
 BAD = [
@@ -428,19 +281,6 @@ def test_no_test_example_is_touched(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(datasets, "load", lambda *_, **__: dataclasses.replace(real, test=broken))
     poisoned = run(Plan("beta", study_name="poisoned", **QUICK))  # type: ignore[arg-type]
     assert [t.values for t in clean.study.trials] == [t.values for t in poisoned.study.trials]
-
-
-def test_two_trackers_may_open_a_fresh_store_at_once(tmp_path: Path) -> None:
-    code = "from pipeline.tracker import Tracker; print(Tracker('digits').experiment)"
-    lines = [[sys.executable, "-c", code]] * 3
-    started = [subprocess.Popen(x, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) for x in lines]
-    assert {p.communicate(timeout=120)[0].strip() for p in started} == {"1"}
-
-
-def test_a_store_that_is_no_store(folder: Path) -> None:
-    Path("mlflow.db").write_bytes(b"not a database" * 100)
-    with pytest.raises(InputError, match=r"mlflow\.db cannot be opened"):
-        Tracker("digits")
 
 
 def test_pinned_values_take_the_type_of_their_field() -> None:
