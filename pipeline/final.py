@@ -14,12 +14,14 @@ from typing import Any
 import torch
 
 from pipeline import attempt, machine
+from pipeline import engine as engines
 from pipeline.attempt import Attempt
 from pipeline.data import Data
-from pipeline.engine import Place
+from pipeline.engine import Ended, Engine, Place
 from pipeline.evaluate import report, subject, suite
+from pipeline.progress import Display
 from pipeline.tracker import Address, Record, Run, Tracker
-from variants import Config
+from variants import Config, InputError
 
 FIRST_SEED = 10_000  # of finals: searches count from their own seed, and never come here
 DONE = ("complete", "failed")  # a training that diverged would diverge again
@@ -55,6 +57,26 @@ def config_key(variant: str, config: Config) -> str:
 def existing(tracker: Tracker) -> dict[str, Record]:
     """The runs of all finals that ended by themselves, by their keys."""
     return {r.tags["key"]: r for r in tracker.find(kind="final") if r.tags.get("state") in DONE}
+
+
+def train(engine: Engine, missing: "Mapping[str, Task]", ready: int, display: Display) -> None:
+    """Train and score what is missing; `ready` is how many there are already."""
+    left = list(missing.items())
+
+    def ask() -> "tuple[str, Task] | None":
+        if not left:
+            return None
+        key, task = left.pop(0)
+        bar.began(key, f"{task.final.variant} seed {task.final.seed}", task.final.epochs)
+        return key, task
+
+    def ended(end: Ended) -> None:
+        if end.died:
+            raise InputError(f"a final was given up after {engines.DEATHS} processes died at it: {end.died}")
+        bar.ended(end.key)
+
+    with display.finals(len(missing), ready) as bar:
+        engines.drive(engine, ask, bar.show, ended)
 
 
 @dataclass(frozen=True)

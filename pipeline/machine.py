@@ -93,6 +93,20 @@ def writable(folder: Path) -> None:
         ) from error
 
 
+@contextmanager
+def alone(lock: Path, what: str) -> Iterator[None]:
+    """One process at a time, by a lock file that dies with its holder. Raises `InputError` where another has it."""
+    from filelock import FileLock, Timeout
+
+    writable(lock.parent)
+    try:
+        held = FileLock(lock).acquire(timeout=0.1)
+    except Timeout as error:
+        raise InputError(f"{what} in another process; wait for it") from error
+    with held:
+        yield
+
+
 def environment(device: torch.device, threads: int) -> dict[str, str]:
     """Hardware, library versions and, inside a checkout, the commit, as tags that tell runs apart."""
     from importlib.metadata import version

@@ -18,8 +18,8 @@ import variants
 from pipeline import compare, data, trainer
 from pipeline.compare import protocol, report
 from pipeline.compare.analysis import Criterion, board
-from pipeline.compare.display import Display
 from pipeline.compare.protocol import Asked
+from pipeline.progress import Display
 from pipeline.tracker import Tracker
 from variants import InputError
 

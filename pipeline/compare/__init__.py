@@ -6,7 +6,6 @@ protocol     equal budgets, a choice on validation data, fresh seeds, one look a
 figures      the figures of the report
 report       one HTML file, its tables, what joins MLflow
 across       ranks over several data sets
-display      what the terminal shows
 
 `load("digits")` gives what was tracked as pandas frames, for plots of your own.
 """

@@ -35,7 +35,7 @@ def main(words: list[str]) -> int:
     arguments = parser.parse_args(words)
 
     from pipeline.compare import across, protocol, report
-    from pipeline.compare.display import Display
+    from pipeline.progress import Display
     from pipeline.tracker import Tracker, views
 
     own = ("dataset", "variant", "run", "out")

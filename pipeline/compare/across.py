@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from pipeline import metrics
-from pipeline.compare import figures, report, statistics
+from pipeline import metrics, pages
+from pipeline.compare import figures, statistics
 from pipeline.compare.analysis import Board
 from pipeline.compare.protocol import CRITERIA, Comparison
 from pipeline.compare.statistics import Array
@@ -52,7 +52,7 @@ def write(found: Sequence[Comparison], folder: Path, command: str, reports: dict
         (folder / f"ranks_{criterion.name}.png").write_bytes(pictures[criterion.name]["light"])
         parts.append({
             "name": criterion.name, "question": criterion.question, "judged": criterion.judged, "missing": missing,
-            "table": report.table_html(table),
+            "table": pages.table(table),
         })  # fmt: skip
         first = rows[0]
         said.append(
@@ -61,7 +61,7 @@ def write(found: Sequence[Comparison], folder: Path, command: str, reports: dict
         )
     if not said:
         said.append("No two variants have a number on all of these data sets: there are no ranks.")
-    html = report.page(
+    html = pages.page(
         "across", title=f"Which VAE variant for {', '.join(o.dataset for o in found)}?",
         subtitle=f"{len(found)} data sets, each with a report of its own.", answers=said, parts=parts,
         figures={n: figures.uris(p) for n, p in pictures.items()}, reports=reports, command=command,

@@ -4,7 +4,6 @@ What is done stays done. Called again, after whatever end, `run` goes on, and en
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from pipeline import attempt, final, machine, trainer
 from pipeline import data as datasets
 from pipeline import engine as engines
 from pipeline.compare.analysis import Board, Criterion, board
-from pipeline.compare.display import Display
 from pipeline.data import Data
-from pipeline.engine import Ended
 from pipeline.evaluate.subject import Sizes
 from pipeline.final import Final
+from pipeline.progress import Display
 from pipeline.study.driver import Plan
 from pipeline.study.driver import run as search
 from pipeline.study.results import Found, found
@@ -124,7 +122,7 @@ def run(asked: Asked, display: Display) -> Comparison:
     base = datasets.load(asked.dataset)
     wanted = asked.variants or tuple(variants.names())
     sources, left_out = _sources(wanted, asked.dataset, base)
-    with _alone(base.spec.name):
+    with machine.alone(Path(f"compare-{base.spec.name}.lock"), f"{base.spec.name} is being compared"):
         subjects: dict[str, Subject] = {}
         for variant, (source, data) in sources.items():
             study = _study(asked, variant, source, data, display)
@@ -151,7 +149,10 @@ def run(asked: Asked, display: Display) -> Comparison:
                 key: final.Task(one, key, s.source, s.data.digest, tracker.dataset, tracker.address, parent.id, tags)
                 for key, (s, one) in wanted_finals.items() if key not in ready
             }  # fmt: skip
-            _train(asked, missing, len(ready), display)
+            with engines.open_engine(
+                asked.engine, asked.workers, asked.threads, asked.device, asked.ray_address
+            ) as engine:
+                final.train(engine, missing, len(ready), display)
             problems = tracker.catch_up(patience=60)
             if problems:
                 raise InputError(f"finals are trained, but not yet in MLflow: {problems[0]}; the same command goes on")
@@ -164,29 +165,6 @@ def run(asked: Asked, display: Display) -> Comparison:
             {**tags, **{f"digest of {s.source}": s.data.digest for s in subjects.values()}},
             {one.variant: int(record.params["weights"]) for one, record in reversed(records)},
         )  # fmt: skip
-
-
-def _train(asked: Asked, missing: Mapping[str, final.Task], ready: int, display: Display) -> None:
-    """Train and score what is missing, on the engine that was asked for."""
-    left = list(missing.items())
-
-    def ask() -> tuple[str, final.Task] | None:
-        if not left:
-            return None
-        key, task = left.pop(0)
-        bar.began(key, f"{task.final.variant} seed {task.final.seed}", task.final.epochs)
-        return key, task
-
-    def ended(end: Ended) -> None:
-        if end.died:
-            raise InputError(f"a final was given up after {engines.DEATHS} processes died at it: {end.died}")
-        bar.ended(end.key)
-
-    with (
-        display.finals(len(missing), ready) as bar,
-        engines.open_engine(asked.engine, asked.workers, asked.threads, asked.device, asked.ray_address) as engine,
-    ):
-        engines.drive(engine, ask, bar.show, ended)
 
 
 def _sources(wanted: Sequence[str], dataset: str, base: Data) -> tuple[dict[str, tuple[str, Data]], dict[str, str]]:
@@ -285,20 +263,6 @@ def _warnings(subjects: Mapping[str, Subject], frame: pd.DataFrame, asked: Asked
     if len(subjects) == 1:
         said.append(f"{next(iter(subjects))} is alone: there is nothing to compare it with")
     return said
-
-
-@contextmanager
-def _alone(name: str) -> Iterator[None]:
-    """One comparison of a data set at a time in a folder."""
-    from filelock import FileLock, Timeout
-
-    machine.writable(Path("."))
-    try:
-        lock = FileLock(f"compare-{name}.lock").acquire(timeout=0.1)
-    except Timeout as error:
-        raise InputError(f"{name} is being compared by another process here; wait for it") from error
-    with lock:
-        yield
 
 
 def _parent(tracker: Tracker, dataset: str, tags: Mapping[str, str]) -> Run:

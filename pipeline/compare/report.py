@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 
-from pipeline import metrics
+from pipeline import metrics, pages
 from pipeline.compare import figures
 from pipeline.compare.analysis import Board
 from pipeline.compare.protocol import Comparison
@@ -50,23 +49,17 @@ def write(found: Comparison, tracker: Tracker, folder: Path, command: str) -> Re
         table.to_csv(folder / "tables" / f"{name}.csv", index=False)
         tex = table.to_latex(index=False, escape=True, float_format="%.4g")
         (folder / "tables" / f"{name}.tex").write_text(tex, encoding="utf-8")
-    html = page(
+    html = pages.page(
         "report", title=f"Which VAE variant for {found.dataset}?", subtitle=_subtitle(found), answers=answers(found),
         warnings=found.warnings, boards=[_board(b, tables) for b in found.boards],
         figures={n: figures.uris(themes) for n, themes in pictures.items()},
         strips=strips, strips_words=STRIPS,
         verdicts=[(n, " ".join(d["words"])) for n, d in details.items() if d["words"]],
         champions=[uri for uri, _, _ in _champions(found)], command=command,
-        **{n: table_html(tables[n]) for n in SHOWN},
+        **{n: pages.table(tables[n]) for n in SHOWN},
     )  # fmt: skip
     (folder / "report.html").write_text(html, encoding="utf-8")
     return Report(folder / "report.html", tables)
-
-
-def page(template: str, **facts: Any) -> str:
-    """A template of this folder as HTML."""
-    loader = jinja2.PackageLoader("pipeline.compare", ".")
-    return jinja2.Environment(loader=loader, autoescape=True).get_template(f"{template}.html.j2").render(**facts)
 
 
 def log(found: Comparison, written: Report, tracker: Tracker) -> list[str]:
@@ -325,12 +318,6 @@ def _board(board: Board, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     return {
         "name": c.name, "question": c.question, "caution": c.caution, "chosen": c.chosen, "judged": c.judged,
         "unit": metric.unit, "better": "lower is better" if metric.better == "minimize" else "higher is better",
-        "words": board.words, "table": table_html(tables[f"board_{c.name}"]),
-        "pairs": table_html(tables[f"pairs_{c.name}"]),
+        "words": board.words, "table": pages.table(tables[f"board_{c.name}"]),
+        "pairs": pages.table(tables[f"pairs_{c.name}"]),
     }  # fmt: skip
-
-
-def table_html(table: pd.DataFrame) -> Any:
-    from markupsafe import Markup
-
-    return Markup(table.to_html(index=False, border=0, escape=True)) if len(table) else ""

@@ -162,17 +162,9 @@ def _unopened(url: str, error: Exception) -> InputError:
 @contextmanager
 def _alone(url: str, name: str) -> Iterator[None]:
     """One driver a study, by a lock that dies with its holder: beside an SQLite file, or in the PostgreSQL server."""
-    from filelock import FileLock, Timeout
-
-    held = InputError(f"study {name!r} is running in another process; wait for it, or give a --study-name")
     if url.startswith("sqlite:///"):
         path = Path(url.removeprefix("sqlite:///"))
-        machine.writable(path.parent)
-        try:
-            lock = FileLock(f"{path}.{name}.lock").acquire(timeout=0.1)
-        except Timeout as error:
-            raise held from error
-        with lock:
+        with machine.alone(Path(f"{path}.{name}.lock"), f"study {name!r} is running"):
             yield
     elif url.startswith("postgresql"):
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
@@ -185,7 +177,7 @@ def _alone(url: str, name: str) -> Iterator[None]:
             if not connection.execute(
                 sqlalchemy.text("select pg_try_advisory_lock(7, :n)"), {"n": number - 2**31}
             ).scalar():
-                raise held
+                raise InputError(f"study {name!r} is running in another process; wait for it")
             connection.commit()  # the lock is of the connection, not of the transaction
             yield
     else:

@@ -1,4 +1,4 @@
-"""A comparison on the terminal: bars while it works, plain lines where the output is no terminal."""
+"""Many trainings on the terminal: bars while it works, plain lines where the output is no terminal."""
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
