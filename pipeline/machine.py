@@ -118,10 +118,18 @@ def environment(device: torch.device, threads: int) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "optuna", "mlflow", "scikit-learn")},
     }
-    commit = _git("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     if commit:
-        facts["commit"] = commit + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        facts["commit"] = commit + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     return facts
+
+
+def packages() -> str:
+    """Every installed package and its version, a line each."""
+    from importlib.metadata import distributions
+
+    found = {d.metadata["Name"].lower(): d.version for d in distributions() if d.metadata["Name"]}
+    return "".join(f"{name}=={version}\n" for name, version in sorted(found.items()))
 
 
 def _cpu() -> str:
@@ -132,7 +140,7 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def _git(*words: str) -> str:
+def git(*words: str) -> str:
     """What git says of the checkout that this code lies in; nothing where it lies in none."""
     here = Path(__file__).resolve().parent
     try:

@@ -1,6 +1,6 @@
 """Many trainings on the terminal: bars while it works, plain lines where the output is no terminal."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,19 +11,28 @@ from rich.console import Console
 class Display:
     def __init__(self) -> None:
         self.console = Console()
-        self._finals: bars.Progress | None = None
 
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True)
 
-    @contextmanager
-    def finals(self, missing: int, ready: int) -> Iterator["Finals"]:
+    def _bars(self) -> bars.Progress:
         columns = (
             bars.TextColumn("{task.description}"), bars.BarColumn(bar_width=28), bars.MofNCompleteColumn(),
             bars.TimeElapsedColumn(), bars.TextColumn("left"), bars.TimeRemainingColumn(),
         )  # fmt: skip
-        with bars.Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
+        return bars.Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+
+    @contextmanager
+    def finals(self, missing: int, ready: int) -> Iterator["Finals"]:
+        with self._bars() as progress:
             yield Finals(self, progress, missing, ready)
+
+    @contextmanager
+    def jobs(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        """A bar over so many jobs; call what it gives at the end of each."""
+        with self._bars() as progress:
+            bar = progress.add_task(what, total=total, visible=total > 0)
+            yield lambda: progress.advance(bar)
 
 
 class Finals:

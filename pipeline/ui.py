@@ -17,7 +17,7 @@ import webbrowser
 from pipeline import cli
 from variants import InputError
 
-VIEWS = ("Trials", "Variants", "Samples")
+VIEWS = ("Trials", "Variants", "Samples", "Reruns")
 PATIENCE = 120  # seconds that MLflow gets to start
 
 

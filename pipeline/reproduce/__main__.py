@@ -74,7 +74,8 @@ def _run(name: str, anchor: Anchor, form: str, seeds: Sequence[int], engine: arg
     tracker.catch_up()
     tags = {**machine.environment(device, used), "dataset": spec.name, "anchor": name, "budget": form}
     console = Console()
-    left = [Seed(name, form, seed, tracker.dataset, tracker.address, tags) for seed in seeds]
+    tasks = [Seed(name, form, seed, tracker.dataset, tracker.address, tags) for seed in seeds]
+    left = list(tasks)
     results: dict[int, Mapping[str, float]] = {}
     with training.Bars(budget.trainings, seeds, console) as bars:
 
@@ -88,8 +89,8 @@ def _run(name: str, anchor: Anchor, form: str, seeds: Sequence[int], engine: arg
     for problem in tracker.catch_up(patience=5):
         console.print(f"not yet in MLflow: {problem}; python -m pipeline.sync sends it", highlight=False)
     reached = _report(name, anchor, budget, seeds, [results[seed] for seed in seeds], console)
-    for seed in seeds:
-        shutil.rmtree(FOLDER / f"{name}-{form}-{seed}")
+    for task in tasks:
+        shutil.rmtree(task.folder)
     return 0 if reached else 1
 
 

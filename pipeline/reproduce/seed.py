@@ -28,9 +28,15 @@ class Seed:
     dataset: str  # the experiment
     address: Address
     tags: Mapping[str, str]
+    parent: str | None = None  # a run below which this one stands
+
+    @property
+    def folder(self) -> Path:
+        """Checkpoints and the result, until whoever asked takes them away."""
+        return FOLDER / f"{self.name}-{self.form}-{self.seed}"
 
     def run(self, place: Place, show: Callable[[Any], None]) -> dict[str, float]:
-        folder = FOLDER / f"{self.name}-{self.form}-{self.seed}"
+        folder = self.folder
         known, result = folder / "run.json", folder / "result.json"
         machine.writable(folder)
         if result.exists():  # of this command, when it was cut off in another seed
@@ -43,7 +49,7 @@ class Seed:
         about = {**self.tags, "kind": "reproduce", "seed": str(self.seed)}
         device = machine.device(place.device)
         key = json.loads(known.read_text())["key"]
-        with tracker.run(f"{self.name} {self.form} {self.seed}", about, key=key) as run:
+        with tracker.run(f"{self.name} {self.form} {self.seed}", about, parent=self.parent, key=key) as run:
             models = {
                 name: training.train(
                     each, self.seed, device, tracker, run, f"{self.name} {name} {self.seed}",
@@ -55,13 +61,13 @@ class Seed:
             }  # fmt: skip
             show(("", 0, {}))
             found = dict(MEASURES[anchor.measure](models, **budget.options))
-            run.metrics({f"anchor/{_plain(name)}": value for name, value in found.items()}, 0)
+            run.metrics({f"anchor/{plain(name)}": value for name, value in found.items()}, 0)
             facts = {"measured": found, "published": dict(anchor.published)}
             run.text("anchor/result.json", json.dumps(facts, indent=2))
         result.write_text(json.dumps(found))
         return found
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name that MLflow takes for a metric."""
     return re.sub(r"[^\w\-. /]+", "", name)

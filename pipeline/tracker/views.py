@@ -31,6 +31,8 @@ COLOURS = (  # of runs, by trial: Tol's bright, vibrant and muted schemes, which
     "#cc3311", "#009988", "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255",
 )  # fmt: skip
 
+_RERUN = [f"tags.`{tag}`" for tag in ("verdict", "verdicts", "baseline", "commit", "hardware")]
+
 Card = dict[str, Any]
 Section = tuple[str, Sequence[Card], dict[str, int]]
 
@@ -41,7 +43,24 @@ def write(client: MlflowClient, experiment: str, searched: Iterable[str]) -> Non
     Variants shows finals by variant, once there are any; until then trials.
     """
     finals = bool(client.search_runs([experiment], "tags.kind = 'final'", max_results=1))
-    for name, state in _views(list(searched), finals).items():
+    _write(client, experiment, _views(list(searched), finals))
+
+
+def write_reruns(client: MlflowClient, experiment: str, series: Iterable[str]) -> None:
+    """Write the view Reruns: each series (case/metric) over the reruns of a benchmark, a section a metric."""
+    metrics: dict[str, list[str]] = {}
+    for name in sorted(s for s in series if "/" in s):
+        metrics.setdefault(name.split("/", 1)[1], []).append(name)
+    sections: list[Section] = [
+        (metric, [_line(name) for name in names], {"columns": 3}) for metric, names in metrics.items()
+    ]
+    shown = _state("tags.kind = 'rerun' and tags.state = 'complete'", sections, [], group="suite")
+    shown |= {"orderByKey": "attributes.start_time", "runsHiddenMode": "SHOWALL", "selectedColumns": _RERUN}
+    _write(client, experiment, {"Reruns": shown})
+
+
+def _write(client: MlflowClient, experiment: str, states: dict[str, dict[str, Any]]) -> None:
+    for name, state in states.items():
         packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
         now = int(time.time() * 1000)
         value = {"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"}

@@ -1,0 +1,79 @@
+"""Which series of a rerun are judged, and how each stands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline import metrics
+from pipeline.benchmark import history, verdict
+from pipeline.benchmark.history import Rerun
+from pipeline.benchmark.verdict import Judgement, Word
+from pipeline.reproduce.seed import plain
+from studies.anchors import ANCHORS
+from studies.benchmark import Suite
+
+Better = Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series and its verdict: with its numbers, or with the reason why there are none."""
+
+    series: str
+    word: Word
+    judgement: Judgement | None = None
+    reason: str = ""
+
+
+def series_of(suite: Suite, now: Rerun) -> dict[str, tuple[Better, float]]:
+    """The judged series of a rerun: which way is better, and the smallest change that matters as a share."""
+    found: dict[str, tuple[Better, float]] = {}
+    for series in now.metrics:
+        if series.startswith(history.SD) or history.case_of(series) not in suite.cases:
+            continue
+        metric = history.metric_of(series)
+        for name, share in suite.judged.items():
+            if metric == name or metric.startswith(f"{name}_"):
+                better = metrics.find(metric).better
+                assert better, f"{metric} has no better direction: studies/benchmark.py cannot have it judged"
+                found[series] = better, share
+    for name in suite.anchors:
+        for metric, (sign, _) in ANCHORS[name].budgets["cpu"].expected.items():
+            if of_anchor(name, plain(metric)) in now.metrics:
+                better = "minimize" if sign == "<=" else "maximize"
+                found[of_anchor(name, plain(metric))] = better, suite.anchor_effect
+    return found
+
+
+def of_anchor(name: str, metric: str) -> str:
+    return f"{name}/{metric}"
+
+
+def lines(
+    suite: Suite, now: Rerun, base: Sequence[Rerun], before: Sequence[Rerun], again: Rerun | None = None
+) -> list[Line]:
+    """A verdict for each judged series of a rerun, the worst first. `again` repeats the cases that were suspected."""
+    judged = series_of(suite, now)
+    level = verdict.levels(len(judged), suite.monthly)
+    found = [Line(case, "failed", reason=reason) for case, reason in now.failed.items()]
+    if again:
+        found += [Line(case, "failed", reason=reason) for case, reason in again.failed.items()]
+    last = base[-1].started if base else ""
+    since = [r for r in before if r.started > last and not r.aside]
+    for series, (better, share) in judged.items():
+        known = [s for r in history.comparable(base, now, series) if (s := r.sample(series))]
+        if len(known) < verdict.LEAST:
+            why = (
+                f"{len(known)} comparable reruns in the baseline; {verdict.LEAST} are needed" if base else "no baseline"
+            )
+            found.append(Line(series, "no history", reason=why))
+            continue
+        means = [r.metrics[series] for r in history.comparable(since, now, series)]
+        means.append(now.metrics[series])
+        pinned = verdict.baseline(known)
+        first = verdict.judge(pinned, means, better, share, level)
+        if again and first.word == "suspect" and series in again.metrics:
+            both = [*means, again.metrics[series]]
+            first = verdict.judge(pinned, both, better, share, level, suspect=means[-1])
+        found.append(Line(series, first.word, first))
+    return sorted(found, key=lambda x: verdict.WORDS.index(x.word))

@@ -1,0 +1,72 @@
+"""How fast each case trains, as one task that has the machine to itself as far as the suite is concerned.
+
+The cases take turns, an epoch each, so that whatever else the machine does falls on all of them. Beside examples per
+second stands `relative`: examples trained in the time of a fixed piece of arithmetic, taken before and after each epoch,
+which a slower machine slows down as much. Medians over rounds; the first round warms up.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from pipeline import attempt, final, machine, trainer
+from pipeline.data import Data
+from pipeline.engine import Place
+from variants import Config
+
+ROUNDS = 21
+EXAMPLES = 2000  # of the training split, at most
+ECHO = "speed/examples_per_second"
+JUDGED = "speed/relative"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """`cases`: name -> (variant, its config, source and digest of its data)."""
+
+    cases: Mapping[str, tuple[str, Config, str, str]]
+
+    def run(self, place: Place, show: Callable[[Any], None]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+        """Of each case its speeds; and the environment that they were measured in."""
+        device = machine.device(place.device)
+        turns = {name: self._epochs(case, device) for name, case in self.cases.items()}
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in turns}
+        for number in range(ROUNDS):
+            for name, turn in turns.items():
+                before = _arithmetic(device)
+                rate = next(turn).metrics["time/examples_per_second"]
+                if number:
+                    found[name].append((rate, rate * (before + _arithmetic(device)) / 2))
+            show((number + 1, {}))
+        middle = {
+            name: {ECHO: statistics.median(r for r, _ in each), JUDGED: statistics.median(r for _, r in each)}
+            for name, each in found.items()
+        }
+        return middle, machine.environment(device, torch.get_num_threads())
+
+    def _epochs(self, case: tuple[str, Config, str, str], device: torch.device) -> Any:
+        variant, config, source, digest = case
+        data = _some(attempt.held(source, digest, device))
+        torch.manual_seed(final.FIRST_SEED)
+        made = trainer.build(variant, config, data.spec)
+        return trainer.train(made, data, epochs=ROUNDS, seed=final.FIRST_SEED)
+
+
+def _some(data: Data) -> Data:
+    """A part of the data: whole batches of training, and little to score after each epoch."""
+    return replace(data, train=data.train[slice(0, EXAMPLES)], valid=data.valid[slice(0, 50)])
+
+
+def _arithmetic(device: torch.device) -> float:
+    """Seconds of small matrix products and what stands between them in a training step."""
+    x = torch.full((64, 256), 0.01, device=device)
+    w = torch.full((256, 256), 0.01, device=device)
+    begin = time.perf_counter()
+    for _ in range(100):
+        x = torch.tanh(x @ w) * 0.5
+    x.sum().item()
+    return time.perf_counter() - begin
