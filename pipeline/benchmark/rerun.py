@@ -192,7 +192,7 @@ def _cases(suite: Suite, device: torch.device) -> dict[str, _Case]:
 
 @contextmanager
 def _identity(asked: Asked, tags: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The id of this rerun, and when it was begun: of one that was cut off here, in this environment, if there is one."""
+    """The id of this rerun, and when it was begun: of one that was cut off here, in this environment, if any."""
     mine = Path("mlruns") / ".runs" / f"{experiment(asked.suite)}.json"
     about = {"tags": dict(tags), "aside": asked.aside, "slot": asked.slot}
     try:

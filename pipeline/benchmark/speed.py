@@ -1,8 +1,8 @@
 """How fast each case trains, as one task that has the machine to itself as far as the suite is concerned.
 
 The cases take turns, an epoch each, so that whatever else the machine does falls on all of them. Beside examples per
-second stands `relative`: examples trained in the time of a fixed piece of arithmetic, taken before and after each epoch,
-which a slower machine slows down as much. Medians over rounds; the first round warms up.
+second stands `relative`: examples trained in the time of a fixed piece of arithmetic, which is taken before and after
+each epoch, and which a slower machine slows down as much. Medians over rounds; the first round warms up.
 """
 
 import statistics
