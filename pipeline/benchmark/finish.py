@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pipeline import notify
 from pipeline.benchmark import page, summary, verdict
-from pipeline.benchmark.rerun import Outcome, experiment
+from pipeline.benchmark.judged import Outcome
+from pipeline.benchmark.rerun import experiment
 from pipeline.progress import Display
 
 

@@ -70,6 +70,11 @@ class Rerun:
         return self._json("verdicts")
 
     @property
+    def changes(self) -> list[str]:
+        """What had changed since the baseline of then."""
+        return list(json.loads(self.tags.get("changes", "[]")))
+
+    @property
     def baselines(self) -> dict[str, str]:
         """The baselines it belongs to, and when they were pinned."""
         return {k.removeprefix(PIN): v for k, v in self.tags.items() if k.startswith(PIN)}

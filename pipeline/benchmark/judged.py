@@ -25,6 +25,32 @@ class Line:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a rerun found. `lines` has one for each judged series, the worst first."""
+
+    suite: str
+    rerun: Rerun
+    again: Rerun | None  # the repetition of what looked worse
+    baseline: str
+    reruns: int  # of the baseline
+    lines: list[Line]
+    changes: list[str]
+    missing: str  # what a baseline lacks, where there is none
+
+    @property
+    def word(self) -> Word:
+        return overall(self.lines)
+
+
+def overall(found: Sequence[Line]) -> Word:
+    """The worst verdict. Where some series have no history, those that have speak for the suite."""
+    words = {line.word for line in found}
+    known = words - {"no history"} or words
+    worst: Word = next((w for w in verdict.WORDS if w in known), "no history")
+    return "ok" if worst == "better" and any(line.word == "ok" for line in found) else worst
+
+
 def series_of(suite: Suite, now: Rerun) -> dict[str, tuple[Better, float]]:
     """The judged series of a rerun: which way is better, and the smallest change that matters as a share."""
     found: dict[str, tuple[Better, float]] = {}

@@ -23,9 +23,9 @@ import variants
 from pipeline import attempt, final, machine, trainer
 from pipeline import data as datasets
 from pipeline import engine as engines
-from pipeline.benchmark import changes, history, verdict
+from pipeline.benchmark import changes, history, summary, verdict
 from pipeline.benchmark.history import Rerun
-from pipeline.benchmark.judged import Line, lines, of_anchor
+from pipeline.benchmark.judged import Line, Outcome, lines, of_anchor
 from pipeline.benchmark.speed import Speed
 from pipeline.data import Data
 from pipeline.engine import Ended, Engine
@@ -40,6 +40,7 @@ from variants import Config, InputError
 
 KEPT = ("test/", "probe/", "latent/", "sample/", "use/")
 LEFT_OUT = ("probe/raw_", "probe/pca_", "probe/untrained_", "_floor_")
+NOTE = "mlflow.note.content"  # the description that MLflow shows with a run
 AGAIN = "-again"  # ends the id of a rerun that repeats another in part
 
 
@@ -55,32 +56,6 @@ class Asked:
     workers: int = 1
     engine: engines.Kind = "here"
     ray_address: str | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a rerun found. `lines` has one for each judged series, the worst first."""
-
-    suite: str
-    rerun: Rerun
-    again: Rerun | None  # the repetition of what looked worse
-    baseline: str
-    reruns: int  # of the baseline
-    lines: list[Line]
-    changes: list[str]
-    missing: str  # what a baseline lacks, where there is none
-
-    @property
-    def word(self) -> verdict.Word:
-        return overall(self.lines)
-
-
-def overall(found: Sequence[Line]) -> verdict.Word:
-    """The worst verdict. Where some series have no history, those that have speak for the suite."""
-    words = {line.word for line in found}
-    known = words - {"no history"} or words
-    worst: verdict.Word = next((w for w in verdict.WORDS if w in known), "no history")
-    return "ok" if worst == "better" and any(line.word == "ok" for line in found) else worst
 
 
 @dataclass(frozen=True)
@@ -151,6 +126,7 @@ def run(asked: Asked, display: Display, alive: Callable[[], None] = lambda: None
                 lacks = "" if base else _lacks(known, asked.suite, now)
                 outcome = Outcome(asked.suite, now, again, name, len(base), found, changed, lacks)
                 _tell(parent, found, outcome.word, name)
+                parent.tags({"changes": json.dumps(changed), NOTE: summary.markdown(outcome)})
         problems = tracker.catch_up(patience=60)
         if problems:
             raise InputError(f"trained, but not yet in MLflow: {problems[0]}; the same command goes on")

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from pipeline import metrics
 from pipeline.benchmark import history
-from pipeline.benchmark.judged import Line
-from pipeline.benchmark.rerun import Outcome
+from pipeline.benchmark.judged import Line, Outcome
 
 SAID = {
     "ok": "nothing got worse", "better": "something got better", "worse": "something got worse",

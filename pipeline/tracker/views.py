@@ -70,9 +70,19 @@ def _write(client: MlflowClient, experiment: str, states: dict[str, dict[str, An
             warnings.warn(f"the MLflow view {name!r} could not be written: {error}", stacklevel=2)
 
 
+def _server(uri: str, port: int) -> str:
+    """The tracking server, or the one that `python -m pipeline.ui` starts."""
+    return os.path.dirname(uri + "/") if uri.startswith(("http:", "https:")) else f"http://127.0.0.1:{port}"
+
+
+def run_link(uri: str, experiment: str, run: str) -> str:
+    """The address of a run's page."""
+    return f"{_server(uri, PORT)}/#/experiments/{experiment}/runs/{run}"
+
+
 def link(uri: str, experiment: str, view: str, port: int = PORT) -> str:
-    """The address that opens a view: on the tracking server, or on the one that `python -m pipeline.ui` starts."""
-    server = os.path.dirname(uri + "/") if uri.startswith(("http:", "https:")) else f"http://127.0.0.1:{port}"
+    """The address that opens a view."""
+    server = _server(uri, port)
     page = f"runs?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={_id(experiment, view)}"
     return f"{server}/#/experiments/{experiment}/{page}"
 
