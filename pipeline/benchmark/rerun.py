@@ -177,7 +177,7 @@ def _identity(asked: Asked, tags: Mapping[str, str]) -> Iterator[tuple[str, str]
         kept = {}
     if kept.get("about") != about:
         now = datetime.now(UTC)
-        id_ = asked.slot or now.strftime("%Y-%m-%dT%H%M%SZ")
+        id_ = f"slot-{asked.slot}" if asked.slot else now.strftime("%Y-%m-%dT%H%M%SZ")
         kept = {"about": about, "id": id_, "started": now.isoformat(timespec="milliseconds")}
         machine.writable(mine.parent)
         mine.write_text(json.dumps(kept))

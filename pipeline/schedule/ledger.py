@@ -1,7 +1,7 @@
 """A row a slot: what became of each, in SQLite or PostgreSQL, beside Optuna's tables.
 
     waiting -> running -> done       a rerun ended, whatever its verdict (the exit code says)
-       ^          |  `--> failed     given up, or bad usage
+       ^          |  `--> failed     given up
        '----------'                  its process died, or failed: tried again later
     missed                           came while nobody was there, or while an older one ran
 
@@ -102,7 +102,7 @@ class Ledger:
 
     def _create(self) -> None:
         tables = [CreateTable(t, if_not_exists=True) for t in _tables.sorted_tables]
-        made = [*tables, CreateIndex(ONE, if_not_exists=True)]
+        made: list[Any] = [*tables, CreateIndex(ONE, if_not_exists=True)]
         for attempt in range(3):  # two that make them at once may collide in PostgreSQL, if-not-exists or not
             try:
                 with self._engine.begin() as connection:
@@ -205,8 +205,8 @@ class Ledger:
     def end(self, claim: Claim, code: int, note: str = "") -> State | None:
         """What becomes of a slot by the exit code of its rerun; None where it is no longer ours.
 
-        0 and 1 are verdicts: done. 2 is bad usage: failed. 130 was asked to stop: it waits, as if it had not begun.
-        Others are tried again, later each time.
+        0 and 1 are verdicts: done. 130 was asked to stop: it waits, as if it had not begun. Others are tried again,
+        later each time, and failed in the end.
         """
         now = self.now()
         attempts = self._attempts(claim)
@@ -218,7 +218,7 @@ class Ledger:
         elif code == 130:
             state = "waiting"
             values |= {"attempts": SLOTS.c.attempts - 1, "due": now, "ended": None}
-        elif code == 2 or attempts >= ATTEMPTS:
+        elif attempts >= ATTEMPTS:
             state = "failed"
         else:
             state = "waiting"

@@ -14,9 +14,7 @@ from pipeline.schedule.cron import Cron
 from pipeline.schedule.ledger import Ledger
 from variants import InputError
 
-POLL = (
-    15.0  # seconds between looks at the ledger: for slots of other processes that died, and for a schedule that changed
-)
+POLL = 15.0  # seconds between looks at the ledger: for what others left behind, and for times that changed
 LATE = 2  # slots without a rerun, after which somebody hears of it
 
 
@@ -60,12 +58,16 @@ class Service:
         self._mind(known[1])
 
     def _start(self) -> None:
-        child = subprocess.Popen(self.line)
+        child = subprocess.Popen(self.line, start_new_session=True)  # it hears of Ctrl-C from us alone
         try:
             code = child.wait()
         except KeyboardInterrupt:
             child.terminate()
-            child.wait()
+            try:
+                child.wait()
+            except KeyboardInterrupt:  # a second one: at once
+                child.terminate()
+                child.wait()
             raise
         row = self.ledger.rows(self.suite, 1)[0]
         after = f"; next {self.cron.local(self.cron.next(self.ledger.now()))}"
@@ -77,9 +79,7 @@ class Service:
         missing = len(self.cron.between(done, self.ledger.now())) - 1  # the newest may be at work
         late = missing >= LATE
         if late and not self._late:
-            words = (
-                f"The last rerun that ended was that of {self.cron.local(done)}; {missing} slots came and went since."
-            )
+            words = f"The last rerun that ended was that of {self.cron.local(done)}; {missing} slots came and went."
             self.say(f"{self.suite}: {words}")
             notify.send(f"Benchmark {self.suite}: no rerun for too long", words, "warning")
         self._late = late

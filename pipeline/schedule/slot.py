@@ -39,17 +39,30 @@ def run(ledger: Ledger, suite: str, rerun: Rerun, say: Callable[[str], None]) ->
     except KeyboardInterrupt:
         code, note = 130, "interrupted"
         raise
+    except Lost as error:
+        code = 130
+        say(f"{suite}: {error}; what was done here does not count")
     except BaseException as error:
         note = f"{type(error).__name__}: {error}"
         raise
     finally:
-        state = ledger.end(claim, code, note)
-        if state is None:
-            say(f"{suite}: slot {name(claim.slot)} was given to another process; what was done here does not count")
-        elif state == "failed":
+        state = _end(ledger, claim, code, note)
+        if state == "failed":
             problem = notify.send(f"Benchmark {suite}: failed", f"Slot {name(claim.slot)} failed: {note}", "failure")
             say(problem or f"{suite}: slot {name(claim.slot)} failed: {note}")
     return code
+
+
+def _end(ledger: Ledger, claim: Claim, code: int, note: str) -> str | None:
+    """End the slot; a store that is away is asked again for as long as the lease holds."""
+    until = time.monotonic() + LEASE
+    while True:
+        try:
+            return ledger.end(claim, code, note)
+        except SQLAlchemyError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(2)
 
 
 def owner() -> str:
@@ -95,9 +108,7 @@ def _lease(ledger: Ledger, claim: Claim) -> Iterator[Callable[[], None]]:
 
     def alive() -> None:
         if lost.is_set() or not ledger.beat(claim):
-            raise Lost(
-                f"slot {name(claim.slot)} was given to another process, since this one did not answer for too long"
-            )
+            raise Lost(f"slot {name(claim.slot)} was given to another process, as this one did not answer for too long")
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
