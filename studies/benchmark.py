@@ -1,16 +1,20 @@
 """What is rerun on a schedule: suites of fixed trainings, and by what their results are judged.
 
+Another package adds a suite by an entry point in the group `vae.suites` that points at a function without arguments.
+
 A rerun of a suite trains each case on fresh seeds, so that its means vary as an honest repetition would, and once on a
 seed that is always the same, whose numbers show at once that anything changed at all.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import Any
 
 import studies
 import variants
 from studies.anchors import ANCHORS
+from variants import InputError
 
 
 @dataclass(frozen=True)
@@ -106,4 +110,21 @@ def _paper() -> Suite:
     )
 
 
-SUITES: Mapping[str, Callable[[], Suite]] = {"smoke": _smoke, "nightly": _nightly, "paper": _paper}
+_SUITES: Mapping[str, Callable[[], Suite]] = {"smoke": _smoke, "nightly": _nightly, "paper": _paper}
+_GROUP = "vae.suites"
+
+
+def names() -> list[str]:
+    """Every suite: those of this file, and what other packages register."""
+    return [*_SUITES, *sorted(point.name for point in entry_points(group=_GROUP) if point.name not in _SUITES)]
+
+
+def get(name: str) -> Suite:
+    """A suite. Raises `InputError` for an unknown name."""
+    if name in _SUITES:
+        return _SUITES[name]()
+    for point in entry_points(group=_GROUP):
+        if point.name == name:
+            found: Suite = point.load()()
+            return found
+    raise InputError(f"unknown suite {name!r}: expected one of {', '.join(names())}")

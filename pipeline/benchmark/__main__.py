@@ -24,13 +24,13 @@ suites:
 
 
 def main(words: list[str]) -> int:
-    from studies.benchmark import SUITES
+    from studies import benchmark as suites
 
     helped = {"-h", "--help"} & set(words)
-    made = {name: suite() for name, suite in SUITES.items()} if helped else {}
-    suites = "\n".join(f"  {name:<8} {s.about}; {s.cost}" for name, s in made.items())
-    parser = cli.parser("benchmark", ABOUT, "--device", "--threads", *cli.ENGINE, epilog=EPILOG + suites)
-    parser.add_argument("suite", metavar="SUITE", help=f"one of {', '.join(SUITES)}")
+    made = {name: suites.get(name) for name in suites.names()} if helped else {}
+    listed = "\n".join(f"  {name:<8} {s.about}; {s.cost}" for name, s in made.items())
+    parser = cli.parser("benchmark", ABOUT, "--device", "--threads", *cli.ENGINE, epilog=EPILOG + listed)
+    parser.add_argument("suite", metavar="SUITE", help=f"one of {', '.join(suites.names())}")
     parser.add_argument("--pin", metavar="NAME", help="make a baseline of the last reruns, and rerun nothing")
     parser.add_argument("--last", type=cli.positive, metavar="N", help="with --pin: how many, at most (20)")
     parser.add_argument("--report", action="store_true", help="write the page of what is known, and rerun nothing")
@@ -47,7 +47,7 @@ def main(words: list[str]) -> int:
     from variants import InputError
 
     suite, display = arguments.suite, Display()
-    rerun.suite_of(suite)
+    suites.get(suite)
     if arguments.last and not arguments.pin:
         raise InputError(f"--last {arguments.last}: it goes with --pin NAME")
     if arguments.pin:

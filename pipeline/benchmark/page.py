@@ -11,9 +11,10 @@ from pipeline import metrics, pages
 from pipeline.benchmark import history, verdict
 from pipeline.benchmark.history import Rerun
 from pipeline.benchmark.judged import lines, series_of
-from pipeline.benchmark.rerun import experiment, suite_of
+from pipeline.benchmark.rerun import experiment
 from pipeline.benchmark.summary import SAID
 from pipeline.tracker import Tracker, views
+from studies import benchmark as suites
 from variants import InputError
 
 WIDTH, HEIGHT, EDGE = 300, 64, 7
@@ -43,7 +44,7 @@ def write(suite: str, folder: Path) -> Path:
     name, base = history.pinned(reruns)
     again = next((r for r in reruns if r.confirms == now.id), None)
     before = [r for r in reruns if r.started < now.started]
-    declared = suite_of(suite)
+    declared = suites.get(suite)
     found = {x.series: x for x in lines(declared, now, base, before, again)}
     links = {r.id: views.run_link(tracker.uri, tracker.experiment, r.run) for r in reruns}
     sections: dict[str, list[Card]] = {}

@@ -34,8 +34,9 @@ from pipeline.final import Final
 from pipeline.progress import Display
 from pipeline.reproduce.seed import Seed, plain
 from pipeline.tracker import Record, Run, Tracker, views
+from studies import benchmark as suites
 from studies.anchors import ANCHORS
-from studies.benchmark import SUITES, Suite
+from studies.benchmark import Suite
 from variants import Config, InputError
 
 KEPT = ("test/", "probe/", "latent/", "sample/", "use/")
@@ -75,12 +76,6 @@ class _Case:
         return _short(facts)
 
 
-def suite_of(name: str) -> Suite:
-    if name not in SUITES:
-        raise InputError(f"suite {name!r}: expected one of {', '.join(SUITES)}")
-    return SUITES[name]()
-
-
 def experiment(suite: str) -> str:
     return f"benchmark-{suite}"
 
@@ -91,7 +86,7 @@ def run(asked: Asked, display: Display, alive: Callable[[], None] = lambda: None
     Raises `InputError` before anything is trained for an unknown suite, variant or setting, and for data that are
     not here.
     """
-    suite = suite_of(asked.suite)
+    suite = suites.get(asked.suite)
     threads = machine.prepare(asked.threads, asked.workers)
     device = machine.device(asked.device)
     cases = _cases(suite, device)

@@ -31,7 +31,7 @@ WORDS: tuple[Word, ...] = ("failed", "worse", "drifting", "suspect", "no history
 BAD: tuple[Word, ...] = ("failed", "worse", "drifting")  # somebody should hear of it
 LEAST = 5  # reruns of a baseline
 SUSPECT, SECOND, UNEQUAL = 0.01, 0.05, 0.01
-ALARM, DRIFT = 0.045, 0.01  # false ones a month and suite; of the EWMA, whose looks are alike, far fewer in truth
+ALARM, DRIFT = 0.045, 0.005  # false ones a month and suite; looks at an EWMA are alike: far fewer in truth
 WEIGHT = 0.3  # of the newest rerun, in the EWMA
 
 

@@ -34,6 +34,7 @@ def main(words: list[str]) -> int:
     from pipeline.progress import Display
     from pipeline.schedule.cron import Cron
     from pipeline.schedule.ledger import Ledger
+    from studies import benchmark as suites
     from variants import InputError
 
     display = Display()
@@ -41,10 +42,7 @@ def main(words: list[str]) -> int:
         return _history(Ledger(arguments.storage), arguments.suite, display)
     if arguments.suite is None or arguments.cron is None:
         raise InputError('expected a suite and its times: python -m pipeline.schedule smoke --cron "0 3 * * *"')
-    from studies.benchmark import SUITES
-
-    if arguments.suite not in SUITES:
-        raise InputError(f"suite {arguments.suite!r}: expected one of {', '.join(SUITES)}")
+    suites.get(arguments.suite)
     notify.check()
     cron = Cron(arguments.cron, arguments.timezone)
     ledger = Ledger(arguments.storage)

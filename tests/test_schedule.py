@@ -1,0 +1,338 @@
+"""Each slot once, whatever dies: a year on a simulated clock, and real processes that are killed."""
+
+import heapq
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from conftest import Command, environment
+
+from pipeline.schedule import ledger as ledgers
+from pipeline.schedule.cron import Cron
+from pipeline.schedule.ledger import FINAL, Claim, Ledger
+from variants import InputError
+
+DAY = 86_400.0
+START = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
+
+
+def by_hand(zone: str, year: int, hours: set[int], minute: int, weekdays: set[int]) -> list[float]:
+    """Every minute of a year asked by itself whether a fixed hour and minute comes, weekdays counted from Sunday."""
+    local = ZoneInfo(zone)
+    time_ = datetime(year, 1, 1, tzinfo=local).astimezone(UTC)
+    end = datetime(year + 1, 1, 1, tzinfo=local).astimezone(UTC)
+    found, seen = [], set()
+    before = time_.astimezone(local).replace(tzinfo=None) - timedelta(minutes=1)
+    while time_ < end:
+        wall = time_.astimezone(local).replace(tzinfo=None)
+        skipped = [before + timedelta(minutes=m) for m in range(1, int((wall - before) / timedelta(minutes=1)) + 1)]
+        for each in skipped or [wall]:  # a gap brings all that it skipped at once; a repetition brings nothing twice
+            fits = each.hour in hours and each.minute == minute and (each.weekday() + 1) % 7 in weekdays
+            if fits and each not in seen:
+                seen.add(each)
+                found.append(time_.timestamp())
+        before = wall
+        time_ += timedelta(minutes=1)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone", "hours", "minute", "weekdays"),
+    [
+        ("30 2 * * *", "Europe/Zurich", {2}, 30, set(range(7))),  # does not exist on one day, and twice on another
+        ("15 1,2 * * 0", "America/New_York", {1, 2}, 15, {0}),  # on Sundays, the day on which clocks change
+        ("45 1 * * 5-7", "Australia/Lord_Howe", {1}, 45, {5, 6, 0}),  # half an hour of summer time
+    ],
+)
+def test_times_are_those_of_every_minute_asked_by_itself(
+    expression: str, zone: str, hours: set[int], minute: int, weekdays: set[int]
+) -> None:
+    first = datetime(2026, 1, 1, tzinfo=ZoneInfo(zone)).timestamp()
+    last = datetime(2027, 1, 1, tzinfo=ZoneInfo(zone)).timestamp()
+    expected = by_hand(zone, 2026, hours, minute, weekdays)
+    assert Cron(expression, zone).between(first - 1, last - 1) == expected
+
+
+def test_what_comes_every_hour_goes_on_where_clocks_change() -> None:
+    cron = Cron("*/30 * * * *", "Europe/Zurich")
+    for day in ("2026-03-29", "2026-10-25"):
+        begin = datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp()
+        assert cron.between(begin - 1, begin + 4 * 3600 - 1) == [begin + 1800 * k for k in range(8)]
+
+
+def test_weekdays_count_from_sunday() -> None:
+    for words in ("0 3 * * 0", "0 3 * * 7", "0 3 * * sun"):
+        slot = Cron(words, "UTC").next(START)
+        assert f"{datetime.fromtimestamp(slot, UTC):%A %H:%M}" == "Sunday 03:00"
+    either = [datetime.fromtimestamp(s, UTC) for s in Cron("0 3 1 * 1", "UTC").between(START, START + 40 * DAY)]
+    assert {f"{d:%A}" for d in either if d.day != 1} == {"Monday"}
+    assert any(d.day == 1 and f"{d:%A}" != "Monday" for d in either)  # the first of a month, or a Monday
+
+
+def test_the_newest_slot() -> None:
+    cron = Cron("0 3 * * *", "UTC")
+    three = datetime(2026, 11, 24, 3, tzinfo=UTC).timestamp()
+    assert [cron.last(three + s) for s in (-1, 0, 59, 3600)] == [three - DAY, three, three, three]
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "words"),
+    [("61 3 * * *", "UTC", "minute"), ("0 3 * *", "UTC", "five fields"), ("0 3 * * *", "Mars", "Europe/Zurich")],
+)
+def test_bad_times_are_refused(cron: str, zone: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Cron(cron, zone)
+
+
+class World:
+    """Schedulers that come and go, on one clock, and a log of what they really ran."""
+
+    def __init__(self, url: str, seed: int, cron: Cron) -> None:
+        self.time, self.cron, self.random = START, cron, random.Random(seed)
+        self.ledgers = [Ledger(url, lambda: self.time) for _ in range(2)]
+        self.down = [0.0, 0.0]  # until when each scheduler is away
+        self.log: list[tuple[float, float, float, str]] = []  # slot, from, to, end
+        self.count = itertools.count()
+        self.events: list[tuple[float, int, Callable[[], None]]] = []
+        self.ledgers[0].schedule("smoke", cron, self.time)
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self.events, (when, next(self.count), what))
+
+    def run(self, until: float) -> None:
+        for slot in self.cron.between(self.time, until):
+            for who in (0, 1):
+                self.at(slot + self.random.uniform(0, 20), lambda who=who: self.look(who))  # type: ignore[misc]
+        while self.events and self.events[0][0] <= until:
+            self.time, _, what = heapq.heappop(self.events)
+            what()
+
+    def look(self, who: int) -> None:
+        """What a service does when it wakes."""
+        if self.time < self.down[who]:
+            self.at(self.down[who] + 1, lambda: self.look(who))
+            return
+        if self.random.random() < 0.03:  # an outage, of hours or of days, of one or of both
+            until = self.time + self.random.choice([2 * 3600.0, 3 * DAY])
+            self.down = [until, until] if self.random.random() < 0.5 else self.down
+            self.down[who] = until
+            self.at(self.down[who] + 1, lambda: self.look(who))
+            return
+        ledger = self.ledgers[who]
+        ledger.plan("smoke")
+        claim = ledger.claim("smoke", f"scheduler {who}")
+        if claim:
+            self.start(who, claim)
+
+    def start(self, who: int, claim: Claim) -> None:
+        began, fate, takes = self.time, self.random.random(), self.random.uniform(60, 4 * 3600)
+        ledger = self.ledgers[who]
+
+        def ends(code: int) -> None:
+            state = ledger.end(claim, code)
+            self.log.append((claim.slot, began, self.time, str(state)))
+            if state == "waiting":
+                self.later(self.time + ledgers.BACKOFF * 4**3)
+
+        def dies() -> None:
+            self.log.append((claim.slot, began, self.time, "died"))
+            self.later(self.time + ledgers.LEASE)
+
+        def beats(then: float) -> None:
+            """Until it ends, one heartbeat before each lease runs out."""
+            if self.time >= then:
+                return
+            assert ledger.beat(claim)
+            self.at(min(then, self.time + ledgers.LEASE * 0.9), lambda: beats(then))
+
+        def freezes() -> None:
+            """Stopped for longer than its lease; it wakes, and finds that it is no longer the one."""
+            self.log.append((claim.slot, began, self.time, "froze"))
+            self.later(self.time + ledgers.LEASE)
+
+            def wakes() -> None:
+                assert not ledger.beat(claim)
+                assert ledger.end(claim, 0) is None
+
+            self.at(self.time + 2 * ledgers.LEASE, wakes)
+
+        last = self.time + takes
+        beats(last)
+        if fate < 0.08:
+            self.at(last, dies)
+        elif fate < 0.12:
+            self.at(last, freezes)
+        else:
+            self.at(last, lambda: ends(3 if fate < 0.2 else 1 if fate < 0.3 else 0))
+
+    def later(self, when: float) -> None:
+        for who in (0, 1):
+            self.at(when + self.random.uniform(1, 30), lambda who=who: self.look(who))  # type: ignore[misc]
+
+
+def simulated(url: str, days: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledgers, "LEASE", 3 * 3600.0)  # fewer heartbeats in a simulated night
+    cron = Cron("0 3 * * *", "Europe/Zurich")
+    world = World(url, seed, cron)
+    world.run(START + days * DAY)
+    rows = {r.slot: r for r in world.ledgers[0].rows("smoke")}
+    slots = cron.between(START, START + days * DAY - 2 * DAY)
+    assert set(slots) <= set(rows)
+    assert {r.state for s, r in rows.items() if s in slots} <= set(FINAL)
+    counts = {state: sum(r.state == state for r in rows.values()) for state in FINAL}
+    assert counts["done"] > 0.6 * days
+    assert counts["missed"] > 0
+    ended = [slot for slot, _, _, end in world.log if end == "done"]
+    assert len(ended) == len(set(ended)) == counts["done"]  # no slot ended twice
+    spans = sorted((began, to) for _, began, to, _ in world.log)
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))  # never two at once
+    for slot, row in rows.items():
+        if row.state == "missed":
+            assert not any(s == slot for s, _, _, _ in world.log)
+    assert {end for *_, end in world.log} >= {"done", "died", "froze", "waiting"}
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_year_of_nights_on_sqlite(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulated(f"sqlite:///{tmp_path}/ledger.db", 365, seed, monkeypatch)
+
+
+def test_a_month_of_nights_on_postgresql(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulated(database, 30, 2, monkeypatch)
+
+
+@pytest.mark.slow
+def test_a_year_of_nights_on_postgresql(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulated(database, 365, 3, monkeypatch)
+
+
+def test_a_slot_that_keeps_failing_is_given_up(tmp_path: Path) -> None:
+    now = [START]
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", lambda: now[0])
+    cron = Cron("0 3 1 * *", "UTC")
+    ledger.schedule("smoke", cron, START)
+    now[0] = cron.next(START)
+    waits = []
+    for _ in range(ledgers.ATTEMPTS):
+        ledger.plan("smoke")
+        while (claim := ledger.claim("smoke", "me")) is None:
+            now[0] += 10
+            assert now[0] < START + 20 * DAY
+        waits.append(now[0])
+        ledger.end(claim, 3, "no room")
+    row = ledger.rows("smoke")[0]
+    assert (row.state, row.attempts, row.code) == ("failed", ledgers.ATTEMPTS, 3)
+    assert "no room" in row.note
+    gaps = [b - a for a, b in itertools.pairwise(waits)]
+    assert gaps == [60.0, 240.0, 960.0]
+
+
+def test_times_that_change_count_from_then(tmp_path: Path) -> None:
+    now = [START]
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", lambda: now[0])
+    ledger.schedule("smoke", Cron("0 * * * *", "UTC"), now[0])
+    now[0] += 3 * 3600
+    ledger.plan("smoke")
+    ledger.schedule("smoke", Cron("0 * * * *", "UTC"), now[0] - 10 * DAY)  # the same again changes nothing
+    assert len(ledger.rows("smoke")) == 3
+    ledger.schedule("smoke", Cron("30 * * * *", "UTC"), now[0])
+    now[0] += 3600
+    ledger.plan("smoke")
+    assert [r.slot % 3600 for r in ledger.rows("smoke")] == [0, 0, 0, 1800]
+
+
+WORKER = """
+import os, sys, time
+from pipeline.schedule import ledger as ledgers, slot
+ledgers.LEASE, ledgers.BEAT, ledgers.BACKOFF = 2.0, 0.3, 0.5
+slot.LEASE, slot.BEAT = 2.0, 0.3
+ledger = ledgers.Ledger(sys.argv[1])
+def note(*words):
+    with open(sys.argv[2], "a") as stream:
+        stream.write(" ".join(map(str, words)) + "\\n")
+def rerun(name, alive):
+    note("begin", name, os.getpid(), time.time())
+    time.sleep(0.25)
+    alive()
+    note("end", name, os.getpid(), time.time())
+    return 0
+while True:
+    slot.run(ledger, "smoke", rerun, lambda line: None)
+    time.sleep(0.05)
+"""
+
+
+def killed(url: str, folder: Path, seconds: float) -> None:
+    """Four processes race for a slot a second; one after the other is killed, and replaced."""
+    log = folder / "log"
+    ledger = Ledger(url)
+    ledger.schedule("smoke", Cron("* * * * * *", "UTC"), ledger.now())
+    line = [sys.executable, "-c", WORKER, url, str(log)]
+    start = lambda: subprocess.Popen(line, env=environment(), cwd=folder)  # noqa: E731
+    workers = [start() for _ in range(4)]
+    chance, kills = random.Random(0), 0
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(chance.uniform(0.4, 1.2))
+        begun = [entry.split() for entry in log.read_text().splitlines()]
+        busy = {int(w[2]) for w in begun if w[0] == "begin"} - {int(w[2]) for w in begun[-1:] if w[0] == "end"}
+        victim = next((w for w in workers if w.pid in busy), workers[0])  # rather one that is in the middle
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.wait()
+        kills += 1
+        workers[workers.index(victim)] = start()
+    time.sleep(6)  # what was cut off is given out again
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+    rows = ledger.rows("smoke")
+    entries = [entry.split() for entry in log.read_text().splitlines()]
+    ended = [w[1] for w in entries if w[0] == "end"]
+    assert kills > 3
+    assert len(ended) > 5
+    assert len(ended) == len(set(ended))  # no slot ended twice
+    assert sum(r.state == "done" for r in rows) in (len(ended), len(ended) - 1)  # killed between its end and the ledger
+    assert all(r.state in FINAL for r in rows[:-3])
+    running = {}
+    for kind, name, pid, when in entries:  # never two at once: whoever began before has ended, or is dead
+        if kind == "begin":
+            others = [p for p in running if p != pid and p in {str(w.pid) for w in workers}]
+            assert not others, f"{name} began at {when} beside {others}"
+            running[pid] = when
+        else:
+            running.pop(pid, None)
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_on_sqlite(tmp_path: Path) -> None:
+    killed(f"sqlite:///{tmp_path}/ledger.db", tmp_path, 20)
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_on_postgresql(tmp_path: Path, database: str) -> None:
+    killed(database, tmp_path, 20)
+
+
+def test_bad_usage_is_said(command: Command) -> None:
+    for words, said in (
+        (("smoke",), "expected a suite and its times"),
+        (("smok", "--cron", "0 3 * * *"), "smoke, nightly, paper"),
+        (("smoke", "--cron", "0 3 * * 8"), "five fields"),
+        (("smoke", "--cron", "0 3 * * *", "--storage", "mysql://h/d"), "postgresql://"),
+    ):
+        done = command("schedule", *words)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
