@@ -83,7 +83,8 @@ def train(engine: Engine, missing: "Mapping[str, Task]", ready: int, display: Di
 class Task:
     """A final to be trained and scored, in whatever process. One that diverges is a failed run.
 
-    `data` are loaded by their `source`; `tags` join the run's own.
+    `data` are loaded by their `source`; `tags` join the run's own. `keep` says whether the model and pictures of it
+    are wanted, beside the figures.
     """
 
     final: Final
@@ -94,6 +95,7 @@ class Task:
     address: Address
     parent: str
     tags: Mapping[str, str]
+    keep: bool = True
 
     def run(self, place: Place, show: Callable[[Any], None]) -> None:
         final = self.final
@@ -114,10 +116,12 @@ class Task:
     def _train(self, made: Attempt, data: Data, run: Run, show: Callable[[Any], None]) -> None:
         for last in made.epochs():
             show((last.number, last.metrics))
-        made.scores()
+        if self.keep:
+            made.scores()
         parts = list(suite.run(made.variant, data, sizes=self.final.sizes, only=self.final.parts))
         device = data.train.x.device
         facts = report.about(made.variant, data, parts, 0, machine.environment(device, torch.get_num_threads()))
         report.log(run, parts, facts)
-        tested = {f.name: f.value for p in parts for f in p.figures if f.value is not None}
-        run.model(made.variant, {**made.kept, **tested}, made.best_epoch)
+        if self.keep:
+            tested = {f.name: f.value for p in parts for f in p.figures if f.value is not None}
+            run.model(made.variant, {**made.kept, **tested}, made.best_epoch)

@@ -249,7 +249,15 @@ class _Maker:
                 tags = {**self.tags, "rerun": id_, "case": name, "role": role.split()[0]}
                 key = f"{id_}-{name}-{role}"
                 tasks[key] = final.Task(
-                    one, key, case.source, case.data.digest, self.tracker.dataset, self.tracker.address, parent.id, tags
+                    one,
+                    key,
+                    case.source,
+                    case.data.digest,
+                    self.tracker.dataset,
+                    self.tracker.address,
+                    parent.id,
+                    tags,
+                    keep=role == "fixed",  # one of each case to look at; the others are figures for months
                 )
         ready = {r.tags["key"] for r in self._finals(id_)}
         final.train(self.engine, {k: t for k, t in tasks.items() if k not in ready}, len(ready), self.display)

@@ -1,0 +1,207 @@
+"""A suite rerun for real: its runs, its baseline, what it says of a fault, and who hears of it."""
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import stores
+from conftest import Command, environment
+
+from pipeline.benchmark import history, page, rerun, summary
+from pipeline.benchmark.finish import finish
+from pipeline.benchmark.judged import Outcome
+from pipeline.progress import Display
+from pipeline.tracker import Tracker
+from variants import InputError, _math
+
+SUITE = '''
+"""A suite of another package: two variants, a few epochs."""
+
+from studies.benchmark import Case, Suite
+
+
+def tiny():
+    small = {"latent": 4, "width": 32, "batch": 64}
+    aae = Case("aae", "digits", 2, {**small, "adversary_width": 32})
+    return Suite(
+        about="a test", cost="seconds", cases={"vae": Case("vae", "digits", 3, {**small, "lr": 3e-3}), "aae": aae},
+        seeds=3, parts=("bounds",), sizes={"iw_k": 10, "iw_n": 50},
+        judged={"test/elbo": 0.002, "test/reconstruction": 0.05},
+    )
+'''
+
+
+@pytest.fixture
+def tiny(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's folder, in which a package is installed that brings the suite `tiny`."""
+    plugin(folder / "packages")
+    monkeypatch.syspath_prepend(str(folder / "packages"))
+    monkeypatch.setenv("PYTHONPATH", str(folder / "packages"))
+    return folder
+
+
+def plugin(place: Path) -> None:
+    facts = place / "tiny_suite-1.0.dist-info"
+    facts.mkdir(parents=True)
+    (place / "tiny_suite.py").write_text(SUITE)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-suite\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[vae.suites]\ntiny = tiny_suite:tiny\n")
+
+
+def once(**more: object) -> Outcome:
+    return rerun.run(rerun.Asked("tiny", threads=1, **more), Display())  # type: ignore[arg-type]
+
+
+def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The KL costs nothing."""
+    monkeypatch.setattr(_math, "free_bits", lambda kl, floor: 0 * kl.sum())
+
+
+class Receiver(http.server.BaseHTTPRequestHandler):
+    """Somebody who is told: it keeps what is posted to it."""
+
+    told: list[dict[str, str]]
+
+    def do_POST(self) -> None:
+        self.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
+    """What is received at the address that VARIANTS_NOTIFY names."""
+    Receiver.told = []
+    server = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("VARIANTS_NOTIFY", f"json://127.0.0.1:{server.server_port}/?secret=hush")
+    yield Receiver.told
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.slow
+def test_a_fault_is_confirmed_called_worse_and_told(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, receiver: list[dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = once()
+    assert first.word == "no history"
+    assert "4 more are needed" in first.missing
+    tracker = Tracker("benchmark-tiny")
+    with pytest.raises(InputError, match="1 reruns of tiny"):
+        history.pin(tracker, "tiny", "v1", 20, "now")
+    for _ in range(4):
+        once()
+    assert len(history.pin(tracker, "tiny", "v1", 20, "2026-01-01T00:00:00+00:00")) == 5
+    with pytest.raises(InputError, match="there is a baseline of that name"):
+        history.pin(tracker, "tiny", "v1", 20, "now")
+    honest = once()
+    assert honest.word in ("ok", "better")
+    assert honest.changes == []  # the fixed seeds give the same bits
+    assert finish(honest, Display(), Path("reports")) == 0
+    assert receiver == []
+
+    faulty(monkeypatch)
+    bad = once(aside=True)
+    assert bad.word == "worse"
+    assert bad.again is not None
+    assert set(bad.again.cases) == {"vae"}  # what did not look worse is not trained again
+    assert {x.series: x.word for x in bad.lines}["vae/test/elbo"] == "worse"
+    assert {x.series: x.word for x in bad.lines}["aae/test/reconstruction"] == "ok"
+    assert bad.changes == ["the same seed gives other numbers: vae"]
+    assert finish(bad, Display(), Path("reports")) == 1
+    assert len(receiver) == 1
+    assert receiver[0]["title"] == "Benchmark tiny: worse"
+    assert "vae | test/elbo" in receiver[0]["message"]
+    run = next(r for r in stores.runs("rerun", "benchmark-tiny") if r.info.run_id == bad.rerun.run)
+    assert run.data.tags["verdict"] == "worse"
+    assert "vae | test/elbo" in run.data.tags["mlflow.note.content"]
+    stored = json.dumps([r.data.to_dictionary() for r in stores.runs("rerun", "benchmark-tiny")])
+    assert "hush" not in stored + capsys.readouterr().out
+
+    html = Path("reports/benchmark-tiny/benchmark.html").read_text()
+    assert html.count("<svg") == 3
+    assert "http" not in html.replace("http://127.0.0.1:5000/", "").replace("http://www.w3.org", "")
+
+
+def test_a_rerun_in_mlflow(tiny: Path) -> None:
+    """Means and spreads, trainings below it, the environment; the page; and the same again goes on where it was cut."""
+    found = once()
+    runs = stores.runs("rerun", "benchmark-tiny")
+    trainings = stores.runs("final", "benchmark-tiny")
+    assert len(runs) == 1
+    assert len(trainings) == 2 * (3 + 1)
+    assert {t.data.tags["mlflow.parentRunId"] for t in trainings} == {runs[0].info.run_id}
+    fresh = [t for t in trainings if t.data.tags["role"] == "fresh" and t.data.tags["case"] == "vae"]
+    values = [t.data.metrics["test/elbo"] for t in fresh]
+    assert runs[0].data.metrics["vae/test/elbo"] == pytest.approx(sum(values) / 3)
+    assert runs[0].data.metrics["vae/speed/examples_per_second"] > 0
+    assert len({t.data.tags["seed"] for t in trainings}) == 4
+    tags = runs[0].data.tags
+    assert {"hardware", "threads", "torch", "python", "cases", "data", "bits", "verdict"} <= set(tags)
+    assert "torch==" in Tracker("benchmark-tiny").text(runs[0].info.run_id, "packages.txt")
+    assert "no history" in summary.markdown(found)
+    assert page.write("tiny", Path("reports")).exists()
+    with pytest.raises(InputError, match="never rerun"):
+        page.write("smoke", Path("reports"))
+
+
+def test_a_training_that_fails_is_told_with_its_reason(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_math, "free_bits", lambda kl, floor: kl.sum() * float("nan"))
+    found = once()
+    assert found.word == "failed"
+    assert "left the real numbers" in summary.markdown(found)
+    assert "vae/test/elbo" not in found.rerun.metrics
+    assert "aae/test/reconstruction" in found.rerun.metrics
+
+
+@pytest.mark.slow
+def test_a_rerun_that_was_killed_goes_on(tiny: Path) -> None:
+    line = [sys.executable, "-m", "pipeline.benchmark", "tiny", "--threads", "1"]
+    env = {**environment(), "PYTHONPATH": f"{environment()['PYTHONPATH']}:{tiny / 'packages'}"}
+    first = subprocess.Popen(line, env=env, cwd=tiny, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    for text in first.stdout:
+        if "done" in text:
+            first.kill()
+            break
+    first.wait()
+    first.stdout.close()
+    done = subprocess.run(line, env=env, cwd=tiny, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    runs = stores.runs("rerun", "benchmark-tiny")
+    assert len(runs) == 1
+    trainings = stores.runs("final", "benchmark-tiny")
+    assert len(trainings) == 8
+    assert {t.data.tags["state"] for t in trainings} == {"complete"}
+
+
+def test_bad_usage_is_said(command: Command) -> None:
+    for words, said in (
+        (("smok",), "smoke, nightly, paper"),
+        (("smoke", "--last", "5"), "--pin NAME"),
+        (("smoke", "--report"), "never rerun here"),
+        (("smoke", "--pin", "v1"), "0 reruns of smoke"),
+    ):
+        done = command("benchmark", *words)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_address_that_is_none_is_refused_before_work(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VARIANTS_NOTIFY", "nowhere://user:hush@host")
+    done = command("benchmark", "smoke")
+    assert done.returncode == 2
+    assert "address 1 (nowhere://...)" in done.stderr
+    assert "hush" not in done.stderr
