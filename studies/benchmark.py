@@ -120,11 +120,16 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Suite:
-    """A suite. Raises `InputError` for an unknown name."""
+    """A suite. Raises `InputError` for an unknown name, and for one of another package that cannot be made."""
     if name in _SUITES:
         return _SUITES[name]()
     for point in entry_points(group=_GROUP):
         if point.name == name:
-            found: Suite = point.load()()
+            try:
+                found = point.load()()
+            except Exception as error:
+                raise InputError(f"suite {name!r} cannot be made by {point.value}: {error}") from error
+            if not isinstance(found, Suite):
+                raise InputError(f"suite {name!r}: {point.value} gives {type(found).__name__}; expected a Suite")
             return found
     raise InputError(f"unknown suite {name!r}: expected one of {', '.join(names())}")
