@@ -4,6 +4,8 @@ COMMANDS = {
     "study": "search one variant's hyperparameters on a data set",
     "compare": "compare all variants on a data set, and write a report with intervals and verdicts",
     "evaluate": "score a trained model on the test split, with every metric that it allows",
+    "benchmark": "rerun a suite of fixed trainings, and say whether anything got worse",
+    "schedule": "do that at the times of a crontab expression, each time once",
     "ui": "look at the runs in MLflow, at the right page",
     "reproduce": "train a variant in its paper's setting, and print the published figure beside ours",
     "sync": "send to MLflow what it missed while it was away",

@@ -1,6 +1,6 @@
 """The page of a suite: its status, a sparkline for each judged series, and its last reruns, in one HTML file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 from pipeline import metrics, pages
 from pipeline.benchmark import history, verdict
 from pipeline.benchmark.history import Rerun
-from pipeline.benchmark.judged import lines, series_of
+from pipeline.benchmark.judged import Line, lines, overall, series_of
 from pipeline.benchmark.rerun import experiment
 from pipeline.benchmark.summary import SAID
 from pipeline.tracker import Tracker, views
@@ -45,10 +45,11 @@ def write(suite: str, folder: Path) -> Path:
     again = next((r for r in reruns if r.confirms == now.id), None)
     before = [r for r in reruns if r.started < now.started]
     declared = suites.get(suite)
-    found = {x.series: x for x in lines(declared, now, base, before, again)}
+    judged = lines(declared, now, base, before, again)
+    found = {x.series: x for x in judged}
     links = {r.id: views.run_link(tracker.uri, tracker.experiment, r.run) for r in reruns}
     sections: dict[str, list[Card]] = {}
-    for series in sorted(series_of(declared, now)):
+    for series in _ordered(series_of(declared, now), list(declared.judged)):
         line = found[series]
         points = [r for r in reruns if not r.aside]
         card = Card(
@@ -59,7 +60,7 @@ def write(suite: str, folder: Path) -> Path:
     rows = [_row(r, links[r.id], name) for r in reversed(reruns)]
     html = pages.page(
         "benchmark", title=f"Benchmark {suite}", subtitle=f"{declared.about}; {len(whole)} reruns",
-        word=now.tags.get("verdict", "no history"), answers=_answers(now, name, base), changes=now.changes,
+        word=overall(judged), answers=_answers(now, judged, name, base), changes=now.changes,
         failed=now.failed, sections={m: (_about(m), cards) for m, cards in sections.items()}, rows=rows[:SHOWN],
         view=views.link(tracker.uri, tracker.experiment, "Reruns"), command=f"python -m pipeline.benchmark {suite}",
     )  # fmt: skip
@@ -69,10 +70,20 @@ def write(suite: str, folder: Path) -> Path:
     return path
 
 
-def _answers(now: Rerun, name: str, base: Sequence[Rerun]) -> list[str]:
-    word = now.tags.get("verdict", "no history")
-    bad = [f"{series}: {each}" for series, each in now.verdicts.items() if each in (*verdict.BAD, "suspect")]
-    said = [f"{word}: {SAID.get(word, '')} in the rerun of {_when(now.started)}."]
+def _ordered(series: Iterable[str], declared: Sequence[str]) -> list[str]:
+    """Metrics in the order in which the suite names them, cases by name."""
+
+    def place(name: str) -> tuple[int, str]:
+        metric = history.metric_of(name)
+        return next((i for i, d in enumerate(declared) if metric.startswith(d)), len(declared)), name
+
+    return sorted(series, key=place)
+
+
+def _answers(now: Rerun, judged: Sequence[Line], name: str, base: Sequence[Rerun]) -> list[str]:
+    word = overall(judged)
+    bad = [f"{line.series}: {line.word}" for line in judged if line.word in (*verdict.BAD, "suspect")]
+    said = [f"{word}: {SAID[word]} in the rerun of {_when(now.started)}."]
     if bad:
         said.append("; ".join(bad))
     if base:
