@@ -13,7 +13,7 @@ class Display:
         self.console = Console()
 
     def say(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _bars(self) -> bars.Progress:
         columns = (

@@ -14,7 +14,9 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+import stores
 from conftest import Command, environment
+from test_benchmark import plugin
 
 from pipeline.schedule import ledger as ledgers
 from pipeline.schedule.cron import Cron
@@ -325,6 +327,44 @@ def test_processes_that_are_killed_on_sqlite(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_processes_that_are_killed_on_postgresql(tmp_path: Path, database: str) -> None:
     killed(database, tmp_path, 20)
+
+
+@pytest.mark.slow
+def test_a_service_that_is_killed_leaves_nothing_undone(folder: Path) -> None:
+    """Its slot goes on without it; the next service does what comes; SIGTERM ends it, and what it started."""
+    plugin(folder / "packages")
+    env = {**environment(), "PYTHONPATH": f"{environment()['PYTHONPATH']}:{folder / 'packages'}"}
+    line = [sys.executable, "-m", "pipeline.schedule", "tiny", "--cron", "*/30 * * * * *", "--threads", "1"]
+    ledger = Ledger(f"sqlite:///{folder}/optuna.db")
+
+    def until(holds: Callable[[], bool], seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, ledger.rows("tiny")
+            time.sleep(0.1)
+
+    def states() -> list[str]:
+        return [r.state for r in ledger.rows("tiny")]
+
+    first = subprocess.Popen(line, env=env, cwd=folder, stdout=subprocess.DEVNULL)
+    until(lambda: "running" in states())
+    first.kill()
+    first.wait()
+    until(lambda: "done" in states())
+    second = subprocess.Popen(line, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: states().count("done") >= 2 and "running" in states())
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(timeout=60) == 130
+    assert "running" not in states()  # what was cut off waits, and is not lost
+    assert ledger.rows("tiny")[-1].attempts == 0
+    told = subprocess.run([*line[:3], "--history"], env=env, cwd=folder, capture_output=True, text=True, check=True)
+    assert "done" in told.stdout
+    assert "tiny" in told.stdout
+    once = subprocess.run([*line, "--once"], env=env, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert once.returncode == 0, once.stderr
+    runs = stores.runs("rerun", "benchmark-tiny")
+    slots = [r.data.tags["slot"] for r in runs if r.data.tags.get("state") == "complete"]
+    assert len(slots) == len(set(slots)) == states().count("done")
 
 
 def test_bad_usage_is_said(command: Command) -> None:
