@@ -12,11 +12,16 @@ import pytest
 import stores
 from conftest import Command, environment
 
-from pipeline.benchmark import history, page, rerun, summary
+from pipeline.benchmark import history, judged, page, rerun, summary
+from pipeline.benchmark.__main__ import main
 from pipeline.benchmark.finish import finish
+from pipeline.benchmark.history import Rerun
 from pipeline.benchmark.judged import Outcome
 from pipeline.progress import Display
 from pipeline.tracker import Tracker
+from studies import benchmark as suites
+from studies.anchors import ANCHORS, Anchor, Budget, Training
+from studies.benchmark import Case, Suite
 from variants import InputError, _math
 
 SUITE = '''
@@ -165,6 +170,66 @@ def test_a_training_that_fails_is_told_with_its_reason(tiny: Path, monkeypatch: 
     assert "aae/test/reconstruction" in found.rerun.metrics
 
 
+def test_figures_of_an_anchor_are_judged_by_its_expectation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training("vae", {"latent": 4, "width": 32, "batch": 64}, 2, dataset="digits")
+    budget = Budget({"vae": training}, {"vae/-elbo": ("<=", 50.0)}, {"k": 5, "n": 50})
+    anchor = Anchor("a test", "nowhere", {}, "everything", "likelihoods", {"cpu": budget}, "seconds")
+    monkeypatch.setitem(ANCHORS, "tiny-anchor", anchor)
+    suite = Suite(about="a test", cost="seconds", anchors=("tiny-anchor",), seeds=2)
+    monkeypatch.setattr(suites, "get", lambda name: suite)
+    found = once()
+    assert [x.series for x in found.lines] == ["tiny-anchor/vae/-elbo"]
+    assert judged.series_of(suite, found.rerun) == {"tiny-anchor/vae/-elbo": ("minimize", 0.01)}
+    sample = found.rerun.sample("tiny-anchor/vae/-elbo")
+    assert sample is not None
+    assert sample.n == 2
+    assert sample.sd > 0
+    assert 20 < sample.mean < 80
+    assert not Path("checkpoints").exists() or not list(Path("checkpoints").iterdir())
+
+
+def test_a_number_that_is_gone_is_a_failure() -> None:
+    suite = Suite(
+        about="", cost="", cases={"vae": Case("vae", "digits", 1)}, judged={"test/elbo": 0.01, "sample/frechet": 0.1}
+    )
+    tags = {"cases": json.dumps({"vae": "1"}), "seeds": "2"}
+
+    def made(day: int, **numbers: float) -> Rerun:
+        return Rerun(
+            "r",
+            {**tags, "rerun": str(day), "started": f"2026-01-{day:02}"},
+            {k: v + day / 100 for k, v in numbers.items()},
+        )
+
+    both = {"vae/test/elbo": -20.0, "vae/sample/frechet_aaaaaa": 3.0}
+    base = [made(day, **both) for day in range(1, 7)]
+    gone = judged.lines(suite, made(7, **{"vae/test/elbo": -20.0}), base, base)
+    assert {x.series: x.word for x in gone} == {"vae/sample/frechet_aaaaaa": "failed", "vae/test/elbo": "ok"}
+    other = made(7, **{"vae/test/elbo": -20.0, "vae/sample/frechet_bbbbbb": 3.0})  # another judge: another figure
+    assert {x.series: x.word for x in judged.lines(suite, other, base, base)} == {
+        "vae/sample/frechet_bbbbbb": "no history", "vae/test/elbo": "ok"
+    }  # fmt: skip
+    changed = Rerun("r", {**made(7).tags, "cases": json.dumps({"vae": "2"})}, {"vae/test/elbo": -90.0})
+    assert {x.word for x in judged.lines(suite, changed, base, base)} == {"no history"}  # the case is another
+
+
+def test_speed_is_compared_on_the_same_hardware_only() -> None:
+    suite = Suite("", "", {"vae": Case("vae", "digits", 1)}, judged={"speed/undisturbed": 0.08})
+
+    def made(day: int, value: float, hardware: str) -> Rerun:
+        tags = {
+            "cases": json.dumps({"vae": "1"}),
+            "rerun": str(day),
+            "started": f"2026-01-{day:02}",
+            "hardware": hardware,
+        }
+        return Rerun("r", tags, {"vae/speed/undisturbed": value})
+
+    base = [made(day, 100 + day, "here") for day in range(1, 8)]
+    assert judged.lines(suite, made(8, 50, "here"), base, base)[0].word == "suspect"
+    assert judged.lines(suite, made(8, 50, "there"), base, base)[0].word == "no history"
+
+
 @pytest.mark.slow
 def test_a_rerun_that_was_killed_goes_on(tiny: Path) -> None:
     line = [sys.executable, "-m", "pipeline.benchmark", "tiny", "--threads", "1"]
@@ -186,17 +251,18 @@ def test_a_rerun_that_was_killed_goes_on(tiny: Path) -> None:
     assert {t.data.tags["state"] for t in trainings} == {"complete"}
 
 
-def test_bad_usage_is_said(command: Command) -> None:
-    for words, said in (
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
         (("smok",), "smoke, nightly, paper"),
         (("smoke", "--last", "5"), "--pin NAME"),
         (("smoke", "--report"), "never rerun here"),
         (("smoke", "--pin", "v1"), "0 reruns of smoke"),
-    ):
-        done = command("benchmark", *words)
-        assert done.returncode == 2
-        assert said in done.stderr
-        assert "Traceback" not in done.stderr
+    ],
+)
+def test_bad_usage_is_said(folder: Path, words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        main(list(words))
 
 
 def test_an_address_that_is_none_is_refused_before_work(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

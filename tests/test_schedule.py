@@ -19,6 +19,7 @@ from conftest import Command, environment
 from test_benchmark import plugin
 
 from pipeline.schedule import ledger as ledgers
+from pipeline.schedule.__main__ import main
 from pipeline.schedule.cron import Cron
 from pipeline.schedule.ledger import FINAL, Claim, Ledger
 from variants import InputError
@@ -208,10 +209,6 @@ def test_a_year_of_nights_on_sqlite(tmp_path: Path, seed: int, monkeypatch: pyte
     simulated(f"sqlite:///{tmp_path}/ledger.db", 365, seed, monkeypatch)
 
 
-def test_a_month_of_nights_on_postgresql(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    simulated(database, 30, 2, monkeypatch)
-
-
 @pytest.mark.slow
 def test_a_year_of_nights_on_postgresql(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     simulated(database, 365, 3, monkeypatch)
@@ -367,14 +364,23 @@ def test_a_service_that_is_killed_leaves_nothing_undone(folder: Path) -> None:
     assert len(slots) == len(set(slots)) == states().count("done")
 
 
-def test_bad_usage_is_said(command: Command) -> None:
-    for words, said in (
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
         (("smoke",), "expected a suite and its times"),
         (("smok", "--cron", "0 3 * * *"), "smoke, nightly, paper"),
         (("smoke", "--cron", "0 3 * * 8"), "five fields"),
         (("smoke", "--cron", "0 3 * * *", "--storage", "mysql://h/d"), "postgresql://"),
-    ):
-        done = command("schedule", *words)
-        assert done.returncode == 2
-        assert said in done.stderr
-        assert "Traceback" not in done.stderr
+        (("smoke", "--cron", "0 3 * * *", "--storage", f"sqlite:///{__file__}/x.db"), "cannot be opened"),
+    ],
+)
+def test_bad_usage_is_said(folder: Path, words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        main(list(words))
+
+
+def test_the_command_ends_with_2_for_what_is_no_suite(command: Command) -> None:
+    done = command("schedule", "smok", "--cron", "0 3 * * *")
+    assert done.returncode == 2
+    assert "smoke, nightly, paper" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -47,8 +47,7 @@ def overall(found: Sequence[Line]) -> Word:
     """The worst verdict. Where some series have no history, those that have speak for the suite."""
     words = {line.word for line in found}
     known = words - {"no history"} or words
-    worst: Word = next((w for w in verdict.WORDS if w in known), "no history")
-    return "ok" if worst == "better" and any(line.word == "ok" for line in found) else worst
+    return next((w for w in verdict.WORDS if w in known), "no history")
 
 
 def series_of(suite: Suite, now: Rerun) -> dict[str, tuple[Better, float]]:
@@ -71,6 +70,20 @@ def series_of(suite: Suite, now: Rerun) -> dict[str, tuple[Better, float]]:
     return found
 
 
+def _lost(suite: Suite, base: Sequence[Rerun], now: Rerun) -> list[str]:
+    """Judged series that the same case had in the baseline, and has no more under any name."""
+
+    def kinds(rerun: Rerun) -> dict[tuple[str, str], str]:
+        return {
+            (history.case_of(s), next((n for n in suite.judged if history.metric_of(s).startswith(n)), s)): s
+            for s in series_of(suite, rerun)
+        }
+
+    had, has = kinds(base[-1]), kinds(now)
+    alike = {c for c, digest in now.cases.items() if base[-1].cases.get(c) == digest and c not in now.failed}
+    return [series for kind, series in had.items() if kind not in has and kind[0] in alike]
+
+
 def of_anchor(name: str, metric: str) -> str:
     return f"{name}/{metric}"
 
@@ -84,6 +97,10 @@ def lines(
     found = [Line(case, "failed", reason=reason) for case, reason in now.failed.items()]
     if again:
         found += [Line(case, "failed", reason=reason) for case, reason in again.failed.items()]
+    if base:
+        found += [
+            Line(s, "failed", reason="the baseline has a number, and this rerun none") for s in _lost(suite, base, now)
+        ]
     last = base[-1].started if base else ""
     since = [r for r in before if r.started > last and not r.aside]
     for series, (better, share) in judged.items():

@@ -223,7 +223,8 @@ class _Maker:
             speeds, hardware = self._speeds(going)
             values |= {f"{n}/{m}": [v] for n, found in speeds.items() for m, v in found.items()}
         numbers = {series: statistics.fmean(each) for series, each in values.items()}
-        numbers |= {history.SD + s: statistics.stdev(each) for s, each in values.items() if len(each) > 1}
+        spread = {s: statistics.stdev(each) for s, each in values.items() if len(each) > 1 and self._judged(s)}
+        numbers |= {history.SD + series: value for series, value in spread.items()}
         parent.metrics(numbers, self.number)
         digests = {n: c.digest(self.suite) for n, c in cases.items()}
         digests |= {a: _short([repr(ANCHORS[a]), self.suite.seeds]) for a in map(history.case_of, measured)}
@@ -260,7 +261,8 @@ class _Maker:
                     keep=role == "fixed",  # one of each case to look at; the others are figures for months
                 )
         ready = {r.tags["key"] for r in self._finals(id_)}
-        final.train(self.engine, {k: t for k, t in tasks.items() if k not in ready}, len(ready), self.display)
+        if tasks:
+            final.train(self.engine, {k: t for k, t in tasks.items() if k not in ready}, len(ready), self.display)
         problems = self.tracker.catch_up(patience=60)
         found = {r.tags["key"]: r for r in self._finals(id_)}
         if set(tasks) - set(found):
@@ -282,6 +284,11 @@ class _Maker:
                         values.setdefault(f"{name}/{metric}", []).append(value)
         whole = {s: v for s, v in values.items() if len(v) == len(seeds) and history.case_of(s) not in failed}
         return whole, failed, bits
+
+    def _judged(self, series: str) -> bool:
+        return history.case_of(series) in self.suite.anchors or any(
+            history.metric_of(series).startswith(name) for name in self.suite.judged
+        )
 
     def _finals(self, id_: str) -> list[Record]:
         return [r for r in self.tracker.find(kind="final", rerun=id_) if r.tags.get("state") in final.DONE]
