@@ -1,0 +1,233 @@
+"""What a rerun is made of: cases trained on fresh seeds and on their fixed one, figures of anchors, and speed."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import statistics
+import zlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import variants
+from pipeline import attempt, final, machine, trainer
+from pipeline import data as datasets
+from pipeline import engine as engines
+from pipeline.benchmark import changes, history
+from pipeline.benchmark.history import Rerun
+from pipeline.benchmark.judged import of_anchor
+from pipeline.benchmark.speed import Speed
+from pipeline.data import Data
+from pipeline.engine import Ended, Engine
+from pipeline.evaluate.subject import Sizes
+from pipeline.final import Final
+from pipeline.progress import Display
+from pipeline.reproduce.seed import Seed, plain
+from pipeline.tracker import Record, Run, Tracker
+from studies.anchors import ANCHORS
+from studies.benchmark import Suite
+from variants import Config, InputError
+
+KEPT = ("test/", "probe/", "latent/", "sample/", "use/")
+LEFT_OUT = ("probe/raw_", "probe/pca_", "probe/untrained_", "_floor_")
+AGAIN = "-again"  # ends the id of a rerun that repeats another in part
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case, ready to be trained."""
+
+    name: str
+    variant: str
+    config: Config
+    epochs: int
+    source: str
+    data: Data
+
+    def digest(self, suite: Suite) -> str:
+        facts = [self.variant, dataclasses.asdict(self.config), self.epochs, self.data.digest]
+        facts += [suite.seeds, suite.parts, dict(suite.sizes)]
+        return _short(facts)
+
+
+def prepared(suite: Suite, device: torch.device) -> dict[str, Case]:
+    """Every case with its data, refused here where it cannot be trained."""
+    loaded: dict[str, Data] = {}
+    cases = {}
+    for name, case in suite.cases.items():
+        if case.dataset not in loaded:
+            loaded[case.dataset] = datasets.load(case.dataset).to(device)
+            attempt.hold(case.dataset, device, loaded[case.dataset])
+        cls = variants.get(case.variant)
+        try:
+            config = cls.config_type(**case.settings)
+        except TypeError as error:
+            raise InputError(f"case {name} of studies/benchmark.py: {error}") from error
+        trainer.build(case.variant, config, loaded[case.dataset].spec)
+        cases[name] = Case(name, case.variant, config, case.epochs, case.dataset, loaded[case.dataset])
+    Sizes(**suite.sizes)  # type: ignore[arg-type]
+    return cases
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What trains the parts of a rerun."""
+
+    suite: Suite
+    device: torch.device
+    tags: Mapping[str, str]
+    tracker: Tracker
+    engine: Engine
+    display: Display
+    number: int
+
+    @contextmanager
+    def begin(
+        self, id_: str, started: str, parent: str | None = None, more: Mapping[str, str] | None = None
+    ) -> Iterator[Run]:
+        """The run of a rerun, below which its trainings stand."""
+        tags = {**self.tags, **(more or {}), "kind": "rerun", "rerun": id_, "started": started}
+        title = f"{self.tags['suite']} {started[:16].replace('T', ' ')}{' again' if parent else ''}"
+        with self.tracker.run(title, tags, parent=parent, key=f"rerun-{id_}") as run:
+            run.text(changes.PACKAGES, machine.packages())
+            yield run
+
+    def make(
+        self, parent: Run, id_: str, started: str, cases: Mapping[str, Case], anchors: tuple[str, ...] | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> Rerun:  # fmt: skip
+        """Train, measure, and log: the rerun as it will be read."""
+        seeds = [_seed(f"{self.tags['suite']} {id_} {i}") for i in range(self.suite.seeds)]
+        values, failed, bits = self._trained(parent, id_, cases, seeds)
+        measured = self._anchors(parent, self.suite.anchors if anchors is None else anchors, seeds)
+        values |= measured
+        hardware: dict[str, str] = {}
+        going = {n: (c.variant, c.config, c.source, c.data.digest) for n, c in cases.items() if n not in failed}
+        if going:
+            speeds, hardware = self._speeds(going)
+            values |= {f"{n}/{m}": [v] for n, found in speeds.items() for m, v in found.items()}
+        numbers = {series: statistics.fmean(each) for series, each in values.items()}
+        spread = {s: statistics.stdev(each) for s, each in values.items() if len(each) > 1 and self._judged(s)}
+        numbers |= {history.SD + series: value for series, value in spread.items()}
+        parent.metrics(numbers, self.number)
+        digests = {n: c.digest(self.suite) for n, c in cases.items()}
+        digests |= {a: _short([repr(ANCHORS[a]), self.suite.seeds]) for a in map(history.case_of, measured)}
+        data = {c.source: c.data.digest for c in cases.values()}
+        said = {
+            "cases": json.dumps(digests), "failed": json.dumps(failed), "bits": json.dumps(bits),
+            "data": json.dumps(data), **{k: hardware[k] for k in ("hardware", "threads") if hardware},
+        }  # fmt: skip
+        parent.tags(said)
+        known = {"rerun": id_, "started": started, **self.tags, **(more or {}), **said}
+        return Rerun(parent.id, known, numbers)
+
+    def _trained(
+        self, parent: Run, id_: str, cases: Mapping[str, Case], seeds: Sequence[int]
+    ) -> tuple[dict[str, list[float]], dict[str, str], dict[str, str]]:
+        """Values by series, a reason for each case that failed, and the digests of fixed seeds."""
+        tasks: dict[str, final.Task] = {}
+        for name, case in cases.items():
+            first = () if id_.endswith(AGAIN) else (("fixed", final.FIRST_SEED),)
+            for role, seed in (*first, *((f"fresh {i}", s) for i, s in enumerate(seeds))):
+                parts = ("bounds",) if role == "fixed" else self.suite.parts
+                one = Final(case.variant, case.config, case.epochs, 0, seed, Sizes(**self.suite.sizes), parts)  # type: ignore[arg-type]
+                tags = {**self.tags, "rerun": id_, "case": name, "role": role.split()[0]}
+                key = f"{id_}-{name}-{role}"
+                tasks[key] = final.Task(
+                    one,
+                    key,
+                    case.source,
+                    case.data.digest,
+                    self.tracker.dataset,
+                    self.tracker.address,
+                    parent.id,
+                    tags,
+                    keep=role == "fixed",  # one of each case to look at; the others are figures for months
+                )
+        ready = {r.tags["key"] for r in self._finals(id_)}
+        if tasks:
+            final.train(self.engine, {k: t for k, t in tasks.items() if k not in ready}, len(ready), self.display)
+        problems = self.tracker.catch_up(patience=60)
+        found = {r.tags["key"]: r for r in self._finals(id_)}
+        if set(tasks) - set(found):
+            raise InputError(
+                f"trained, but not yet in MLflow: {problems[0] if problems else 'no answer'}; the same command goes on"
+            )
+        failed: dict[str, str] = {}
+        bits: dict[str, str] = {}
+        values: dict[str, list[float]] = {}
+        for key, task in tasks.items():
+            name, made = task.tags["case"], found[key]
+            if made.tags["state"] != "complete":
+                failed[name] = f"seed {task.final.seed}: {made.tags.get('reason', 'no reason is known')}"
+            elif task.tags["role"] == "fixed":
+                bits[name] = _digest(made)
+            else:
+                for metric, value in made.metrics.items():
+                    if metric.startswith(KEPT) and not any(part in metric for part in LEFT_OUT):
+                        values.setdefault(f"{name}/{metric}", []).append(value)
+        whole = {s: v for s, v in values.items() if len(v) == len(seeds) and history.case_of(s) not in failed}
+        return whole, failed, bits
+
+    def _judged(self, series: str) -> bool:
+        return history.case_of(series) in self.suite.anchors or any(
+            history.metric_of(series).startswith(name) for name in self.suite.judged
+        )
+
+    def _finals(self, id_: str) -> list[Record]:
+        return [r for r in self.tracker.find(kind="final", rerun=id_) if r.tags.get("state") in final.DONE]
+
+    def _anchors(self, parent: Run, names: Sequence[str], seeds: Sequence[int]) -> dict[str, list[float]]:
+        """Figures of anchors by series, each with its values over seeds."""
+        left = [
+            Seed(n, "cpu", seed, self.tracker.dataset, self.tracker.address, self.tags, parent.id)
+            for n in names for seed in seeds
+        ]  # fmt: skip
+        jobs = {f"{s.name} seed {s.seed}": s for s in left}
+        results: dict[Hashable, Mapping[str, float]] = {}
+        with self.display.jobs("anchors", len(jobs)) as done:
+
+            def ended(end: Ended) -> None:
+                if end.died:
+                    raise InputError(f"{end.key} was given up after {engines.DEATHS} processes died at it: {end.died}")
+                results[end.key] = end.result
+                done()
+
+            engines.drive(self.engine, _queue(jobs), lambda *_: None, ended)
+        values: dict[str, list[float]] = {}
+        for key, seed in jobs.items():
+            for metric in ANCHORS[seed.name].budgets["cpu"].expected:
+                values.setdefault(of_anchor(seed.name, plain(metric)), []).append(results[key][metric])
+        for seed in jobs.values():
+            shutil.rmtree(seed.folder)
+        return values
+
+    def _speeds(self, cases: Mapping[str, Any]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+        done: list[Any] = []
+        engines.drive(self.engine, _queue({"speed": Speed(cases)}), lambda *_: None, lambda end: done.append(end))
+        if done[0].died:
+            raise InputError(f"the measurement of speed was given up: {done[0].died}")
+        return done[0].result  # type: ignore[no-any-return]
+
+
+def _queue(jobs: Mapping[str, Any]) -> Callable[[], tuple[Hashable, Any] | None]:
+    left = list(jobs.items())
+    return lambda: left.pop(0) if left else None
+
+
+def _seed(words: str) -> int:
+    """A seed that no other rerun has, above those of searches and comparisons."""
+    return 10 * final.FIRST_SEED + zlib.crc32(words.encode()) % 2**31
+
+
+def _digest(one: Record) -> str:
+    """Of all that a training led to on the test split: other bits, another digest."""
+    return _short({k: v for k, v in one.metrics.items() if k.startswith("test/")})
+
+
+def _short(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
