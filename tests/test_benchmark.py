@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import stores
 from conftest import Command, environment
+from test_page import CARD, LINES, browser, page_of
 
 from pipeline.benchmark import history, judged, page, rerun, summary
 from pipeline.benchmark.__main__ import main
@@ -139,6 +140,31 @@ def test_a_fault_is_confirmed_called_worse_and_told(
     assert "http" not in html.replace("http://127.0.0.1:5000/", "").replace("http://www.w3.org", "")
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_pages_in_a_browser(tiny: Path, chromium: str) -> None:
+    """Ours needs no network and fits a phone; MLflow's draws each metric over the reruns."""
+    once()
+    once()
+    path = page.write("tiny", Path("reports"))
+    with browser(chromium) as window:
+        asked: list[str] = []
+        window.on("request", lambda r: asked.append(r.url))
+        for width in (1280, 390):
+            window.set_viewport_size({"width": width, "height": 900})
+            window.goto(path.absolute().as_uri())
+            assert window.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+        assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+        assert window.locator("svg.spark").count() == 3
+        assert window.locator("svg.spark a circle").count() == 6
+        assert "no history" in window.inner_text(".answer")
+    with page_of(tiny, "--dataset", "benchmark-tiny", "--view", "Reruns") as link, browser(chromium) as window:
+        window.goto(link)
+        window.wait_for_selector(CARD)
+        window.wait_for_function(f"() => {LINES}.length >= 3")  # lines of two points
+        assert "vae/test/elbo" in window.inner_text("body")
+
+
 def test_a_rerun_in_mlflow(tiny: Path) -> None:
     """Means and spreads, trainings below it, the environment; the page; and the same again goes on where it was cut."""
     found = once()
@@ -214,7 +240,7 @@ def test_a_number_that_is_gone_is_a_failure() -> None:
 
 
 def test_speed_is_compared_on_the_same_hardware_only() -> None:
-    suite = Suite("", "", {"vae": Case("vae", "digits", 1)}, judged={"speed/undisturbed": 0.08})
+    suite = Suite("", "", {"vae": Case("vae", "digits", 1)}, judged={"speed/standard": 0.08})
 
     def made(day: int, value: float, hardware: str) -> Rerun:
         tags = {
@@ -223,7 +249,7 @@ def test_speed_is_compared_on_the_same_hardware_only() -> None:
             "started": f"2026-01-{day:02}",
             "hardware": hardware,
         }
-        return Rerun("r", tags, {"vae/speed/undisturbed": value})
+        return Rerun("r", tags, {"vae/speed/standard": value})
 
     base = [made(day, 100 + day, "here") for day in range(1, 8)]
     assert judged.lines(suite, made(8, 50, "here"), base, base)[0].word == "suspect"
