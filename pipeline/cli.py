@@ -1,19 +1,20 @@
 """What the commands share: one vocabulary of options, and one way to end.
 
 Exit codes: 0 done; 1 done, and the answer is bad news; 2 bad usage or bad input, in a line and without a traceback;
-130 interrupted.
+3 a fault of this program, with its traceback; 130 interrupted.
 """
 
 import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from variants import InputError
 
-INTERRUPTED = 130
+CRASHED, INTERRUPTED = 3, 130
 
 
 def positive(word: str) -> int:
@@ -56,8 +57,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--storage": {
         "metavar": "URL",
-        "default": "sqlite:///optuna.db",
-        "help": "Optuna's store: sqlite:///file.db (the default is optuna.db here) or postgresql://...",
+        "default": os.environ.get("VARIANTS_STORAGE") or "sqlite:///optuna.db",
+        "help": "Optuna's store: sqlite:///file.db or postgresql://... (VARIANTS_STORAGE, else optuna.db here)",
     },
     "--study-name": {"metavar": "NAME", "help": "the study's name (VARIANT-DATASET)"},
     "--device": {
@@ -107,6 +108,9 @@ def run(command: Callable[[list[str]], int], goes_on: str = "") -> NoReturn:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except Exception:
+        traceback.print_exc()
+        code = CRASHED
     except KeyboardInterrupt:
         for again in (signal.SIGINT, signal.SIGTERM):  # a second one, while all is put away: stop at once
             signal.signal(again, lambda *_: os._exit(INTERRUPTED))

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,16 +94,20 @@ def writable(folder: Path) -> None:
         ) from error
 
 
+class Busy(InputError):
+    """Another process is at it; nothing is wrong."""
+
+
 @contextmanager
 def alone(lock: Path, what: str) -> Iterator[None]:
-    """One process at a time, by a lock file that dies with its holder. Raises `InputError` where another has it."""
+    """One process at a time, by a lock file that dies with its holder. Raises `Busy` where another has it."""
     from filelock import FileLock, Timeout
 
     writable(lock.parent)
     try:
         held = FileLock(lock).acquire(timeout=0.1)
     except Timeout as error:
-        raise InputError(f"{what} in another process; wait for it") from error
+        raise Busy(f"{what} in another process; wait for it") from error
     with held:
         yield
 
@@ -120,7 +125,8 @@ def environment(device: torch.device, threads: int) -> dict[str, str]:
     }
     commit = git("rev-parse", "HEAD")
     if commit:
-        facts["commit"] = commit + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+        edits = git("diff", "HEAD")
+        facts["commit"] = f"{commit}-dirty-{zlib.crc32(edits.encode()):08x}" if edits else commit
     return facts
 
 

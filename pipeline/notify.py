@@ -26,9 +26,9 @@ def check() -> None:
         ) from error
     for number, address in enumerate(addresses, 1):
         if apprise.Apprise.instantiate(address) is None:
-            scheme = address.split(":", 1)[0]
+            scheme = f" ({address.split('://', 1)[0]}://...)" if "://" in address else ""
             raise InputError(
-                f"{VARIABLE}: address {number} ({scheme}://...) is none that Apprise knows; expected such as "
+                f"{VARIABLE}: address {number}{scheme} is none that Apprise knows; expected such as "
                 "mailto://USER:PASSWORD@HOST or slack://TOKENS (its documentation lists all)"
             )
 

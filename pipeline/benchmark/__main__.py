@@ -8,10 +8,12 @@ from pipeline import cli
 ABOUT = """Rerun a suite of fixed trainings, and say whether anything got worse since the pinned baseline.
 
 Each case is trained on fresh seeds, scored on the test split, and timed; everything is in MLflow. What looks worse is
-trained once more on other seeds before it is called so. Ten reruns or more make a good baseline: --pin names them."""
+trained once more on other seeds before it is called so. A baseline takes five reruns, and is good with twelve: --pin
+names them."""
 
 EPILOG = """verdicts: ok, better, no history, suspect (confirming), drifting, worse, failed
-exit codes: 0 nothing got worse; 1 something is worse, drifts or failed; 2 bad usage; 130 interrupted
+exit codes: 0 nothing got worse; 1 something is worse, drifts or failed; 2 bad usage; 3 a fault of this program;
+130 interrupted
 
 examples:
   python -m pipeline.benchmark smoke --workers 2            some minutes on two cores
@@ -39,9 +41,8 @@ def main(words: list[str]) -> int:
     parser.add_argument("--summary", type=Path, metavar="FILE", help="add the summary in Markdown to a file")
     arguments = parser.parse_args(words)
 
-    from pipeline import notify
-    from pipeline.benchmark import history, page, rerun
-    from pipeline.benchmark.finish import finish
+    from pipeline.benchmark import history, page, rerun, verdict
+    from pipeline.benchmark.finish import check, finish
     from pipeline.progress import Display
     from pipeline.tracker import Tracker
     from variants import InputError
@@ -55,12 +56,15 @@ def main(words: list[str]) -> int:
         chosen = history.pin(
             Tracker(rerun.experiment(suite)), suite, arguments.pin, arguments.last or history.DEFAULT, now
         )
+        doubtful = [r.id for r in chosen if r.tags.get("verdict") in verdict.BAD]
+        if doubtful:
+            display.say(f"mind: {len(doubtful)} of them were no good news when they came: {', '.join(doubtful)}")
         display.say(f"{suite}: baseline {arguments.pin} of {len(chosen)} reruns, {chosen[0].id} to {chosen[-1].id}")
         return 0
     if arguments.report:
         display.say(f"the page: {page.write(suite, arguments.out / rerun.experiment(suite))}")
         return 0
-    notify.check()
+    check(arguments.out, arguments.summary)
     own = ("suite", "pin", "last", "report", "out", "summary")
     given = {k: v for k, v in vars(arguments).items() if k not in own}
     found = rerun.run(rerun.Asked(suite, **given), display)

@@ -2,20 +2,26 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 
 from pipeline import machine
 from pipeline.benchmark.history import Rerun
 from pipeline.tracker import Tracker
 
 PACKAGES = "packages.txt"  # an artifact of every rerun
-MANY = 12  # commits that are named
+MANY, LINES = 12, 40  # commits, and changes in all, that are named
 
 
 def since(base: Sequence[Rerun], now: Rerun, tracker: Tracker) -> list[str]:
     """In words, a line a change, between the newest rerun of a baseline and the one that was just made here."""
-    before = base[-1]
+    found = _all(base[-1], now, tracker)
+    return found if len(found) <= LINES else [*found[:LINES], f"and {len(found) - LINES} changes more"]
+
+
+def _all(before: Rerun, now: Rerun, tracker: Tracker) -> list[str]:
     found = _commits(before.tags.get("commit", ""), now.tags.get("commit", ""))
-    found += _packages(tracker.text(before.run, PACKAGES), machine.packages())
+    with suppress(Exception):  # the file is gone, or the store: no reason to judge nothing
+        found += _packages(tracker.text(before.run, PACKAGES), machine.packages())
     if now.tags.get("python") != before.tags.get("python"):
         found.append(f"Python {before.tags.get('python')} -> {now.tags.get('python')}")
     data, old = (json.loads(r.tags.get("data", "{}")) for r in (now, before))
@@ -35,13 +41,13 @@ def _numbers(before: Rerun, now: Rerun) -> list[str]:
 def _commits(old: str, new: str) -> list[str]:
     if old == new:
         return []
-    listed = machine.git("log", "--oneline", f"{old.removesuffix('-dirty')}..{new.removesuffix('-dirty')}").splitlines()
-    found = [f"commit {line}" for line in listed[:MANY]]
+    listed = machine.git("log", "--oneline", f"{old.split('-')[0]}..{new.split('-')[0]}").splitlines()
+    found = [f"commit {line[:100]}" for line in listed[:MANY]]
     if len(listed) > MANY:
         found.append(f"and {len(listed) - MANY} commits more")
     if not listed:
         found = [f"commit {old[:12] or 'unknown'} -> {new[:12] or 'unknown'}"]
-    if new.endswith("-dirty"):
+    if "-dirty" in new:
         found.append("uncommitted changes in the working tree")
     return found
 

@@ -1,25 +1,36 @@
-"""What comes of a rerun: words, a page, a notification, an exit code."""
+"""What comes of a rerun: words, a notification, a page, an exit code."""
 
 from pathlib import Path
 
-from pipeline import notify
+from pipeline import machine, notify
 from pipeline.benchmark import page, summary, verdict
 from pipeline.benchmark.judged import Outcome
 from pipeline.benchmark.rerun import experiment
 from pipeline.progress import Display
+from variants import InputError
+
+
+def check(out: Path, to: Path | None = None) -> None:
+    """Raise `InputError` where nobody could be told, or nothing be written, before any work."""
+    notify.check()
+    machine.writable(out)
+    if to:
+        machine.writable(to.absolute().parent)
 
 
 def finish(found: Outcome, display: Display, out: Path, to: Path | None = None) -> int:
-    """Say what a rerun found, and tell those who are to hear of it. Returns the exit code."""
+    """Say what a rerun found, and tell those who are to hear of it, first of all. Returns the exit code."""
     words = summary.markdown(found)
-    display.say(words)
-    if to:
-        with to.open("a", encoding="utf-8") as stream:
-            stream.write(words)
-    display.say(f"the page: {page.write(found.suite, out / experiment(found.suite))}")
     bad = found.word in verdict.BAD
-    if bad:
-        problem = notify.send(f"Benchmark {found.suite}: {found.word}", words, "failure")
-        if problem:
-            display.say(f"mind: {problem}")
+    problem = notify.send(f"Benchmark {found.suite}: {found.word}", words, "failure") if bad else ""
+    display.say(words)
+    if problem:
+        display.say(f"mind: {problem}")
+    try:
+        if to:
+            with to.open("a", encoding="utf-8") as stream:
+                stream.write(words)
+        display.say(f"the page: {page.write(found.suite, out / experiment(found.suite))}")
+    except (OSError, InputError) as error:  # the verdict stands, and was told
+        display.say(f"mind: not written: {error}")
     return 1 if bad else 0

@@ -72,7 +72,7 @@ class Rerun:
     @property
     def changes(self) -> list[str]:
         """What had changed since the baseline of then."""
-        return list(json.loads(self.tags.get("changes", "[]")))
+        return self.tags.get("changes", "").splitlines()
 
     @property
     def baselines(self) -> dict[str, str]:
@@ -80,7 +80,10 @@ class Rerun:
         return {k.removeprefix(PIN): v for k, v in self.tags.items() if k.startswith(PIN)}
 
     def _json(self, tag: str) -> dict[str, Any]:
-        return dict(json.loads(self.tags.get(tag, "{}")))
+        try:
+            return dict(json.loads(self.tags.get(tag, "{}")))
+        except ValueError:  # longer than MLflow takes
+            return {}
 
     def sample(self, series: str) -> Sample | None:
         """Mean, spread and number of a series, such as vae/test/elbo."""
@@ -106,17 +109,21 @@ def read(tracker: Tracker, suite: str) -> list[Rerun]:
 
 def pinned(reruns: Sequence[Rerun], name: str | None = None) -> tuple[str, list[Rerun]]:
     """A baseline's name and reruns; the one that was pinned last, where none is named. Nothing where there is none."""
-    when = {n: at for r in reruns for n, at in r.baselines.items()}
+    when = {n: at for r in reruns for n, at in r.baselines.items() if _members(reruns, n) >= LEAST}
     if not when:
         return "", []
     name = name or max(when, key=lambda n: when[n])
     return name, [r for r in reruns if name in r.baselines]
 
 
+def _members(reruns: Sequence[Rerun], name: str) -> int:
+    return sum(name in r.baselines for r in reruns)
+
+
 def pin(tracker: Tracker, suite: str, name: str, last: int, now: str) -> list[Rerun]:
     """Make a baseline of the last complete reruns. Raises `InputError` where there are too few that are alike."""
     reruns = read(tracker, suite)
-    if name in {n for r in reruns for n in r.baselines}:
+    if _members(reruns, name) >= LEAST:
         raise InputError(f"--pin {name}: there is a baseline of that name; choose another, which then takes its place")
     whole = [r for r in reruns if not (r.confirms or r.aside or r.failed)]
     alike = [r for r in whole if r.cases == whole[-1].cases] if whole else []

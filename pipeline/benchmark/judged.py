@@ -1,6 +1,8 @@
 """Which series of a rerun are judged, and how each stands."""
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +13,7 @@ from pipeline.benchmark.verdict import Judgement, Word
 from pipeline.reproduce.seed import plain
 from studies.anchors import ANCHORS
 from studies.benchmark import Suite
+from variants import InputError
 
 Better = Literal["maximize", "minimize"]
 
@@ -60,7 +63,7 @@ def series_of(suite: Suite, now: Rerun) -> dict[str, tuple[Better, float]]:
         for name, share in suite.judged.items():
             if metric == name or metric.startswith(f"{name}_"):
                 better = metrics.find(metric).better
-                assert better, f"{metric} has no better direction: studies/benchmark.py cannot have it judged"
+                assert better, metric  # which `check` saw to
                 found[series] = better, share
     for name in suite.anchors:
         for metric, (sign, _) in ANCHORS[name].budgets["cpu"].expected.items():
@@ -88,6 +91,19 @@ def of_anchor(name: str, metric: str) -> str:
     return f"{name}/{metric}"
 
 
+def check(suite: Suite) -> None:
+    """Raise `InputError` for a suite that has something judged of which nobody knows what is better."""
+    for name in suite.judged:
+        better = ""
+        for spelt in (name, f"{name}_{'0' * 6}"):  # some metrics bear the name of their judge
+            with suppress(KeyError):
+                better = better or metrics.find(spelt).better
+        if not better:
+            raise InputError(
+                f"judged metric {name!r}: it has no better direction, or does not exist; see pipeline/metrics.py"
+            )
+
+
 def lines(
     suite: Suite, now: Rerun, base: Sequence[Rerun], before: Sequence[Rerun], again: Rerun | None = None
 ) -> list[Line]:
@@ -104,18 +120,21 @@ def lines(
     last = base[-1].started if base else ""
     since = [r for r in before if r.started > last and not r.aside]
     for series, (better, share) in judged.items():
-        known = [s for r in history.comparable(base, now, series) if (s := r.sample(series))]
+        known = [s for r in history.comparable(base, now, series) if (s := r.sample(series)) and math.isfinite(s.mean)]
+        if not math.isfinite(now.metrics[series]):
+            found.append(Line(series, "failed", reason=f"it is {now.metrics[series]}"))
+            continue
         if len(known) < verdict.LEAST:
             why = (
                 f"{len(known)} comparable reruns in the baseline; {verdict.LEAST} are needed" if base else "no baseline"
             )
             found.append(Line(series, "no history", reason=why))
             continue
-        means = [r.metrics[series] for r in history.comparable(since, now, series)]
+        means = [x for r in history.comparable(since, now, series) if math.isfinite(x := r.metrics[series])]
         means.append(now.metrics[series])
         pinned = verdict.baseline(known)
         first = verdict.judge(pinned, means, better, share, level)
-        if again and first.word == "suspect" and series in again.metrics:
+        if again and first.word == "suspect" and math.isfinite(again.metrics.get(series, math.nan)):
             both = [*means, again.metrics[series]]
             first = verdict.judge(pinned, both, better, share, level, suspect=means[-1])
         found.append(Line(series, first.word, first))

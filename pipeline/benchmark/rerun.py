@@ -65,7 +65,7 @@ def run(asked: Asked, display: Display, alive: Callable[[], None] = lambda: None
             _identity(asked, tags) as (id_, started),
             engines.open_engine(asked.engine, asked.workers, asked.threads, asked.device, asked.ray_address) as engine,
         ):
-            maker = Maker(suite, device, tags, tracker, engine, display, len(known) + 1)
+            maker = Maker(suite, device, tags, tracker, engine, display, len(known) + 1, cases)
             before = [r for r in known if r.id != id_ and r.confirms != id_]
             with maker.begin(id_, started) as parent:
                 now = maker.make(parent, id_, started, cases)
@@ -87,11 +87,12 @@ def run(asked: Asked, display: Display, alive: Callable[[], None] = lambda: None
                 lacks = "" if base else _lacks(known, asked.suite, now)
                 outcome = Outcome(asked.suite, now, again, name, len(base), found, changed, lacks)
                 _tell(parent, found, outcome.word, name)
-                parent.tags({"changes": json.dumps(changed), NOTE: summary.markdown(outcome)})
-        problems = tracker.catch_up(patience=60)
-        if problems:
-            raise InputError(f"trained, but not yet in MLflow: {problems[0]}; the same command goes on")
-        views.write_reruns(tracker.client, tracker.experiment, [x.series for x in found])
+                parent.tags({"changes": "\n".join(changed), NOTE: summary.markdown(outcome)})
+            problem = parent.wait(60)
+            if problem:
+                raise InputError(f"trained, but not yet in MLflow: {problem}; the same command goes on")
+            maker.forget(id_)
+            views.write_reruns(tracker.client, tracker.experiment, [x.series for x in found])
     return outcome
 
 
@@ -110,16 +111,22 @@ def _tell(parent: Run, found: Sequence[Line], word: str, baseline: str) -> None:
 
 @contextmanager
 def _identity(asked: Asked, tags: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The id of this rerun, and when it was begun: of one that was cut off here, in this environment, if any."""
+    """The id of this rerun, and when it was begun.
+
+    A slot has its own; another is that of a rerun that was cut off here, if there is one, and nothing changed since.
+    """
+    now = datetime.now(UTC)
+    started = now.isoformat(timespec="milliseconds")
+    if asked.slot:
+        yield f"slot-{asked.slot}", started
+        return
     mine = Path("mlruns") / ".runs" / f"{experiment(asked.suite)}.json"
     try:
         kept = json.loads(mine.read_text())
     except (FileNotFoundError, ValueError):
         kept = {}
     if kept.get("tags") != tags:
-        now = datetime.now(UTC)
-        id_ = f"slot-{asked.slot}" if asked.slot else now.strftime("%Y-%m-%dT%H%M%SZ")
-        kept = {"tags": tags, "id": id_, "started": now.isoformat(timespec="milliseconds")}
+        kept = {"tags": tags, "id": now.strftime("%Y-%m-%dT%H%M%SZ"), "started": started}
         machine.writable(mine.parent)
         mine.write_text(json.dumps(kept))
     yield kept["id"], kept["started"]

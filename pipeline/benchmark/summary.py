@@ -31,7 +31,8 @@ def markdown(found: Outcome) -> str:
     if found.changes:
         out += ["", "Changed since the baseline:", "", *(f"- {line}" for line in found.changes)]
     elif found.baseline:
-        out += ["", "Nothing that is recorded changed since the baseline: commit, packages, data, hardware, numbers."]
+        commit = "commit," if found.rerun.tags.get("commit") else "(no commit is known)"
+        out += ["", f"Nothing that is recorded changed since the baseline: {commit} packages, data, hardware, numbers."]
     return "\n".join(out) + "\n"
 
 
@@ -42,7 +43,8 @@ def _table(notable: Sequence[Line]) -> list[str]:
     ]
     for line in notable:
         if line.judgement is None:
-            rows.append(f"| **{line.word}** | {line.series} | | {line.reason} | | | |")
+            reason = line.reason.replace("|", "/").replace("\n", " ")
+            rows.append(f"| **{line.word}** | {line.series} | | {reason} | | | |")
             continue
         j, metric = line.judgement, history.metric_of(line.series)
         share = f" ({j.change / abs(j.centre):+.1%})" if j.centre else ""

@@ -19,21 +19,23 @@ from pipeline import data as datasets
 from pipeline import engine as engines
 from pipeline.benchmark import changes, history
 from pipeline.benchmark.history import Rerun
-from pipeline.benchmark.judged import of_anchor
+from pipeline.benchmark.judged import check, of_anchor
 from pipeline.benchmark.speed import Speed
 from pipeline.data import Data
-from pipeline.engine import Ended, Engine
+from pipeline.engine import Ended, Engine, Place
 from pipeline.evaluate.subject import Sizes
 from pipeline.final import Final
 from pipeline.progress import Display
 from pipeline.reproduce.seed import Seed, plain
 from pipeline.tracker import Record, Run, Tracker
+from pipeline.trainer import Diverged
 from studies.anchors import ANCHORS
 from studies.benchmark import Suite
 from variants import Config, InputError
 
 KEPT = ("test/", "probe/", "latent/", "sample/", "use/")
 LEFT_OUT = ("probe/raw_", "probe/pca_", "probe/untrained_", "_floor_")
+REASON = 300  # characters of one
 AGAIN = "-again"  # ends the id of a rerun that repeats another in part
 
 
@@ -70,6 +72,7 @@ def prepared(suite: Suite, device: torch.device) -> dict[str, Case]:
         trainer.build(case.variant, config, loaded[case.dataset].spec)
         cases[name] = Case(name, case.variant, config, case.epochs, case.dataset, loaded[case.dataset])
     Sizes(**suite.sizes)  # type: ignore[arg-type]
+    check(suite)
     return cases
 
 
@@ -84,6 +87,7 @@ class Maker:
     engine: Engine
     display: Display
     number: int
+    timed: Mapping[str, Case]  # whose speeds are measured in turns: all of them each time, as in the baseline
 
     @contextmanager
     def begin(
@@ -101,15 +105,17 @@ class Maker:
         more: Mapping[str, str] | None = None,
     ) -> Rerun:  # fmt: skip
         """Train, measure, and log: the rerun as it will be read."""
-        seeds = [_seed(f"{self.tags['suite']} {id_} {i}") for i in range(self.suite.seeds)]
+        seeds = self._seeds(id_)
         values, failed, bits = self._trained(parent, id_, cases, seeds)
-        measured = self._anchors(parent, self.suite.anchors if anchors is None else anchors, seeds)
+        names = self.suite.anchors if anchors is None else anchors
+        measured, without = self._anchors(parent, names, seeds)
         values |= measured
+        failed |= without
         hardware: dict[str, str] = {}
-        going = {n: (c.variant, c.config, c.source, c.data.digest) for n, c in cases.items() if n not in failed}
-        if going:
+        going = {n: (c.variant, c.config, c.source, c.data.digest) for n, c in self.timed.items() if n not in failed}
+        if going and cases:
             speeds, hardware = self._speeds(going)
-            values |= {f"{n}/{m}": [v] for n, found in speeds.items() for m, v in found.items()}
+            values |= {f"{n}/{m}": [v] for n, found in speeds.items() if n in cases for m, v in found.items()}
         numbers = {series: statistics.fmean(each) for series, each in values.items()}
         spread = {s: statistics.stdev(each) for s, each in values.items() if len(each) > 1 and self._judged(s)}
         numbers |= {history.SD + series: value for series, value in spread.items()}
@@ -136,7 +142,9 @@ class Maker:
                 parts = ("bounds",) if role == "fixed" else self.suite.parts
                 one = Final(case.variant, case.config, case.epochs, 0, seed, Sizes(**self.suite.sizes), parts)  # type: ignore[arg-type]
                 tags = {**self.tags, "rerun": id_, "case": name, "role": role.split()[0]}
-                key = f"{id_}-{name}-{role}"
+                # of this code and case alone: whoever goes on with other code trains anew
+                made_of = _short([case.digest(self.suite), self.tags.get("commit", "")])[:6]
+                key = f"{id_}-{name}-{role}-{made_of}"
                 tasks[key] = final.Task(
                     one,
                     key,
@@ -163,7 +171,7 @@ class Maker:
         for key, task in tasks.items():
             name, made = task.tags["case"], found[key]
             if made.tags["state"] != "complete":
-                failed[name] = f"seed {task.final.seed}: {made.tags.get('reason', 'no reason is known')}"
+                failed[name] = f"seed {task.final.seed}: {made.tags.get('reason', 'no reason is known')}"[:REASON]
             elif task.tags["role"] == "fixed":
                 bits[name] = _digest(made)
             else:
@@ -181,30 +189,44 @@ class Maker:
     def _finals(self, id_: str) -> list[Record]:
         return [r for r in self.tracker.find(kind="final", rerun=id_) if r.tags.get("state") in final.DONE]
 
-    def _anchors(self, parent: Run, names: Sequence[str], seeds: Sequence[int]) -> dict[str, list[float]]:
-        """Figures of anchors by series, each with its values over seeds."""
-        left = [
-            Seed(n, "cpu", seed, self.tracker.dataset, self.tracker.address, self.tags, parent.id)
+    def _anchors(
+        self, parent: Run, names: Sequence[str], seeds: Sequence[int]
+    ) -> tuple[dict[str, list[float]], dict[str, str]]:
+        """Figures of anchors by series, each with its values over seeds, and a reason for each anchor that failed."""
+        jobs = {
+            f"{n} seed {seed}": _Anchor(
+                Seed(n, "cpu", seed, self.tracker.dataset, self.tracker.address, self.tags, parent.id)
+            )
             for n in names for seed in seeds
-        ]  # fmt: skip
-        jobs = {f"{s.name} seed {s.seed}": s for s in left}
-        results: dict[Hashable, Mapping[str, float]] = {}
+        }  # fmt: skip
+        results: dict[Hashable, Mapping[str, float] | str] = {}
         with self.display.jobs("anchors", len(jobs)) as done:
 
             def ended(end: Ended) -> None:
-                if end.died:
-                    raise InputError(f"{end.key} was given up after {engines.DEATHS} processes died at it: {end.died}")
-                results[end.key] = end.result
+                results[end.key] = f"{engines.DEATHS} processes died at it: {end.died}" if end.died else end.result
                 done()
 
             engines.drive(self.engine, _queue(jobs), lambda *_: None, ended)
         values: dict[str, list[float]] = {}
-        for key, seed in jobs.items():
-            for metric in ANCHORS[seed.name].budgets["cpu"].expected:
-                values.setdefault(of_anchor(seed.name, plain(metric)), []).append(results[key][metric])
-        for seed in jobs.values():
-            shutil.rmtree(seed.folder)
-        return values
+        failed: dict[str, str] = {}
+        for key, job in jobs.items():
+            found = results[key]
+            if isinstance(found, str):
+                failed[job.seed.name] = f"seed {job.seed.seed}: {found}"[:REASON]
+                continue
+            for metric in ANCHORS[job.seed.name].budgets["cpu"].expected:
+                values.setdefault(of_anchor(job.seed.name, plain(metric)), []).append(found[metric])
+        return {s: v for s, v in values.items() if history.case_of(s) not in failed}, failed
+
+    def forget(self, id_: str) -> None:
+        """Take away what anchors keep so that they can go on."""
+        for again in ("", AGAIN):
+            for seed in self._seeds(id_ + again):
+                for name in self.suite.anchors:
+                    shutil.rmtree(Seed.place(name, "cpu", seed), ignore_errors=True)
+
+    def _seeds(self, id_: str) -> list[int]:
+        return [_seed(f"{self.tags['suite']} {id_} {i}") for i in range(self.suite.seeds)]
 
     def _speeds(self, cases: Mapping[str, Any]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
         done: list[Any] = []
@@ -212,6 +234,19 @@ class Maker:
         if done[0].died:
             raise InputError(f"the measurement of speed was given up: {done[0].died}")
         return done[0].result  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Anchor:
+    """An anchor with one seed, as a task that gives its figures, or says why it has none."""
+
+    seed: Seed
+
+    def run(self, place: Place, show: Callable[[Any], None]) -> Mapping[str, float] | str:
+        try:
+            return self.seed.run(place, show)
+        except (Diverged, MemoryError, torch.OutOfMemoryError) as error:
+            return str(error) or type(error).__name__
 
 
 def _queue(jobs: Mapping[str, Any]) -> Callable[[], tuple[Hashable, Any] | None]:

@@ -33,7 +33,11 @@ class Seed:
     @property
     def folder(self) -> Path:
         """Checkpoints and the result, until whoever asked takes them away."""
-        return FOLDER / f"{self.name}-{self.form}-{self.seed}"
+        return self.place(self.name, self.form, self.seed)
+
+    @staticmethod
+    def place(name: str, form: str, seed: int) -> Path:
+        return FOLDER / f"{name}-{form}-{seed}"
 
     def run(self, place: Place, show: Callable[[Any], None]) -> dict[str, float]:
         folder = self.folder

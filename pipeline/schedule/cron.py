@@ -36,9 +36,10 @@ class Cron:
                 'day of month, month, weekday (0 or 7 is Sunday), such as "0 3 * * *" or "*/30 8-18 * * 1-5"'
             ) from error
 
-    def _from(self, time: float, reverse: bool = False) -> Iterator[float]:
+    def _from(self, time: float) -> Iterator[float]:
         begin = datetime.fromtimestamp(time, ZoneInfo(self.zone))
-        return (slot.timestamp() for slot in CronSim(self.expression, begin, reverse=reverse))
+        slots = (slot.timestamp() for slot in CronSim(self.expression, begin))
+        return dropwhile(lambda slot: slot <= time, slots)  # in an hour that comes twice it begins with the first
 
     def next(self, time: float) -> float:
         """The first slot after a time."""
@@ -50,7 +51,8 @@ class Cron:
 
     def last(self, time: float) -> float:
         """The newest slot that is not after a time."""
-        return next(dropwhile(lambda slot: slot > time, self._from(time + 60, reverse=True)))
+        spans = (days * 86_400.0 for days in (0.1, 2, 40, 400, 8 * 366))  # 29 February comes every eight years, at worst
+        return next(found[-1] for span in spans if (found := self.between(time - span, time)))
 
     def words(self) -> str:
         """In plain English, with the zone."""

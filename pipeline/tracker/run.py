@@ -60,10 +60,14 @@ class Run:
         self._add("end", state=self.state, time=now())
         self._journal.wait(SETTLE)
 
+    def wait(self, seconds: float) -> str:
+        """Until all of a run that ended is in the store. Returns what keeps it from that, if any."""
+        return "" if self._journal.wait(seconds) else self._journal.trouble or "no answer"
+
     def settle(self) -> str:
         """Wait until all is in the store, in which the run stays as it was. Returns what keeps it from that, if any."""
         self._add("end", state="", time=now())
-        return "" if self._journal.wait(10 * SETTLE) else self._journal.trouble or "no answer"
+        return self.wait(10 * SETTLE)
 
     def _add(self, op: str, label: str = "", **content: Any) -> None:
         if self._journal.add(op, label, **content):

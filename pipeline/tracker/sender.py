@@ -1,5 +1,6 @@
 """From journals to the store: one thread a process, in order, again and again until the store takes it."""
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -58,7 +59,7 @@ class Sender:
                 journal.sent(self.send(journal))
         except Exception as error:
             with journal.changed:
-                first = (str(error).splitlines() or [""])[0]
+                first = re.sub(r"//[^/@\s]*@", "//", (str(error).splitlines() or [""])[0])  # no credentials
                 journal.trouble = f"{type(error).__name__}: {first}"
                 journal.changed.notify_all()
             return False
@@ -150,5 +151,9 @@ class Sender:
     def _end(self, run: str, journal: Journal, entry: Entry) -> None:
         if not entry["state"]:  # of a run that ended before, and keeps the state that it has
             return
+        if entry["state"] in ("interrupted", "failed"):
+            now = self._client.get_run(run).data.tags.get("state")  # which our own beginning took away
+            if now == "complete":  # by another machine, which went on after we were taken for dead
+                return
         self._client.set_tag(run, "state", entry["state"])
         self._client.set_terminated(run, STATUS[entry["state"]], end_time=entry["time"])

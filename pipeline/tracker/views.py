@@ -8,7 +8,7 @@ one test opens the result in a browser. A view that cannot be written costs a wa
 
 import base64
 import json
-import os
+import re
 import time
 import uuid
 import warnings
@@ -72,7 +72,9 @@ def _write(client: MlflowClient, experiment: str, states: dict[str, dict[str, An
 
 def _server(uri: str, port: int) -> str:
     """The tracking server, or the one that `python -m pipeline.ui` starts."""
-    return os.path.dirname(uri + "/") if uri.startswith(("http:", "https:")) else f"http://127.0.0.1:{port}"
+    if uri.startswith(("http:", "https:")):
+        return re.sub(r"//[^/@]*@", "//", uri.rstrip("/"))  # without credentials
+    return f"http://127.0.0.1:{port}"
 
 
 def run_link(uri: str, experiment: str, run: str) -> str:
