@@ -1,9 +1,12 @@
 """Real stores, real processes. Each test of a command runs in an empty folder of its own."""
 
+import http.server
+import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,3 +94,31 @@ def command(folder: Path) -> Command:
         return subprocess.run(line, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300)
 
     return run
+
+
+class Receiver(http.server.BaseHTTPRequestHandler):
+    """Somebody who is told: it keeps what is posted to it."""
+
+    told: list[dict[str, str]]
+
+    def do_POST(self) -> None:
+        self.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
+    """What is received at the address that VARIANTS_NOTIFY names."""
+    Receiver.told = []
+    server = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("VARIANTS_NOTIFY", f"json://127.0.0.1:{server.server_port}/?secret=hush")
+    yield Receiver.told
+    server.shutdown()
+    server.server_close()
+    thread.join()

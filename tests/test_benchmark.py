@@ -1,11 +1,8 @@
 """A suite rerun for real: its runs, its baseline, what it says of a fault, and who hears of it."""
 
-import http.server
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,34 +63,6 @@ def once(**more: object) -> Outcome:
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The KL costs nothing."""
     monkeypatch.setattr(_math, "free_bits", lambda kl, floor: 0 * kl.sum())
-
-
-class Receiver(http.server.BaseHTTPRequestHandler):
-    """Somebody who is told: it keeps what is posted to it."""
-
-    told: list[dict[str, str]]
-
-    def do_POST(self) -> None:
-        self.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
-    """What is received at the address that VARIANTS_NOTIFY names."""
-    Receiver.told = []
-    server = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("VARIANTS_NOTIFY", f"json://127.0.0.1:{server.server_port}/?secret=hush")
-    yield Receiver.told
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 @pytest.mark.slow

@@ -18,7 +18,9 @@ import stores
 from conftest import Command, environment
 from test_benchmark import plugin
 
+from pipeline import machine
 from pipeline.schedule import ledger as ledgers
+from pipeline.schedule import slot
 from pipeline.schedule.__main__ import main
 from pipeline.schedule.cron import Cron
 from pipeline.schedule.ledger import FINAL, Claim, Ledger
@@ -72,6 +74,26 @@ def test_what_comes_every_hour_goes_on_where_clocks_change() -> None:
         assert cron.between(begin - 1, begin + 4 * 3600 - 1) == [begin + 1800 * k for k in range(8)]
 
 
+@pytest.mark.parametrize(
+    ("expression", "zone", "day"),
+    [
+        ("30 2 * * *", "Europe/Zurich", "2026-10-25"),
+        ("15 1 * * *", "America/New_York", "2026-11-01"),
+        ("*/30 * * * *", "Europe/Zurich", "2026-10-25"),
+        ("0 */2 * * *", "Australia/Lord_Howe", "2026-04-04"),
+    ],
+)
+def test_from_within_an_hour_that_comes_twice(expression: str, zone: str, day: str) -> None:
+    """The next slot comes later, and the newest earlier, as they are seen from long before."""
+    cron = Cron(expression, zone)
+    begin = datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp()
+    slots = cron.between(begin - 3 * DAY, begin + 3 * DAY)
+    for minute in range(0, 24 * 60, 5):
+        now = begin + 60.0 * minute
+        assert cron.next(now) == next(s for s in slots if s > now)
+        assert cron.last(now) == max(s for s in slots if s <= now)
+
+
 def test_weekdays_count_from_sunday() -> None:
     for words in ("0 3 * * 0", "0 3 * * 7", "0 3 * * sun"):
         slot = Cron(words, "UTC").next(START)
@@ -112,9 +134,9 @@ class World:
         heapq.heappush(self.events, (when, next(self.count), what))
 
     def run(self, until: float) -> None:
-        for slot in self.cron.between(self.time, until):
+        for came in self.cron.between(self.time, until):
             for who in (0, 1):
-                self.at(slot + self.random.uniform(0, 20), lambda who=who: self.look(who))  # type: ignore[misc]
+                self.at(came + self.random.uniform(0, 20), lambda who=who: self.look(who))  # type: ignore[misc]
         while self.events and self.events[0][0] <= until:
             self.time, _, what = heapq.heappop(self.events)
             what()
@@ -198,9 +220,9 @@ def simulated(url: str, days: int, seed: int, monkeypatch: pytest.MonkeyPatch) -
     assert len(ended) == len(set(ended)) == counts["done"]  # no slot ended twice
     spans = sorted((began, to) for _, began, to, _ in world.log)
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))  # never two at once
-    for slot, row in rows.items():
+    for came, row in rows.items():
         if row.state == "missed":
-            assert not any(s == slot for s, _, _, _ in world.log)
+            assert not any(s == came for s, _, _, _ in world.log)
     assert {end for *_, end in world.log} >= {"done", "died", "froze", "waiting"}
 
 
@@ -233,6 +255,86 @@ def test_a_slot_that_keeps_failing_is_given_up(tmp_path: Path) -> None:
     assert "no room" in row.note
     gaps = [b - a for a, b in itertools.pairwise(waits)]
     assert gaps == [60.0, 240.0, 960.0]
+
+
+def test_somebody_hears_once_of_what_was_given_up_and_of_what_never_came(
+    tmp_path: Path, receiver: list[dict[str, str]]
+) -> None:
+    now = [START]
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", lambda: now[0])
+    cron = Cron("0 3 * * *", "UTC")
+    ledger.schedule("smoke", cron, START)
+    said: list[str] = []
+    now[0] = cron.next(START)
+    for _ in range(ledgers.ATTEMPTS):  # its process dies each time
+        slot.tend(ledger, "smoke", said.append)
+        assert ledger.claim("smoke", "me")
+        now[0] += 2 * ledgers.LEASE
+    for _ in range(3):
+        slot.tend(ledger, "smoke", said.append)
+    assert [r.state for r in ledger.rows("smoke")] == ["failed"]
+    assert [t["title"] for t in receiver] == ["Benchmark smoke: failed"]
+    assert "tried 4 times" in receiver[0]["message"]
+    now[0] += 2 * DAY
+    for _ in range(3):
+        slot.tend(ledger, "smoke", said.append)
+    assert [t["title"] for t in receiver][1:] == ["Benchmark smoke: no rerun for too long"]
+    ledger.claim("smoke", "me")
+    now[0] += 5 * DAY
+    slot.tend(ledger, "smoke", said.append)
+    titles = [t["title"] for t in receiver]  # nothing ended since, which was said before; but one more is given up
+    assert titles == ["Benchmark smoke: failed", "Benchmark smoke: no rerun for too long", "Benchmark smoke: failed"]
+    assert len(said) == 3
+
+
+def run_slot(ledger: Ledger, rerun: slot.Rerun, limit: float = 60.0) -> tuple[int, list[str]]:
+    said: list[str] = []
+    return slot.run(ledger, "smoke", rerun, said.append, limit), said
+
+
+def test_what_a_rerun_comes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bad news is an end; a suite at work by hand is waited for, and costs no try; one that hangs is stopped."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    monkeypatch.setattr(slot, "BEAT", 0.05)
+    now = [START]
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", lambda: now[0])
+    cron = Cron("0 3 * * *", "UTC")
+    ledger.schedule("smoke", cron, START)
+
+    def busy(name: str, alive: slot.Alive) -> int:
+        raise machine.Busy("smoke is being rerun in another process")
+
+    def hangs(name: str, alive: slot.Alive) -> int:
+        time.sleep(30)
+        return 0
+
+    def lost(name: str, alive: slot.Alive) -> int:
+        ledger._change(ledgers.update(ledgers.SLOTS).values(token=99))
+        time.sleep(30)
+        return 0
+
+    try:
+        now[0] = cron.next(START)
+        assert run_slot(ledger, busy)[0] == 130
+        row = ledger.rows("smoke")[0]
+        assert (row.state, row.attempts) == ("waiting", 0)
+        assert run_slot(ledger, busy)[1] == [
+            "smoke: nothing to do; the newest slot, 2026-11-25T030000Z, is waiting by " + row.owner
+        ]
+        now[0] += slot.BUSY
+        code, said = run_slot(ledger, hangs, limit=0.2)
+        assert code == 3
+        assert "took longer than 0 s" in said[0]
+        assert ledger.rows("smoke")[0].attempts == 1
+        now[0] += ledgers.BACKOFF
+        code, said = run_slot(ledger, lost)
+        assert code == 130
+        assert "was lost" in said[0]
+        now[0] += 2 * ledgers.LEASE
+        assert run_slot(ledger, lambda name, alive: 1)[0] == 1
+        assert ledger.rows("smoke")[0].state == "done"
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_times_that_change_count_from_then(tmp_path: Path) -> None:

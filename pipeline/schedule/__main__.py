@@ -11,7 +11,9 @@ Runs in the foreground until it is stopped; --once does what is due and ends, fo
 CronJob or a CI schedule. Any number of them, on any number of machines, may share a ledger (--storage): each slot is
 rerun by one. Slots that came while nobody was there are written down, and the newest of them is caught up."""
 
-EPILOG = """exit codes with --once: 0 nothing got worse, or nothing was due; 1 bad news; 2 bad usage; 130 interrupted
+EPILOG = """exit codes with --once: 0 nothing got worse, or nothing was due; 1 bad news; 2 bad usage; 3 a fault of this
+program; 130 interrupted. A suite has one set of times: others that are given take their place, and end services of
+the old ones. The ledger is two tables in --storage, beside Optuna's.
 
 examples:
   python -m pipeline.schedule smoke --cron "0 3 * * *" --timezone Europe/Zurich --workers 2
@@ -25,12 +27,13 @@ def main(words: list[str]) -> int:
     parser.add_argument("suite", nargs="?", metavar="SUITE", help="a suite of pipeline.benchmark")
     parser.add_argument("--cron", metavar="TIMES", help='minute, hour, day of month, month, weekday: "0 3 * * *"')
     parser.add_argument("--timezone", default="UTC", metavar="ZONE", help="of these times, such as Europe/Zurich (UTC)")
+    parser.add_argument("--limit", type=cli.seconds, default=12 * 3600.0, metavar="SECONDS", help="of a rerun (12h)")
     parser.add_argument("--once", action="store_true", help="do what is due, and end")
     parser.add_argument("--history", action="store_true", help="what became of the last slots")
     parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where pages go (reports)")
     arguments = parser.parse_args(words)
 
-    from pipeline import notify
+    from pipeline import machine, notify
     from pipeline.progress import Display
     from pipeline.schedule.cron import Cron
     from pipeline.schedule.ledger import Ledger
@@ -44,6 +47,7 @@ def main(words: list[str]) -> int:
         raise InputError('expected a suite and its times: python -m pipeline.schedule smoke --cron "0 3 * * *"')
     suites.get(arguments.suite)
     notify.check()
+    machine.writable(arguments.out)
     cron = Cron(arguments.cron, arguments.timezone)
     ledger = Ledger(arguments.storage)
     now = ledger.now()
@@ -56,7 +60,7 @@ def main(words: list[str]) -> int:
     from pipeline.schedule import slot
 
     ledger.schedule(arguments.suite, cron, cron.last(now) - 1)
-    own = ("suite", "cron", "timezone", "once", "history", "out", "storage")
+    own = ("suite", "cron", "timezone", "once", "history", "out", "storage", "limit")
     given = {k: v for k, v in vars(arguments).items() if k not in own}
 
     def rerun(name: str, alive: slot.Alive) -> int:
@@ -66,10 +70,11 @@ def main(words: list[str]) -> int:
         found = rerun.run(rerun.Asked(arguments.suite, slot=name, **given), display, alive)
         return finish(found, display, arguments.out)
 
-    return slot.run(ledger, arguments.suite, rerun, display.say)
+    return slot.run(ledger, arguments.suite, rerun, display.say, arguments.limit)
 
 
 def _history(ledger: "Ledger", suite: str | None, display: "Display") -> int:  # type: ignore[name-defined]  # noqa: F821
+    from rich.markup import escape
     from rich.table import Table
 
     suites = [suite] if suite else ledger.suites()
@@ -83,7 +88,8 @@ def _history(ledger: "Ledger", suite: str | None, display: "Display") -> int:  #
         for row in ledger.rows(each, 30):
             took = f"{row.ended - row.began:.0f}" if row.began and row.ended else ""
             code = "" if row.code is None else str(row.code)
-            table.add_row(cron.local(row.slot), row.state, str(row.attempts), code, row.owner, took, row.note.strip())
+            cells = (cron.local(row.slot), row.state, str(row.attempts), code, row.owner, took, row.note.strip())
+            table.add_row(*map(escape, cells))
         display.console.print(table)
     if not suites:
         display.say("no suite was ever scheduled here")

@@ -51,8 +51,8 @@ class Cron:
 
     def last(self, time: float) -> float:
         """The newest slot that is not after a time."""
-        spans = (days * 86_400.0 for days in (0.1, 2, 40, 400, 8 * 366))  # 29 February comes every eight years, at worst
-        return next(found[-1] for span in spans if (found := self.between(time - span, time)))
+        spans = (0.001, 0.1, 2, 40, 400, 8 * 366)  # days; 29 February comes every eight years, at worst
+        return next(found[-1] for days in spans if (found := self.between(time - days * 86_400, time)))
 
     def words(self) -> str:
         """In plain English, with the zone."""

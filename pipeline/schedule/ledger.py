@@ -3,7 +3,7 @@
     waiting -> running -> done       a rerun ended, whatever its verdict (the exit code says)
        ^          |  `--> failed     given up
        '----------'                  its process died, or failed: tried again later
-    missed                           came while nobody was there, or while an older one ran
+    missed                           came while nobody was there, or waited until the next one came
 
 At most one row of a suite is running: a partial unique index says so, whatever the number of machines. Whoever runs it
 holds a lease, renewed by a heartbeat, and a token that grows with each attempt (a fence): one that lost its lease can
@@ -32,6 +32,12 @@ BEAT = 20.0  # seconds between heartbeats
 ATTEMPTS = 4
 BACKOFF = 60.0  # seconds until the second attempt, four times as long until each other
 
+IMPATIENT = {
+    "connect_timeout": 10,
+    "options": "-c statement_timeout=10000",
+    "tcp_user_timeout": 15_000,
+}  # of PostgreSQL
+
 _tables = MetaData()
 SLOTS = Table(
     "benchmark_slots", _tables,
@@ -48,7 +54,7 @@ ONE = Index(
 SCHEDULES = Table(
     "benchmark_schedules", _tables, Column("suite", String(100), primary_key=True),
     Column("cron", String(200), nullable=False), Column("zone", String(100), nullable=False),
-    Column("since", Float(53), nullable=False),
+    Column("since", Float(53), nullable=False), Column("told", Float(53), nullable=False, default=0.0),
 )  # fmt: skip
 
 
@@ -89,14 +95,14 @@ class Ledger:
         try:
             # a connection is made for each change and given back: a service that waits for days holds none
             self._engine = sqlalchemy.create_engine(
-                url, poolclass=sqlalchemy.pool.NullPool, connect_args={"timeout": 60} if lite else {}
+                url, poolclass=sqlalchemy.pool.NullPool, connect_args={"timeout": 20} if lite else IMPATIENT
             )
             if lite and self._engine.url.database:
                 Path(self._engine.url.database).absolute().parent.mkdir(parents=True, exist_ok=True)
             self._create()
-        except (SQLAlchemyError, ImportError, OSError) as error:
-            where = sqlalchemy.engine.make_url(url).render_as_string() if "://" in url else url
-            first = str(error).splitlines()[0]
+        except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
+            kind, first = url.split(":", 1)[0], (str(error).splitlines() or [""])[0]
+            where = url if lite else f"{kind}://..."  # it may hold a password
             raise InputError(f"--storage {where} cannot be opened ({type(error).__name__}: {first})") from error
         self._clock = clock or (time.time if lite else self._server)
 
@@ -145,30 +151,61 @@ class Ledger:
             row = connection.execute(select(SCHEDULES).where(SCHEDULES.c.suite == suite)).first()
         return (Cron(row.cron, row.zone), row.since) if row else None
 
-    def plan(self, suite: str) -> None:
-        """Write down the slots that came since the last look: the newest waits, older ones were missed."""
+    def plan(self, suite: str) -> list[Row]:
+        """Write down what came since the last look: the newest slot waits, older ones were missed, and what a dead
+        process ran waits again. Returns the slots that are given up by this, each to one caller alone.
+        """
         known = self.cron(suite)
         assert known, f"{suite} is not scheduled"
         cron, since = known
         now = self.now()
+        here = SLOTS.c.suite == suite
+        dead = here & (SLOTS.c.state == "running") & (SLOTS.c.lease < now)
+        values = {"token": SLOTS.c.token + 1, "note": SLOTS.c.note + " its process died;"}
+        self._change(update(SLOTS).where(dead, SLOTS.c.attempts < ATTEMPTS).values(state="waiting", due=now, **values))
+        given_up = self._give_up(dead, now, values)
         with self._engine.connect() as connection:
-            last = connection.execute(select(func.max(SLOTS.c.slot)).where(SLOTS.c.suite == suite)).scalar()
+            last = connection.execute(select(func.max(SLOTS.c.slot)).where(here)).scalar()
         came = cron.between(max(since, last or 0.0), now)
         if came:
             absent = {"suite": suite, "state": "missed", "note": "nobody was there"}
             rows: list[dict[str, Any]] = [{**absent, "slot": slot, "due": slot} for slot in came]
             rows[-1] |= {"state": "waiting", "note": ""}
             self._add(SLOTS, rows)
-            # what still waits of older ones is overtaken
-            older = (SLOTS.c.suite == suite) & (SLOTS.c.slot < came[-1]) & (SLOTS.c.state == "waiting")
-            values = {"ended": now, "note": SLOTS.c.note + " overtaken by the next slot"}
-            self._change(update(SLOTS).where(older, SLOTS.c.attempts == 0).values(state="missed", **values))
-            self._change(update(SLOTS).where(older, SLOTS.c.attempts > 0).values(state="failed", **values))
+        newest = came[-1] if came else last
+        older = here & (SLOTS.c.slot < newest) & (SLOTS.c.state == "waiting")
+        note = {"note": SLOTS.c.note + " overtaken by a later slot"}
+        self._change(update(SLOTS).where(older, SLOTS.c.attempts == 0).values(state="missed", ended=now, **note))
+        return given_up + self._give_up(older, now, note)
+
+    def _give_up(self, which: Any, now: float, values: dict[str, Any]) -> list[Row]:
+        """Mark slots as failed. Returns those that this call marked, and no other."""
+        with self._engine.connect() as connection:
+            found = connection.execute(select(SLOTS).where(which)).all()
+        mine = []
+        for row in found:
+            this = which & (SLOTS.c.slot == row.slot) & (SLOTS.c.token == row.token)
+            if self._change(update(SLOTS).where(this).values(state="failed", ended=now, **values)):
+                mine += [r for r in self.rows(row.suite) if r.slot == row.slot]
+        return mine
+
+    def late(self, suite: str, slots: int) -> str:
+        """In words, that so many slots or more came and went since the last rerun that ended; said once, to one."""
+        known = self.cron(suite)
+        assert known, f"{suite} is not scheduled"
+        cron, since = known
+        done = select(func.max(SLOTS.c.slot)).where(SLOTS.c.suite == suite, SLOTS.c.state == "done")
+        with self._engine.connect() as connection:
+            last = max(since, connection.execute(done).scalar() or 0.0)
+        missing = len(cron.between(last, self.now())) - 1  # the newest may be at work
+        fresh = (SCHEDULES.c.suite == suite) & (SCHEDULES.c.told != last)
+        if missing < slots or not self._change(update(SCHEDULES).where(fresh).values(told=last)):
+            return ""
+        return f"No rerun ended since {cron.local(last)}; {missing} slots came and went."
 
     def claim(self, suite: str, owner: str) -> Claim | None:
-        """The slot that is due, if there is one and none is running; one whose process died is given out again."""
+        """The slot that is due, if there is one and none is running. Call `plan` before."""
         now = self.now()
-        self._bury(suite, now)
         waiting = (SLOTS.c.suite == suite) & (SLOTS.c.state == "waiting") & (SLOTS.c.due <= now)
         with self._engine.connect() as connection:
             row = connection.execute(select(SLOTS).where(waiting).order_by(SLOTS.c.slot.desc())).first()
@@ -185,13 +222,6 @@ class Ledger:
             return None
         return Claim(suite, row.slot, row.token + 1) if changed else None
 
-    def _bury(self, suite: str, now: float) -> None:
-        dead = (SLOTS.c.suite == suite) & (SLOTS.c.state == "running") & (SLOTS.c.lease < now)
-        note = SLOTS.c.note + " its process died;"
-        again = update(SLOTS).where(dead, SLOTS.c.attempts < ATTEMPTS)
-        self._change(again.values(state="waiting", due=now, token=SLOTS.c.token + 1, note=note))
-        self._change(update(SLOTS).where(dead).values(state="failed", ended=now, token=SLOTS.c.token + 1, note=note))
-
     def _mine(self, claim: Claim) -> Any:
         return (
             (SLOTS.c.suite == claim.suite) & (SLOTS.c.slot == claim.slot) & (SLOTS.c.token == claim.token)
@@ -202,11 +232,11 @@ class Ledger:
         """Renew the lease. False where the slot is no longer ours."""
         return bool(self._change(update(SLOTS).where(self._mine(claim)).values(lease=self.now() + LEASE)))
 
-    def end(self, claim: Claim, code: int, note: str = "") -> State | None:
+    def end(self, claim: Claim, code: int, note: str = "", pause: float = 0.0) -> State | None:
         """What becomes of a slot by the exit code of its rerun; None where it is no longer ours.
 
-        0 and 1 are verdicts: done. 130 was asked to stop: it waits, as if it had not begun. Others are tried again,
-        later each time, and failed in the end.
+        0 and 1 are verdicts: done. 130 was asked to stop: it waits, as if it had not begun, for `pause` seconds. Others
+        are tried again, later each time, and failed in the end.
         """
         now = self.now()
         attempts = self._attempts(claim)
@@ -217,7 +247,7 @@ class Ledger:
             state = "done"
         elif code == 130:
             state = "waiting"
-            values |= {"attempts": SLOTS.c.attempts - 1, "due": now, "ended": None}
+            values |= {"attempts": SLOTS.c.attempts - 1, "due": now + pause, "ended": None}
         elif attempts >= ATTEMPTS:
             state = "failed"
         else:
@@ -231,9 +261,7 @@ class Ledger:
 
     def waits(self, suite: str) -> bool:
         """Whether a slot could be claimed now, as far as can be seen without trying."""
-        now = self.now()
-        self._bury(suite, now)
-        here = SLOTS.c.suite == suite
+        now, here = self.now(), SLOTS.c.suite == suite
         with self._engine.connect() as connection:
             busy = connection.execute(select(SLOTS.c.slot).where(here, SLOTS.c.state == "running")).first()
             due = connection.execute(select(SLOTS.c.slot).where(here, SLOTS.c.state == "waiting", SLOTS.c.due <= now))

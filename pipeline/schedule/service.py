@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline import notify
 from pipeline.schedule.cron import Cron
 from pipeline.schedule.ledger import Ledger
+from pipeline.schedule.slot import tend
 from variants import InputError
 
 POLL = 15.0  # seconds between looks at the ledger: for what others left behind, and for times that changed
-LATE = 2  # slots without a rerun, after which somebody hears of it
+SLOWEST = 600.0  # between starts of processes that end before they begin
 
 
 @dataclass
@@ -27,14 +27,16 @@ class Service:
     cron: Cron
     line: Sequence[str]
     say: Callable[[str], None]
-    sleep: Callable[[float], None] = time.sleep
-    _late: bool = False
+    _child: "subprocess.Popen[bytes] | None" = None
+    _rest: float = 0.0  # seconds to wait after a child that did nothing
+    _not_before: float = 0.0  # on the monotonic clock
 
     def run(self) -> None:
-        """Until it is interrupted. Raises `InputError` where another service changes the suite's times."""
-        self.say(f"{self.suite}: {self.cron.words()}; next {self.cron.local(self.cron.next(self.ledger.now()))}")
+        """Until it is interrupted. Raises `InputError` where another process changes the suite's times."""
+        self.say(f"{self.suite}: {self.cron.words()}; next {self.cron.local(self.cron.next(time.time()))}")
         trouble = ""
         while True:
+            pause = POLL
             try:
                 self.look()
                 trouble = ""
@@ -44,42 +46,53 @@ class Service:
                 said = str(error).splitlines()[0]
                 if said != trouble:
                     self.say(f"the ledger does not answer, and is asked again every {POLL:.0f} s: {said}")
-                trouble, pause = said, POLL
-            self.sleep(pause)
+                trouble = said
+            self._wait(pause)
 
     def look(self) -> None:
-        """Write down what came, do what is due, and mind the time."""
+        """Write down what came, mind what failed, and do what is due."""
         known = self.ledger.cron(self.suite)
         if known is None or known[0] != self.cron:
+            self._stop()
             raise InputError(f"the times of {self.suite} were changed by another process; this one ends")
-        self.ledger.plan(self.suite)
-        if self.ledger.waits(self.suite):
-            self._start()
-        self._mind(known[1])
+        tend(self.ledger, self.suite, self.say)
+        if self._child is None and time.monotonic() >= self._not_before and self.ledger.waits(self.suite):
+            self._child = subprocess.Popen(self.line, start_new_session=True)  # it hears of Ctrl-C from us alone
 
-    def _start(self) -> None:
-        child = subprocess.Popen(self.line, start_new_session=True)  # it hears of Ctrl-C from us alone
+    def _wait(self, seconds: float) -> None:
+        """For a time, or until the child ends."""
         try:
-            code = child.wait()
+            if self._child is None:
+                time.sleep(seconds)
+                return
+            code = self._child.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return
         except KeyboardInterrupt:
-            child.terminate()
-            try:
-                child.wait()
-            except KeyboardInterrupt:  # a second one: at once
-                child.terminate()
-                child.wait()
+            self._stop()
             raise
-        row = self.ledger.rows(self.suite, 1)[0]
-        after = f"; next {self.cron.local(self.cron.next(self.ledger.now()))}"
-        self.say(f"{self.suite}: slot {self.cron.local(row.slot)} {row.state}, exit code {code}{after}")
+        self._child = None
+        idle = code not in (0, 1, 130)  # a verdict, or somebody stopped it
+        self._rest = min(SLOWEST, 2 * self._rest or POLL) if idle else 0.0
+        self._not_before = time.monotonic() + self._rest
+        self.say(f"{self.suite}: a process ended with exit code {code}; {self._newest()}")
 
-    def _mind(self, since: float) -> None:
-        """Say once that there was no rerun for too long, and once that there is one again."""
-        done = max((r.slot for r in self.ledger.rows(self.suite, 50) if r.state == "done"), default=since)
-        missing = len(self.cron.between(done, self.ledger.now())) - 1  # the newest may be at work
-        late = missing >= LATE
-        if late and not self._late:
-            words = f"The last rerun that ended was that of {self.cron.local(done)}; {missing} slots came and went."
-            self.say(f"{self.suite}: {words}")
-            notify.send(f"Benchmark {self.suite}: no rerun for too long", words, "warning")
-        self._late = late
+    def _newest(self) -> str:
+        try:
+            rows = self.ledger.rows(self.suite, 20)
+        except SQLAlchemyError:
+            return "the ledger does not answer"
+        last = max((r for r in rows if r.began), key=lambda r: r.began or 0.0, default=None)
+        said = f"slot {self.cron.local(last.slot)} {last.state}; " if last else ""
+        return f"{said}next {self.cron.local(self.cron.next(time.time()))}"
+
+    def _stop(self) -> None:
+        """Ask the child to put all away; at a second Ctrl-C, at once."""
+        if self._child is None:
+            return
+        self._child.terminate()
+        try:
+            self._child.wait()
+        except KeyboardInterrupt:
+            self._child.terminate()
+            self._child.wait()
