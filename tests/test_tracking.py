@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stores
 import torch
 from conftest import Command
 from mlflow import MlflowClient
@@ -237,3 +238,14 @@ def test_no_pickle_is_read(folder: Path) -> None:
     with pytest.raises(InputError, match="damaged"):
         checkpoint.load(Path("bad.safetensors"))
     assert not Path("evil").exists()
+
+
+def test_a_run_that_another_machine_completed_stays_complete(folder: Path) -> None:
+    """Whoever was taken for dead, and ends late, does not undo what was done since."""
+    tracker = Tracker("digits")
+    with tracker.run("late", {"kind": "final"}, key="late") as run:
+        name = run.id
+        stores.client().set_tag(name, "state", "complete")
+        run.state = "interrupted"
+    assert run.wait(30) == ""
+    assert stores.client().get_run(name).data.tags["state"] == "complete"
