@@ -341,6 +341,7 @@ def test_times_that_change_count_from_then(tmp_path: Path) -> None:
     now = [START]
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", lambda: now[0])
     ledger.schedule("smoke", Cron("0 * * * *", "UTC"), now[0])
+    assert ledger.plan("smoke") == []  # nothing came yet
     now[0] += 3 * 3600
     ledger.plan("smoke")
     ledger.schedule("smoke", Cron("0 * * * *", "UTC"), now[0] - 10 * DAY)  # the same again changes nothing

@@ -173,6 +173,8 @@ class Ledger:
             rows[-1] |= {"state": "waiting", "note": ""}
             self._add(SLOTS, rows)
         newest = came[-1] if came else last
+        if newest is None:
+            return given_up
         older = here & (SLOTS.c.slot < newest) & (SLOTS.c.state == "waiting")
         note = {"note": SLOTS.c.note + " overtaken by a later slot"}
         self._change(update(SLOTS).where(older, SLOTS.c.attempts == 0).values(state="missed", ended=now, **note))
