@@ -249,3 +249,16 @@ def test_a_run_that_another_machine_completed_stays_complete(folder: Path) -> No
         run.state = "interrupted"
     assert run.wait(30) == ""
     assert stores.client().get_run(name).data.tags["state"] == "complete"
+
+
+def test_a_process_that_died_before_its_first_word_holds_up_nobody(folder: Path) -> None:
+    tracker = Tracker("digits")
+    for entry in ("", '{"op": "end", "label": "", "state": "interrupted", "time": 1}\n'):
+        place = Path("mlruns/.runs/digits/early")
+        place.mkdir(parents=True)
+        (place / "journal.jsonl").write_text(entry)
+        assert tracker.catch_up() == []
+        assert not place.exists()
+    with tracker.run("early", {"kind": "final"}, key="early") as run:
+        pass
+    assert stores.client().get_run(run.id).data.tags["state"] == "complete"

@@ -137,6 +137,9 @@ class Tracker:
                 journal = Journal(experiment, key, patience=0)
             except InputError:  # its process lives
                 continue
+            if not journal.begun:
+                journal.close()
+                continue
             if not journal.ended:
                 again = key.startswith(AGAIN)
                 journal.add("end", state="" if again else (states or {}).get(key, "interrupted"), time=now())

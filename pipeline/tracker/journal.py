@@ -101,6 +101,11 @@ class Journal:
         return self.entries[self._sent :]
 
     @property
+    def begun(self) -> bool:
+        """Whether anything is said: a process may have died before it came to that."""
+        return any(e["op"] == "begin" for e in self.entries)
+
+    @property
     def ended(self) -> bool:
         """Whether all is said."""
         last = next((e for e in reversed(self.entries) if e["op"] in ("begin", "end")), None)
@@ -128,7 +133,8 @@ class Journal:
     def close(self) -> None:
         """Give the folder back; take it away where the run ended for good, and all was sent."""
         self._stream.close()
-        if self.ended and not self.unsent and self.entries[-1].get("state") != "interrupted":
+        done = self.ended and not self.unsent and self.entries[-1].get("state") != "interrupted"
+        if done or not self.begun:
             shutil.rmtree(self.folder)
         self._lock.release()
         with self.changed:
