@@ -15,6 +15,7 @@ from pipeline.schedule.slot import tend
 from variants import InputError
 
 POLL = 15.0  # seconds between looks at the ledger: for what others left behind, and for times that changed
+PATIENCE = 20.0  # seconds that a child has to put all away
 SLOWEST = 600.0  # between starts of processes that end before they begin
 
 
@@ -88,11 +89,12 @@ class Service:
 
     def _stop(self) -> None:
         """Ask the child to put all away; at a second Ctrl-C, at once."""
-        if self._child is None:
-            return
-        self._child.terminate()
-        try:
-            self._child.wait()
-        except KeyboardInterrupt:
+        while self._child is not None:
             self._child.terminate()
-            self._child.wait()
+            try:
+                self._child.wait(PATIENCE)
+                self._child = None
+            except subprocess.TimeoutExpired:  # a signal that comes while modules are imported can be lost
+                continue
+            except KeyboardInterrupt:
+                continue

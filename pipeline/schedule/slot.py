@@ -138,8 +138,9 @@ def _lease(ledger: Ledger, claim: Claim, limit: float) -> Iterator[Alive]:
                 if time.monotonic() - until > LEASE * 2 / 3:  # before anybody else takes it
                     lost.set()
                     break
-        if not stop.is_set():
+        while not stop.is_set():  # more than once: a signal that comes while modules are imported can be lost
             os.kill(os.getpid(), signal.SIGTERM)
+            stop.wait(BEAT)
 
     def alive() -> None:
         if lost.is_set() or not ledger.beat(claim):
