@@ -2,11 +2,8 @@
 
 import heapq
 import itertools
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,9 +11,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-import stores
-from conftest import Command, environment
-from test_benchmark import plugin
+from conftest import Command
 
 from pipeline import machine
 from pipeline.schedule import ledger as ledgers
@@ -352,121 +347,6 @@ def test_times_that_change_count_from_then(tmp_path: Path) -> None:
     now[0] += 3600
     ledger.plan("smoke")
     assert [r.slot % 3600 for r in ledger.rows("smoke")] == [0, 0, 0, 1800]
-
-
-WORKER = """
-import os, sys, time
-from pipeline.schedule import ledger as ledgers, slot
-ledgers.LEASE, ledgers.BEAT, ledgers.BACKOFF = 2.0, 0.3, 0.5
-slot.LEASE, slot.BEAT = 2.0, 0.3
-ledger = ledgers.Ledger(sys.argv[1])
-def note(*words):
-    with open(sys.argv[2], "a") as stream:
-        stream.write(" ".join(map(str, words)) + "\\n")
-def rerun(name, alive):
-    note("begin", name, os.getpid(), time.time())
-    time.sleep(0.25)
-    alive()
-    note("end", name, os.getpid(), time.time())
-    return 0
-while True:
-    slot.run(ledger, "smoke", rerun, lambda line: None)
-    time.sleep(0.05)
-"""
-
-
-def killed(url: str, folder: Path, seconds: float) -> None:
-    """Four processes race for a slot a second; one after the other is killed, and replaced."""
-    log = folder / "log"
-    ledger = Ledger(url)
-    ledger.schedule("smoke", Cron("* * * * * *", "UTC"), ledger.now())
-    line = [sys.executable, "-c", WORKER, url, str(log)]
-    start = lambda: subprocess.Popen(line, env=environment(), cwd=folder)  # noqa: E731
-    workers = [start() for _ in range(4)]
-    chance = random.Random(0)
-    kills: dict[str, float] = {}
-    deadline = time.monotonic() + 60
-    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        time.sleep(chance.uniform(0.4, 1.2))
-        begun = [entry.split() for entry in log.read_text().splitlines()]
-        busy = {int(w[2]) for w in begun if w[0] == "begin"} - {int(w[2]) for w in begun[-1:] if w[0] == "end"}
-        victim = next((w for w in workers if w.pid in busy), workers[0])  # rather one that is in the middle
-        os.kill(victim.pid, signal.SIGKILL)
-        victim.wait()
-        kills[str(victim.pid)] = time.time()
-        workers[workers.index(victim)] = start()
-    time.sleep(6)  # what was cut off is given out again
-    for worker in workers:
-        worker.kill()
-        worker.wait()
-    rows = ledger.rows("smoke")
-    entries = [entry.split() for entry in log.read_text().splitlines()]
-    ended = [w[1] for w in entries if w[0] == "end"]
-    assert len(kills) > 3
-    assert sum("died" in r.note for r in rows) > 1  # some were cut off in the middle
-    assert len(ended) > 5
-    assert len(ended) == len(set(ended))  # no slot ended twice
-    assert sum(r.state == "done" for r in rows) in (len(ended), len(ended) - 1)  # killed between its end and the ledger
-    assert all(r.state in FINAL for r in rows[:-3])
-    running: set[str] = set()
-    for kind, name, pid, when in entries:  # never two at once: whoever began before has ended, or is dead
-        if kind == "begin":
-            others = [p for p in running if p not in kills or kills[p] > float(when)]
-            assert not others, f"{name} began at {when} beside {others}"
-            running.add(pid)
-        else:
-            running.remove(pid)
-
-
-@pytest.mark.slow
-def test_processes_that_are_killed_on_sqlite(tmp_path: Path) -> None:
-    killed(f"sqlite:///{tmp_path}/ledger.db", tmp_path, 20)
-
-
-@pytest.mark.slow
-def test_processes_that_are_killed_on_postgresql(tmp_path: Path, database: str) -> None:
-    killed(database, tmp_path, 20)
-
-
-@pytest.mark.slow
-def test_a_service_that_is_killed_leaves_nothing_undone(folder: Path) -> None:
-    """Its slot goes on without it; the next service does what comes; SIGTERM ends it, and what it started."""
-    plugin(folder / "packages")
-    env = {**environment(), "PYTHONPATH": f"{environment()['PYTHONPATH']}:{folder / 'packages'}"}
-    line = [sys.executable, "-m", "pipeline.schedule", "tiny", "--cron", "*/30 * * * * *", "--threads", "1"]
-    ledger = Ledger(f"sqlite:///{folder}/optuna.db")
-
-    def until(holds: Callable[[], bool], seconds: float = 120) -> None:
-        deadline = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < deadline, ledger.rows("tiny")
-            time.sleep(0.1)
-
-    def states() -> list[str]:
-        return [r.state for r in ledger.rows("tiny")]
-
-    first = subprocess.Popen(line, env=env, cwd=folder, stdout=subprocess.DEVNULL)
-    until(lambda: "running" in states())
-    first.kill()
-    first.wait()
-    until(lambda: "done" in states())
-    second = subprocess.Popen(line, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: states().count("done") >= 2 and "running" in states())
-    second.send_signal(signal.SIGTERM)
-    assert second.wait(timeout=60) == 130
-    assert "running" not in states()  # what was cut off waits, and is not lost
-    assert ledger.rows("tiny")[-1].attempts == 0
-    told = subprocess.run([*line[:3], "--history"], env=env, cwd=folder, capture_output=True, text=True, check=True)
-    assert "done" in told.stdout
-    assert "tiny" in told.stdout
-    once = subprocess.run([*line, "--once"], env=env, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert once.returncode == 0, once.stderr
-    runs = stores.runs("rerun", "benchmark-tiny")
-    slots = [r.data.tags["slot"] for r in runs if r.data.tags.get("state") == "complete"]
-    assert len(slots) == len(set(slots)) == states().count("done")
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def run(asked: Asked, display: Display, alive: Callable[[], None] = lambda: None
             _identity(asked, tags) as (id_, started),
             engines.open_engine(asked.engine, asked.workers, asked.threads, asked.device, asked.ray_address) as engine,
         ):
-            maker = Maker(suite, device, tags, tracker, engine, display, len(known) + 1, cases)
+            maker = Maker(suite, tags, tracker, engine, display, len(known) + 1, cases)
             before = [r for r in known if r.id != id_ and r.confirms != id_]
             with maker.begin(id_, started) as parent:
                 now = maker.make(parent, id_, started, cases)

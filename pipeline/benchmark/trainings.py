@@ -81,7 +81,6 @@ class Maker:
     """What trains the parts of a rerun."""
 
     suite: Suite
-    device: torch.device
     tags: Mapping[str, str]
     tracker: Tracker
     engine: Engine
