@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from pipeline.executor import Compute
 from variants import InputError
 
 CRASHED, INTERRUPTED = 3, 130
@@ -72,7 +73,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "CPU threads of each worker (OMP_NUM_THREADS, else its share of the cores)",
     },
     "--workers": {"type": positive, "default": 1, "metavar": "N", "help": "trainings at a time (1)"},
-    "--engine": {"choices": ("here", "ray"), "default": "here", "help": "processes here, or a Ray cluster (here)"},
+    "--executor": {
+        "choices": ("local", "ray"),
+        "default": "local",
+        "help": "run trainings in processes of this machine, or on a Ray cluster (local)",
+    },
     "--ray-address": {"metavar": "ADDRESS", "help": "an existing cluster (a new one on this machine)"},
     "--trial-timeout": {
         "type": seconds,
@@ -80,7 +85,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "a trial that trained for longer fails; 90, 15m, 8h",
     },
 }
-ENGINE = ("--workers", "--engine", "--ray-address")
+COMPUTE = ("--device", "--threads", "--workers", "--executor", "--ray-address")
 
 
 def parser(command: str, about: str, *options: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -95,6 +100,12 @@ def parser(command: str, about: str, *options: str, epilog: str = "") -> argpars
     for option in options:
         made.add_argument(option, **OPTIONS[option])
     return made
+
+
+def compute(arguments: argparse.Namespace) -> Compute:
+    """The options of `COMPUTE` as one record."""
+    a = arguments
+    return Compute(device=a.device, threads=a.threads, workers=a.workers, executor=a.executor, address=a.ray_address)
 
 
 def run(command: Callable[[list[str]], int], goes_on: str = "") -> NoReturn:

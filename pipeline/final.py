@@ -13,21 +13,22 @@ from typing import Any
 
 import torch
 
-from pipeline import attempt, machine
-from pipeline import engine as engines
-from pipeline.attempt import Attempt
+from pipeline import executor as executors
+from pipeline import machine, training_run
 from pipeline.data import Data
-from pipeline.engine import Ended, Engine, Place
-from pipeline.evaluate import report, subject, suite
+from pipeline.evaluate import context, suite
+from pipeline.evaluate import report as evaluation
+from pipeline.executor import Ended, Executor, Resources
 from pipeline.progress import Display
 from pipeline.tracker import Address, Record, Run, Tracker
+from pipeline.training_run import TrainingRun
 from variants import Config, InputError
 
 FIRST_SEED = 10_000  # of finals: searches count from their own seed, and never come here
 DONE = ("complete", "failed")  # a training that diverged would diverge again
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Final:
     """What is to be trained, and how it is scored. `parts` are those of `suite.PARTS`."""
 
@@ -36,7 +37,7 @@ class Final:
     epochs: int
     patience: int
     seed: int
-    sizes: subject.Sizes
+    sizes: context.Sizes
     parts: tuple[str, ...]
 
     def key(self, data: Data) -> str:
@@ -59,11 +60,11 @@ def existing(tracker: Tracker) -> dict[str, Record]:
     return {r.tags["key"]: r for r in tracker.find(kind="final") if r.tags.get("state") in DONE}
 
 
-def train(engine: Engine, missing: "Mapping[str, Task]", ready: int, display: Display) -> None:
+def train(executor: Executor, missing: "Mapping[str, FinalTask]", ready: int, display: Display) -> None:
     """Train and score what is missing; `ready` is how many there are already."""
     left = list(missing.items())
 
-    def ask() -> "tuple[str, Task] | None":
+    def ask() -> "tuple[str, FinalTask] | None":
         if not left:
             return None
         key, task = left.pop(0)
@@ -72,15 +73,15 @@ def train(engine: Engine, missing: "Mapping[str, Task]", ready: int, display: Di
 
     def ended(end: Ended) -> None:
         if end.died:
-            raise InputError(f"a final was given up after {engines.DEATHS} processes died at it: {end.died}")
+            raise InputError(f"a final was given up after {executors.MAX_DEATHS} processes died at it: {end.died}")
         bar.ended(end.key)
 
     with display.finals(len(missing), ready) as bar:
-        engines.drive(engine, ask, bar.show, ended)
+        executors.run_all(executor, ask, bar.show, ended)
 
 
-@dataclass(frozen=True)
-class Task:
+@dataclass(frozen=True, kw_only=True)
+class FinalTask:
     """A final to be trained and scored, in whatever process. One that diverges is a failed run.
 
     `data` are loaded by their `source`; `tags` join the run's own. `keep` says whether the model and pictures of it
@@ -97,31 +98,33 @@ class Task:
     tags: Mapping[str, str]
     keep: bool = True
 
-    def run(self, place: Place, show: Callable[[Any], None]) -> None:
+    def run(self, resources: Resources, report: Callable[[Any], None]) -> None:
         final = self.final
-        data = attempt.held(self.source, self.digest, machine.device(place.device))
+        data = training_run.cached_data(self.source, self.digest, machine.device(resources.device))
         own = {
             **self.tags, "kind": "final", "variant": final.variant, "dataset": data.spec.name,
             "seed": str(final.seed), "config": final.config_key,
         }  # fmt: skip
-        training = attempt.Training(final.variant, final.config, final.epochs, final.patience, final.seed)
+        training = training_run.TrainingPlan(
+            variant=final.variant, config=final.config, epochs=final.epochs, patience=final.patience, seed=final.seed
+        )
         tracker = Tracker(self.dataset, self.address)
         name = f"{final.variant} seed {final.seed}"
         with tracker.run(name, own, parent=self.parent, key=self.key) as run:
             try:
-                self._train(Attempt(training, data, run), data, run, show)
+                self._train(TrainingRun(training, data, run), data, run, report)
             except Exception as error:
-                attempt.failed(run, error)
+                training_run.failed(run, error)
 
-    def _train(self, made: Attempt, data: Data, run: Run, show: Callable[[Any], None]) -> None:
+    def _train(self, made: TrainingRun, data: Data, run: Run, report: Callable[[Any], None]) -> None:
         for last in made.epochs():
-            show((last.number, last.metrics))
+            report((last.number, last.metrics))
         if self.keep:
             made.scores()
         parts = list(suite.run(made.variant, data, sizes=self.final.sizes, only=self.final.parts))
         device = data.train.x.device
-        facts = report.about(made.variant, data, parts, 0, machine.environment(device, torch.get_num_threads()))
-        report.log(run, parts, facts)
+        facts = evaluation.about(made.variant, data, parts, 0, machine.environment(device, torch.get_num_threads()))
+        evaluation.log(run, parts, facts)
         if self.keep:
-            tested = {f.name: f.value for p in parts for f in p.figures if f.value is not None}
+            tested = {f.name: f.value for p in parts for f in p.scores if f.value is not None}
             run.model(made.variant, {**made.kept, **tested}, made.best_epoch)

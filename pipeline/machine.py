@@ -99,7 +99,7 @@ class Busy(InputError):
 
 
 @contextmanager
-def alone(lock: Path, what: str) -> Iterator[None]:
+def exclusive(lock: Path, what: str) -> Iterator[None]:
     """One process at a time, by a lock file that dies with its holder. Raises `Busy` where another has it."""
     from filelock import FileLock, Timeout
 

@@ -19,7 +19,7 @@ class Objective(Metric):
     """A metric that a study may optimise."""
 
     better: Literal["maximize", "minimize"]
-    needs: frozenset[str] = frozenset()  # fields of Batch without which it is undefined
+    required_fields: frozenset[str] = frozenset()  # fields of Batch without which it is undefined
 
 
 OBJECTIVES = {
@@ -46,7 +46,7 @@ def objectives(names: tuple[str, ...], spec: DataSpec) -> tuple[str, ...]:
         elif name.startswith("train/") or "loss" in name:
             why = "what is minimised contains weights that are searched, such as beta, and would choose the smallest"
         raise InputError(f"objective {name!r} is refused: {why}; expected one of {', '.join(OBJECTIVES)}")
-    usable = tuple(n for n in names if OBJECTIVES[n].needs <= spec.fields)
+    usable = tuple(n for n in names if OBJECTIVES[n].required_fields <= spec.fields)
     if not usable:
         raise InputError(f"objective {', '.join(names)} needs labels, and data set {spec.name} has none")
     return usable

@@ -200,7 +200,7 @@ def training(rounds: int, threads: int) -> dict[str, list[float]]:
 
 def tracking(data: Data, epochs: int, rounds: int) -> tuple[float, float, float]:
     """Seconds of a training: with nothing logged, with every epoch logged; and of the final scores and pictures."""
-    from pipeline import evaluate, pictures
+    from pipeline.evaluate import pictures, quick
     from pipeline.tracker import Tracker
 
     bare, logged, final = [], [], []
@@ -220,7 +220,7 @@ def tracking(data: Data, epochs: int, rounds: int) -> tuple[float, float, float]
                     run.metrics(epoch.metrics, epoch.number)
                 logged.append(time.perf_counter() - begin)
                 begin = time.perf_counter()
-                run.metrics(evaluate.cheap(variant, data), epochs)
+                run.metrics(quick.scores(variant, data), epochs)
                 for name, pixels in pictures.all_of(variant, data, epoch.vectors["kl_per_dimension"]).items():
                     run.picture(name, pixels, epochs)
                 final.append(time.perf_counter() - begin)

@@ -29,7 +29,7 @@ class Diverged(ArithmeticError):
     """A loss or a score left the real numbers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Epoch:
     """One pass over the training split and what it led to.
 
@@ -50,7 +50,7 @@ class Epoch:
 def build(name: str, config: Config, spec: DataSpec) -> Variant:
     """A fresh variant. Raises `InputError`, in words, where it cannot be trained on such data."""
     variant = variants.get(name)
-    missing = variant.needs - spec.fields
+    missing = variant.required_fields - spec.fields
     if missing:
         words = {"y": "class labels", "mask": "sequences"}
         lacks = " and ".join(words[m] for m in sorted(missing))
@@ -66,7 +66,7 @@ def train(
     seed: int,
     patience: int | None = None,
     precision: Precision = "auto",
-    rate: Callable[[int], float] | None = None,
+    lr_schedule: Callable[[int], float] | None = None,
     resume: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Epoch]:
     """Train on `data.train`, score `data.valid` after each epoch, and yield an `Epoch`.
@@ -81,8 +81,8 @@ def train(
     """
     device = data.train.x.device
     variant.to(device)
-    players = [_Player(name, optimizer) for name, optimizer in variant.players().items()]
-    state = _State(variant, players, device, seed, keep=bool(patience))
+    optimizers = [_NamedOptimizer(name, optimizer) for name, optimizer in variant.optimizers().items()]
+    state = _State(variant, optimizers, device, seed, keep=bool(patience))
     if resume is not None:
         state.restore(resume)
     steps = math.ceil(len(data.train) / variant.config.batch)
@@ -93,13 +93,13 @@ def train(
         begin = time.perf_counter()
         variant.train()
         totals = _Totals()
-        for player in players if rate else ():
-            player.slow(rate(number) if rate else 1.0)
+        for optimizer in optimizers if lr_schedule else ():
+            optimizer.scale_lr(lr_schedule(number) if lr_schedule else 1.0)
         for index in torch.randperm(len(data.train), generator=state.order).to(device).split(variant.config.batch):
             batch = data.batch(data.train, index, state.noise)
             with _autocast(device, precision):
                 terms = variant.terms(batch, step)
-            losses = _update(players, terms, variant.config.clip, lambda: _autocast(device, precision))
+            losses = _update(optimizers, terms, variant.config.clip, lambda: _autocast(device, precision))
             totals.add(terms, len(batch), losses)
             step += 1
         _synchronize(device)
@@ -111,7 +111,9 @@ def train(
         metrics["time/valid_seconds"] = time.perf_counter() - trained
         metrics["time/examples_per_second"] = len(data.train) / seconds
         improved = state.ended(number, metrics.get("valid/elbo", -metrics["valid/reconstruction"]))
-        yield Epoch(number, number * steps, metrics, vectors, improved, state.snapshot)
+        yield Epoch(
+            number=number, step=number * steps, metrics=metrics, vectors=vectors, best=improved, snapshot=state.snapshot
+        )
     if state.best_weights is not None:
         variant.load_state_dict(state.best_weights)
 
@@ -119,8 +121,10 @@ def train(
 class _State:
     """What a training is at the end of an epoch: weights, optimisers, random states, and the best so far."""
 
-    def __init__(self, variant: Variant, players: list["_Player"], device: torch.device, seed: int, keep: bool) -> None:
-        self.variant, self.players, self.device = variant, players, device
+    def __init__(
+        self, variant: Variant, optimizers: list["_NamedOptimizer"], device: torch.device, seed: int, keep: bool
+    ) -> None:
+        self.variant, self.optimizers, self.device = variant, optimizers, device
         self.epoch, self.best, self.best_epoch = 0, -math.inf, 0
         self.best_weights = {k: v.clone() for k, v in variant.state_dict().items()} if keep else None
         self.order = torch.Generator().manual_seed(seed)
@@ -141,9 +145,9 @@ class _State:
         """Flat, on the CPU, and a copy."""
         found = {f"weights/{k}": v for k, v in self.variant.state_dict().items()}
         found |= {f"best/{k}": v for k, v in (self.best_weights or {}).items()}
-        for player in self.players:
-            for i, moments in player.optimizer.state_dict()["state"].items():
-                found |= {f"players/{player.name}/{i}/{k}": torch.as_tensor(v) for k, v in moments.items()}
+        for optimizer in self.optimizers:
+            for i, moments in optimizer.optimizer.state_dict()["state"].items():
+                found |= {f"players/{optimizer.name}/{i}/{k}": torch.as_tensor(v) for k, v in moments.items()}
         found |= {"order": self.order.get_state(), "noise": self.noise.get_state(), "random": torch.get_rng_state()}
         if self.device.type == "cuda":
             found["random_cuda"] = torch.cuda.get_rng_state(self.device)
@@ -158,12 +162,12 @@ class _State:
         self.variant.load_state_dict(part("weights/"))
         for name, weight in part("best/").items() if self.best_weights else ():
             self.best_weights[name].copy_(weight)  # type: ignore[index]
-        for player in self.players:
+        for optimizer in self.optimizers:
             moments: dict[int, dict[str, Tensor]] = {}
-            for path, value in part(f"players/{player.name}/").items():
+            for path, value in part(f"players/{optimizer.name}/").items():
                 index, name = path.split("/")
                 moments.setdefault(int(index), {})[name] = value
-            player.optimizer.load_state_dict({**player.optimizer.state_dict(), "state": moments})
+            optimizer.optimizer.load_state_dict({**optimizer.optimizer.state_dict(), "state": moments})
         self.order.set_state(saved["order"])
         self.noise.set_state(saved["noise"])
         torch.set_rng_state(saved["random"])
@@ -230,48 +234,50 @@ def _means(totals: dict[str, _Totals], number: int) -> tuple[dict[str, float], d
     return scalars, vectors
 
 
-class _Player:
+class _NamedOptimizer:
     def __init__(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         self.name, self.optimizer = name, optimizer
         self.weights = [p for group in optimizer.param_groups for p in group["params"]]
         self._rates = [group["lr"] for group in optimizer.param_groups]
 
-    def slow(self, factor: float) -> None:
+    def scale_lr(self, factor: float) -> None:
         """Set the learning rate to its `factor` of what it was at first."""
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * factor
+        for group, lr_schedule in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = lr_schedule * factor
 
-    def aim(self, loss: Tensor, retain: bool) -> Tensor:
+    def backward(self, loss: Tensor, retain: bool) -> Tensor:
         """Take the gradient of a loss. Returns its value."""
         for weight in self.weights:
             weight.grad = None
         loss.backward(inputs=self.weights, retain_graph=retain)
         return loss.detach()
 
-    def move(self, clip: float) -> None:
+    def step(self, clip: float) -> None:
         if clip:
             torch.nn.utils.clip_grad_norm_(self.weights, clip)
         self.optimizer.step()
 
 
-def _update(players: list[_Player], terms: Terms, clip: float, context: Callable[[], Any]) -> dict[str, Tensor]:
+def _update(
+    optimizers: list[_NamedOptimizer], terms: Terms, clip: float, context: Callable[[], Any]
+) -> dict[str, Tensor]:
     """One step of every player on its own loss. Returns the losses.
 
     Of losses that are tensors all gradients are taken before any weight moves; then come, in turn, those that are
     functions.
     """
-    by_name = {p.name: p for p in players}
+    by_name = {p.name: p for p in optimizers}
     ready = {n: loss for n, loss in terms.losses.items() if isinstance(loss, Tensor)}
     last = list(ready)[-1:]
-    done = {n: by_name[n].aim(loss, retain=[n] != last) for n, loss in ready.items()}
+    done = {n: by_name[n].backward(loss, retain=[n] != last) for n, loss in ready.items()}
     for name in ready:
-        by_name[name].move(clip)
+        by_name[name].step(clip)
     for name, loss in terms.losses.items():
         if not isinstance(loss, Tensor):
             with context():
                 value = loss()
-            done[name] = by_name[name].aim(value, retain=False)
-            by_name[name].move(clip)
+            done[name] = by_name[name].backward(value, retain=False)
+            by_name[name].step(clip)
     return done
 
 

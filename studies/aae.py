@@ -6,11 +6,11 @@ and draws from the prior, without which samples are worth nothing. The adversary
 
 from studies import Study, Trial
 from studies._default import common
-from variants.aae import Config
+from variants.aae import AAEConfig
 
 STUDY = Study(objectives=("valid/reconstruction", "latent/mmd"), pruner="halving")
 
 
-def suggest(trial: Trial) -> Config:
+def suggest(trial: Trial) -> AAEConfig:
     adversary = trial.suggest_float("adversary_lr", 1e-4, 3e-3, log=True)
-    return Config(**common(trial), adversary_lr=adversary)  # type: ignore[arg-type]
+    return AAEConfig(**common(trial), adversary_lr=adversary)  # type: ignore[arg-type]

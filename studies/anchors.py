@@ -12,7 +12,7 @@ from typing import Any, Literal
 Schedule = Literal["constant", "cosine", "burda"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """One training: a variant, its settings, and the data as they are wanted."""
 
@@ -36,7 +36,7 @@ class Budget:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Anchor:
     """A published figure. `measure` names a function of `pipeline.reproduce.measure`."""
 
@@ -50,23 +50,31 @@ class Anchor:
 
 
 _WIDE = {"latent": 40, "width": 500, "depth": 2, "lr": 1e-3, "batch": 128, "warmup": 8000}
-_VAE = Training("vae", _WIDE, 90)
-_BURDA = Training("vae", {"latent": 50, "width": 200, "depth": 2, "lr": 1e-3, "batch": 20}, 3280, "burda")
-_LADDER = Training("hvae", {**_WIDE, "width": 400, "levels": 3}, 90)
+_VAE = Training(variant="vae", settings=_WIDE, epochs=90)
+_BURDA = Training(
+    variant="vae",
+    settings={"latent": 50, "width": 200, "depth": 2, "lr": 1e-3, "batch": 20},
+    epochs=3280,
+    schedule="burda",
+)
+_LADDER = Training(variant="hvae", settings={**_WIDE, "width": 400, "levels": 3}, epochs=90)
 _SHORT_LADDER = replace(_LADDER, epochs=30, settings={**_LADDER.settings, "warmup": 4000})
 _FIVE = {"latent": 64, "width": 512, "levels": 5, "lr": 1e-3, "batch": 256, "warmup": 39_200}
-_PAPER_LADDER = Training("hvae", _FIVE, 2000)
+_PAPER_LADDER = Training(variant="hvae", settings=_FIVE, epochs=2000)
 _SEE = {"latent": 50, "width": 500, "depth": 2, "lr": 1e-3, "batch": 128, "condition": "quadrants"}
 _ECG = Training(
-    "vrae", {"latent": 16, "width": 64, "lr": 3e-3, "batch": 32, "warmup": 400}, 150, dataset="UCR/ECG5000_TRAIN.tsv"
+    variant="vrae",
+    settings={"latent": 16, "width": 64, "lr": 3e-3, "batch": 32, "warmup": 400},
+    epochs=150,
+    dataset="UCR/ECG5000_TRAIN.tsv",
 )
 _JSB = Training(
-    "vrae",
-    {
+    variant="vrae",
+    settings={
         "latent": 16, "width": 200, "lr": 3e-3, "batch": 16, "feeding": "teacher", "drop": 0.3, "warmup": 1000,
         "cell": "lstm",
     },
-    80, dataset="music/JSB_Chorales.mat",
+    epochs=80, dataset="music/JSB_Chorales.mat",
 )  # fmt: skip
 _AAE = {"latent": 8, "width": 1000, "depth": 2, "adversary_width": 1000, "lr": 1e-3, "batch": 128}
 _SEMI = {**_AAE, "latent": 10, "scale": 1.0, "supervision": "semi"}
@@ -84,12 +92,17 @@ def _six(epochs: int) -> dict[str, Training]:
         "hvae": {"width": 180, "depth": 1},
     }  # fmt: skip
     rows = {"vrae": "mnist-rows"}
-    return {n: Training(n, {**_SIX, **s}, epochs, dataset=rows.get(n, "mnist")) for n, s in own.items()}
+    return {
+        n: Training(variant=n, settings={**_SIX, **s}, epochs=epochs, dataset=rows.get(n, "mnist"))
+        for n, s in own.items()
+    }
 
 
 def _sprites(epochs: int) -> dict[str, Training]:
     return {
-        f"beta {beta}": Training("beta", {**_SPRITES, "beta": float(beta)}, epochs, dataset="sprites")
+        f"beta {beta}": Training(
+            variant="beta", settings={**_SPRITES, "beta": float(beta)}, epochs=epochs, dataset="sprites"
+        )
         for beta in (1, 4, 16)
     }
 
@@ -100,7 +113,7 @@ def _quadrants(epochs: int) -> dict[str, Training]:
         for objective in ("network", "cvae"):
             settings = {**_SEE, "observed": observed, "objective": objective}
             # the baseline overfits within a few epochs: each keeps the weights of its best validation score
-            found[f"{objective} {observed}"] = Training("cvae", settings, epochs, patience=10)
+            found[f"{objective} {observed}"] = Training(variant="cvae", settings=settings, epochs=epochs, patience=10)
     return found
 
 
@@ -141,8 +154,8 @@ ANCHORS = {
         measure="labels",
         budgets={
             "cpu": Budget({
-                "cvae": Training("cvae", {**_WIDE, "warmup": 1000}, 30),
-                "vae": Training("vae", {**_WIDE, "warmup": 1000}, 30),
+                "cvae": Training(variant="cvae", settings={**_WIDE, "warmup": 1000}, epochs=30),
+                "vae": Training(variant="vae", settings={**_WIDE, "warmup": 1000}, epochs=30),
             }),
         },
         cost="9 min",
@@ -155,10 +168,10 @@ ANCHORS = {
         measure="parzen",
         budgets={
             "cpu": Budget(
-                {"aae": Training("aae", _AAE, 15, grey=True)},
+                {"aae": Training(variant="aae", settings=_AAE, epochs=15, grey=True)},
                 {"parzen": (">=", 240.0), "posterior_mean": ("<=", 0.1), "posterior_spread": (">=", 0.9)},
             ),
-            "gpu": Budget({"aae": Training("aae", _AAE, 400, grey=True)}),
+            "gpu": Budget({"aae": Training(variant="aae", settings=_AAE, epochs=400, grey=True)}),
         },
         cost="8 min",
     ),
@@ -169,8 +182,8 @@ ANCHORS = {
         differs="Adam; labelled examples come within the batches, 2.6 of 128, not as batches of their own",
         measure="classification",
         budgets={
-            "cpu": Budget({"aae": Training("aae", _SEMI, 12, grey=True, labels=1000)}),
-            "gpu": Budget({"aae": Training("aae", _SEMI, 200, grey=True, labels=1000)}),
+            "cpu": Budget({"aae": Training(variant="aae", settings=_SEMI, epochs=12, grey=True, labels=1000)}),
+            "gpu": Budget({"aae": Training(variant="aae", settings=_SEMI, epochs=200, grey=True, labels=1000)}),
         },
         cost="8 min",
     ),

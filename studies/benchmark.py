@@ -27,7 +27,7 @@ class Case:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Suite:
     """`judged`: metric -> the smallest change that matters, as a share of the baseline's value.
 
@@ -42,7 +42,7 @@ class Suite:
     anchors: tuple[str, ...] = ()
     seeds: int = 5
     parts: tuple[str, ...] = ("bounds", "latents", "probe", "clusters", "samples", "generation")
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
     judged: Mapping[str, float] = field(default_factory=dict)
     anchor_effect: float = 0.01
     monthly: int = 30

@@ -7,10 +7,10 @@ always prefer the smallest beta, and is refused as an objective.
 
 from studies import Study, Trial
 from studies._default import common
-from variants.beta import Config
+from variants.beta import BetaConfig
 
 STUDY = Study(objectives=("valid/elbo", "probe/accuracy"), pruner="halving")
 
 
-def suggest(trial: Trial) -> Config:
-    return Config(**common(trial), beta=trial.suggest_float("beta", 0.25, 8.0, log=True))  # type: ignore[arg-type]
+def suggest(trial: Trial) -> BetaConfig:
+    return BetaConfig(**common(trial), beta=trial.suggest_float("beta", 0.25, 8.0, log=True))  # type: ignore[arg-type]

@@ -6,10 +6,10 @@ objectives, and a front.
 
 from studies import Study, Trial
 from studies._default import common
-from variants.cvae import Config
+from variants.cvae import CVAEConfig
 
 STUDY = Study(objectives=("valid/elbo", "probe/accuracy"), pruner="halving")
 
 
-def suggest(trial: Trial) -> Config:
-    return Config(**common(trial), drop=trial.suggest_float("drop", 0.05, 0.5))  # type: ignore[arg-type]
+def suggest(trial: Trial) -> CVAEConfig:
+    return CVAEConfig(**common(trial), drop=trial.suggest_float("drop", 0.05, 0.5))  # type: ignore[arg-type]

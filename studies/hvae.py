@@ -5,13 +5,13 @@ Warm-up keeps upper levels from closing before they are used (section 2.3 of the
 
 from studies import Study, Trial
 from studies._default import common
-from variants.hvae import Config
+from variants.hvae import HVAEConfig
 
 STUDY = Study(objectives=("valid/elbo",), pruner="halving")
 
 
-def suggest(trial: Trial) -> Config:
-    return Config(
+def suggest(trial: Trial) -> HVAEConfig:
+    return HVAEConfig(
         **common(trial),  # type: ignore[arg-type]
         levels=trial.suggest_int("levels", 1, 4),
         warmup=trial.suggest_categorical("warmup", [0, 300]),

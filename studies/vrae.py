@@ -5,13 +5,13 @@ says less, which the KL beside the ELBO shows.
 """
 
 from studies import Study, Trial
-from variants.vrae import Config
+from variants.vrae import VRAEConfig
 
 STUDY = Study(objectives=("valid/elbo",), dataset="digits-rows", trials=12, epochs=60, pruner="halving")
 
 
-def suggest(trial: Trial) -> Config:
-    return Config(
+def suggest(trial: Trial) -> VRAEConfig:
+    return VRAEConfig(
         latent=trial.suggest_int("latent", 2, 64, log=True),
         width=trial.suggest_int("width", 32, 256, log=True),
         lr=trial.suggest_float("lr", 1e-3, 1e-2, log=True),

@@ -50,18 +50,18 @@ def named(pid: int, word: str) -> bool:
         return False
 
 
-def workers(driver: int, engine: str) -> list[int]:
+def workers(driver: int, executor: str) -> list[int]:
     """The processes in which trials run."""
-    if engine == "here":
+    if executor == "here":
         return [p for p in children(driver) if named(p, "spawn_main")]
     every = [int(p.name) for p in Path("/proc").glob("[0-9]*")]
     return [p for p in every if named(p, "ray::_work")]
 
 
 @contextlib.contextmanager
-def cluster(engine: str) -> Iterator[Any]:
+def cluster(executor: str) -> Iterator[Any]:
     """A Ray cluster of a head, on which nothing runs, and two nodes of one CPU each."""
-    if engine == "here":
+    if executor == "here":
         yield None
         return
     from ray.cluster_utils import Cluster
@@ -75,16 +75,16 @@ def cluster(engine: str) -> Iterator[Any]:
         made.shutdown()
 
 
-def start(folder: Path, engine: str, address: str | None, storage: str | None) -> "subprocess.Popen[bytes]":
+def start(folder: Path, executor: str, address: str | None, storage: str | None) -> "subprocess.Popen[bytes]":
     words = ["--variant", "beta", "--trials", str(TRIALS), "--epochs", str(EPOCHS), "--workers", "2", "--threads", "1"]
-    words += ["--engine", "ray", "--ray-address", str(address)] if engine == "ray" else []
+    words += ["--engine", "ray", "--ray-address", str(address)] if executor == "ray" else []
     words += ["--storage", storage] if storage else []
     log = (folder / "log.txt").open("ab")
     line = [sys.executable, "-m", "pipeline.study", *words]
     return subprocess.Popen(line, cwd=folder, env=environment(), stdout=log, stderr=log)
 
 
-def strike(rng: random.Random, driver: "subprocess.Popen[bytes]", engine: str, nodes: Any) -> str:
+def strike(rng: random.Random, driver: "subprocess.Popen[bytes]", executor: str, nodes: Any) -> str:
     """Kill something. Returns what it was."""
     victim = rng.choice(["driver", "worker", *(["node"] if nodes else [])])
     if victim == "driver":
@@ -95,7 +95,7 @@ def strike(rng: random.Random, driver: "subprocess.Popen[bytes]", engine: str, n
         nodes.remove_node(rng.choice(sorted(nodes.worker_nodes, key=lambda n: n.node_id)), allow_graceful=False)
         nodes.add_node(num_cpus=1)
         return victim
-    alive = workers(driver.pid, engine)
+    alive = workers(driver.pid, executor)
     if not alive:
         return "nobody"
     with contextlib.suppress(ProcessLookupError):
@@ -137,22 +137,22 @@ def held(folder: Path, storage: str) -> list[str]:
     return wrong
 
 
-def one(seed: int, engine: str, nodes: Any) -> tuple[Counter[str], int, list[str]]:
+def one(seed: int, executor: str, nodes: Any) -> tuple[Counter[str], int, list[str]]:
     """A round: what was killed, how often the driver was started, and what does not hold."""
     rng = random.Random(seed)
     killed: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         address = nodes.address if nodes else None
-        driver, starts = start(folder, engine, address, None), 1
+        driver, starts = start(folder, executor, address, None), 1
         for _ in range(rng.randint(1, 3)):
-            deadline = time.monotonic() + rng.uniform(1, 18 if engine == "here" else 36)  # Ray takes longer to begin
+            deadline = time.monotonic() + rng.uniform(1, 18 if executor == "here" else 36)  # Ray takes longer to begin
             while time.monotonic() < deadline and driver.poll() is None:
                 time.sleep(0.05)
             if driver.poll() is None:
-                killed[strike(rng, driver, engine, nodes)] += 1
+                killed[strike(rng, driver, executor, nodes)] += 1
             if driver.poll() not in (None, 0):
-                driver, starts = start(folder, engine, address, None), starts + 1
+                driver, starts = start(folder, executor, address, None), starts + 1
         code = driver.wait(timeout=300)
         wrong = held(folder, f"sqlite:///{folder}/optuna.db") if code == 0 else [f"exit code {code}"]
         if wrong:
@@ -168,9 +168,9 @@ def main() -> int:
     asked = parser.parse_args()
     killed: Counter[str] = Counter()
     bad = 0
-    with cluster(asked.engine) as nodes:
+    with cluster(asked.executor) as nodes:
         for seed in range(asked.seed, asked.seed + asked.rounds):
-            struck, starts, wrong = one(seed, asked.engine, nodes)
+            struck, starts, wrong = one(seed, asked.executor, nodes)
             killed += struck
             bad += bool(wrong)
             what = ", ".join(f"{n} {k}" for k, n in struck.items()) or "nothing in time"

@@ -31,7 +31,7 @@ class Fault(NamedTuple):
 TRAINER = "pipeline/trainer.py"
 FAULTS = (
     Fault(
-        "KL weighted 1.05", "variants/_math.py", "clamp(min=floor).sum()", "clamp(min=floor).sum() * 1.05"
+        "KL weighted 1.05", "variants/closed_forms.py", "clamp(min=floor).sum()", "clamp(min=floor).sum() * 1.05"
     ),
     Fault(
         "learning rate x 3", TRAINER, "        self.name, self.optimizer = name, optimizer\n",

@@ -34,8 +34,8 @@ def connections(url: str) -> int:
 
     if not url.startswith("postgresql"):
         return 0
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
-    with engine.connect() as connection:
+    executor = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+    with executor.connect() as connection:
         count = connection.execute(sqlalchemy.text("select count(*) from pg_stat_activity where datname = 'optuna'"))
         return int(count.scalar_one()) - 1
 

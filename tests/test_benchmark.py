@@ -10,17 +10,18 @@ import stores
 from conftest import Command, environment
 from test_page import CARD, LINES, browser, page_of
 
-from pipeline.benchmark import history, judged, page, rerun, summary
+from pipeline.benchmark import history, page, rerun, summary, verdicts
 from pipeline.benchmark.__main__ import main
 from pipeline.benchmark.finish import finish
 from pipeline.benchmark.history import Rerun
-from pipeline.benchmark.judged import Outcome
+from pipeline.executor import Compute
 from pipeline.progress import Display
 from pipeline.tracker import Tracker
 from studies import benchmark as suites
 from studies.anchors import ANCHORS, Anchor, Budget, Training
 from studies.benchmark import Case, Suite
-from variants import InputError, _math
+from variants import InputError
+from variants.base import closed_forms
 
 SUITE = '''
 """A suite of another package: two variants, a few epochs."""
@@ -48,21 +49,21 @@ def tiny(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def plugin(place: Path) -> None:
-    facts = place / "tiny_suite-1.0.dist-info"
+def plugin(resources: Path) -> None:
+    facts = resources / "tiny_suite-1.0.dist-info"
     facts.mkdir(parents=True)
-    (place / "tiny_suite.py").write_text(SUITE)
+    (resources / "tiny_suite.py").write_text(SUITE)
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-suite\nVersion: 1.0\n")
     (facts / "entry_points.txt").write_text("[vae.suites]\ntiny = tiny_suite:tiny\n")
 
 
 def once(**more: object) -> Outcome:
-    return rerun.run(rerun.Asked("tiny", threads=1, **more), Display())  # type: ignore[arg-type]
+    return rerun.run(rerun.RerunRequest(suite="tiny", compute=Compute(threads=1), **more), Display())  # type: ignore[arg-type]
 
 
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The KL costs nothing."""
-    monkeypatch.setattr(_math, "free_bits", lambda kl, floor: 0 * kl.sum())
+    monkeypatch.setattr(closed_forms, "free_bits", lambda kl, floor: 0 * kl.sum())
 
 
 @pytest.mark.slow
@@ -157,7 +158,7 @@ def test_a_rerun_in_mlflow(tiny: Path) -> None:
 
 
 def test_a_training_that_fails_is_told_with_its_reason(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_math, "free_bits", lambda kl, floor: kl.sum() * float("nan"))
+    monkeypatch.setattr(closed_forms, "free_bits", lambda kl, floor: kl.sum() * float("nan"))
     found = once()
     assert found.word == "failed"
     assert "left the real numbers" in summary.markdown(found)
@@ -166,15 +167,23 @@ def test_a_training_that_fails_is_told_with_its_reason(tiny: Path, monkeypatch: 
 
 
 def test_figures_of_an_anchor_are_judged_by_its_expectation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = Training("vae", {"latent": 4, "width": 32, "batch": 64}, 2, dataset="digits")
+    training = Training(variant="vae", settings={"latent": 4, "width": 32, "batch": 64}, epochs=2, dataset="digits")
     budget = Budget({"vae": training}, {"vae/-elbo": ("<=", 50.0)}, {"k": 5, "n": 50})
-    anchor = Anchor("a test", "nowhere", {}, "everything", "likelihoods", {"cpu": budget}, "seconds")
+    anchor = Anchor(
+        about="a test",
+        source="nowhere",
+        published={},
+        differs="everything",
+        measure="likelihoods",
+        budgets={"cpu": budget},
+        cost="seconds",
+    )
     monkeypatch.setitem(ANCHORS, "tiny-anchor", anchor)
     suite = Suite(about="a test", cost="seconds", anchors=("tiny-anchor",), seeds=2)
     monkeypatch.setattr(suites, "get", lambda name: suite)
     found = once()
     assert [x.series for x in found.lines] == ["tiny-anchor/vae/-elbo"]
-    assert judged.series_of(suite, found.rerun) == {"tiny-anchor/vae/-elbo": ("minimize", 0.01)}
+    assert verdicts.series_of(suite, found.rerun) == {"tiny-anchor/vae/-elbo": ("minimize", 0.01)}
     sample = found.rerun.sample("tiny-anchor/vae/-elbo")
     assert sample is not None
     assert sample.n == 2
@@ -198,18 +207,18 @@ def test_a_number_that_is_gone_is_a_failure() -> None:
 
     both = {"vae/test/elbo": -20.0, "vae/sample/frechet_aaaaaa": 3.0}
     base = [made(day, **both) for day in range(1, 7)]
-    gone = judged.lines(suite, made(7, **{"vae/test/elbo": -20.0}), base, base)
+    gone = verdicts.lines(suite, made(7, **{"vae/test/elbo": -20.0}), base, base)
     assert {x.series: x.word for x in gone} == {"vae/sample/frechet_aaaaaa": "failed", "vae/test/elbo": "ok"}
     other = made(7, **{"vae/test/elbo": -20.0, "vae/sample/frechet_bbbbbb": 3.0})  # another judge: another figure
-    assert {x.series: x.word for x in judged.lines(suite, other, base, base)} == {
+    assert {x.series: x.word for x in verdicts.lines(suite, other, base, base)} == {
         "vae/sample/frechet_bbbbbb": "no history", "vae/test/elbo": "ok"
     }  # fmt: skip
     changed = Rerun("r", {**made(7).tags, "cases": json.dumps({"vae": "2"})}, {"vae/test/elbo": -90.0})
-    assert {x.word for x in judged.lines(suite, changed, base, base)} == {"no history"}  # the case is another
+    assert {x.word for x in verdicts.lines(suite, changed, base, base)} == {"no history"}  # the case is another
 
 
 def test_speed_is_compared_on_the_same_hardware_only() -> None:
-    suite = Suite("", "", {"vae": Case("vae", "digits", 1)}, judged={"speed/standard": 0.08})
+    suite = Suite(about="", cost="", cases={"vae": Case("vae", "digits", 1)}, judged={"speed/standard": 0.08})
 
     def made(day: int, value: float, hardware: str) -> Rerun:
         tags = {
@@ -221,8 +230,8 @@ def test_speed_is_compared_on_the_same_hardware_only() -> None:
         return Rerun("r", tags, {"vae/speed/standard": value})
 
     base = [made(day, 100 + day, "here") for day in range(1, 8)]
-    assert judged.lines(suite, made(8, 50, "here"), base, base)[0].word == "suspect"
-    assert judged.lines(suite, made(8, 50, "there"), base, base)[0].word == "no history"
+    assert verdicts.lines(suite, made(8, 50, "here"), base, base)[0].word == "suspect"
+    assert verdicts.lines(suite, made(8, 50, "there"), base, base)[0].word == "no history"
 
 
 @pytest.mark.slow

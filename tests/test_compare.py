@@ -18,7 +18,8 @@ import variants
 from pipeline import compare, data, trainer
 from pipeline.compare import protocol, report
 from pipeline.compare.analysis import Criterion, board
-from pipeline.compare.protocol import Asked
+from pipeline.compare.protocol import CompareRequest
+from pipeline.executor import Compute
 from pipeline.progress import Display
 from pipeline.tracker import Tracker
 from variants import InputError
@@ -49,7 +50,7 @@ def test_a_difference_is_said_with_its_interval_and_in_the_order_of_the_board() 
 
 
 def test_what_falls_is_better_lower() -> None:
-    lower = Criterion("reconstruction", "?", "valid/reconstruction", "test/reconstruction")
+    lower = Criterion(name="reconstruction", question="?", chosen="valid/reconstruction", judged="test/reconstruction")
     frame = finals(a=[80.0, 80.1, 80.2], b=[90.0, 90.3, 90.1]).rename(columns={"test/elbo": "test/reconstruction"})
     found = board(lower, frame, {})
     assert [r.variant for r in found.rows] == ["a", "b"]
@@ -114,7 +115,7 @@ def test_one_command_gives_a_report(command: Command, folder: Path) -> None:
     assert {a.path for a in client.list_artifacts(parent.info.run_id)} >= {"report", "board_elbo.json"}
     assert all(r.data.tags["mlflow.parentRunId"] == parent.info.run_id for r in runs)
 
-    program = "import torch, variants; m = variants.load('models:/vae-digits@champion-probe'); "
+    program = "import torch, variants; m = from pipeline import model; m = model.load('models:/vae-digits@champion-probe'); "
     program += "print(m.encode(variants.Batch(torch.zeros(3, 1, 8, 8))).shape)"
     line = [sys.executable, "-c", program]
     loaded = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
@@ -145,7 +146,12 @@ def test_a_report_says_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(trainer, "train", unlucky)
     names = ("vae", "beta", "aae", "cvae")
-    found = protocol.run(Asked("bare.npz", names, train=True, trials=1, epochs=2, seeds=3, threads=1), Display())
+    found = protocol.run(
+        CompareRequest(
+            dataset="bare.npz", variants=names, train=True, trials=1, epochs=2, seeds=3, compute=Compute(threads=1)
+        ),
+        Display(),
+    )
     assert found.left_out == {"cvae": "cvae needs class labels; data set bare has none (or condition=quadrants)"}
     assert [b.criterion.name for b in found.boards] == ["elbo", "reconstruction"]
     assert {r.variant: r.seeds for r in found.boards[1].rows} == {"vae": 3, "beta": 2, "aae": 3, "cvae": 0}
@@ -156,7 +162,9 @@ def test_a_report_says_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyP
         assert words in page
     report.log(found, report.Report(folder / "out" / "report.html", report._tables(found)), tracker)
 
-    alone = protocol.run(Asked("bare.npz", ("vae",), seeds=1, threads=1), Display())
+    alone = protocol.run(
+        CompareRequest(dataset="bare.npz", variants=("vae",), seeds=1, compute=Compute(threads=1)), Display()
+    )
     assert len(alone.finals) == 1  # one that exists
     page = report.write(alone, tracker, folder / "alone", "again").page.read_text()
     assert "one seed only" in page and "vae is alone" in page
@@ -191,10 +199,12 @@ def test_no_choice_depends_on_the_test_split(folder: Path, monkeypatch: pytest.M
         return replace(clean, test=replace(clean.test, x=torch.full(clean.test.x.shape, torch.nan)))
 
     def chosen(storage: str) -> list[tuple[str, str, int, str]]:
-        asked = Asked(variants=("vae", "beta"), train=True, trials=2, epochs=2, storage=storage, threads=1)
+        request = CompareRequest(
+            variants=("vae", "beta"), train=True, trials=2, epochs=2, storage=storage, compute=Compute(threads=1)
+        )
         base = data.load("digits")
-        sources, _ = protocol._sources(asked.variants, "digits", base)
-        studies = {v: protocol._study(asked, v, s, d, Display()) for v, (s, d) in sources.items()}
+        sources, _ = protocol._sources(request.variants, "digits", base)
+        studies = {v: protocol._study(request, v, s, d, Display()) for v, (s, d) in sources.items()}
         subjects = {v: protocol.Subject(v, *sources[v], s) for v, s in studies.items() if s}
         return [(c.criterion, c.variant, c.trial, c.key) for c in protocol._choices(subjects)]
 
@@ -211,9 +221,9 @@ def test_without_studies_it_says_what_to_do(command: Command) -> None:
 
 
 def test_bad_input_ends_before_anything_starts(folder: Path) -> None:
-    for asked, words in (
-        (Asked(variants=("bta",)), "did you mean beta"),
-        (Asked(dataset="minst"), "unknown data set 'minst'"),
+    for request, words in (
+        (CompareRequest(variants=("bta",)), "did you mean beta"),
+        (CompareRequest(dataset="minst"), "unknown data set 'minst'"),
     ):
         with pytest.raises(InputError, match=words):
-            protocol.run(asked, Display())
+            protocol.run(request, Display())

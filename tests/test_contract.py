@@ -17,13 +17,13 @@ from pipeline.study.space import Outline, outline
 from variants import Batch, Config, DataSpec, InputError, Terms, Variant
 
 SPECS = {
-    "binary images": DataSpec("binary", (1, 8, 8), "bernoulli", classes=3),
-    "8-bit colour": DataSpec("colour", (3, 6, 5), "logistic8", classes=3),
-    "a table": DataSpec("table", (7,), "gaussian", classes=3),
-    "large images": DataSpec("large", (1, 30, 28), "bernoulli", classes=3),
-    "binary sequences": DataSpec("roll", (5,), "bernoulli", classes=3, steps=7),
-    "real sequences": DataSpec("waves", (2,), "gaussian", classes=3, steps=7),
-    "symbols": DataSpec("text", (4,), "categorical", classes=3, steps=7),
+    "binary images": DataSpec(name="binary", shape=(1, 8, 8), likelihood="bernoulli", classes=3),
+    "8-bit colour": DataSpec(name="colour", shape=(3, 6, 5), likelihood="logistic8", classes=3),
+    "a table": DataSpec(name="table", shape=(7,), likelihood="gaussian", classes=3),
+    "large images": DataSpec(name="large", shape=(1, 30, 28), likelihood="bernoulli", classes=3),
+    "binary sequences": DataSpec(name="roll", shape=(5,), likelihood="bernoulli", classes=3, steps=7),
+    "real sequences": DataSpec(name="waves", shape=(2,), likelihood="gaussian", classes=3, steps=7),
+    "symbols": DataSpec(name="text", shape=(4,), likelihood="categorical", classes=3, steps=7),
 }
 STEP = torch.tensor(5.0)
 
@@ -52,7 +52,7 @@ def examples(spec: DataSpec, n: int = 6, seed: int = 0) -> Batch:
 
 def fits(name: str, spec: DataSpec) -> bool:
     """Sequences go to variants that need them, and everything else to the others."""
-    return ("mask" in variants.get(name).needs) == bool(spec.steps)
+    return ("mask" in variants.get(name).required_fields) == bool(spec.steps)
 
 
 def made(name: str, spec: DataSpec, **settings: object) -> Variant:
@@ -76,7 +76,7 @@ def test_terms_have_their_shapes_and_are_finite(case: tuple[Variant, Batch]) -> 
     terms = variant.terms(batch, STEP)
     assert terms.reconstruction.shape == (6,)
     assert terms.kl is None or (terms.kl.shape == (6,) and bool((terms.kl >= 0).all()))
-    assert terms.losses.keys() == variant.players().keys()
+    assert terms.losses.keys() == variant.optimizers().keys()
     assert all(loss.shape == () and loss.isfinite() for loss in losses(terms).values())
     assert all(len(extra) == 6 for extra in terms.extras.values())
 
@@ -86,7 +86,7 @@ def test_every_weight_is_trained(case: tuple[Variant, Batch]) -> None:
     for loss in losses(variant.terms(batch, STEP)).values():
         loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
     assert [n for n, p in variant.named_parameters() if p.grad is None] == []
-    owned = [[id(p) for g in o.param_groups for p in g["params"]] for o in variant.players().values()]
+    owned = [[id(p) for g in o.param_groups for p in g["params"]] for o in variant.optimizers().values()]
     assert all(len(own) == len(set(own)) for own in owned)
     assert {i for own in owned for i in own} == {id(p) for p in variant.parameters()}
 
@@ -134,8 +134,13 @@ def test_encode_is_deterministic_and_never_sees_a_label(case: tuple[Variant, Bat
 def test_decode_and_sample_give_data(case: tuple[Variant, Batch]) -> None:
     variant, batch = case
     code = variant.encode(batch)
-    assert variant.prior(6).shape == code.shape
-    shown = variant.decode(code, batch), variant.draw(code, batch), variant.sample(6), variant.sample(6, batch.y, True)
+    assert variant.sample_prior(6).shape == code.shape
+    shown = (
+        variant.decode(code, batch),
+        variant.sample_x(code, batch),
+        variant.sample(6),
+        variant.sample(6, batch.y, True),
+    )
     for values in shown:
         assert values.shape == batch.x.shape
         if variant.spec.likelihood != "gaussian":
@@ -150,7 +155,7 @@ def test_draws_are_of_the_kind_of_the_data_and_have_the_mean_that_decode_gives(c
     many = one[torch.zeros(4000, dtype=torch.int64)]
     with torch.no_grad():
         z = variant.encode(one)
-        drawn, mean = variant.draw(z.expand(4000, -1), many), variant.decode(z, one)
+        drawn, mean = variant.sample_x(z.expand(4000, -1), many), variant.decode(z, one)
     if variant.spec.likelihood in ("bernoulli", "categorical"):
         assert set(drawn.unique().tolist()) <= {0.0, 1.0}
     elif variant.spec.likelihood == "logistic8":
@@ -161,14 +166,14 @@ def test_draws_are_of_the_kind_of_the_data_and_have_the_mean_that_decode_gives(c
     spread = drawn.std(0)  # that of the likelihood
     if variant.spec.likelihood == "gaussian":
         assert spread.amin() > 0.9 * float(variant.observation.log_scale.detach().exp())  # type: ignore[operator,union-attr]
-    elif variant.spec.likelihood == "bernoulli" and variant.independent:
+    elif variant.spec.likelihood == "bernoulli" and variant.factorized:
         torch.testing.assert_close(spread, (mean * (1 - mean)).sqrt()[0], atol=0.03, rtol=0)
 
 
 def test_the_likelihood_is_of_each_value_and_of_no_padding(case: tuple[Variant, Batch]) -> None:
     variant, batch = case
     variant.eval()
-    z = variant.prior(6, batch)
+    z = variant.sample_prior(6, batch)
     each = variant.log_likelihood(z, batch)
     assert each.shape == batch.x.shape
     if batch.mask is not None:
@@ -182,16 +187,19 @@ def test_noise_is_placed_where_the_prior_has_it(case: tuple[Variant, Batch]) -> 
     variant, batch = case
     variant.eval()
     many = batch[torch.zeros(4000, dtype=torch.int64)]
-    drawn, placed = variant.prior(4000, many), variant.place(torch.randn(4000, variant.prior(1).shape[1]), many)
+    drawn, placed = (
+        variant.sample_prior(4000, many),
+        variant.prior_from_noise(torch.randn(4000, variant.sample_prior(1).shape[1]), many),
+    )
     scale = drawn.std(0)
     assert ((drawn.mean(0) - placed.mean(0)) / scale).abs().max() < 0.12
     assert (placed.std(0) / scale - 1).abs().max() < 0.12
     variant, one = variant.double(), dataclasses.replace(batch, x=batch.x.double())[slice(0, 1)]
     found = []
     for e in torch.randn(3, drawn.shape[1], dtype=torch.float64).split(1):
-        slope = torch.autograd.functional.jacobian(lambda n: variant.place(n, one)[0], e)[:, 0]
+        slope = torch.autograd.functional.jacobian(lambda n: variant.prior_from_noise(n, one)[0], e)[:, 0]
         wanted = -0.5 * e.square().sum() - torch.linalg.slogdet(slope)[1]
-        found.append(variant.log_prior(variant.place(e, one), one) - wanted)
+        found.append(variant.log_prior(variant.prior_from_noise(e, one), one) - wanted)
     torch.testing.assert_close(torch.stack(found), found[0].expand(3, 1), atol=1e-6, rtol=0)
 
 
@@ -199,14 +207,14 @@ def test_many_proposals_stand_example_by_example(case: tuple[Variant, Batch], mo
     """With draws at the mean, k proposals are k times the one; else they differ, and their density is as it is said."""
     variant, batch = case
     variant.eval()
-    drawn = variant.propose(batch, 3)
+    drawn = variant.sample_posterior(batch, 3)
     if drawn is None:
         pytest.skip("q has no density")
-    assert drawn[0].shape == (18, variant.prior(1).shape[1])
+    assert drawn[0].shape == (18, variant.sample_prior(1).shape[1])
     assert drawn[1].shape == (18,)
     assert not torch.equal(drawn[0][::3], drawn[0][1::3])
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
-    (z, log_q), (one, log_one) = variant.propose(batch, 3) or (), variant.propose(batch) or ()
+    (z, log_q), (one, log_one) = variant.sample_posterior(batch, 3) or (), variant.sample_posterior(batch) or ()
     torch.testing.assert_close(z, one.repeat_interleave(3, 0))
     torch.testing.assert_close(log_q, log_one.repeat_interleave(3, 0))
 
@@ -215,11 +223,11 @@ def test_the_joint_and_the_proposal_give_the_elbo(case: tuple[Variant, Batch]) -
     """Two ways to one number: E_q [log p(x, z) - log q(z|x)] by sampling is the mean of `Terms.elbo`."""
     variant, batch = case
     variant.eval()
-    if variant.propose(batch) is None:
+    if variant.sample_posterior(batch) is None:
         pytest.skip("q has no density")
     many = Batch(*(None if f is None else f.repeat_interleave(400, 0) for f in (batch.x, batch.y, batch.mask)))  # type: ignore[arg-type]
     with torch.no_grad():
-        proposal = variant.propose(many)
+        proposal = variant.sample_posterior(many)
         assert proposal is not None
         sampled = (variant.log_joint(proposal[0], many) - proposal[1]).view(6, 400)
         elbo = variant.terms(many, STEP).elbo
@@ -230,12 +238,12 @@ def test_the_joint_and_the_proposal_give_the_elbo(case: tuple[Variant, Batch]) -
 
 def test_a_training_step_lowers_the_loss(case: tuple[Variant, Batch]) -> None:
     variant, batch = case
-    players = [trainer._Player(name, optimizer) for name, optimizer in variant.players().items()]
+    optimizers = [trainer._NamedOptimizer(name, optimizer) for name, optimizer in variant.optimizers().items()]
     scored = []
     for _ in range(60):
         terms = variant.terms(batch, STEP)
         scored.append(float(terms.reconstruction.detach().mean()))
-        trainer._update(players, terms, 0.0, nullcontext)
+        trainer._update(optimizers, terms, 0.0, nullcontext)
     assert sum(scored[-10:]) < sum(scored[:10])
 
 

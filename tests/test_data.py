@@ -101,7 +101,7 @@ def images(folder: Path, mode: str = "L", classes: int = 2, size: tuple[int, int
 
 def test_a_folder_of_images(tmp_path: Path) -> None:
     grey = data.load(str(images(tmp_path / "grey")))
-    assert grey.spec == data.DataSpec("grey", (1, 7, 9), "logistic8", classes=2)
+    assert grey.spec == data.DataSpec(name="grey", shape=(1, 7, 9), likelihood="logistic8", classes=2)
     assert data.load(str(images(tmp_path / "colour", "RGB"))).spec.shape == (3, 7, 9)
     assert data.load(str(tmp_path / "grey" / "class0" / ".." / "..")).spec.shape == (3, 7, 9)
 

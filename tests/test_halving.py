@@ -6,8 +6,9 @@ import numpy as np
 import optuna
 import pytest
 
+from pipeline.executor import Compute
 from pipeline.study import halving
-from pipeline.study.driver import Plan, run
+from pipeline.study.driver import StudyRequest, run
 
 
 def test_rungs_are_a_ninth_and_a_third_of_the_budget() -> None:
@@ -50,7 +51,7 @@ def test_one_in_three_goes_on() -> None:
 
 @pytest.mark.slow
 def test_a_study_of_two_objectives_ends_weak_trials_early(folder: Path) -> None:
-    outcome = run(Plan("beta", trials=12, epochs=18, threads=1))
+    outcome = run(StudyRequest(variant="beta", trials=12, epochs=18, compute=Compute(threads=1)))
     states = [t.state.name for t in outcome.study.trials]
     assert len(outcome.objectives) == 2
     assert 2 <= states.count("PRUNED") <= 9

@@ -26,7 +26,7 @@ def linear_gaussian(widen: float) -> tuple[Variant, Data, Tensor]:
     generator = torch.Generator().manual_seed(0)
     w = torch.linalg.qr(torch.randn(4, 2, generator=generator))[0] * torch.tensor([1.5, 0.8])
     b, s = torch.randn(4, generator=generator), 0.6
-    spec = DataSpec("plane", (4,), "gaussian")
+    spec = DataSpec(name="plane", shape=(4,), likelihood="gaussian")
     variant = VAE(VAE.config_type(latent=2, width=1), spec)
     variant.encoder, variant.decoder = torch.nn.Linear(4, 4), torch.nn.Linear(2, 4)  # type: ignore[assignment]
     variance = 1 / (1 + w.square().sum(0) / s**2)
@@ -40,7 +40,17 @@ def linear_gaussian(widen: float) -> tuple[Variant, Data, Tensor]:
     x = torch.randn(300, 2, generator=generator) @ w.T + b + s * torch.randn(300, 4, generator=generator)
     exact = torch.distributions.MultivariateNormal(b, w @ w.T + s**2 * torch.eye(4)).log_prob(x)
     split = Batch(x)
-    data = Data(spec, split, split, split, "", "", torch.zeros(()), torch.ones(()), "table")
+    data = Data(
+        spec=spec,
+        train=split,
+        valid=split,
+        test=split,
+        digest="",
+        source="",
+        shift=torch.zeros(()),
+        scale=torch.ones(()),
+        layout="table",
+    )
     return variant, data, exact.double()
 
 
@@ -87,7 +97,7 @@ def test_the_bound_is_that_of_an_explicit_loop() -> None:
 
 
 def test_the_bound_of_a_conditional_variant_sums_over_classes_whatever_the_labels() -> None:
-    spec = DataSpec("table", (4,), "gaussian", classes=3)
+    spec = DataSpec(name="table", shape=(4,), likelihood="gaussian", classes=3)
     torch.manual_seed(0)
     variant = CVAE(CVAE.config_type(latent=2, width=8), spec).eval()
     with torch.no_grad():  # near the prior, so that the weights vary little
@@ -95,7 +105,17 @@ def test_the_bound_of_a_conditional_variant_sums_over_classes_whatever_the_label
         variant.encoder.head[-1].weight *= 0.3  # type: ignore[index,union-attr]
     x = torch.randn(5, 4)
     splits = [Batch(x, torch.full((5,), c)) for c in range(3)]
-    data = Data(spec, splits[0], splits[0], splits[0], "", "", torch.zeros(()), torch.ones(()), "table")
+    data = Data(
+        spec=spec,
+        train=splits[0],
+        valid=splits[0],
+        test=splits[0],
+        digest="",
+        source="",
+        shift=torch.zeros(()),
+        scale=torch.ones(()),
+        layout="table",
+    )
     marginal = [likelihood.importance_weighted(variant, data, s, 20_000) for s in splits]
     assert torch.equal(marginal[0], marginal[2])
     each = [likelihood.importance_weighted(variant, data, s, 20_000, marginal=False, seed=1) for s in splits]
@@ -123,12 +143,12 @@ def test_parzen_width_is_near_the_true_one() -> None:
 
 
 def test_bits_are_of_a_value_to_base_two() -> None:
-    spec = DataSpec("grey", (3, 2, 2), "logistic8")
+    spec = DataSpec(name="grey", shape=(3, 2, 2), likelihood="logistic8")
     assert likelihood.bits_per_dimension(-12 * 8 * math.log(2), spec) == pytest.approx(
         8
     )  # 8-bit values told as they are
     with pytest.raises(InputError, match="8-bit values; the likelihood of grey is bernoulli"):
-        likelihood.bits_per_dimension(-1.0, DataSpec("grey", (3, 2, 2), "bernoulli"))
+        likelihood.bits_per_dimension(-1.0, DataSpec(name="grey", shape=(3, 2, 2), likelihood="bernoulli"))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +219,7 @@ def test_annealing_needs_no_encoder() -> None:
 @pytest.mark.slow
 def test_annealing_of_a_ladder_whose_levels_are_far_apart_in_scale() -> None:
     """Two levels, linear and Gaussian: z_1 hangs on z_2 by a wide slope and a narrow spread. Exact in closed form."""
-    spec = DataSpec("plane", (4,), "gaussian")
+    spec = DataSpec(name="plane", shape=(4,), likelihood="gaussian")
     torch.manual_seed(0)
     ladder = HVAE(HVAE.config_type(latent=2, width=4, levels=2), spec).eval()
     slope, spread, w, s = torch.tensor([[3.0, 0.5], [-2.0, 1.0]]), 0.02, torch.randn(4, 2), 0.5
@@ -222,12 +242,22 @@ def test_annealing_of_a_ladder_whose_levels_are_far_apart_in_scale() -> None:
 
 
 def test_annealing_of_a_conditional_variant_is_the_sum_over_classes() -> None:
-    spec = DataSpec("table", (4,), "gaussian", classes=3)
+    spec = DataSpec(name="table", shape=(4,), likelihood="gaussian", classes=3)
     torch.manual_seed(0)
     variant = CVAE(CVAE.config_type(latent=2, width=8), spec).eval()
     x = torch.randn(20, 4)
     split = Batch(x, torch.zeros(20, dtype=torch.int64))
-    data = Data(spec, split, split, split, "", "", torch.zeros(()), torch.ones(()), "table")
+    data = Data(
+        spec=spec,
+        train=split,
+        valid=split,
+        test=split,
+        digest="",
+        source="",
+        shift=torch.zeros(()),
+        scale=torch.ones(()),
+        layout="table",
+    )
     bound = likelihood.importance_weighted(variant, data, split, 20_000)
     tuned = ais.tune(variant, Batch(torch.randn(8, 4), torch.zeros(8, dtype=torch.int64)), 200)
     found = ais.estimate(variant, split, tuned, chains=16)
@@ -235,11 +265,11 @@ def test_annealing_of_a_conditional_variant_is_the_sum_over_classes() -> None:
 
 
 def test_annealing_says_where_it_does_not_apply() -> None:
-    spec = DataSpec("table", (4,), "gaussian", classes=3)
+    spec = DataSpec(name="table", shape=(4,), likelihood="gaussian", classes=3)
     semi = AAE(AAE.config_type(width=4, supervision="semi"), spec)
     with pytest.raises(InputError, match="AAE has a class in its code"):
         ais.tune(semi, Batch(torch.randn(3, 4)), 5)
-    image = DataSpec("image", (1, 4, 4), "bernoulli")
+    image = DataSpec(name="image", shape=(1, 4, 4), likelihood="bernoulli")
     network = CVAE(CVAE.config_type(width=4, condition="quadrants", objective="network"), image)
     with pytest.raises(InputError, match="CVAE draws no z"):
         ais.tune(network, Batch(torch.zeros(3, 1, 4, 4)), 5)

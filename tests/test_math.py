@@ -8,18 +8,19 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 import variants
-from variants import Batch, DataSpec, _math
-from variants.beta import Config
+from variants import Batch, DataSpec
+from variants.base import closed_forms
+from variants.beta import BetaConfig
 from variants.vae import VAE
 
 torch.manual_seed(0)
-IMAGE = DataSpec("image", (1, 28, 28), "bernoulli")
+IMAGE = DataSpec(name="image", shape=(1, 28, 28), likelihood="bernoulli")
 STEP = torch.tensor(10.0)
 
 
 def test_kl_in_closed_form_is_that_of_torch_and_of_monte_carlo() -> None:
     mean, log_var = torch.randn(5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
-    kl = _math.kl_standard_normal(mean, log_var)
+    kl = closed_forms.kl_standard_normal(mean, log_var)
     q, p = Normal(mean, (0.5 * log_var).exp()), Normal(torch.zeros_like(mean), torch.ones_like(mean))
     torch.testing.assert_close(kl, kl_divergence(q, p))
     z = q.sample((200_000,))
@@ -28,15 +29,17 @@ def test_kl_in_closed_form_is_that_of_torch_and_of_monte_carlo() -> None:
 
 
 def test_kl_of_equal_gaussians_is_zero() -> None:
-    assert torch.equal(_math.kl_standard_normal(torch.zeros(3), torch.zeros(3)), torch.zeros(3))
+    assert torch.equal(closed_forms.kl_standard_normal(torch.zeros(3), torch.zeros(3)), torch.zeros(3))
 
 
 def test_densities_are_those_of_torch() -> None:
     x, mean, log_var = torch.randn(3, 50, dtype=torch.float64).unbind()
-    torch.testing.assert_close(_math.log_normal(x, mean, log_var), Normal(mean, (0.5 * log_var).exp()).log_prob(x))
-    torch.testing.assert_close(_math.log_standard_normal(x), Normal(0.0, 1.0).log_prob(x))
+    torch.testing.assert_close(
+        closed_forms.log_normal(x, mean, log_var), Normal(mean, (0.5 * log_var).exp()).log_prob(x)
+    )
+    torch.testing.assert_close(closed_forms.log_standard_normal(x), Normal(0.0, 1.0).log_prob(x))
     bits = (x > 0).double()
-    torch.testing.assert_close(-_math.nll_bernoulli(bits, mean), Bernoulli(logits=mean).log_prob(bits))
+    torch.testing.assert_close(-closed_forms.nll_bernoulli(bits, mean), Bernoulli(logits=mean).log_prob(bits))
 
 
 @pytest.mark.parametrize("log_scale", [-6.0, -3.0, 0.0])
@@ -44,32 +47,32 @@ def test_256_probabilities_add_up_to_one(log_scale: float) -> None:
     x = torch.arange(256, dtype=torch.float64) / 255
     scale = torch.tensor(log_scale, dtype=torch.float64)
     for mean in (0.0, 0.3, 0.999):
-        total = (-_math.nll_logistic8(x, torch.tensor(mean, dtype=torch.float64), scale)).exp().sum()
+        total = (-closed_forms.nll_logistic8(x, torch.tensor(mean, dtype=torch.float64), scale)).exp().sum()
         assert float(total) == pytest.approx(1, abs=1e-9)
 
 
 def test_the_discretised_logistic_is_a_difference_of_sigmoids() -> None:
     x, mean, scale = torch.tensor(100 / 255).double(), torch.tensor(0.37).double(), 0.05
     upper, lower = (torch.sigmoid((x - mean + s * 0.5 / 255) / scale) for s in (1, -1))
-    found = -_math.nll_logistic8(x, mean, torch.tensor(math.log(scale), dtype=torch.float64))
+    found = -closed_forms.nll_logistic8(x, mean, torch.tensor(math.log(scale), dtype=torch.float64))
     torch.testing.assert_close(found, (upper - lower).log())
 
 
 def test_padding_counts_nothing() -> None:
     values = torch.tensor([[[1.0, 2.0], [math.nan, math.inf]], [[3.0, 4.0], [5.0, 6.0]]])
     mask = torch.tensor([[True, False], [True, True]])
-    assert _math.per_example(values, mask).tolist() == [3.0, 18.0]
+    assert closed_forms.per_example(values, mask).tolist() == [3.0, 18.0]
 
 
 def test_ramp() -> None:
-    assert [float(_math.ramp(torch.tensor(s), 10)) for s in (0.0, 5.0, 10.0, 99.0)] == [0.0, 0.5, 1.0, 1.0]
-    assert _math.ramp(torch.tensor(3.0), 0) == 1.0
+    assert [float(closed_forms.ramp(torch.tensor(s), 10)) for s in (0.0, 5.0, 10.0, 99.0)] == [0.0, 0.5, 1.0, 1.0]
+    assert closed_forms.ramp(torch.tensor(3.0), 0) == 1.0
 
 
 def test_free_bits_count_the_mean_of_a_dimension_up_to_the_floor() -> None:
     kl = torch.tensor([[0.0, 2.0], [0.2, 4.0]])
-    assert float(_math.free_bits(kl, 0.5)) == pytest.approx(0.5 + 3.0)
-    assert float(_math.free_bits(kl, 0.0)) == pytest.approx(0.1 + 3.0)
+    assert float(closed_forms.free_bits(kl, 0.5)) == pytest.approx(0.5 + 3.0)
+    assert float(closed_forms.free_bits(kl, 0.0)) == pytest.approx(0.1 + 3.0)
 
 
 def test_a_decoder_of_zeros_loses_784_ln_2() -> None:
@@ -83,7 +86,7 @@ def test_a_decoder_of_zeros_loses_784_ln_2() -> None:
 def test_beta_of_one_minimises_the_negative_elbo_and_is_the_vae() -> None:
     batch = Batch((torch.rand(16, 1, 28, 28) > 0.5).float())
     losses = []
-    for cls, config in ((VAE, VAE.config_type()), (variants.get("beta"), Config(beta=1.0))):
+    for cls, config in ((VAE, VAE.config_type()), (variants.get("beta"), BetaConfig(beta=1.0))):
         torch.manual_seed(3)
         terms = cls(config, IMAGE).terms(batch, STEP)
         assert terms.elbo is not None
@@ -94,13 +97,13 @@ def test_beta_of_one_minimises_the_negative_elbo_and_is_the_vae() -> None:
 
 @pytest.mark.parametrize("beta", [0.25, 4.0])
 def test_beta_weighs_the_kl_alone(beta: float) -> None:
-    terms = variants.get("beta")(Config(beta=beta), IMAGE).terms(Batch(torch.rand(8, 1, 28, 28).round()), STEP)
+    terms = variants.get("beta")(BetaConfig(beta=beta), IMAGE).terms(Batch(torch.rand(8, 1, 28, 28).round()), STEP)
     assert terms.kl is not None
     torch.testing.assert_close(terms.losses["loss"], terms.reconstruction.mean() + beta * terms.kl.mean())
 
 
 def test_capacity_penalises_the_distance_of_the_kl_from_a_rising_target() -> None:
-    config = Config(objective="capacity", capacity=20.0, capacity_steps=100, gamma=7.0)
+    config = BetaConfig(objective="capacity", capacity=20.0, capacity_steps=100, gamma=7.0)
     terms = variants.get("beta")(config, IMAGE).terms(Batch(torch.rand(8, 1, 28, 28).round()), torch.tensor(25.0))
     assert terms.kl is not None
     expected = terms.reconstruction.mean() + 7.0 * (terms.kl.mean() - 5.0).abs()
@@ -113,7 +116,9 @@ def linear_gaussian() -> tuple[VAE, Batch, Tensor]:
     Returns the model, data, and log N(x; b, w w' + s^2) from a multivariate normal (Lucas et al. 2019).
     """
     w, b, s = torch.tensor([1.5, -0.5, 2.0]), torch.tensor([0.1, 0.2, -0.3]), 0.7
-    variant = VAE(VAE.config_type(latent=1, width=1, depth=64), DataSpec("line", (3,), "gaussian"))
+    variant = VAE(
+        VAE.config_type(latent=1, width=1, depth=64), DataSpec(name="line", shape=(3,), likelihood="gaussian")
+    )
     variant.encoder, variant.decoder = torch.nn.Linear(3, 2), torch.nn.Linear(1, 3)  # type: ignore[assignment]
     precision = 1 + (w @ w) / s**2
     with torch.no_grad():
@@ -131,7 +136,7 @@ def test_with_the_exact_posterior_every_draw_gives_the_exact_likelihood() -> Non
     variant, batch, exact = linear_gaussian()
     with torch.no_grad():
         for _ in range(3):
-            z, log_q = variant.propose(batch)
+            z, log_q = variant.sample_posterior(batch)
             torch.testing.assert_close(variant.log_joint(z, batch) - log_q, exact, atol=1e-4, rtol=1e-5)
 
 
@@ -149,9 +154,9 @@ def test_gradients_are_those_of_finite_differences(name: str, likelihood: str) -
     torch.manual_seed(4)
     cls = variants.get(name)
     x, y = torch.rand(4, 1, 3, 3).round().double(), torch.tensor([0, 1, 0, 1])
-    spec, batch = DataSpec("few", (1, 3, 3), likelihood, classes=2), Batch(x, y)  # type: ignore[arg-type]
-    if "mask" in cls.needs:
-        spec, batch = DataSpec("few", (3,), likelihood, classes=2, steps=3), Batch(x[:, 0], y)  # type: ignore[arg-type]
+    spec, batch = DataSpec(name="few", shape=(1, 3, 3), likelihood=likelihood, classes=2), Batch(x, y)  # type: ignore[arg-type]
+    if "mask" in cls.required_fields:
+        spec, batch = DataSpec(name="few", shape=(3,), likelihood=likelihood, classes=2, steps=3), Batch(x[:, 0], y)  # type: ignore[arg-type]
     variant = cls(cls.config_type(latent=2, width=4), spec).double()
 
     def losses() -> dict[str, Tensor]:
@@ -160,7 +165,7 @@ def test_gradients_are_those_of_finite_differences(name: str, likelihood: str) -
             k: loss if isinstance(loss, Tensor) else loss() for k, loss in variant.terms(batch, STEP).losses.items()
         }
 
-    for player, optimizer in variant.players().items():
+    for player, optimizer in variant.optimizers().items():
         weights = [p for g in optimizer.param_groups for p in g["params"]]
         direction = [torch.randn_like(p) for p in weights]
         gradients = torch.autograd.grad(losses()[player], weights)

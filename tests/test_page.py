@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from conftest import Command, environment
 
-from pipeline.study.driver import Plan, run
+from pipeline.executor import Compute
+from pipeline.study.driver import StudyRequest, run
 from pipeline.tracker import Tracker, views
 
 FLAGS = [
@@ -73,7 +74,7 @@ def drawn(page: Any, images: int) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_link_shows_curves_and_grids_of_every_trial(folder: Path, chromium: str) -> None:
-    run(Plan("beta", trials=4, epochs=2, threads=1))
+    run(StudyRequest(variant="beta", trials=4, epochs=2, compute=Compute(threads=1)))
     shots = Path(os.environ.get("VARIANTS_SHOTS", folder))
     with page_of(folder) as link, browser(chromium) as page:
         page.goto(link)
@@ -104,7 +105,7 @@ def test_the_link_shows_curves_and_grids_of_every_trial(folder: Path, chromium: 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_plain_mlflow_ui_shows_the_same_runs(folder: Path) -> None:
-    run(Plan("vae", trials=1, epochs=1, threads=1))
+    run(StudyRequest(variant="vae", trials=1, epochs=1, compute=Compute(threads=1)))
     port = free_port()
     line = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
     light = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -131,7 +132,7 @@ def test_plain_mlflow_ui_shows_the_same_runs(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_port_in_use_is_said(command: Command, folder: Path) -> None:
-    run(Plan("vae", trials=1, epochs=1, threads=1))
+    run(StudyRequest(variant="vae", trials=1, epochs=1, compute=Compute(threads=1)))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

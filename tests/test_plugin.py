@@ -12,8 +12,8 @@ VARIANT = '''
 
 from torch import Tensor
 
-from variants._contract import Batch, Terms
-from variants._gaussian import GaussianVariant
+from variants.base.contract import Batch, Terms
+from variants.base.gaussian import GaussianVariant
 
 
 class Squashed(GaussianVariant):

@@ -18,13 +18,21 @@ from studies.anchors import ANCHORS, Anchor, Budget, Training
 from variants import InputError
 
 SMALL = {"latent": 4, "width": 16, "lr": 3e-3}
-LADDER = Training("hvae", {**SMALL, "levels": 2}, 3, dataset="digits")
-VAE = Training("vae", SMALL, 3, dataset="digits")
+LADDER = Training(variant="hvae", settings={**SMALL, "levels": 2}, epochs=3, dataset="digits")
+VAE = Training(variant="vae", settings=SMALL, epochs=3, dataset="digits")
 
 
 def anchor(measure: str, expected: Any = None, options: Any = None, **trainings: Training) -> Anchor:
     budgets = {"cpu": Budget(trainings, expected or {}, options or {})}
-    return Anchor("a toy", "nobody", {"-log p(x)": 20.0}, "everything", measure, budgets, "seconds")
+    return Anchor(
+        about="a toy",
+        source="nobody",
+        published={"-log p(x)": 20.0},
+        differs="everything",
+        measure=measure,
+        budgets=budgets,
+        cost="seconds",
+    )
 
 
 TOY = anchor("likelihoods", {"ladder/-elbo": ("<=", 1000.0)}, {"k": 5, "n": 20}, ladder=LADDER, vae=VAE)
@@ -39,15 +47,15 @@ def test_every_anchor_can_be_built(name: str) -> None:
     for budget in one.budgets.values():
         for each in budget.trainings.values():
             variants.get(each.variant).config_type(**each.settings)
-            assert 0 < training.rate(each.schedule, each.epochs)(each.epochs) <= 1
+            assert 0 < training.lr_schedule(each.schedule, each.epochs)(each.epochs) <= 1
 
 
 def test_the_rates() -> None:
-    burda = training.rate("burda", 3280)
+    burda = training.lr_schedule("burda", 3280)
     stages = [burda(e) for e in range(1, 3281)]
     assert [stages.count(r) for r in sorted(set(stages), reverse=True)] == [3**i for i in range(8)]
     assert stages[-1] == pytest.approx(0.1)
-    cosine = training.rate("cosine", 10)
+    cosine = training.lr_schedule("cosine", 10)
     assert cosine(1) == 1
     assert cosine(6) == pytest.approx(0.5)
     assert 0 < cosine(10) < 0.03
@@ -134,9 +142,11 @@ def test_measures_run_on_every_kind(folder: Path, monkeypatch: pytest.MonkeyPatc
 
     np.savez(folder / "UCR" / "waves.npz", **arrays)
     monkeypatch.setenv("VARIANTS_DATA", str(folder))
-    vrae = Training("vrae", SMALL, 1, dataset="UCR/waves.npz")
-    cvae = Training("cvae", SMALL, 1, dataset="digits")
-    aae = Training("aae", {**SMALL, "supervision": "semi"}, 1, dataset="digits", grey=True, labels=50)
+    vrae = Training(variant="vrae", settings=SMALL, epochs=1, dataset="UCR/waves.npz")
+    cvae = Training(variant="cvae", settings=SMALL, epochs=1, dataset="digits")
+    aae = Training(
+        variant="aae", settings={**SMALL, "supervision": "semi"}, epochs=1, dataset="digits", grey=True, labels=50
+    )
     seen = {**SMALL, "condition": "quadrants"}
     found = {}
     for measure, options, trainings in (
@@ -145,11 +155,18 @@ def test_measures_run_on_every_kind(folder: Path, monkeypatch: pytest.MonkeyPatc
         ("classification", {}, {"aae": aae}),
         ("ecg", {}, {"all": vrae, "normal": anchors.replace(vrae, normal=True)}),
         ("steps", {"k": 3}, {"vrae": vrae}),
-        ("quadrants", {"k": 3}, {
-            f"{o} {n}": Training("cvae", {**seen, "observed": n, "objective": o}, 1, dataset="digits")
-            for n in (1, 2, 3) for o in ("network", "cvae")
-        }),
-    ):  # fmt: skip
+        (
+            "quadrants",
+            {"k": 3},
+            {
+                f"{o} {n}": Training(
+                    variant="cvae", settings={**seen, "observed": n, "objective": o}, epochs=1, dataset="digits"
+                )
+                for n in (1, 2, 3)
+                for o in ("network", "cvae")
+            },
+        ),
+    ):
         monkeypatch.setitem(ANCHORS, "toy", anchor(measure, None, options, **trainings))
         assert reproduce.main(["toy", "--threads", "1"]) == 0
         files = sorted((folder / "mlruns").rglob("result.json"), key=lambda p: p.stat().st_mtime)
@@ -194,6 +211,6 @@ def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
 
 
 def test_semi_supervised_labels_are_hidden_from_training() -> None:
-    loaded = training.prepared(Training("aae", {}, 1, dataset="digits", labels=50))
+    loaded = training.prepared(Training(variant="aae", settings={}, epochs=1, dataset="digits", labels=50))
     assert loaded.train.y is not None and int((loaded.train.y >= 0).sum()) == 50
     assert data.load("digits").digest == loaded.digest

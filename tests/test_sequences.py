@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from pipeline import data, pictures
+from pipeline import data
 from pipeline.data import Data
+from pipeline.evaluate import pictures
 from variants import InputError
 
 RNG = np.random.default_rng(0)

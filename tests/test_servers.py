@@ -10,20 +10,21 @@ from conftest import environment
 from mlflow import MlflowClient
 from servers import MLflowServer
 
+from pipeline.executor import Compute
 from pipeline.study import store
-from pipeline.study.driver import Plan, run
+from pipeline.study.driver import StudyRequest, run
 from variants import InputError
 
 WORDS = ("--variant", "beta", "--epochs", "6", "--trials", "4", "--workers", "2", "--threads", "1")
 
 
 def test_one_driver_a_study_also_on_postgresql(folder: Path, database: str) -> None:
-    with store._alone(database, "vae-digits"):
+    with store._exclusive(database, "vae-digits"):
         with pytest.raises(InputError, match="running in another process"):
-            run(Plan("vae", trials=1, epochs=1, threads=1, storage=database))
-        with store._alone(database, "another"):
+            run(StudyRequest(variant="vae", trials=1, epochs=1, compute=Compute(threads=1), storage=database))
+        with store._exclusive(database, "another"):
             pass
-    outcome = run(Plan("vae", trials=1, epochs=1, threads=1, storage=database))
+    outcome = run(StudyRequest(variant="vae", trials=1, epochs=1, compute=Compute(threads=1), storage=database))
     assert [t.state.name for t in outcome.study.trials] == ["COMPLETE"]
 
 

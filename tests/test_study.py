@@ -15,8 +15,9 @@ from stores import client, curve, runs, trials
 import studies
 import variants
 from pipeline import metrics
+from pipeline.executor import Compute
 from pipeline.study import space
-from pipeline.study.driver import Plan, run
+from pipeline.study.driver import StudyRequest, run
 from pipeline.tracker import views
 from variants import DataSpec, InputError
 
@@ -65,7 +66,7 @@ OWN = {"cvae": "classes", "hvae": "levels", "vrae": "forecasts"}
 
 @pytest.mark.parametrize("name", variants.names())
 def test_every_variant_is_searched_on_its_embedded_default(name: str, folder: Path) -> None:
-    outcome = run(Plan(name, trials=1, epochs=2, threads=1))
+    outcome = run(StudyRequest(variant=name, trials=1, epochs=2, compute=Compute(threads=1)))
     (trial,) = outcome.study.trials
     assert trial.state.name == "COMPLETE"
     assert len(trial.values) == len(outcome.objectives)
@@ -76,7 +77,7 @@ def test_every_variant_is_searched_on_its_embedded_default(name: str, folder: Pa
 
 
 def test_the_best_models_can_be_loaded(folder: Path) -> None:
-    outcome = run(Plan("vae", **QUICK))  # type: ignore[arg-type]
+    outcome = run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
     experiment = client().get_experiment_by_name("digits")
     assert experiment is not None
     models = client().search_logged_models([experiment.experiment_id])
@@ -92,7 +93,9 @@ def test_the_best_models_can_be_loaded(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_study(folder: Path) -> None:
     def scores(name: str, seed: int) -> list[dict[str, float]]:
-        outcome = run(Plan("beta", study_name=name, seed=seed, trials=3, epochs=2, threads=1))
+        outcome = run(
+            StudyRequest(variant="beta", study_name=name, seed=seed, trials=3, epochs=2, compute=Compute(threads=1))
+        )
         kept = [dict(t.user_attrs["metrics"]) for t in outcome.study.trials]
         return [{k: v for k, v in m.items() if not k.startswith("time/")} for m in kept]
 
@@ -106,18 +109,18 @@ def test_the_same_seed_gives_the_same_study(folder: Path) -> None:
 
 
 def test_another_search_under_the_same_name_is_refused(folder: Path) -> None:
-    run(Plan("vae", **QUICK))  # type: ignore[arg-type]
+    run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"'vae-digits' was begun with epochs = 2, and is now asked with 3"):
-        run(Plan("vae", trials=2, epochs=3, threads=1))
+        run(StudyRequest(variant="vae", trials=2, epochs=3, compute=Compute(threads=1)))
     with pytest.raises(InputError, match=r"begun with fix = \{\}, and is now asked with \{'latent': 2\}"):
-        run(Plan("vae", trials=2, epochs=2, threads=1, fixed={"latent": 2}))
+        run(StudyRequest(variant="vae", trials=2, epochs=2, compute=Compute(threads=1), fixed={"latent": 2}))
     with pytest.raises(InputError, match=r"begun with objectives = \['valid/elbo'\]"):
-        run(Plan("beta", trials=2, epochs=2, threads=1, study_name="vae-digits"))
+        run(StudyRequest(variant="beta", trials=2, epochs=2, compute=Compute(threads=1), study_name="vae-digits"))
     assert len(trials("vae-digits")) == 2
 
 
 def test_pinned_parameters_are_not_searched(folder: Path) -> None:
-    outcome = run(Plan("beta", fixed={"latent": 3, "beta": 20.0, "batch": 50}, **QUICK))  # type: ignore[arg-type]
+    outcome = run(StudyRequest(variant="beta", fixed={"latent": 3, "beta": 20.0, "batch": 50}, **QUICK))  # type: ignore[arg-type]
     assert all(t.params.keys() == {"width", "depth", "lr"} for t in outcome.study.trials)
     for child in runs("trial"):
         assert (child.data.params["latent"], child.data.params["beta"], child.data.params["batch"]) == (
@@ -129,21 +132,27 @@ def test_pinned_parameters_are_not_searched(folder: Path) -> None:
 
 def test_labels_of_one_class_alone_are_searched(folder: Path) -> None:
     np.savez("one.npz", x=np.random.default_rng(0).random((60, 4)), y=np.zeros(60, int))
-    (trial,) = run(Plan("beta", dataset="one.npz", trials=1, epochs=1, threads=1)).study.trials
+    (trial,) = run(
+        StudyRequest(variant="beta", dataset="one.npz", trials=1, epochs=1, compute=Compute(threads=1))
+    ).study.trials
     assert trial.values[1] == 1
 
 
 def test_a_pruned_trial_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([False] * 3 + [True] * 100)
     monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda self: next(answers))
-    run(Plan("vae", trials=2, epochs=3, threads=1))
+    run(StudyRequest(variant="vae", trials=2, epochs=3, compute=Compute(threads=1)))
     states = [(t.data.tags["state"], t.info.status) for t in runs("trial")]
     assert states == [("complete", "FINISHED"), ("pruned", "KILLED")]
     assert [t.state.name for t in trials("vae-digits")] == ["COMPLETE", "PRUNED"]
 
 
 def test_a_diverged_trial_fails_and_the_study_goes_on(folder: Path) -> None:
-    outcome = run(Plan("vae", trials=2, epochs=3, threads=1, fixed={"lr": 1.0, "width": 600, "depth": 16}))
+    outcome = run(
+        StudyRequest(
+            variant="vae", trials=2, epochs=3, compute=Compute(threads=1), fixed={"lr": 1.0, "width": 600, "depth": 16}
+        )
+    )
     assert [t.state.name for t in outcome.study.trials] == ["FAIL", "FAIL"]
     for child in runs("trial"):
         assert (child.data.tags["state"], child.info.status) == ("failed", "FAILED")
@@ -161,13 +170,17 @@ def test_a_trial_that_raises_fails_with_its_reason(folder: Path, monkeypatch: py
         return terms(self, batch, step)
 
     monkeypatch.setattr(VAE, "terms", odd)
-    outcome = run(Plan("vae", **QUICK))  # type: ignore[arg-type]
+    outcome = run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
     assert [t.state.name for t in outcome.study.trials] == ["FAIL", "COMPLETE"]  # the first has 2 latents
     failed = runs("trial")[0]
     assert failed.data.tags["reason"].startswith("ValueError: odd")
     assert "raise ValueError" in Path(client().download_artifacts(failed.info.run_id, "error.txt")).read_text()
     with pytest.raises(InputError, match="the first 3 trials all failed alike: ValueError: odd"):
-        run(Plan("vae", trials=9, epochs=2, threads=1, fixed={"latent": 2}, study_name="always"))
+        run(
+            StudyRequest(
+                variant="vae", trials=9, epochs=2, compute=Compute(threads=1), fixed={"latent": 2}, study_name="always"
+            )
+        )
     assert len(trials("always")) == 3
 
 
@@ -180,7 +193,7 @@ def test_when_no_trial_completes_the_exit_code_is_1(command: Command) -> None:
 
 def test_data_without_labels_are_searched_for_the_elbo_alone(folder: Path) -> None:
     np.savez("bare.npz", x=np.random.default_rng(0).normal(size=(200, 5)))
-    outcome = run(Plan("beta", dataset="bare.npz", **QUICK))  # type: ignore[arg-type]
+    outcome = run(StudyRequest(variant="beta", dataset="bare.npz", **QUICK))  # type: ignore[arg-type]
     assert outcome.objectives == ("valid/elbo",)
     assert "probe/accuracy" not in runs("trial", "bare")[0].data.metrics
 
@@ -260,14 +273,14 @@ def test_help_teaches(command: Command) -> None:
 )
 def test_objectives_that_would_mislead_are_refused(objective: str, why: str) -> None:
     with pytest.raises(InputError, match=why):
-        metrics.objectives((objective,), DataSpec("d", (4,), "bernoulli", classes=2))
+        metrics.objectives((objective,), DataSpec(name="d", shape=(4,), likelihood="bernoulli", classes=2))
 
 
 def test_such_an_objective_stops_a_study_before_it_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = dataclasses.replace(studies.get("beta").STUDY, objectives=("train/loss",))
     monkeypatch.setattr("studies.beta.STUDY", bad)
     with pytest.raises(InputError, match="objective 'train/loss' is refused"):
-        run(Plan("beta", **QUICK))  # type: ignore[arg-type]
+        run(StudyRequest(variant="beta", **QUICK))  # type: ignore[arg-type]
     assert not Path("optuna.db").exists()
 
 
@@ -275,11 +288,11 @@ def test_no_test_example_is_touched(folder: Path, monkeypatch: pytest.MonkeyPatc
     """A study whose test split is poisoned ends with the same numbers."""
     from pipeline import data as datasets
 
-    clean = run(Plan("beta", study_name="clean", **QUICK))  # type: ignore[arg-type]
+    clean = run(StudyRequest(variant="beta", study_name="clean", **QUICK))  # type: ignore[arg-type]
     real = datasets.load("digits")
     broken = dataclasses.replace(real.test, x=real.test.x.float() * float("nan"))
     monkeypatch.setattr(datasets, "load", lambda *_, **__: dataclasses.replace(real, test=broken))
-    poisoned = run(Plan("beta", study_name="poisoned", **QUICK))  # type: ignore[arg-type]
+    poisoned = run(StudyRequest(variant="beta", study_name="poisoned", **QUICK))  # type: ignore[arg-type]
     assert [t.values for t in clean.study.trials] == [t.values for t in poisoned.study.trials]
 
 

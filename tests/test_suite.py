@@ -12,14 +12,14 @@ from conftest import Command
 from mlflow import MlflowClient
 
 import variants
-from pipeline import data, evaluate, metrics, trainer
+from pipeline import data, metrics, trainer
 from pipeline.data import Data
-from pipeline.evaluate import judge, report, subject, suite
+from pipeline.evaluate import classifier, codes, context, report, suite
 from pipeline.tracker import Tracker
 from variants import Batch, Variant
 from variants.vae import VAE
 
-SMALL = subject.Sizes(
+SMALL = context.Sizes(
     iw_k=20, iw_n=30, ais_n=4, ais_chains=2, ais_temperatures=20, gap_n=3, labels=(10, 50), draws=2, samples=60,
     anomaly_classes=2, anomaly_steps=20, anomaly_n=60, imputed=6, augmented=20,
 )  # fmt: skip
@@ -51,7 +51,7 @@ def built(name: str, loaded: Data, settings: Any, epochs: int = 2) -> Variant:
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Judges of 60 steps, in a folder that no other test reads."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "hasty"))
-    monkeypatch.setitem(judge.RECIPE, "steps", 60)
+    monkeypatch.setitem(classifier.RECIPE, "steps", 60)
 
 
 @pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
@@ -64,8 +64,8 @@ def test_every_figure_has_a_value_or_a_reason(case: str) -> None:
     state = torch.get_rng_state()
     parts = list(suite.run(model, loaded, sizes=SMALL))
     assert [p.name for p in parts] == list(suite.PARTS)
-    figures = {f.name: f for p in parts for f in p.figures}
-    assert len(figures) == sum(len(p.figures) for p in parts)
+    figures = {f.name: f for p in parts for f in p.scores}
+    assert len(figures) == sum(len(p.scores) for p in parts)
     for figure in figures.values():
         record = figure.record(0)
         assert record["unit"] and record["about"], figure
@@ -79,7 +79,7 @@ def test_every_figure_has_a_value_or_a_reason(case: str) -> None:
 
     assert undefined("test/elbo") == undefined("test/iw20") == case.startswith("aae")
     assert undefined("test/ais") == (case in ("aae semi", "cvae network"))
-    assert undefined(f"use/generation_accuracy_{judge.HASH}") == (case not in ("cvae", "aae semi"))
+    assert undefined(f"use/generation_accuracy_{classifier.HASH}") == (case not in ("cvae", "aae semi"))
     assert undefined("use/forecast_model") == (not case.startswith("vrae"))
     assert undefined("use/imputation_gibbs") == (case in ("vrae teacher", "cvae quadrants", "cvae network"))
     assert undefined("latent/mig")
@@ -92,7 +92,7 @@ def test_the_figures_are_those_of_the_trainer(tmp_path: Path) -> None:
     model = built("vae", loaded, {}, epochs=4)
     as_valid = replace(loaded, valid=loaded.test)
     scored = trainer.score(model, as_valid, as_valid.valid, seed=0)
-    one, two = (next(suite.run(model, loaded, sizes=SMALL, only=("bounds",), seed=0)).figures for _ in range(2))
+    one, two = (next(suite.run(model, loaded, sizes=SMALL, only=("bounds",), seed=0)).scores for _ in range(2))
     assert one == two
     found = {f.name: f for f in one}
     assert found["test/elbo"].value == pytest.approx(
@@ -113,7 +113,7 @@ def test_codes_are_made_without_labels() -> None:
             return y[:, None].expand(-1, 4)
 
     loaded = data.load("digits")
-    assert not evaluate.codes(Leak(VAE.config_type(latent=4, width=4), loaded.spec), loaded, loaded.test).any()
+    assert not codes.encode_split(Leak(VAE.config_type(latent=4, width=4), loaded.spec), loaded, loaded.test).any()
 
 
 def test_factors_are_scored_where_they_are_known() -> None:
@@ -124,23 +124,23 @@ def test_factors_are_scored_where_they_are_known() -> None:
         factors=tuple(f[few.numpy()] for f in loaded.factors or ()),  # type: ignore[arg-type]
     )  # fmt: skip
     (part,) = suite.run(built("beta", loaded, {}), loaded, only=("disentanglement",))
-    assert {f.name for f in part.figures} >= {"latent/mig", "latent/sap", "latent/beta_vae_score"}
-    assert all(0 <= (f.value or 0) <= 1 and f.n == 600 for f in part.figures)
+    assert {f.name for f in part.scores} >= {"latent/mig", "latent/sap", "latent/beta_vae_score"}
+    assert all(0 <= (f.value or 0) <= 1 and f.n == 600 for f in part.scores)
 
 
 def test_samples_are_held_against_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a test split that is sorted by class, as those of archives are, and longer than what is compared."""
     loaded = data.load("digits")
     loaded = replace(loaded, test=loaded.test[loaded.test.y.argsort()])  # type: ignore[union-attr]
-    seen, features = [], judge.features
+    seen, features = [], classifier.features
 
-    def spy(made: judge.Judge, of: Data, split: Batch) -> Any:
+    def spy(made: classifier.Classifier, of: Data, split: Batch) -> Any:
         seen.append(split.y)
         return features(made, of, split)
 
-    monkeypatch.setattr(judge, "features", spy)
+    monkeypatch.setattr(classifier, "features", spy)
     (part,) = suite.run(built("vae", loaded, {}), loaded, sizes=SMALL, only=("samples",))
-    assert all(f.n == 60 for f in part.figures)
+    assert all(f.n == 60 for f in part.scores)
     true = next(y for y in seen if y is not None and len(y) == 60)
     assert len(true.unique()) == 10
 
@@ -151,8 +151,8 @@ def test_data_without_labels(tmp_path: Path) -> None:
     loaded = replace(loaded, spec=replace(loaded.spec, classes=0), **bare)
     parts = {p.name: p for p in suite.run(built("vae", loaded, {}), loaded, sizes=SMALL)}
     for name in ("probe", "clusters", "samples", "anomaly", "augmentation"):
-        assert all(f.value is None and "label" in f.reason for f in parts[name].figures), name
-    assert parts["bounds"].figures[-1].value is not None
+        assert all(f.value is None and "label" in f.reason for f in parts[name].scores), name
+    assert parts["bounds"].scores[-1].value is not None
 
 
 def test_a_run_gets_its_evaluation(folder: Path, command: Command) -> None:

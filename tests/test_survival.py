@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 from stores import client, curve, runs, trials
 
 from pipeline import checkpoint
-from pipeline.study.driver import Plan, run
+from pipeline.executor import Compute
+from pipeline.study.driver import StudyRequest, run
 from pipeline.tracker import Tracker
 from variants import InputError
 
@@ -23,12 +24,12 @@ QUICK = {"trials": 2, "epochs": 2, "threads": 1}
 
 
 def test_run_again_it_goes_on(folder: Path) -> None:
-    run(Plan("vae", **QUICK))  # type: ignore[arg-type]
-    again = run(Plan("vae", trials=3, epochs=2, threads=1))
+    run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
+    again = run(StudyRequest(variant="vae", trials=3, epochs=2, compute=Compute(threads=1)))
     assert len(again.study.trials) == 3
     assert len({json.dumps(t.params) for t in again.study.trials}) == 3
     assert len(runs("study")) == 1
-    enough = run(Plan("vae", trials=3, epochs=2, threads=1))
+    enough = run(StudyRequest(variant="vae", trials=3, epochs=2, compute=Compute(threads=1)))
     assert len(enough.study.trials) == 3
 
 
@@ -76,7 +77,14 @@ def test_a_study_that_was_stopped_goes_on(sent: signal.Signals, command: Command
     assert [t.state.is_finished() for t in finished] == [True] * (before + 2)
     assert not [r for r in client().search_runs(["1"]) if r.info.status == "RUNNING"]
     assert len([r for r in runs("trial") if r.data.tags["state"] == "interrupted"]) <= 1
-    plan = Plan("vae", trials=before + 2, epochs=10, threads=1, fixed={"width": 256}, storage="sqlite:///whole.db")
+    plan = StudyRequest(
+        variant="vae",
+        trials=before + 2,
+        epochs=10,
+        compute=Compute(threads=1),
+        fixed={"width": 256},
+        storage="sqlite:///whole.db",
+    )
     whole = run(plan).study  # of the same name, on which Hyperband depends
     assert [t.values for t in whole.trials] == [t.values for t in finished]
     assert [t.params for t in whole.trials] == [t.params for t in finished]
@@ -137,10 +145,10 @@ def test_a_study_is_held_by_one_process(folder: Path) -> None:
     from pipeline.study import store
 
     with (
-        store._alone("sqlite:///optuna.db", "vae-digits"),
+        store._exclusive("sqlite:///optuna.db", "vae-digits"),
         pytest.raises(InputError, match="running in another process"),
     ):
-        run(Plan("vae", **QUICK))  # type: ignore[arg-type]
+        run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
 
 
 def test_two_trackers_may_open_a_fresh_store_at_once(tmp_path: Path) -> None:

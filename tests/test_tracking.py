@@ -13,11 +13,11 @@ from conftest import Command
 from mlflow import MlflowClient
 
 import variants
-from pipeline import attempt, data, trainer
-from pipeline.attempt import Attempt, Training
+from pipeline import data, trainer, training_run
 from pipeline.tracker import Tracker, left
 from pipeline.tracker.journal import Journal
 from pipeline.tracker.sender import Sender
+from pipeline.training_run import TrainingPlan, TrainingRun
 from variants import InputError
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
@@ -183,19 +183,21 @@ def test_two_processes_do_not_write_one_run(folder: Path) -> None:
 def test_a_training_cut_off_three_times_ends_in_the_same_bits(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(training_run, "SAVE_EVERY", 0.0)
     loaded = data.load("digits")
-    training = Training(name, variants.get(name).config_type(latent=3, width=16), 9, 4, 7)
+    training = TrainingPlan(
+        variant=name, config=variants.get(name).config_type(latent=3, width=16), epochs=9, patience=4, seed=7
+    )
     tracker = Tracker("digits")
 
     def trained(key: str, cuts: list[int]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
         for cut in cuts:
             with suppress(KeyboardInterrupt), tracker.run(key, {"kind": "trial"}, key=key) as run:
-                for epoch in Attempt(training, loaded, run).epochs():
+                for epoch in TrainingRun(training, loaded, run).epochs():
                     if epoch.number == cut:
                         raise KeyboardInterrupt
         with tracker.run(key, {"kind": "trial"}, key=key) as run:
-            made = Attempt(training, loaded, run)
+            made = TrainingRun(training, loaded, run)
             for _ in made.epochs():
                 pass
             return made.variant.state_dict(), made.scores()
@@ -211,11 +213,13 @@ def test_a_training_cut_off_three_times_ends_in_the_same_bits(
 
 def test_a_training_that_takes_too_long_fails_with_its_reason(folder: Path) -> None:
     loaded = data.load("digits")
-    training = Training("vae", variants.get("vae").config_type(latent=2), 50, 50, 0, timeout=1e-6)
+    training = TrainingPlan(
+        variant="vae", config=variants.get("vae").config_type(latent=2), epochs=50, patience=50, seed=0, timeout=1e-6
+    )
     with Tracker("digits").run("slow", {"kind": "trial"}) as run:
-        with pytest.raises(attempt.TooLong) as told:
-            list(Attempt(training, loaded, run).epochs())
-        attempt.failed(run, told.value)
+        with pytest.raises(training_run.TrainingTooLong) as told:
+            list(TrainingRun(training, loaded, run).epochs())
+        training_run.failed(run, told.value)
     (record,) = Tracker("digits").find(kind="trial")
     assert record.tags["state"] == "failed"
     assert "after epoch 1" in record.tags["reason"]
@@ -223,7 +227,7 @@ def test_a_training_that_takes_too_long_fails_with_its_reason(folder: Path) -> N
 
 def test_a_full_disk_is_not_the_trainings_fault(folder: Path) -> None:
     with pytest.raises(OSError, match="No space"), Tracker("digits").run("full", {"kind": "trial"}) as run:
-        attempt.failed(run, OSError(28, "No space left on device"))
+        training_run.failed(run, OSError(28, "No space left on device"))
 
 
 def test_no_pickle_is_read(folder: Path) -> None:

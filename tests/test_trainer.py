@@ -122,7 +122,7 @@ class TwoPlayers(Variant):
         each = batch.x.flatten(1).mean(1) * 0 + 1.0
         return Terms(each, None, {"up": -product, "down": product}, {"score": each})
 
-    def players(self) -> Mapping[str, torch.optim.Optimizer]:
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         return {"up": torch.optim.SGD([self.v], lr=0.1), "down": torch.optim.SGD([self.w], lr=0.1)}
 
     def encode(self, batch: Batch) -> Tensor:
@@ -131,10 +131,10 @@ class TwoPlayers(Variant):
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         return z
 
-    def draw(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+    def sample_x(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         return z
 
-    def prior(self, n: int, given: Batch | None = None) -> Tensor:
+    def sample_prior(self, n: int, condition: Batch | None = None) -> Tensor:
         return torch.zeros(n, *self.spec.shape)
 
     def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
@@ -143,7 +143,7 @@ class TwoPlayers(Variant):
     def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
         return torch.zeros_like(batch.x)
 
-    def propose(self, batch: Batch, k: int = 1) -> None:
+    def sample_posterior(self, batch: Batch, k: int = 1) -> None:
         return None
 
 
@@ -186,17 +186,17 @@ def test_a_training_that_goes_on_ends_in_the_same_bits(digits: Data, name: str) 
         cls = variants.get(name)
         return cls(cls.config_type(latent=4, width=16), digits.spec)
 
-    def rate(epoch: int) -> float:
+    def lr_schedule(epoch: int) -> float:
         return 1 / epoch
 
     whole, cut, rest = fresh(), fresh(), fresh()
-    straight = list(train(whole, digits, epochs=5, seed=1, patience=9, rate=rate))
-    for epoch in train(cut, digits, epochs=5, seed=1, patience=9, rate=rate):
+    straight = list(train(whole, digits, epochs=5, seed=1, patience=9, lr_schedule=lr_schedule))
+    for epoch in train(cut, digits, epochs=5, seed=1, patience=9, lr_schedule=lr_schedule):
         if epoch.number == 3:
             saved = epoch.snapshot()
             break
     torch.randn(7)  # other work in between
-    after = list(train(rest, digits, epochs=5, seed=1, patience=9, rate=rate, resume=saved))
+    after = list(train(rest, digits, epochs=5, seed=1, patience=9, lr_schedule=lr_schedule, resume=saved))
     assert [e.number for e in after] == [4, 5]
     assert scores(after) == scores(straight[3:])
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), rest.parameters(), strict=True))
@@ -205,7 +205,7 @@ def test_a_training_that_goes_on_ends_in_the_same_bits(digits: Data, name: str) 
 def test_a_rate_slows_every_player(digits: Data) -> None:
     frozen = vae(digits.spec)
     before = [p.clone() for p in frozen.parameters()]
-    list(train(frozen, digits, epochs=1, seed=0, rate=lambda epoch: 0.0))
+    list(train(frozen, digits, epochs=1, seed=0, lr_schedule=lambda epoch: 0.0))
     assert all(torch.equal(a, b) for a, b in zip(before, frozen.parameters(), strict=True))
 
 
@@ -228,10 +228,10 @@ def test_a_variant_that_does_not_fit_is_refused(
     name: str, dataset: str, settings: dict[str, object], message: str
 ) -> None:
     spec = {
-        "digits": DataSpec("digits", (1, 8, 8), "bernoulli", classes=10),
-        "digits-rows": DataSpec("digits-rows", (8,), "bernoulli", classes=10, steps=8),
-        "frey-faces": DataSpec("frey-faces", (1, 28, 20), "logistic8"),
-        "table": DataSpec("table", (7,), "gaussian", classes=2),
+        "digits": DataSpec(name="digits", shape=(1, 8, 8), likelihood="bernoulli", classes=10),
+        "digits-rows": DataSpec(name="digits-rows", shape=(8,), likelihood="bernoulli", classes=10, steps=8),
+        "frey-faces": DataSpec(name="frey-faces", shape=(1, 28, 20), likelihood="logistic8"),
+        "table": DataSpec(name="table", shape=(7,), likelihood="gaussian", classes=2),
     }[dataset]
     with pytest.raises(InputError, match=message):
         trainer.build(name, variants.get(name).config_type(**settings), spec)  # type: ignore[arg-type]

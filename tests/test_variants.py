@@ -9,11 +9,11 @@ from torch import Tensor
 import variants
 from pipeline import data, trainer
 from variants import Batch, DataSpec, InputError, Variant
-from variants import _math as m
+from variants.base import closed_forms as m
 
-IMAGES = DataSpec("images", (1, 6, 6), "bernoulli", classes=3)
-WAVES = DataSpec("waves", (2,), "gaussian", classes=3, steps=9)
-ROLLS = DataSpec("rolls", (5,), "bernoulli", steps=9)
+IMAGES = DataSpec(name="images", shape=(1, 6, 6), likelihood="bernoulli", classes=3)
+WAVES = DataSpec(name="waves", shape=(2,), likelihood="gaussian", classes=3, steps=9)
+ROLLS = DataSpec(name="rolls", shape=(5,), likelihood="bernoulli", steps=9)
 STEP = torch.tensor(5.0)
 
 
@@ -99,7 +99,7 @@ def test_cvae_network_is_a_network_without_z() -> None:
     first, again = (variant.terms(batch, STEP) for _ in range(2))
     assert torch.equal(first.reconstruction, again.reconstruction)
     assert (first.kl == 0).all()  # type: ignore[union-attr]
-    proposal = variant.propose(batch)
+    proposal = variant.sample_posterior(batch)
     assert proposal is not None
     torch.testing.assert_close(variant.log_joint(proposal[0], batch), -first.reconstruction)
     with pytest.raises(InputError, match="objective='network' needs condition='quadrants'"):
@@ -122,16 +122,16 @@ def test_aae_gaussian_kl_is_against_the_prior_of_its_scale() -> None:
     variant = made("aae", IMAGES, encoder="gaussian", scale=3.0).eval()
     many = Batch(images(1).x.expand(20_000, -1, -1, -1))
     with torch.no_grad():
-        z, log_q = variant.propose(many)  # type: ignore[misc]
+        z, log_q = variant.sample_posterior(many)  # type: ignore[misc]
         prior = (m.log_standard_normal(z / 3) - math.log(3)).sum(1)
         kl = variant.terms(many[slice(0, 1)], STEP).kl
     assert float(kl) == pytest.approx(float((log_q - prior).mean()), rel=0.02)  # type: ignore[arg-type]
 
 
 def test_aae_prior_has_its_scale() -> None:
-    drawn = made("aae", IMAGES, scale=5.0).prior(20_000)
+    drawn = made("aae", IMAGES, scale=5.0).sample_prior(20_000)
     assert float(drawn.std()) == pytest.approx(5, rel=0.02)
-    semi = made("aae", IMAGES, supervision="semi").prior(300)
+    semi = made("aae", IMAGES, supervision="semi").sample_prior(300)
     assert semi.shape == (300, 4 + 3)
     assert (semi[:, 4:].sum(1) == 1).all()
 
@@ -149,9 +149,9 @@ def test_aae_losses_are_of_logits_and_do_not_saturate() -> None:
 
 def test_aae_moves_in_the_papers_order_each_phase_its_own_weights() -> None:
     variant = made("aae", IMAGES, supervision="semi")
-    assert list(variant.terms(images(), STEP).losses) == list(variant.players())
-    assert list(variant.players()) == ["reconstruction", "discriminator", "generator", "classifier"]
-    owned = {n: {id(p) for g in o.param_groups for p in g["params"]} for n, o in variant.players().items()}
+    assert list(variant.terms(images(), STEP).losses) == list(variant.optimizers())
+    assert list(variant.optimizers()) == ["reconstruction", "discriminator", "generator", "classifier"]
+    owned = {n: {id(p) for g in o.param_groups for p in g["params"]} for n, o in variant.optimizers().items()}
     encoder = {id(p) for p in variant.encoder.parameters()}  # type: ignore[union-attr]
     assert owned["generator"] == owned["classifier"] == encoder < owned["reconstruction"]
     assert not owned["discriminator"] & owned["reconstruction"]
@@ -258,7 +258,7 @@ def test_vrae_forecasts_from_the_prefix_alone() -> None:
 
 def test_vrae_taught_decoders_read_draws_of_discrete_steps_and_means_of_others() -> None:
     for likelihood, size in (("bernoulli", 5), ("categorical", 5), ("gaussian", 2)):
-        spec = DataSpec("steps", (size,), likelihood, steps=9)  # type: ignore[arg-type]
+        spec = DataSpec(name="steps", shape=(size,), likelihood=likelihood, steps=9)  # type: ignore[arg-type]
         z = torch.randn(2000, 4)
         for feeding in ("teacher", "free"):
             output, read = made("vrae", spec, feeding=feeding).free(z, 1)  # type: ignore[operator]
@@ -301,7 +301,7 @@ def test_hvae_kl_is_against_the_predicted_prior(merge: str) -> None:
         for p in variant.down.parameters():  # type: ignore[union-attr]
             p.mul_(1.5)
         many = Batch(images(1).x.expand(20_000, -1, -1, -1))
-        z, log_q = variant.propose(many)  # type: ignore[misc]
+        z, log_q = variant.sample_posterior(many)  # type: ignore[misc]
         joint = variant.log_prior(z, many)
         kl = variant.terms(many, STEP).kl
     assert kl is not None
@@ -314,7 +314,7 @@ def test_hvae_kl_is_against_the_predicted_prior(merge: str) -> None:
 def test_hvae_levels_are_redrawn_below_those_that_are_kept() -> None:
     variant = made("hvae", IMAGES, latent=8, levels=3).eval()
     assert variant.levels == (8, 4, 2)
-    kept = list(variant.prior(1).split(variant.levels, dim=1))[1:]
+    kept = list(variant.sample_prior(1).split(variant.levels, dim=1))[1:]
     drawn = variant.descend([k.expand(5, -1) for k in kept], torch.randn(5, sum(variant.levels)))  # type: ignore[operator]
     assert torch.equal(drawn[:, 8:], torch.cat(kept, 1).expand(5, -1))
     assert drawn[:, :8].std(0).amin() > 0

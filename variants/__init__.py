@@ -3,7 +3,7 @@
     variants.names()                 every variant's name
     variants.get("beta")             its class; `get(name).config_type` holds its hyperparameters
     variants.save(model, folder)     weights as safetensors, the rest as JSON
-    variants.load(folder)            the model again, without pickle; also "models:/NAME@ALIAS" of an MLflow registry
+    variants.load(folder)            the model again, without pickle
 
 A file `variants/NAME.py` without a leading underscore is a variant: it defines exactly one concrete subclass of
 `Variant`. Another package adds one by an entry point in the group `vae.variants` that points at such a class.
@@ -19,7 +19,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from variants._contract import Batch, Config, DataSpec, InputError, Terms, Variant
+from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, Variant
 
 __all__ = [
     "Batch", "Config", "DataSpec", "InputError", "Terms", "Variant", "get", "load", "name_of", "names", "save",
@@ -115,14 +115,11 @@ def save(variant: Variant, folder: str | os.PathLike[str]) -> Path:
 def load(folder: str | os.PathLike[str]) -> Variant:
     """The model that `save` wrote, in evaluation mode on the CPU. No pickle is read.
 
-    `folder` may be the URI of a registered or logged model, such as "models:/vae-digits@champion-elbo", in the store of
-    MLFLOW_TRACKING_URI, or `mlflow.db` in the working directory. Raises `InputError` where a file is missing,
+    `pipeline.model.load` does the same for models that MLflow keeps. Raises `InputError` where a file is missing,
     unreadable, or of another variant than it says.
     """
     from safetensors.torch import load_file
 
-    if str(folder).startswith("models:/"):
-        folder = _fetched(str(folder))
     folder = Path(folder)
     try:
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -138,15 +135,3 @@ def load(folder: str | os.PathLike[str]) -> Variant:
             "expected config.json and model.safetensors as variants.save writes them"
         ) from error
     return variant.eval()
-
-
-def _fetched(uri: str) -> str:
-    """The files of a model that MLflow keeps, where they lie or in a folder of their own."""
-    from mlflow import artifacts  # the one thing here that needs it
-
-    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
-    try:
-        found: str = artifacts.download_artifacts(uri, tracking_uri=store)
-    except Exception as error:  # of MLflow, of the store, of the network
-        raise InputError(f"{uri} is not to be had from {store.rsplit('@', 1)[-1]}: {error}") from error
-    return found

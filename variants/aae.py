@@ -27,14 +27,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants import _contract, _math
-from variants._contract import Batch, DataSpec, InputError, Loss, Terms, choice, number
-from variants._networks import Decoder, Encoder, mlp
-from variants._observed import Observation, Observed
+from variants.base import closed_forms
+from variants.base.contract import Batch, Config, DataSpec, InputError, Loss, Terms, choice, number
+from variants.base.likelihoods import Observation, Observed
+from variants.base.networks import Decoder, Encoder, mlp
 
 
-@dataclass(frozen=True)
-class Config(_contract.Config):
+@dataclass(frozen=True, kw_only=True)
+class AAEConfig(Config):
     latent: int = number(8, 1, 65536, help="latent dimensions (of the style, where there is a class too)")
     encoder: str = choice("deterministic", "gaussian", help="q(z|x): a point, or a Gaussian, which gives an ELBO")
     scale: float = number(5.0, 1e-3, 1e3, help="standard deviation of the prior; the paper's is 5")
@@ -45,13 +45,13 @@ class Config(_contract.Config):
 
 class AAE(Observed):
     paper = "Makhzani et al. 2015, Adversarial Autoencoders, arXiv:1511.05644"
-    config_type = Config
-    config: Config
+    config_type = AAEConfig
+    config: AAEConfig
 
-    def __init__(self, config: Config, spec: DataSpec) -> None:
+    def __init__(self, config: AAEConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
-        self.classes = self.discrete = spec.classes if config.supervision == "semi" else 0
-        self.conditional = self.classes > 0
+        self.classes = self.latent_classes = spec.classes if config.supervision == "semi" else 0
+        self.class_conditional = self.classes > 0
         if config.supervision == "semi" and not spec.classes:
             raise InputError(f"supervision='semi' needs class labels; data set {spec.name} has none")
         self.moments = 2 if config.encoder == "gaussian" else 1
@@ -73,8 +73,8 @@ class AAE(Observed):
         if self.moments == 1:
             return mean, logits.softmax(1), mean[:, :0]
         wide = torch.full_like(mean, 2 * math.log(self.config.scale))
-        kl = _math.kl_normal(mean, log_var, torch.zeros_like(mean), wide)
-        return _math.reparameterize(mean, log_var), logits.softmax(1), kl
+        kl = closed_forms.kl_normal(mean, log_var, torch.zeros_like(mean), wide)
+        return closed_forms.reparameterize(mean, log_var), logits.softmax(1), kl
 
     def judged(self, style: Tensor, classes: Tensor) -> list[Tensor]:
         """Logits of the discriminators, (B, 1) each: high for what they take for the prior."""
@@ -100,7 +100,7 @@ class AAE(Observed):
     def _tell_apart(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             style, classes, _ = self.infer(batch)
-            wanted = self.prior(len(batch)).to(style.dtype).split([self.config.latent, self.classes], dim=1)
+            wanted = self.sample_prior(len(batch)).to(style.dtype).split([self.config.latent, self.classes], dim=1)
         real, made = self.judged(*wanted), self.judged(style, classes)
         return torch.stack([(F.softplus(-r) + F.softplus(m)).mean() for r, m in zip(real, made, strict=True)]).sum()
 
@@ -121,37 +121,37 @@ class AAE(Observed):
         mean, _, logits = self.posterior(batch)
         return torch.cat([mean, logits.softmax(1)], 1)
 
-    def natural(self, z: Tensor, batch: Batch | None) -> Tensor:
+    def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
         return self.decoder(z)  # type: ignore[no-any-return]
 
-    def prior(self, n: int, given: Batch | None = None) -> Tensor:
-        style = self.place(torch.randn(n, self.config.latent, device=self.device))
+    def sample_prior(self, n: int, condition: Batch | None = None) -> Tensor:
+        style = self.prior_from_noise(torch.randn(n, self.config.latent, device=self.device))
         if not self.classes:
             return style
         y = torch.randint(self.classes, (n,), device=self.device)
         return torch.cat([style, F.one_hot(y, self.classes).float()], 1)
 
-    def place(self, noise: Tensor, given: Batch | None = None) -> Tensor:
+    def prior_from_noise(self, noise: Tensor, condition: Batch | None = None) -> Tensor:
         return noise * self.config.scale
 
     def sample(self, n: int, y: Tensor | None = None, noise: bool = False) -> Tensor:
-        z = self.prior(n)
+        z = self.sample_prior(n)
         if y is not None and self.classes:
             z = torch.cat([z[:, : self.config.latent], F.one_hot(y, self.classes).float()], 1)
-        return self.draw(z) if noise else self.decode(z)
+        return self.sample_x(z) if noise else self.decode(z)
 
     def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
         style = z[:, : self.config.latent] / self.config.scale
-        density = _math.per_example(_math.log_standard_normal(style) - math.log(self.config.scale))
+        density = closed_forms.per_example(closed_forms.log_standard_normal(style) - math.log(self.config.scale))
         return density - math.log(self.classes) if self.classes else density
 
-    def propose(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor] | None:
+    def sample_posterior(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor] | None:
         if self.moments == 1 or self.classes:
             return None
         mean, log_var, _ = self.posterior(batch)
-        return _math.drawn(mean, log_var, k)
+        return closed_forms.sample_normal(mean, log_var, k)
 
-    def players(self) -> Mapping[str, torch.optim.Optimizer]:
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         """Two players, the autoencoder and its discriminators; the former moves in each of its phases."""
         encoder, c = list(self.encoder.parameters()), self.config
         adversarial = {"lr": c.adversary_lr, "betas": (0.5, 0.9), "fused": True}

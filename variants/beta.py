@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from variants import _contract, _math
-from variants._contract import Batch, Terms, choice, number
-from variants._gaussian import GaussianVariant
+from variants.base import closed_forms
+from variants.base.contract import Batch, Config, Terms, choice, number
+from variants.base.gaussian import GaussianVariant
 
 
-@dataclass(frozen=True)
-class Config(_contract.Config):
+@dataclass(frozen=True, kw_only=True)
+class BetaConfig(Config):
     beta: float = number(4.0, 0.0, 1e6, help="weight of the KL; 1 is the VAE")
     objective: str = choice("beta", "capacity", help="beta: weighted KL; capacity: annealed (Burgess et al. 2018)")
     capacity: float = number(25.0, 0.0, 1e6, help="nats of KL that the capacity objective ends at")
@@ -30,15 +30,15 @@ class Config(_contract.Config):
 
 class BetaVAE(GaussianVariant):
     paper = "Higgins et al. 2017, beta-VAE, ICLR; Burgess et al. 2018, arXiv:1804.03599"
-    config_type = Config
-    config: Config
+    config_type = BetaConfig
+    config: BetaConfig
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         reconstruction, kl = self.bound(batch)
         c = self.config
         if c.objective == "beta":
-            cost = c.beta * _math.ramp(step, c.warmup) * _math.free_bits(kl, c.free_bits)
+            cost = c.beta * closed_forms.ramp(step, c.warmup) * closed_forms.free_bits(kl, c.free_bits)
         else:
-            cost = c.gamma * (kl.sum(1).mean() - c.capacity * _math.ramp(step, c.capacity_steps)).abs()
+            cost = c.gamma * (kl.sum(1).mean() - c.capacity * closed_forms.ramp(step, c.capacity_steps)).abs()
         loss = reconstruction.mean() + cost
         return Terms(reconstruction, kl.sum(1), {"loss": loss}, {"kl_per_dimension": kl})

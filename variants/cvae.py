@@ -27,14 +27,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants import _contract, _math
-from variants._contract import Batch, DataSpec, InputError, Terms, choice, number
-from variants._networks import Decoder, Encoder
-from variants._observed import Observation, Observed
+from variants.base import closed_forms
+from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, choice, number
+from variants.base.likelihoods import Observation, Observed
+from variants.base.networks import Decoder, Encoder
 
 
-@dataclass(frozen=True)
-class Config(_contract.Config):
+@dataclass(frozen=True, kw_only=True)
+class CVAEConfig(Config):
     condition: str = choice("label", "quadrants", help="what is given: the class, or quadrants of the image")
     drop: float = number(
         0.1, 0.0, 0.9, help="share of training examples whose label is withheld; 0 leaves encode untrained"
@@ -45,16 +45,16 @@ class Config(_contract.Config):
 
 class CVAE(Observed):
     paper = "Sohn, Lee & Yan 2015, Learning Structured Output Representation using Deep CGMs, NeurIPS"
-    config_type = Config
-    config: Config
+    config_type = CVAEConfig
+    config: CVAEConfig
     seen: Tensor  # (H, W) bool, the pixels that are seen
 
-    def __init__(self, config: Config, spec: DataSpec) -> None:
+    def __init__(self, config: CVAEConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
-        self.given = "y" if config.condition == "label" else "x"
-        self.conditional = self.given == "y"
+        self.conditioned_on = "y" if config.condition == "label" else "x"
+        self.class_conditional = self.conditioned_on == "y"
         self.stochastic = config.objective == "cvae"
-        if self.given == "y":
+        if self.conditioned_on == "y":
             if not self.stochastic:
                 raise InputError("objective='network' needs condition='quadrants'")
             if not spec.classes:
@@ -86,7 +86,7 @@ class CVAE(Observed):
 
     def posterior(self, batch: Batch, c: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x, c), (B, Z) each."""
-        mean, log_var = self.encoder(batch.x, c if self.given == "y" else None).chunk(2, dim=1)
+        mean, log_var = self.encoder(batch.x, c if self.conditioned_on == "y" else None).chunk(2, dim=1)
         return mean, log_var
 
     def prior_given(self, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,7 +94,7 @@ class CVAE(Observed):
         mean, log_var = self.prior_net(c).chunk(2, dim=1)
         return mean, log_var
 
-    def natural(self, z: Tensor, batch: Batch | None) -> Tensor:
+    def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
         """What the generation network says, (B, *shape), of z and c from `batch`: without one, no class."""
         return self.generate(z, self.condition(batch or self._nothing(len(z))))
 
@@ -106,15 +106,15 @@ class CVAE(Observed):
         return self._missing(super().log_likelihood(z, batch))
 
     def _missing(self, values: Tensor) -> Tensor:
-        return values if self.given == "y" else torch.where(self.seen, 0.0, values)
+        return values if self.conditioned_on == "y" else torch.where(self.seen, 0.0, values)
 
     def score(self, batch: Batch, z: Tensor, c: Tensor) -> Tensor:
         """(B,) -log p(x|c, z) in nats, of the missing pixels where a part is seen."""
-        return _math.per_example(self._missing(self.observation.nll_each(batch.x, self.generate(z, c))))
+        return closed_forms.per_example(self._missing(self.observation.nll_each(batch.x, self.generate(z, c))))
 
     def cost(self, c: Tensor) -> Tensor:
         """(B,) -log p(y) of the classes that are told, in nats."""
-        return c.sum(1) * math.log(self.spec.classes) if self.given == "y" else c.new_zeros(len(c))
+        return c.sum(1) * math.log(self.spec.classes) if self.conditioned_on == "y" else c.new_zeros(len(c))
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         c = self.condition(batch, withhold=self.training)
@@ -122,11 +122,11 @@ class CVAE(Observed):
             reconstruction = self.score(batch, c, c)
             return Terms(reconstruction, torch.zeros_like(reconstruction), {"loss": reconstruction.mean()})
         mean, log_var = self.posterior(batch, c)
-        kl = _math.kl_normal(mean, log_var, *self.prior_given(c))
-        reconstruction = self.score(batch, _math.reparameterize(mean, log_var), c)
+        kl = closed_forms.kl_normal(mean, log_var, *self.prior_given(c))
+        reconstruction = self.score(batch, closed_forms.reparameterize(mean, log_var), c)
         s = self.config
-        loss = reconstruction.mean() + _math.ramp(step, s.warmup) * _math.free_bits(kl, s.free_bits)
-        extras = {"kl_per_dimension": kl, f"elbo_given_{self.given}": -(reconstruction + kl.sum(1))}
+        loss = reconstruction.mean() + closed_forms.ramp(step, s.warmup) * closed_forms.free_bits(kl, s.free_bits)
+        extras = {"kl_per_dimension": kl, f"elbo_given_{self.conditioned_on}": -(reconstruction + kl.sum(1))}
         return Terms(reconstruction, kl.sum(1) + self.cost(c), {"loss": loss}, extras)
 
     def encode(self, batch: Batch) -> Tensor:
@@ -138,56 +138,58 @@ class CVAE(Observed):
         """The mean of p(x|c, z), c from `batch`: without one, no class, or nothing seen. Pixels seen stay."""
         return self._kept(super().decode(z, batch), batch)
 
-    def draw(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        return self._kept(super().draw(z, batch), batch)
+    def sample_x(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        return self._kept(super().sample_x(z, batch), batch)
 
     def _kept(self, values: Tensor, batch: Batch | None) -> Tensor:
-        return values if self.given == "y" or batch is None else torch.where(self.seen, batch.x, values)
+        return values if self.conditioned_on == "y" or batch is None else torch.where(self.seen, batch.x, values)
 
     def _nothing(self, n: int, y: Tensor | None = None) -> Batch:
         """Images of which nothing is seen."""
         return Batch(torch.full((n, *self.spec.shape), 0.5, device=self.device), y)
 
-    def prior(self, n: int, given: Batch | None = None) -> Tensor:
+    def sample_prior(self, n: int, condition: Batch | None = None) -> Tensor:
         """z ~ p(z|c), or draws from the mixture of the classes' priors.
 
         With nothing seen, which training never meets, of no use.
         """
-        given = given or self._nothing(n, self._classes(n))
+        condition = condition or self._nothing(n, self._classes(n))
         if not self.stochastic:
-            return self.condition(given)
-        return self.place(torch.randn(n, self.config.latent, device=self.device), given)
+            return self.condition(condition)
+        return self.prior_from_noise(torch.randn(n, self.config.latent, device=self.device), condition)
 
-    def place(self, noise: Tensor, given: Batch | None = None) -> Tensor:
-        mean, log_var = self.prior_given(self.condition(given or self._nothing(len(noise), self._classes(len(noise)))))
+    def prior_from_noise(self, noise: Tensor, condition: Batch | None = None) -> Tensor:
+        mean, log_var = self.prior_given(
+            self.condition(condition or self._nothing(len(noise), self._classes(len(noise))))
+        )
         return torch.addcmul(mean, (0.5 * log_var).exp(), noise)
 
     def _classes(self, n: int) -> Tensor | None:
-        return torch.randint(self.spec.classes, (n,), device=self.device) if self.given == "y" else None
+        return torch.randint(self.spec.classes, (n,), device=self.device) if self.conditioned_on == "y" else None
 
     def sample(self, n: int, y: Tensor | None = None, noise: bool = False) -> Tensor:
         """Classes are drawn evenly where `y` does not ask for them."""
         batch = self._nothing(n, self._classes(n) if y is None else y)
-        z = self.prior(n, batch)
-        return self.draw(z, batch) if noise else self.decode(z, batch)
+        z = self.sample_prior(n, batch)
+        return self.sample_x(z, batch) if noise else self.decode(z, batch)
 
     def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
         """(B,) log p(z|c) + log p(y) for a class that is told; log p(z|seen) for quadrants."""
         c = self.condition(batch)
         if not self.stochastic:
             return torch.zeros(len(c), device=c.device)
-        return _math.per_example(_math.log_normal(z, *self.prior_given(c))) - self.cost(c)
+        return closed_forms.per_example(closed_forms.log_normal(z, *self.prior_given(c))) - self.cost(c)
 
-    def propose(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor]:
+    def sample_posterior(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor]:
         c = self.condition(batch)
         if not self.stochastic:
             return c.repeat_interleave(k, 0), torch.zeros(len(c) * k, device=c.device)
-        return _math.drawn(*self.posterior(batch, c), k)
+        return closed_forms.sample_normal(*self.posterior(batch, c), k)
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """`classes`: a row a class, a column one noise. `completions`: true image, what is seen, then draws."""
         columns = 8
-        if self.given == "y":
+        if self.conditioned_on == "y":
             rows = min(self.spec.classes, 20)
             y = torch.arange(rows, device=self.device)
             mean, log_var = self.prior_given(F.one_hot(y, self.spec.classes).float())
@@ -197,7 +199,7 @@ class CVAE(Observed):
             return {"classes": x.unflatten(0, (rows, columns))}
         part = batch[slice(0, columns)]
         many = Batch(part.x.repeat_interleave(columns - 2, 0))
-        draws = self.decode(self.prior(len(many), many), many).unflatten(0, (len(part), columns - 2))
+        draws = self.decode(self.sample_prior(len(many), many), many).unflatten(0, (len(part), columns - 2))
         shown = torch.stack([part.x, torch.where(self.seen, part.x, 0.5)], 1)
         return {"completions": torch.cat([shown, draws], 1)}
 

@@ -31,17 +31,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants import _contract, _math
-from variants._contract import Batch, DataSpec, InputError, Terms, choice, number
-from variants._networks import Decoder, Features
-from variants._observed import Observation, Observed
+from variants.base import closed_forms
+from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, choice, number
+from variants.base.likelihoods import Observation, Observed
+from variants.base.networks import Decoder, Features
 
 Gaussian = tuple[Tensor, Tensor]  # mean and log-variance, (B, Z_n) each
 FLOOR = 1e-5  # of a variance, as in the authors' program
 
 
-@dataclass(frozen=True)
-class Config(_contract.Config):
+@dataclass(frozen=True, kw_only=True)
+class HVAEConfig(Config):
     latent: int = number(32, 1, 65536, help="latent dimensions of the lowest level; each level above has half")
     depth: int = number(2, 1, 64, help="layers of each block")
     levels: int = number(3, 1, 16, help="levels of latent variables")
@@ -50,10 +50,10 @@ class Config(_contract.Config):
 
 class HVAE(Observed):
     paper = "Sønderby et al. 2016, Ladder Variational Autoencoders, arXiv:1602.02282"
-    config_type = Config
-    config: Config
+    config_type = HVAEConfig
+    config: HVAEConfig
 
-    def __init__(self, config: Config, spec: DataSpec) -> None:
+    def __init__(self, config: HVAEConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
         c = config
         if c.free_bits and c.merge == "plain":
@@ -73,7 +73,7 @@ class HVAE(Observed):
         self.decoder = Decoder(spec, c, c.width, depth=0)
         self.observation = Observation(spec)
 
-    def natural(self, z: Tensor, batch: Batch | None) -> Tensor:
+    def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
         """z of all levels; given z_1, x does not depend on the others."""
         return self.decoder(self.foot(z[:, : self.levels[0]]))  # type: ignore[no-any-return]
 
@@ -99,7 +99,7 @@ class HVAE(Observed):
         for n in reversed(range(len(self.levels))):
             p = self.predicted(n, zs[0] if zs else None, seen[n][0])
             q = _merge(seen[n], p) if zs else seen[n]
-            zs.insert(0, _math.reparameterize(*q) if noise else q[0])
+            zs.insert(0, closed_forms.reparameterize(*q) if noise else q[0])
             qs.insert(0, q)
             ps.insert(0, p)
         return zs, qs, ps
@@ -110,7 +110,7 @@ class HVAE(Observed):
         qs: list[Gaussian] = []
         for up, head in zip(self.up, self.inferred, strict=True):
             qs.append(_repeated(_gaussian(head(up(below))), 1 if zs else k))
-            below = _math.reparameterize(*qs[-1]) if noise else qs[-1][0]
+            below = closed_forms.reparameterize(*qs[-1]) if noise else qs[-1][0]
             zs.append(below)
         above = [*zs[1:], None]
         return zs, qs, [self.predicted(n, z, below) for n, z in enumerate(above)]
@@ -118,12 +118,12 @@ class HVAE(Observed):
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         zs, qs, ps = self.infer(batch, noise=True)
         if self.ladder:
-            kl = torch.cat([_math.kl_normal(*q, *p) for q, p in zip(qs, ps, strict=True)], 1)
+            kl = torch.cat([closed_forms.kl_normal(*q, *p) for q, p in zip(qs, ps, strict=True)], 1)
         else:  # z_n and z_{n+1} are drawn together, so that only log q - log p of the draws is unbiased
             each = zip(zs, qs, ps, strict=True)
-            kl = torch.cat([_math.log_normal(z, *q) - _math.log_normal(z, *p) for z, q, p in each], 1)
+            kl = torch.cat([closed_forms.log_normal(z, *q) - closed_forms.log_normal(z, *p) for z, q, p in each], 1)
         reconstruction, c = self.nll(batch, zs[0]), self.config
-        loss = reconstruction.mean() + _math.ramp(step, c.warmup) * _math.free_bits(kl, c.free_bits)
+        loss = reconstruction.mean() + closed_forms.ramp(step, c.warmup) * closed_forms.free_bits(kl, c.free_bits)
         return Terms(reconstruction, kl.sum(1), {"loss": loss}, {"kl_per_dimension": kl})
 
     def encode(self, batch: Batch) -> Tensor:
@@ -139,11 +139,11 @@ class HVAE(Observed):
             zs = [torch.addcmul(mean, (0.5 * log_var).exp(), parts[level]), *zs]
         return torch.cat(zs, 1)
 
-    def place(self, noise: Tensor, given: Batch | None = None) -> Tensor:
+    def prior_from_noise(self, noise: Tensor, condition: Batch | None = None) -> Tensor:
         return self.descend([], noise)
 
-    def prior(self, n: int, given: Batch | None = None) -> Tensor:
-        return self.place(self._noise(n))
+    def sample_prior(self, n: int, condition: Batch | None = None) -> Tensor:
+        return self.prior_from_noise(self._noise(n))
 
     def _noise(self, n: int) -> Tensor:
         return torch.randn(n, sum(self.levels), device=self.device)
@@ -151,12 +151,12 @@ class HVAE(Observed):
     def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
         zs = z.split(self.levels, dim=1)
         priors = [self.predicted(n, above, z) for n, above in enumerate([*zs[1:], None])]
-        each = [_math.per_example(_math.log_normal(part, *p)) for part, p in zip(zs, priors, strict=True)]
+        each = [closed_forms.per_example(closed_forms.log_normal(part, *p)) for part, p in zip(zs, priors, strict=True)]
         return torch.stack(each).sum(0)
 
-    def propose(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor]:
+    def sample_posterior(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor]:
         zs, qs, _ = self.infer(batch, noise=True, k=k)
-        log_q = [_math.per_example(_math.log_normal(z, *q)) for z, q in zip(zs, qs, strict=True)]
+        log_q = [closed_forms.per_example(closed_forms.log_normal(z, *q)) for z, q in zip(zs, qs, strict=True)]
         return torch.cat(zs, 1), torch.stack(log_q).sum(0)
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -164,7 +164,7 @@ class HVAE(Observed):
         columns = 8
         rows = [self.sample(columns)]
         for _ in range(3):
-            first = list(self.prior(1).split(self.levels, dim=1))
+            first = list(self.sample_prior(1).split(self.levels, dim=1))
             for kept in range(1, len(self.levels)):
                 fixed = [z.expand(columns, -1) for z in first[-kept:]]
                 rows.append(self.decode(self.descend(fixed, self._noise(columns))))

@@ -10,9 +10,9 @@ free bits are offered, and are off unless set.
 
 from torch import Tensor
 
-from variants import _math
-from variants._contract import Batch, Terms
-from variants._gaussian import GaussianVariant
+from variants.base import closed_forms
+from variants.base.contract import Batch, Terms
+from variants.base.gaussian import GaussianVariant
 
 
 class VAE(GaussianVariant):
@@ -21,5 +21,5 @@ class VAE(GaussianVariant):
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         reconstruction, kl = self.bound(batch)
         c = self.config
-        loss = reconstruction.mean() + _math.ramp(step, c.warmup) * _math.free_bits(kl, c.free_bits)
+        loss = reconstruction.mean() + closed_forms.ramp(step, c.warmup) * closed_forms.free_bits(kl, c.free_bits)
         return Terms(reconstruction, kl.sum(1), {"loss": loss}, {"kl_per_dimension": kl})

@@ -24,14 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from variants import _contract, _math
-from variants._contract import Batch, DataSpec, InputError, Terms, choice, number
-from variants._gaussian import GaussianPosterior
-from variants._observed import Observation
+from variants.base import closed_forms
+from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, choice, number
+from variants.base.gaussian import GaussianPosterior
+from variants.base.likelihoods import Observation
 
 
-@dataclass(frozen=True)
-class Config(_contract.Config):
+@dataclass(frozen=True, kw_only=True)
+class VRAEConfig(Config):
     width: int = number(128, 1, 65536, help="units of the recurrent state")
     cell: str = choice("gru", "lstm", help="recurrent cell")
     feeding: str = choice("free", "teacher", help="what the decoder reads: its own last output, or the true last step")
@@ -42,16 +42,16 @@ class Config(_contract.Config):
 
 class VRAE(GaussianPosterior):
     paper = "Fabius & van Amersfoort 2014, Variational Recurrent Auto-Encoders, arXiv:1412.6581"
-    needs = frozenset({"mask"})
-    config_type = Config
-    config: Config
+    required_fields = frozenset({"mask"})
+    config_type = VRAEConfig
+    config: VRAEConfig
 
-    def __init__(self, config: Config, spec: DataSpec) -> None:
+    def __init__(self, config: VRAEConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
         if config.network != "mlp":
             raise InputError(f"network={config.network!r}: vrae is recurrent; leave it at mlp")
         c, recurrent = config, nn.GRU if config.cell == "gru" else nn.LSTM
-        self.independent = c.feeding == "free"
+        self.factorized = c.feeding == "free"
         (self.size,) = spec.shape
         self.readers = nn.ModuleList(
             recurrent(self.size, c.width, c.depth, batch_first=True) for _ in range(c.directions)
@@ -81,7 +81,7 @@ class VRAE(GaussianPosterior):
         state = self.start(z).tanh().view(len(z), self.states, self.config.width).transpose(0, 1).contiguous()
         return state if self.config.cell == "gru" else state.chunk(2)
 
-    def free(self, z: Tensor, steps: int, given: Batch | None = None, noise: bool = False) -> tuple[Tensor, Tensor]:
+    def free(self, z: Tensor, steps: int, known: Batch | None = None, noise: bool = False) -> tuple[Tensor, Tensor]:
         """(B, steps, D) outputs of a decoder that reads its own last step, or the true one where `given` has it.
 
         The second of the two holds what was read: of a decoder that was taught by true steps a draw, where steps are
@@ -89,13 +89,13 @@ class VRAE(GaussianPosterior):
         """
         state, x = self.begin(z), torch.zeros(len(z), 1, self.size, device=z.device)
         outputs, read = [], []
-        drawn = not self.independent and (noise or self.spec.likelihood != "gaussian")
+        drawn = not self.factorized and (noise or self.spec.likelihood != "gaussian")
         for t in range(steps):
             h, state = self.writer(torch.cat([x, z[:, None]], 2), state)
             outputs.append(self.output(h))
-            x = self.observation.draw(outputs[-1]) if drawn else self.observation.mean(outputs[-1])
-            if given is not None and given.mask is not None:
-                x = torch.where(given.mask[:, t : t + 1, None], given.x[:, t : t + 1], x)
+            x = self.observation.sample_x(outputs[-1]) if drawn else self.observation.mean(outputs[-1])
+            if known is not None and known.mask is not None:
+                x = torch.where(known.mask[:, t : t + 1, None], known.x[:, t : t + 1], x)
             read.append(x)
         return torch.cat(outputs, 1), torch.cat(read, 1)
 
@@ -108,9 +108,9 @@ class VRAE(GaussianPosterior):
         h, _ = self.writer(torch.cat([x, z[:, None].expand(-1, x.shape[1], -1)], 2), self.begin(z))
         return self.output(h)  # type: ignore[no-any-return]
 
-    def natural(self, z: Tensor, batch: Batch | None) -> Tensor:
+    def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
         """(B, T, D) of true steps, where it was taught by them; else of its own; as long as `batch`, or the longest."""
-        if batch is not None and not self.independent:
+        if batch is not None and not self.factorized:
             return self.taught(z, batch)
         return self.free(z, self._length(batch))[0]
 
@@ -124,17 +124,17 @@ class VRAE(GaussianPosterior):
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         reconstruction, kl = self.bound(batch)
         c = self.config
-        loss = reconstruction.mean() + _math.ramp(step, c.warmup) * _math.free_bits(kl, c.free_bits)
+        loss = reconstruction.mean() + closed_forms.ramp(step, c.warmup) * closed_forms.free_bits(kl, c.free_bits)
         return Terms(reconstruction, kl.sum(1), {"loss": loss}, {"kl_per_dimension": kl})
 
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         """(B, T, D) what the decoder says when it reads its own steps; as long as `batch`, else the longest."""
         return self.observation.mean(self.free(z, self._length(batch))[0])
 
-    def draw(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+    def sample_x(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         """As `decode`; a decoder that was taught by true steps reads its own draws."""
         outputs, read = self.free(z, self._length(batch), noise=True)
-        return self.observation.draw(outputs) if self.independent else read
+        return self.observation.sample_x(outputs) if self.factorized else read
 
     def forecast(self, batch: Batch, prefix: Tensor, candidates: int = 500) -> Tensor:
         """(B, T, D) sequences whose first `prefix` (B,) steps are as given, and the others foretold from those alone.
@@ -145,11 +145,11 @@ class VRAE(GaussianPosterior):
         """
         x, mask = _steps(batch)
         known = Batch(x, mask=mask & (torch.arange(x.shape[1], device=x.device) < prefix[:, None]))
-        z = self.prior(candidates)
+        z = self.sample_prior(candidates)
         index = torch.arange(len(x), device=x.device).repeat_interleave(candidates)
         weight = -self.nll(known[index], z.repeat(len(x), 1)).view(len(x), candidates)
         z = z[torch.multinomial(weight.softmax(1), 1).squeeze(1)]
-        output = self.free(z, x.shape[1], None if self.independent else known)[0]
+        output = self.free(z, x.shape[1], None if self.factorized else known)[0]
         return torch.where(known.mask[..., None], x, self.observation.mean(output))  # type: ignore[index]
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:

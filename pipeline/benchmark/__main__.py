@@ -31,7 +31,7 @@ def main(words: list[str]) -> int:
     helped = {"-h", "--help"} & set(words)
     made = {name: suites.get(name) for name in suites.names()} if helped else {}
     listed = "\n".join(f"  {name:<8} {s.about}; {s.cost}" for name, s in made.items())
-    parser = cli.parser("benchmark", ABOUT, "--device", "--threads", *cli.ENGINE, epilog=EPILOG + listed)
+    parser = cli.parser("benchmark", ABOUT, *cli.COMPUTE, epilog=EPILOG + listed)
     parser.add_argument("suite", metavar="SUITE", help=f"one of {', '.join(suites.names())}")
     parser.add_argument("--pin", metavar="NAME", help="make a baseline of the last reruns, and rerun nothing")
     parser.add_argument("--last", type=cli.positive, metavar="N", help="with --pin: how many, at most (20)")
@@ -41,7 +41,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--summary", type=Path, metavar="FILE", help="add the summary in Markdown to a file")
     arguments = parser.parse_args(words)
 
-    from pipeline.benchmark import history, page, rerun, verdict
+    from pipeline.benchmark import control_chart, history, page, rerun
     from pipeline.benchmark.finish import check, finish
     from pipeline.progress import Display
     from pipeline.tracker import Tracker
@@ -56,7 +56,7 @@ def main(words: list[str]) -> int:
         chosen = history.pin(
             Tracker(rerun.experiment(suite)), suite, arguments.pin, arguments.last or history.DEFAULT, now
         )
-        doubtful = [r.id for r in chosen if r.tags.get("verdict") in verdict.BAD]
+        doubtful = [r.id for r in chosen if r.tags.get("verdict") in control_chart.BAD]
         if doubtful:
             display.say(f"mind: {len(doubtful)} of them were no good news when they came: {', '.join(doubtful)}")
         display.say(f"{suite}: baseline {arguments.pin} of {len(chosen)} reruns, {chosen[0].id} to {chosen[-1].id}")
@@ -65,9 +65,8 @@ def main(words: list[str]) -> int:
         display.say(f"the page: {page.write(suite, arguments.out / rerun.experiment(suite))}")
         return 0
     check(arguments.out, arguments.summary)
-    own = ("suite", "pin", "last", "report", "out", "summary")
-    given = {k: v for k, v in vars(arguments).items() if k not in own}
-    found = rerun.run(rerun.Asked(suite, **given), display)
+    request = rerun.RerunRequest(suite=suite, aside=arguments.aside, compute=cli.compute(arguments))
+    found = rerun.run(request, display)
     return finish(found, display, arguments.out, arguments.summary)
 
 

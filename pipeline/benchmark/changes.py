@@ -34,7 +34,11 @@ def _all(before: Rerun, now: Rerun, tracker: Tracker) -> list[str]:
 def _numbers(before: Rerun, now: Rerun) -> list[str]:
     """Fixed seeds: on the same hardware the same code gives the same bits, so that any change in them has a cause."""
     alike = [c for c, digest in now.cases.items() if before.cases.get(c) == digest]
-    other = [c for c in alike if c in now.bits and c in before.bits and now.bits[c] != before.bits[c]]
+    other = [
+        c
+        for c in alike
+        if c in now.fingerprints and c in before.fingerprints and now.fingerprints[c] != before.fingerprints[c]
+    ]
     return [f"the same seed gives other numbers: {', '.join(sorted(other))}"] if other else []
 
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from pipeline import machine, notify
-from pipeline.benchmark import page, summary, verdict
-from pipeline.benchmark.judged import Outcome
+from pipeline.benchmark import control_chart, page, summary
 from pipeline.benchmark.rerun import experiment
+from pipeline.benchmark.verdicts import RerunOutcome
 from pipeline.progress import Display
 from variants import InputError
 
@@ -18,10 +18,10 @@ def check(out: Path, to: Path | None = None) -> None:
         machine.writable(to.absolute().parent)
 
 
-def finish(found: Outcome, display: Display, out: Path, to: Path | None = None) -> int:
+def finish(found: RerunOutcome, display: Display, out: Path, to: Path | None = None) -> int:
     """Say what a rerun found, and tell those who are to hear of it, first of all. Returns the exit code."""
     words = summary.markdown(found)
-    bad = found.word in verdict.BAD
+    bad = found.word in control_chart.BAD
     problem = notify.send(f"Benchmark {found.suite}: {found.word}", words, "failure") if bad else ""
     display.say(words)
     if problem:

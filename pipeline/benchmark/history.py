@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.benchmark import speed
-from pipeline.benchmark.verdict import LEAST, Sample
+from pipeline.benchmark.control_chart import LEAST, Sample
 from pipeline.tracker import Record, Tracker
 from variants import InputError
 
@@ -60,7 +60,7 @@ class Rerun:
         return self._json("failed")
 
     @cached_property
-    def bits(self) -> dict[str, str]:
+    def fingerprints(self) -> dict[str, str]:
         """case -> digest of what its fixed seed gave."""
         return self._json("bits")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from pipeline import metrics, pages
-from pipeline.benchmark import history, verdict
+from pipeline.benchmark import control_chart, history
 from pipeline.benchmark.history import Rerun
-from pipeline.benchmark.judged import Line, lines, overall, series_of
 from pipeline.benchmark.rerun import experiment
 from pipeline.benchmark.summary import SAID
+from pipeline.benchmark.verdicts import Line, lines, overall, series_of
 from pipeline.tracker import Tracker, views
 from studies import benchmark as suites
 from variants import InputError
@@ -21,7 +21,7 @@ WIDTH, HEIGHT, EDGE = 300, 64, 7
 SHOWN = 60  # reruns, the newest, in a sparkline and in the table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """A series as the page shows it."""
 
@@ -53,9 +53,12 @@ def write(suite: str, folder: Path) -> Path:
         line = found[series]
         points = [r for r in reruns if not r.aside]
         card = Card(
-            history.case_of(series), line.word, f"{now.metrics[series]:.4g}", _detail(line.judgement, line.reason),
-            _spark(history.comparable(points, now, series)[-SHOWN:], series, line.judgement, name, links),
-        )  # fmt: skip
+            case=history.case_of(series),
+            word=line.word,
+            value=f"{now.metrics[series]:.4g}",
+            detail=_detail(line.judgement, line.reason),
+            picture=_spark(history.comparable(points, now, series)[-SHOWN:], series, line.judgement, name, links),
+        )
         sections.setdefault(history.metric_of(series), []).append(card)
     rows = [_row(r, links[r.id], name) for r in reversed(reruns)]
     html = pages.page(
@@ -82,7 +85,7 @@ def _ordered(series: Iterable[str], declared: Sequence[str]) -> list[str]:
 
 def _answers(now: Rerun, judged: Sequence[Line], name: str, base: Sequence[Rerun]) -> list[str]:
     word = overall(judged)
-    bad = [f"{line.series}: {line.word}" for line in judged if line.word in (*verdict.BAD, "suspect")]
+    bad = [f"{line.series}: {line.word}" for line in judged if line.word in (*control_chart.BAD, "suspect")]
     said = [f"{word}: {SAID[word]} in the rerun of {_when(now.started)}."]
     if bad:
         said.append("; ".join(bad))
@@ -91,11 +94,11 @@ def _answers(now: Rerun, judged: Sequence[Line], name: str, base: Sequence[Rerun
             f"Judged by baseline {name}: {len(base)} reruns, {_when(base[0].started)} to {_when(base[-1].started)}."
         )
     else:
-        said.append(f"No baseline is pinned: --pin NAME makes one of {verdict.LEAST} reruns or more.")
+        said.append(f"No baseline is pinned: --pin NAME makes one of {control_chart.LEAST} reruns or more.")
     return said
 
 
-def _detail(found: verdict.Judgement | None, reason: str) -> str:
+def _detail(found: control_chart.Judgement | None, reason: str) -> str:
     if found is None:
         return reason
     share = f" ({found.change / abs(found.centre):+.1%})" if found.centre else ""
@@ -127,7 +130,7 @@ def _when(started: str) -> str:
 
 
 def _spark(
-    reruns: Sequence[Rerun], series: str, found: verdict.Judgement | None, baseline: str, links: dict[str, str]
+    reruns: Sequence[Rerun], series: str, found: control_chart.Judgement | None, baseline: str, links: dict[str, str]
 ) -> Markup:
     """Means over reruns: a band for the limits of the baseline, hollow points for its reruns, red ones for alarms, and
     a tick below where the commit changed."""
@@ -155,7 +158,13 @@ def _spark(
         if i and commit != reruns[i - 1].tags.get("commit", ""):
             parts.append(f'<line class="release" x1="{x(i):.1f}" x2="{x(i):.1f}" y1="{HEIGHT - 5}" y2="{HEIGHT}"/>')
         word = rerun.verdicts.get(series, "ok")
-        kind = "pinned" if baseline in rerun.baselines else "alarm" if word in verdict.BAD else word.replace(" ", "-")
+        kind = (
+            "pinned"
+            if baseline in rerun.baselines
+            else "alarm"
+            if word in control_chart.BAD
+            else word.replace(" ", "-")
+        )
         title = escape(f"{_when(rerun.started)}: {values[i]:.5g}, {word}{', commit ' + commit[:10] if commit else ''}")
         mark = f'<circle class="{kind}" cx="{x(i):.1f}" cy="{y(values[i]):.1f}" r="3"><title>{title}</title></circle>'
         parts.append(f'<a href="{escape(links[rerun.id])}">{mark}</a>')

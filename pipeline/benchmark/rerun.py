@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline import engine as engines
+from pipeline import executor as executors
 from pipeline import machine
-from pipeline.benchmark import changes, history, summary, verdict
+from pipeline.benchmark import changes, control_chart, history, summary
+from pipeline.benchmark.cases import AGAIN, Maker, prepared
 from pipeline.benchmark.history import Rerun
-from pipeline.benchmark.judged import Line, Outcome, lines
-from pipeline.benchmark.trainings import AGAIN, Maker, prepared
+from pipeline.benchmark.verdicts import Line, RerunOutcome, lines
+from pipeline.executor import Compute
 from pipeline.progress import Display
 from pipeline.tracker import Run, Tracker, views
 from studies import benchmark as suites
@@ -25,47 +26,51 @@ from variants import InputError
 NOTE = "mlflow.note.content"  # the description that MLflow shows with a run
 
 
-@dataclass(frozen=True)
-class Asked:
+@dataclass(frozen=True, kw_only=True)
+class RerunRequest:
     """A rerun as it is asked for. `slot` names the time of a schedule that it is for."""
 
     suite: str
     slot: str | None = None
     aside: bool = False
-    device: str = "auto"
-    threads: int | None = None
-    workers: int = 1
-    engine: engines.Kind = "here"
-    ray_address: str | None = None
+    compute: Compute = Compute()
 
 
 def experiment(suite: str) -> str:
     return f"benchmark-{suite}"
 
 
-def run(asked: Asked, display: Display, alive: Callable[[], None] = lambda: None) -> Outcome:
+def run(request: RerunRequest, display: Display, alive: Callable[[], None] = lambda: None) -> RerunOutcome:
     """Rerun a suite, and judge. `alive` raises where the rerun is no longer ours, before anything is made of it.
 
     Raises `InputError` before anything is trained for an unknown suite, variant or setting, and for data that are
     not here.
     """
-    suite = suites.get(asked.suite)
-    threads = machine.prepare(asked.threads, asked.workers)
-    device = machine.device(asked.device)
+    suite = suites.get(request.suite)
+    threads = machine.prepare(request.compute.threads, request.compute.workers)
+    device = machine.device(request.compute.device)
     cases = prepared(suite, device)
     tags = {
-        **machine.environment(device, threads), "suite": asked.suite, "seeds": str(suite.seeds),
-        "slot": asked.slot or "", "aside": "yes" if asked.aside else "no",
+        **machine.environment(device, threads), "suite": request.suite, "seeds": str(suite.seeds),
+        "slot": request.slot or "", "aside": "yes" if request.aside else "no",
     }  # fmt: skip
-    with machine.alone(Path(f"benchmark-{asked.suite}.lock"), f"{asked.suite} is being rerun"):
-        tracker = Tracker(experiment(asked.suite))
+    with machine.exclusive(Path(f"benchmark-{request.suite}.lock"), f"{request.suite} is being rerun"):
+        tracker = Tracker(experiment(request.suite))
         tracker.catch_up()
-        known = history.read(tracker, asked.suite)
+        known = history.read(tracker, request.suite)
         with (
-            _identity(asked, tags) as (id_, started),
-            engines.open_engine(asked.engine, asked.workers, asked.threads, asked.device, asked.ray_address) as engine,
+            _identity(request, tags) as (id_, started),
+            executors.open_executor(request.compute) as executor,
         ):
-            maker = Maker(suite, tags, tracker, engine, display, len(known) + 1, cases)
+            maker = Maker(
+                suite=suite,
+                tags=tags,
+                tracker=tracker,
+                executor=executor,
+                display=display,
+                number=len(known) + 1,
+                timed=cases,
+            )
             before = [r for r in known if r.id != id_ and r.confirms != id_]
             with maker.begin(id_, started) as parent:
                 now = maker.make(parent, id_, started, cases)
@@ -84,8 +89,17 @@ def run(asked: Asked, display: Display, alive: Callable[[], None] = lambda: None
                     found = lines(suite, now, base, before, again)
                 alive()
                 changed = changes.since(base, now, tracker) if base else []
-                lacks = "" if base else _lacks(known, asked.suite, now)
-                outcome = Outcome(asked.suite, now, again, name, len(base), found, changed, lacks)
+                lacks = "" if base else _lacks(known, request.suite, now)
+                outcome = RerunOutcome(
+                    suite=request.suite,
+                    rerun=now,
+                    again=again,
+                    baseline=name,
+                    reruns=len(base),
+                    lines=found,
+                    changes=changed,
+                    missing=lacks,
+                )
                 _tell(parent, found, outcome.word, name)
                 parent.tags({"changes": "\n".join(changed), NOTE: summary.markdown(outcome)})
             problem = parent.wait(60)
@@ -98,7 +112,7 @@ def run(asked: Asked, display: Display, alive: Callable[[], None] = lambda: None
 
 def _lacks(known: Sequence[Rerun], suite: str, now: Rerun) -> str:
     whole = 1 + sum(1 for r in known if not (r.confirms or r.aside or r.failed) and r.cases == now.cases)
-    need = verdict.LEAST - whole
+    need = control_chart.LEAST - whole
     if need > 0:
         return f"no baseline is pinned: {whole} reruns of this kind, {need} more are needed (12 find small changes)"
     return f"no baseline is pinned: {whole} reruns can be; python -m pipeline.benchmark {suite} --pin NAME"
@@ -110,17 +124,17 @@ def _tell(parent: Run, found: Sequence[Line], word: str, baseline: str) -> None:
 
 
 @contextmanager
-def _identity(asked: Asked, tags: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _identity(request: RerunRequest, tags: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """The id of this rerun, and when it was begun.
 
     A slot has its own; another is that of a rerun that was cut off here, if there is one, and nothing changed since.
     """
     now = datetime.now(UTC)
     started = now.isoformat(timespec="milliseconds")
-    if asked.slot:
-        yield f"slot-{asked.slot}", started
+    if request.slot:
+        yield f"slot-{request.slot}", started
         return
-    mine = Path("mlruns") / ".runs" / f"{experiment(asked.suite)}.json"
+    mine = Path("mlruns") / ".runs" / f"{experiment(request.suite)}.json"
     try:
         kept = json.loads(mine.read_text())
     except (FileNotFoundError, ValueError):

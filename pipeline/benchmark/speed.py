@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline import attempt, final, machine, trainer
+from pipeline import final, machine, trainer, training_run
 from pipeline.data import Data
-from pipeline.engine import Place
+from pipeline.executor import Resources
 from variants import Config
 
 ROUNDS = 31
@@ -35,9 +35,11 @@ class Speed:
 
     cases: Mapping[str, tuple[str, Config, str, str]]
 
-    def run(self, place: Place, show: Callable[[Any], None]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    def run(
+        self, resources: Resources, report: Callable[[Any], None]
+    ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
         """Of each case its speeds; and the environment that they were measured in."""
-        device = machine.device(place.device)
+        device = machine.device(resources.device)
         turns = {name: self._epochs(case, device) for name, case in self.cases.items()}
         rates: dict[str, list[float]] = {name: [] for name in turns}
         fixed: list[float] = []
@@ -48,7 +50,7 @@ class Speed:
                 rate = next(turn).metrics["time/examples_per_second"]
                 if number:
                     rates[name].append(rate)
-            show((number + 1, {}))
+            report((number + 1, {}))
         unit = float(np.quantile(fixed, 0.1))
         found = {
             name: {ECHO: statistics.median(each), JUDGED: float(np.quantile(each, 0.9)) * unit}
@@ -58,7 +60,7 @@ class Speed:
 
     def _epochs(self, case: tuple[str, Config, str, str], device: torch.device) -> Any:
         variant, config, source, digest = case
-        data = _some(attempt.held(source, digest, device))
+        data = _some(training_run.cached_data(source, digest, device))
         torch.manual_seed(final.FIRST_SEED)
         made = trainer.build(variant, config, data.spec)
         return trainer.train(made, data, epochs=ROUNDS, seed=final.FIRST_SEED)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline import metrics
 from pipeline.benchmark import history
-from pipeline.benchmark.judged import Line, Outcome
+from pipeline.benchmark.verdicts import Line, RerunOutcome
 
 SAID = {
     "ok": "nothing got worse", "better": "something got better", "worse": "something got worse",
@@ -13,7 +13,7 @@ SAID = {
 }  # fmt: skip
 
 
-def markdown(found: Outcome) -> str:
+def markdown(found: RerunOutcome) -> str:
     """The verdict, every series that is not as it was, and what changed since the baseline."""
     counts = {w: sum(1 for x in found.lines if x.word == w) for w in dict.fromkeys(x.word for x in found.lines)}
     told = ", ".join(f"{n} {word}" for word, n in counts.items())

@@ -23,8 +23,8 @@ EPILOG = """examples:
 
 
 def main(words: list[str]) -> int:
-    options = ("--trials", "--epochs", "--timeout", "--seed", "--storage", "--device", "--threads", *cli.ENGINE)
-    parser = cli.parser("compare", ABOUT, *options, epilog=EPILOG)
+    common = ("--trials", "--epochs", "--timeout", "--seed", "--storage", *cli.COMPUTE)
+    parser = cli.parser("compare", ABOUT, *common, epilog=EPILOG)
     parser.add_argument(
         "--dataset", action="append", metavar="NAME|PATH", help="what to compare on (digits); several: ranks over them"
     )
@@ -38,17 +38,21 @@ def main(words: list[str]) -> int:
     from pipeline.progress import Display
     from pipeline.tracker import Tracker, views
 
-    own = ("dataset", "variant", "run", "out")
-    given = {k: v for k, v in vars(arguments).items() if v is not None and k not in own}
-    asked = protocol.Asked(**given, variants=tuple(arguments.variant or ()), train=arguments.run)
+    options = ("trials", "epochs", "timeout", "seeds", "seed", "storage")
+    request = protocol.CompareRequest(
+        **{name: getattr(arguments, name) for name in options if getattr(arguments, name) is not None},
+        variants=tuple(arguments.variant or ()),
+        train=arguments.run,
+        compute=cli.compute(arguments),
+    )
     sources = list(dict.fromkeys(arguments.dataset or ["digits"]))
-    protocol.check(asked, sources)
+    protocol.check(request, sources)
     display = Display()
     folder = arguments.out or Path("reports")
     command = " ".join(["python -m pipeline.compare", *map(shlex.quote, words)])
     compared, pages = [], {}
     for source in sources:
-        found = protocol.run(replace(asked, dataset=source), display)
+        found = protocol.run(replace(request, dataset=source), display)
         tracker = Tracker(found.dataset)
         written = report.write(found, tracker, folder / found.dataset, command)
         champions = report.log(found, written, tracker)

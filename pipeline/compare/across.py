@@ -17,7 +17,7 @@ from pipeline.compare.statistics import Array
 def write(found: Sequence[Comparison], folder: Path, command: str, reports: dict[str, str]) -> tuple[Path, list[str]]:
     """`across.html`, a table and a figure a criterion, in a folder. Returns the page, and the answers in words."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = sorted({v for one in found for v in one.subjects})
+    names = sorted({v for one in found for v in one.candidates})
     parts, pictures, said = [], {}, []
     for criterion in CRITERIA:
         boards = {one.dataset: (one, b) for one in found for b in one.boards if b.criterion.name == criterion.name}

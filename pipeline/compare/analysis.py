@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 ALPHA = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Criterion:
     """What is asked. `chosen` on validation data picks each variant's configuration; `judged` on test decides.
 
@@ -32,8 +32,8 @@ class Criterion:
     caution: str = ""
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class BoardRow:
     """One variant on a leaderboard, in the metric's own unit; `mean` has Student's interval, `middle` the bootstrap's.
 
     `reason` says why there is no number.
@@ -48,7 +48,7 @@ class Row:
     reason: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pair:
     """`better` and `worse` by the mean; `sure` where the difference holds after Holm's correction."""
 
@@ -65,7 +65,7 @@ class Pair:
 @dataclass(frozen=True)
 class Board:
     criterion: Criterion
-    rows: list[Row]  # best first; without a number last
+    rows: list[BoardRow]  # best first; without a number last
     pairs: list[Pair]
     words: list[str]
 
@@ -84,10 +84,10 @@ def board(criterion: Criterion, finals: pd.DataFrame, reasons: Mapping[str, str]
         if known.empty:
             failed = runs.get("reason", pd.Series(dtype=object)).dropna()
             why = f"all seeds failed: {failed.iloc[0]}" if len(failed) else "undefined for this variant"
-            rows.append(Row(name, 0, reason=why))
+            rows.append(BoardRow(variant=name, seeds=0, reason=why))
             continue
         scores[name] = known
-    rows += [Row(v, 0, reason=why) for v, why in reasons.items()]
+    rows += [BoardRow(variant=v, seeds=0, reason=why) for v, why in reasons.items()]
     ranked = _ranks(scores, sign)
     shown = [_row(name, s, finals, criterion, ranked.get(name)) for name, s in scores.items()]
     shown.sort(key=lambda row: -sign * row.mean.value)  # type: ignore[union-attr]
@@ -97,12 +97,19 @@ def board(criterion: Criterion, finals: pd.DataFrame, reasons: Mapping[str, str]
 
 def _row(
     name: str, known: "pd.Series[float]", finals: pd.DataFrame, criterion: Criterion, rank: Estimate | None
-) -> Row:
+) -> BoardRow:
     values = known.to_numpy(dtype=float)
     level = statistics.paired(values, np.zeros_like(values)).mean
     runs = finals[finals["variant"] == name]
     beside = {m: float(runs[m].mean()) for m in criterion.beside if m in runs and runs[m].notna().any()}
-    return Row(name, len(values), level, statistics.interval(statistics.iqm, values[:, None]), rank, beside)
+    return BoardRow(
+        variant=name,
+        seeds=len(values),
+        mean=level,
+        middle=statistics.interval(statistics.iqm, values[:, None]),
+        rank=rank,
+        beside=beside,
+    )
 
 
 def _ranks(scores: Mapping[str, "pd.Series[float]"], sign: float) -> dict[str, Estimate]:
@@ -128,12 +135,12 @@ def _pairs(scores: Mapping[str, "pd.Series[float]"], sign: float) -> list[Pair]:
         found.append((one, two, statistics.paired(a, b), chance))
     corrected = statistics.holm([difference.p for _, _, difference, _ in found])
     return [
-        Pair(one, two, difference, chance, p, p < ALPHA)
+        Pair(better=one, worse=two, difference=difference, chance=chance, corrected=p, sure=p < ALPHA)
         for (one, two, difference, chance), p in zip(found, corrected, strict=True)
     ]
 
 
-def _words(rows: list[Row], pairs: list[Pair], unit: str, scores: Mapping[str, "pd.Series[float]"]) -> list[str]:
+def _words(rows: list[BoardRow], pairs: list[Pair], unit: str, scores: Mapping[str, "pd.Series[float]"]) -> list[str]:
     """The first place, then each pair in the order of the board."""
     if not rows:
         return ["No variant has a number here."]

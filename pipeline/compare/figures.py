@@ -14,10 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline import machine, metrics, pictures
+from pipeline import machine, metrics
 from pipeline.compare import statistics
 from pipeline.compare.analysis import Board
 from pipeline.data import Data
+from pipeline.evaluate import pictures
 from variants import Batch, Variant
 
 THEMES = {"light": ("#1b1b1b", "#ffffff", "#dddddd"), "dark": ("#e8e8e8", "#16181c", "#3a3d42")}  # ink, paper, grid
@@ -252,7 +253,7 @@ def side_by_side(
         with machine.seeded(variant.device, 0):
             batch = data.batch(data.test, index.to(variant.device))
             yield "reconstructions", name, _strip(variant.decode(variant.encode(batch), batch), data)
-            if variant.given != "x":
+            if variant.conditioned_on != "x":
                 yield "samples", name, _strip(variant.sample(2 * COLUMNS), data)
                 yield "traversals", name, _strip(_moved(variant, batch, vectors.get(name)), data)
 
@@ -262,7 +263,7 @@ def _moved(variant: Variant, batch: Batch, kl: Sequence[float] | None, rows: int
 
     Dimensions are those of the highest KL, or, where there is none, those in which codes vary most.
     """
-    prior, codes = variant.prior(1000), variant.encode(batch)
+    prior, codes = variant.sample_prior(1000), variant.encode(batch)
     order = np.argsort(codes.var(0).cpu().numpy() if kl is None else np.asarray(kl))[::-1][:rows]
     z = codes[:1].repeat(rows * COLUMNS, 1)
     for row, dimension in enumerate(order.tolist()):

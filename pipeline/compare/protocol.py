@@ -11,17 +11,18 @@ from typing import Any
 import pandas as pd
 
 import variants
-from pipeline import attempt, final, machine, trainer
 from pipeline import data as datasets
-from pipeline import engine as engines
+from pipeline import executor as executors
+from pipeline import final, machine, trainer, training_run
 from pipeline.compare.analysis import Board, Criterion, board
 from pipeline.data import Data
-from pipeline.evaluate.subject import Sizes
+from pipeline.evaluate.context import Sizes
+from pipeline.executor import Compute
 from pipeline.final import Final
 from pipeline.progress import Display
-from pipeline.study.driver import Plan
+from pipeline.study.driver import StudyRequest
 from pipeline.study.driver import run as search
-from pipeline.study.results import Found, found
+from pipeline.study.results import StudyRecord, read_study
 from pipeline.tracker import Record, Run, Tracker
 from variants import Config, InputError
 
@@ -30,24 +31,34 @@ SIZES = Sizes(ais_n=20, ais_temperatures=200, gap_n=10, draws=3)
 PARTS = ("bounds", "annealing", "latents", "probe", "clusters", "samples", "generation")
 CRITERIA = (
     Criterion(
-        "elbo", "Which models the data best?", "valid/elbo", "test/elbo", (f"test/iw{SIZES.iw_k}", "test/ais"),
-        "The bound at beta = 1. A variant without a density q(z|x) has none; annealing (AIS) covers it too.",
+        name="elbo",
+        question="Which models the data best?",
+        chosen="valid/elbo",
+        judged="test/elbo",
+        beside=(f"test/iw{SIZES.iw_k}", "test/ais"),
+        caution="The bound at beta = 1. A variant without a density q(z|x) has none; annealing (AIS) covers it too.",
     ),
     Criterion(
-        "probe", "Whose code says most about the class?", "probe/accuracy", "probe/linear_all",
-        ("probe/linear_100", "probe/knn", "probe/raw_linear_all", "probe/untrained_linear_all"),
-        "A linear classifier on codes. One that does not beat raw values and an untrained encoder says nothing.",
+        name="probe",
+        question="Whose code says most about the class?",
+        chosen="probe/accuracy",
+        judged="probe/linear_all",
+        beside=("probe/linear_100", "probe/knn", "probe/raw_linear_all", "probe/untrained_linear_all"),
+        caution="A linear classifier on codes. One that does not beat raw values and an untrained encoder says nothing.",
     ),
     Criterion(
-        "reconstruction", "Which gives examples back best?", "valid/reconstruction", "test/reconstruction",
-        ("test/kl",),
-        "By itself it favours codes that hold everything and a prior that fits nothing; read the KL beside it.",
+        name="reconstruction",
+        question="Which gives examples back best?",
+        chosen="valid/reconstruction",
+        judged="test/reconstruction",
+        beside=("test/kl",),
+        caution="By itself it favours codes that hold everything and a prior that fits nothing; read the KL beside it.",
     ),
-)  # fmt: skip
+)
 
 
-@dataclass(frozen=True)
-class Asked:
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest:
     """A comparison as it is asked for. Without `train`, studies that are missing are left out, with the reason."""
 
     dataset: str = "digits"
@@ -59,24 +70,20 @@ class Asked:
     seeds: int = SEEDS
     seed: int = 0
     storage: str = "sqlite:///optuna.db"
-    device: str = "auto"
-    threads: int | None = None
-    workers: int = 1
-    engine: engines.Kind = "here"
-    ray_address: str | None = None
+    compute: Compute = Compute()
 
 
 @dataclass(frozen=True)
-class Subject:
+class Candidate:
     """A variant on the data as it takes them, and its study."""
 
     variant: str
     source: str
     data: Data
-    study: Found
+    study: StudyRecord
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """The configuration that a variant is judged with by a criterion, and its validation score there."""
 
@@ -88,12 +95,12 @@ class Choice:
     key: str  # of the configuration, as finals bear it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Everything that a report tells. `finals` has a row a run, and a column a metric."""
 
     dataset: str
-    subjects: Mapping[str, Subject]
+    candidates: Mapping[str, Candidate]
     left_out: Mapping[str, str]  # variant -> why
     choices: list[Choice]
     finals: pd.DataFrame
@@ -104,28 +111,28 @@ class Comparison:
     weights: Mapping[str, int]  # of each variant's model, by its main configuration
 
 
-def check(asked: Asked, sources: Sequence[str]) -> None:
+def check(request: CompareRequest, sources: Sequence[str]) -> None:
     """Raise `InputError` for an unknown variant, or a data set of these that cannot be loaded, before work starts."""
-    for variant in asked.variants:
+    for variant in request.variants:
         variants.get(variant)
     for source in sources:
         datasets.load(source)
 
 
-def run(asked: Asked, display: Display) -> Comparison:
+def run(request: CompareRequest, display: Display) -> Comparison:
     """Search what is missing, choose, train the finals that are missing, and compare.
 
     Raises `InputError` before anything is trained: for an unknown variant or data set, and where there is no study.
     """
-    threads = machine.prepare(asked.threads, asked.workers)
-    device = machine.device(asked.device)
-    base = datasets.load(asked.dataset)
-    wanted = asked.variants or tuple(variants.names())
-    sources, left_out = _sources(wanted, asked.dataset, base)
-    with machine.alone(Path(f"compare-{base.spec.name}.lock"), f"{base.spec.name} is being compared"):
-        subjects: dict[str, Subject] = {}
+    threads = machine.prepare(request.compute.threads, request.compute.workers)
+    device = machine.device(request.compute.device)
+    base = datasets.load(request.dataset)
+    wanted = request.variants or tuple(variants.names())
+    sources, left_out = _sources(wanted, request.dataset, base)
+    with machine.exclusive(Path(f"compare-{base.spec.name}.lock"), f"{base.spec.name} is being compared"):
+        candidates: dict[str, Candidate] = {}
         for variant, (source, data) in sources.items():
-            study = _study(asked, variant, source, data, display)
+            study = _study(request, variant, source, data, display)
             if study is None:
                 left_out[variant] = f"it has no study: python -m pipeline.study --variant {variant} --dataset {source}"
             elif study.digest != data.digest:
@@ -133,26 +140,34 @@ def run(asked: Asked, display: Display) -> Comparison:
             elif not any(t.state == "complete" for t in study.trials):
                 left_out[variant] = f"no trial of its study {study.name} was completed"
             else:
-                subjects[variant] = Subject(variant, source, data.to(device), study)
-                attempt.hold(source, device, subjects[variant].data)
-        if not subjects:
+                candidates[variant] = Candidate(variant, source, data.to(device), study)
+                training_run.cache_data(source, device, candidates[variant].data)
+        if not candidates:
             raise InputError(
-                f"--dataset {asked.dataset}: no variant has a study on it; add --run, which searches them all"
+                f"--dataset {request.dataset}: no variant has a study on it; add --run, which searches them all"
             )
-        choices = _choices(subjects)
+        choices = _choices(candidates)
         tracker = Tracker(base.spec.name)
         tags = {**machine.environment(device, threads), "dataset": base.spec.name}
         with _parent(tracker, base.spec.name, tags) as parent:
-            wanted_finals = {one.key(s.data): (s, one) for s, one in _finals(subjects, choices, asked.seeds)}
+            wanted_finals = {one.key(s.data): (s, one) for s, one in _finals(candidates, choices, request.seeds)}
             ready = final.existing(tracker)
             missing = {
-                key: final.Task(one, key, s.source, s.data.digest, tracker.dataset, tracker.address, parent.id, tags)
-                for key, (s, one) in wanted_finals.items() if key not in ready
-            }  # fmt: skip
-            with engines.open_engine(
-                asked.engine, asked.workers, asked.threads, asked.device, asked.ray_address
-            ) as engine:
-                final.train(engine, missing, len(ready), display)
+                key: final.FinalTask(
+                    final=one,
+                    key=key,
+                    source=s.source,
+                    digest=s.data.digest,
+                    dataset=tracker.dataset,
+                    address=tracker.address,
+                    parent=parent.id,
+                    tags=tags,
+                )
+                for key, (s, one) in wanted_finals.items()
+                if key not in ready
+            }
+            with executors.open_executor(request.compute) as executor:
+                final.train(executor, missing, len(ready), display)
             problems = tracker.catch_up(patience=60)
             if problems:
                 raise InputError(f"finals are trained, but not yet in MLflow: {problems[0]}; the same command goes on")
@@ -161,10 +176,17 @@ def run(asked: Asked, display: Display) -> Comparison:
         frame = _frame(records)
         boards = [_board(c, choices, frame, left_out) for c in CRITERIA if c.name != "probe" or base.spec.classes]
         return Comparison(
-            base.spec.name, subjects, left_out, choices, frame, boards, _warnings(subjects, frame, asked), parent.id,
-            {**tags, **{f"digest of {s.source}": s.data.digest for s in subjects.values()}},
-            {one.variant: int(record.params["weights"]) for one, record in reversed(records)},
-        )  # fmt: skip
+            dataset=base.spec.name,
+            candidates=candidates,
+            left_out=left_out,
+            choices=choices,
+            finals=frame,
+            boards=boards,
+            warnings=_warnings(candidates, frame, request),
+            parent=parent.id,
+            environment={**tags, **{f"digest of {s.source}": s.data.digest for s in candidates.values()}},
+            weights={one.variant: int(record.params["weights"]) for one, record in reversed(records)},
+        )
 
 
 def _sources(wanted: Sequence[str], dataset: str, base: Data) -> tuple[dict[str, tuple[str, Data]], dict[str, str]]:
@@ -174,7 +196,7 @@ def _sources(wanted: Sequence[str], dataset: str, base: Data) -> tuple[dict[str,
         cls = variants.get(name)
         rows = f"{dataset}-rows"
         source, data = dataset, base
-        if "mask" in cls.needs and not base.spec.steps and rows in datasets.names():
+        if "mask" in cls.required_fields and not base.spec.steps and rows in datasets.names():
             source, data = rows, datasets.load(rows)
         try:
             trainer.build(name, cls.config_type(), data.spec)
@@ -185,47 +207,69 @@ def _sources(wanted: Sequence[str], dataset: str, base: Data) -> tuple[dict[str,
     return sources, left_out
 
 
-def _study(asked: Asked, variant: str, source: str, data: Data, display: Display) -> Found | None:
+def _study(request: CompareRequest, variant: str, source: str, data: Data, display: Display) -> StudyRecord | None:
     """The study of a variant; where it may be trained, with the asked number of trials."""
     name = f"{variant}-{data.spec.name}"
-    ready = found(asked.storage, name)
-    if not asked.train or (ready and len(ready.trials) >= asked.trials):
+    ready = read_study(request.storage, name)
+    if not request.train or (ready and len(ready.trials) >= request.trials):
         return ready
-    display.say(f"{variant}: {asked.trials} trials of at most {asked.epochs} epochs on {data.spec.name}")
-    epochs = ready.epochs if ready else asked.epochs
+    display.say(f"{variant}: {request.trials} trials of at most {request.epochs} epochs on {data.spec.name}")
+    epochs = ready.epochs if ready else request.epochs
     search(
-        Plan(
-            variant, source, asked.trials, epochs, asked.timeout, asked.seed, storage=asked.storage,
-            device=asked.device, threads=asked.threads, workers=asked.workers, engine=asked.engine,
-            ray_address=asked.ray_address,
+        StudyRequest(
+            variant=variant,
+            dataset=source,
+            trials=request.trials,
+            epochs=epochs,
+            timeout=request.timeout,
+            seed=request.seed,
+            storage=request.storage,
+            compute=request.compute,
         )
-    )  # fmt: skip
-    return found(asked.storage, name)
+    )
+    return read_study(request.storage, name)
 
 
-def _choices(subjects: Mapping[str, Subject]) -> list[Choice]:
+def _choices(candidates: Mapping[str, Candidate]) -> list[Choice]:
     """One configuration a variant and criterion: the complete trial that is best on validation data."""
     chosen = []
     for criterion in CRITERIA:
-        for variant, subject in subjects.items():
-            best = subject.study.best(criterion.chosen)
+        for variant, candidate in candidates.items():
+            best = candidate.study.best(criterion.chosen)
             if best is not None:
                 key = final.config_key(variant, best.config)
                 chosen.append(
-                    Choice(criterion.name, variant, best.number, best.metrics[criterion.chosen], best.config, key)
+                    Choice(
+                        criterion=criterion.name,
+                        variant=variant,
+                        trial=best.number,
+                        value=best.metrics[criterion.chosen],
+                        config=best.config,
+                        key=key,
+                    )
                 )
     return chosen
 
 
-def _finals(subjects: Mapping[str, Subject], choices: Sequence[Choice], seeds: int) -> Iterator[tuple[Subject, Final]]:
+def _finals(
+    candidates: Mapping[str, Candidate], choices: Sequence[Choice], seeds: int
+) -> Iterator[tuple[Candidate, Final]]:
     """Each chosen configuration once on each fresh seed, whatever the number of criteria that chose it."""
     configs = {choice.key: choice for choice in choices}
     for seed in range(final.FIRST_SEED, final.FIRST_SEED + seeds):
         for choice in configs.values():
-            s = subjects[choice.variant]
+            s = candidates[choice.variant]
             yield (
                 s,
-                Final(choice.variant, choice.config, s.study.epochs, s.study.patience, seed, SIZES, PARTS),
+                Final(
+                    variant=choice.variant,
+                    config=choice.config,
+                    epochs=s.study.epochs,
+                    patience=s.study.patience,
+                    seed=seed,
+                    sizes=SIZES,
+                    parts=PARTS,
+                ),
             )
 
 
@@ -248,20 +292,20 @@ def _board(criterion: Criterion, choices: Sequence[Choice], frame: pd.DataFrame,
     return board(criterion, frame[frame["config"].isin(keys)], reasons)
 
 
-def _warnings(subjects: Mapping[str, Subject], frame: pd.DataFrame, asked: Asked) -> list[str]:
+def _warnings(candidates: Mapping[str, Candidate], frame: pd.DataFrame, request: CompareRequest) -> list[str]:
     """What a reader has to know before the tables are believed."""
     said = []
-    budgets = {v: (len(s.study.trials), s.study.epochs) for v, s in subjects.items()}
+    budgets = {v: (len(s.study.trials), s.study.epochs) for v, s in candidates.items()}
     if len(set(budgets.values())) > 1:
         each = ", ".join(f"{v} {trials} trials of {epochs} epochs" for v, (trials, epochs) in budgets.items())
         said.append(f"the budgets differ ({each}): a variant may win for having been tuned for longer")
     failed = frame[frame["state"] != "complete"]
     for _, row in failed.iterrows():
         said.append(f"{row['variant']} with seed {row['seed']} failed: {row['reason']}")
-    if asked.seeds == 1:
+    if request.seeds == 1:
         said.append("one seed only: no interval and no verdict can be given; --seeds 5 gives both")
-    if len(subjects) == 1:
-        said.append(f"{next(iter(subjects))} is alone: there is nothing to compare it with")
+    if len(candidates) == 1:
+        said.append(f"{next(iter(candidates))} is alone: there is nothing to compare it with")
     return said
 
 
@@ -270,5 +314,5 @@ def _parent(tracker: Tracker, dataset: str, tags: Mapping[str, str]) -> Run:
     tracker.catch_up()
     for record in tracker.find(kind="final"):
         if "state" not in record.tags:
-            tracker.set_right(record.id, "interrupted")
+            tracker.mark_ended(record.id, "interrupted")
     return tracker.run(f"comparison of {dataset}", {**tags, "kind": "comparison"}, key=f"comparison-{dataset}")

@@ -36,7 +36,7 @@ def write(found: Comparison, tracker: Tracker, folder: Path, command: str) -> Re
     """Write `report.html`, `figures/` and `tables/` into a folder."""
     for part in ("figures", "tables"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    names = sorted(found.subjects)
+    names = sorted(found.candidates)
     shown = _shown(found)
     details = {row["variant"]: json.loads(tracker.text(row["run"], evaluation.FILE)) for _, row in shown.iterrows()}
     vectors = {n: d["vectors"].get("kl_per_dimension", []) for n, d in details.items()}
@@ -64,7 +64,7 @@ def write(found: Comparison, tracker: Tracker, folder: Path, command: str) -> Re
 
 def log(found: Comparison, written: Report, tracker: Tracker) -> list[str]:
     """The report and its tables into the comparison's run, the champions into the registry. Returns their addresses."""
-    searched = {name for s in found.subjects.values() for name in s.study.space}
+    searched = {name for s in found.candidates.values() for name in s.study.space}
     views.write(tracker.client, tracker.experiment, sorted(searched))
     with tracker.run(f"comparison of {found.dataset}", {}, key=f"comparison-{found.dataset}") as run:
         run.files(written.page.parent, "report")
@@ -123,7 +123,7 @@ def _listed(names: list[str]) -> str:
 def _subtitle(found: Comparison) -> str:
     runs = len(found.finals)
     seeds = found.finals["seed"].nunique()
-    return f"{len(found.subjects)} variants, {seeds} fresh seeds, {runs} trainings scored once on the test split."
+    return f"{len(found.candidates)} variants, {seeds} fresh seeds, {runs} trainings scored once on the test split."
 
 
 def _shown(found: Comparison) -> pd.DataFrame:
@@ -147,8 +147,8 @@ def trials(found: Comparison) -> pd.DataFrame:
     """A row a trial: variant, number, state, its configuration, and its validation scores."""
     rows = [
         {"variant": name, "trial": t.number, "state": t.state, **dataclasses.asdict(t.config), **t.metrics}
-        for name, subject in found.subjects.items()
-        for t in subject.study.trials
+        for name, candidate in found.candidates.items()
+        for t in candidate.study.trials
     ]
     return pd.DataFrame(rows)
 
@@ -208,7 +208,7 @@ def _strips(
     with tempfile.TemporaryDirectory() as scratch:
         models = {}
         for _, row in shown.iterrows():
-            data = found.subjects[row["variant"]].data
+            data = found.candidates[row["variant"]].data
             model = tracker.model(row["model"], Path(scratch) / row["model"])
             models[row["variant"]] = (model.to(data.train.x.device), data)
         known = {n: v for n, v in vectors.items() if v}
@@ -282,7 +282,7 @@ def _everything(found: Comparison) -> pd.DataFrame:
 def _cost(found: Comparison) -> pd.DataFrame:
     main = found.finals[found.finals["config"].isin(_main_keys(found).values())]
     rows = []
-    for name, s in sorted(found.subjects.items()):
+    for name, s in sorted(found.candidates.items()):
         states = [t.state for t in s.study.trials]
         mine = main[main["variant"] == name]
         seconds = mine["time/trial_seconds"].mean() if "time/trial_seconds" in mine else float("nan")
@@ -307,7 +307,7 @@ def _configurations(found: Comparison) -> pd.DataFrame:
 def _importances(found: Comparison) -> pd.DataFrame:
     rows = [
         {"variant": name, "objective": objective, **{k: f"{v:.2f}" for k, v in shares.items()}}
-        for name, s in sorted(found.subjects.items())
+        for name, s in sorted(found.candidates.items())
         for objective, shares in s.study.importances.items()
     ]
     return pd.DataFrame(rows).fillna("—")

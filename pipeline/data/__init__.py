@@ -30,7 +30,7 @@ from variants import Batch, DataSpec, InputError
 __all__ = ["Data", "Factors", "cache", "load", "names", "places"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """A data set, split and ready. `digest` (sha256) covers values, labels and splits."""
 
@@ -156,14 +156,25 @@ def _prepare(raw: Raw, binarized: bool) -> Data:
             splits[k] = replace(splits[k], x=binarize(splits[k].x, generator).bool())
     classes = 0 if raw.y is None else int(raw.y.max()) + 1
     shape, steps = (x.shape[1:], 0) if mask is None else (x.shape[2:], x.shape[1])
-    spec = DataSpec(raw.name, tuple(shape), raw.likelihood, classes, steps)
+    spec = DataSpec(name=raw.name, shape=tuple(shape), likelihood=raw.likelihood, classes=classes, steps=steps)
     natural: Layout = "images" if len(shape) == 3 else "table"
     if mask is not None:
         natural = "lines" if raw.likelihood == "gaussian" else "roll"
     layout = raw.layout or natural
     known = raw.factors
     causes = None if known is None else (known[index[0].numpy()], known[index[1].numpy()], known[index[2].numpy()])
-    return Data(spec, splits[0], splits[1], splits[2], _digest(raw, index), raw.source, shift, scale, layout, causes)
+    return Data(
+        spec=spec,
+        train=splits[0],
+        valid=splits[1],
+        test=splits[2],
+        digest=_digest(raw, index),
+        source=raw.source,
+        shift=shift,
+        scale=scale,
+        layout=layout,
+        factors=causes,
+    )
 
 
 def _digest(raw: Raw, index: list[Tensor]) -> str:

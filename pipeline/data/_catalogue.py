@@ -38,7 +38,7 @@ def digits(progress: bool) -> Raw:
 
     x, y = load_digits(return_X_y=True)
     grey = np.round(x.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
-    return Raw("digits", "scikit-learn's digits", grey, y.astype(np.int64), "bernoulli")
+    return Raw(name="digits", source="scikit-learn's digits", x=grey, y=y.astype(np.int64), likelihood="bernoulli")
 
 
 def rows(read: Callable[[bool], Raw]) -> Callable[[bool], Raw]:
@@ -66,7 +66,7 @@ def frey_faces(progress: bool) -> Raw:
             x = file["x"].reshape(-1, 1, 28, 20).astype(np.uint8)
     except Exception as error:
         raise InputError(f"--dataset frey-faces: {path} is unreadable ({error})") from error
-    return Raw("frey-faces", "Roweis, Saul & Hinton 2002", x, None, "logistic8")
+    return Raw(name="frey-faces", source="Roweis, Saul & Hinton 2002", x=x, y=None, likelihood="logistic8")
 
 
 def _idx(name: str, folder: str) -> Callable[[bool], Raw]:
@@ -88,7 +88,12 @@ def _idx(name: str, folder: str) -> Callable[[bool], Raw]:
         last = torch.arange(len(parts[0]), len(x))
         # the official test split; the last 10,000 training examples validate, as in Burda et al. 2016
         return Raw(
-            name, f"torchvision {folder}", x, y.astype(np.int64), "bernoulli", [first[:-10000], first[-10000:], last]
+            name=name,
+            source=f"torchvision {folder}",
+            x=x,
+            y=y.astype(np.int64),
+            likelihood="bernoulli",
+            splits=[first[:-10000], first[-10000:], last],
         )
 
     return read
@@ -110,7 +115,14 @@ def binarized_mnist(progress: bool) -> Raw:
         ) from error
     ends = np.cumsum([0, *map(len, arrays)])
     splits = [torch.arange(a, b) for a, b in pairwise(ends)]
-    return Raw("binarized-mnist", "Larochelle & Murray 2011", np.concatenate(arrays), None, "bernoulli", splits)
+    return Raw(
+        name="binarized-mnist",
+        source="Larochelle & Murray 2011",
+        x=np.concatenate(arrays),
+        y=None,
+        likelihood="bernoulli",
+        splits=splits,
+    )
 
 
 def _download_binarized(path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from variants import InputError
-from variants._contract import Likelihood
+from variants.base.contract import Likelihood
 
 LEAST = 30  # fewer examples cannot be split into three parts that mean anything
 SPLIT_SEED = 20131220  # the day the VAE appeared on arXiv; changing it changes every split
@@ -42,7 +42,7 @@ class Factors:
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Raw:
     """Values (N, ...) as bool, uint8 or float32; labels (N,) as 0 .. classes - 1; the source's own splits, if any.
 
@@ -99,7 +99,7 @@ def from_values(source: str, name: str, x: NDArray[Any], y: NDArray[Any] | None)
     else:
         x = x.astype(np.float32)
     known = None if y is None else labels(source, y, len(x))
-    return Raw(slug(name), source, np.ascontiguousarray(x), known, likelihood)
+    return Raw(name=slug(name), source=source, x=np.ascontiguousarray(x), y=known, likelihood=likelihood)
 
 
 def slug(name: str) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.data._raw import Raw, labels, slug, stratified
 from variants import InputError
-from variants._contract import Likelihood
+from variants.base.contract import Likelihood
 
 LIMIT = 100_000  # steps; longer ones are a mistake of the reader's or need cutting first
 
@@ -58,7 +58,7 @@ def from_sequences(
     for row, s in zip(x, series, strict=True):
         row[: len(s)] = s
     known = None if y is None else labels(source, y, len(x))
-    return Raw(slug(name), source, x, known, likelihood, splits, lengths)
+    return Raw(name=slug(name), source=source, x=x, y=known, likelihood=likelihood, splits=splits, lengths=lengths)
 
 
 def ucr(path: Path) -> Raw:

@@ -25,7 +25,15 @@ def load(size: int) -> Raw:
     name = "sprites" if size == 32 else f"sprites-{size}"
     splits = list(torch.arange(len(values)).split(SPLITS))
     source = "drawn by this project from the factors of dSprites (Matthey et al. 2017)"
-    return Raw(name, source, x, values[:, 0], "bernoulli", splits, factors=Factors(tuple(SIZES), values, ("shape",)))
+    return Raw(
+        name=name,
+        source=source,
+        x=x,
+        y=values[:, 0],
+        likelihood="bernoulli",
+        splits=splits,
+        factors=Factors(tuple(SIZES), values, ("shape",)),
+    )
 
 
 def draw(values: NDArray[np.int64], size: int) -> NDArray[np.bool_]:

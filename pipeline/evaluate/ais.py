@@ -39,7 +39,7 @@ class Tuned:
     scale: Tensor  # (T, Z)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Annealed:
     """What a run found. `log_p` (N,) in nats, float64; `accepted` is the share of moves.
 
@@ -94,12 +94,12 @@ def estimate(variant: Variant, batch: Batch, tuned: Tuned, *, chains: int = 4, s
         each, rate, distortion = (torch.cat(column) for column in list(zip(*parts, strict=True))[:3])
         table = each.new_full((len(batch), len(told)), -math.inf)
         table[owner, torch.arange(len(told), device=owner.device)] = each
-        classes = variant.spec.classes if variant.given == "y" else 1
+        classes = variant.spec.classes if variant.conditioned_on == "y" else 1
         best = table.argmax(1)
         accepted = sum(p[3] * len(p[0]) for p in parts) / len(told)
         return Annealed(
-            (table.logsumexp(1) - math.log(classes)).cpu(), accepted,
-            tuned.betas.cpu(), rate[best].mean(0).cpu(), distortion[best].mean(0).cpu(),
+            log_p=(table.logsumexp(1) - math.log(classes)).cpu(), accepted=accepted,
+            betas=tuned.betas.cpu(), rate=rate[best].mean(0).cpu(), distortion=distortion[best].mean(0).cpu(),
         )  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def gap(variant: Variant, batch: Batch, tuned: Tuned, *, chains: int = 4, seed: 
     with _sampling(variant, batch, 3 * seed + 2) as size:
         noise = torch.randn(len(batch), size, device=batch.x.device)
         with torch.no_grad():
-            x = variant.draw(variant.place(noise, batch), batch)
+            x = variant.sample_x(variant.prior_from_noise(noise, batch), batch)
         made = replace(batch, x=x if batch.mask is None else torch.where(batch.mask[..., None], x, 0.0))
         found = []
         for part in _portions(len(batch), chains, batch.x.device):
@@ -136,7 +136,7 @@ class _Chain:
 
     def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         z = z.detach().requires_grad_()
-        placed = self.variant.place(z, self.rows)
+        placed = self.variant.prior_from_noise(z, self.rows)
         likelihood = self.variant.log_likelihood(placed, self.rows).flatten(1).sum(1)
         (slope,) = torch.autograd.grad(likelihood.sum(), z, materialize_grads=True)
         z = z.detach()
@@ -206,7 +206,9 @@ def _told(variant: Variant, batch: Batch) -> tuple[Batch, Tensor]:
     if len(options) == 1:
         return batch, everyone
     with torch.no_grad():
-        bounds = [likelihood.bound(variant, known, 16) for known in options] if variant.propose(batch) else None
+        bounds = (
+            [likelihood.bound(variant, known, 16) for known in options] if variant.sample_posterior(batch) else None
+        )
     near = torch.ones(len(options), len(batch), dtype=torch.bool, device=batch.x.device)
     if bounds:
         near = torch.stack(bounds) > torch.stack(bounds).max(0).values - NEGLIGIBLE
@@ -219,10 +221,10 @@ def _told(variant: Variant, batch: Batch) -> tuple[Batch, Tensor]:
 def _size(variant: Variant, batch: Batch) -> int:
     """How many dimensions z has. Raises `InputError` where there is nothing to anneal."""
     name = type(variant).__name__
-    if variant.discrete:
+    if variant.latent_classes:
         raise InputError(f"{name} has a class in its code; Hamiltonian moves need a continuous one")
     with torch.no_grad():
-        two = variant.prior(2, batch[torch.zeros(2, dtype=torch.int64, device=batch.x.device)])
+        two = variant.sample_prior(2, batch[torch.zeros(2, dtype=torch.int64, device=batch.x.device)])
     if torch.equal(two[0], two[1]):
         raise InputError(f"{name} draws no z; its likelihood is exact as it is")
     return int(two.shape[1])

@@ -47,7 +47,7 @@ def importance_weighted(
 
 def every_class(variant: Variant, batch: Batch) -> list[Batch]:
     """The examples told each class in turn, where the variant's likelihood wants one; else as they are."""
-    if variant.given != "y":
+    if variant.conditioned_on != "y":
         return [batch]
     return [replace(batch, y=torch.full((len(batch),), y, device=batch.x.device)) for y in range(variant.spec.classes)]
 
@@ -56,7 +56,7 @@ def bound(variant: Variant, batch: Batch, k: int) -> Tensor:
     """(B,) the importance weighted bound of a batch, with k draws in portions of at most `ROWS` rows; float64."""
     log_weights = []
     for portion in torch.arange(k).split(max(1, ROWS // len(batch))):
-        proposal = variant.propose(batch, len(portion))
+        proposal = variant.sample_posterior(batch, len(portion))
         if proposal is None:
             raise InputError(f"{type(variant).__name__} has no density q(z|x); a likelihood bound needs one")
         z, log_q = proposal

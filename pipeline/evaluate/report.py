@@ -13,7 +13,7 @@ from rich.table import Table
 import variants
 from pipeline import metrics
 from pipeline.data import Data
-from pipeline.evaluate.subject import Figure, Part
+from pipeline.evaluate.context import Part, Score
 from variants import Variant
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def about(variant: Variant, data: Data, parts: Iterable[Part], seed: int, made: 
         "variant": variants.name_of(variant),
         "config": dataclasses.asdict(variant.config),
         "weights": sum(p.numel() for p in variant.parameters()),
-        "given": variant.given,
+        "given": variant.conditioned_on,
         "dataset": data.spec.name,
         "digest": data.digest,
         "split": "test",
@@ -60,7 +60,7 @@ def about(variant: Variant, data: Data, parts: Iterable[Part], seed: int, made: 
         "environment": dict(made),
         "words": [p.words for p in parts if p.words],
         "vectors": {name: values for p in parts for name, values in p.vectors.items()},
-        "figures": [f.record(seed) for p in parts for f in p.figures],
+        "figures": [f.record(seed) for p in parts for f in p.scores],
     }
 
 
@@ -79,7 +79,7 @@ def write(folder: Path, parts: Iterable[Part], facts: Mapping[str, Any]) -> str:
 def log(run: "Run", parts: Iterable[Part], facts: Mapping[str, Any]) -> str:
     """Into a run of MLflow: figures as metrics, pictures, the file, and the verdict as a tag. Returns where."""
     for part in parts:
-        run.metrics({f.name: f.value for f in part.figures if f.value is not None}, 0)
+        run.metrics({f.name: f.value for f in part.scores if f.value is not None}, 0)
         for name, pixels in part.pictures.items():
             run.picture(name, pixels, 0)
     if facts["words"]:
@@ -95,7 +95,7 @@ def table(parts: Iterable[Part]) -> Table:
     page.columns[1].justify = page.columns[4].justify = page.columns[5].justify = "right"
     for part in parts:
         page.add_section()
-        for figure in part.figures:
+        for figure in part.scores:
             metric = metrics.find(figure.name)
             sign = {"maximize": "higher", "minimize": "lower"}.get(metric.better, "")
             if figure.value is None:
@@ -106,5 +106,5 @@ def table(parts: Iterable[Part]) -> Table:
     return page
 
 
-def _value(figure: Figure) -> str:
+def _value(figure: Score) -> str:
     return f"{figure.value:.4g}" + (f" ± {figure.error:.2g}" if figure.error is not None else "")

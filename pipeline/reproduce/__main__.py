@@ -1,6 +1,5 @@
 """`python -m pipeline.reproduce`: published figures, and ours beside them."""
 
-import argparse
 import difflib
 import shutil
 import statistics
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import cli
+from pipeline.executor import Compute
 from studies.anchors import ANCHORS, Anchor, Budget
 from variants import InputError
 
@@ -28,7 +28,7 @@ EPILOG = """examples:
 
 
 def main(words: list[str]) -> int:
-    parser = cli.parser("reproduce", ABOUT, "--seed", "--seeds", "--device", "--threads", *cli.ENGINE, epilog=EPILOG)
+    parser = cli.parser("reproduce", ABOUT, "--seed", "--seeds", *cli.COMPUTE, epilog=EPILOG)
     parser.add_argument("name", nargs="?", metavar="NAME", help="an anchor")
     parser.add_argument("--budget", choices=("cpu", "gpu", "paper"), default="cpu", help="how long to train (cpu)")
     arguments = parser.parse_args(words)
@@ -43,7 +43,7 @@ def main(words: list[str]) -> int:
     if arguments.budget not in anchor.budgets:
         raise InputError(f"{arguments.name} has no budget {arguments.budget}: expected {', '.join(anchor.budgets)}")
     seeds = range(arguments.seed, arguments.seed + (arguments.seeds or 1))
-    return _run(arguments.name, anchor, arguments.budget, seeds, arguments)
+    return _run(arguments.name, anchor, arguments.budget, seeds, cli.compute(arguments))
 
 
 def _list() -> None:
@@ -57,16 +57,16 @@ def _list() -> None:
         print(f"    {anchor.about}\n    published: {published}\n    source: {anchor.source}\n")
 
 
-def _run(name: str, anchor: Anchor, form: str, seeds: Sequence[int], engine: argparse.Namespace) -> int:
-    from pipeline import engine as engines
+def _run(name: str, anchor: Anchor, form: str, seeds: Sequence[int], compute: Compute) -> int:
+    from pipeline import executor as executors
     from pipeline import machine
-    from pipeline.engine import Ended
+    from pipeline.executor import Ended
     from pipeline.reproduce import training
-    from pipeline.reproduce.seed import FOLDER, Seed
+    from pipeline.reproduce.task import FOLDER, AnchorTask
     from pipeline.tracker import Tracker
 
-    used = machine.prepare(engine.threads, engine.workers)
-    device = machine.device(engine.device)
+    used = machine.prepare(compute.threads, compute.workers)
+    device = machine.device(compute.device)
     budget = anchor.budgets[form]
     spec = training.check(budget.trainings.values())
     machine.writable(FOLDER)
@@ -74,18 +74,23 @@ def _run(name: str, anchor: Anchor, form: str, seeds: Sequence[int], engine: arg
     tracker.catch_up()
     tags = {**machine.environment(device, used), "dataset": spec.name, "anchor": name, "budget": form}
     console = Console()
-    tasks = [Seed(name, form, seed, tracker.dataset, tracker.address, tags) for seed in seeds]
+    tasks = [
+        AnchorTask(name=name, form=form, seed=seed, dataset=tracker.dataset, address=tracker.address, tags=tags)
+        for seed in seeds
+    ]
     left = list(tasks)
     results: dict[int, Mapping[str, float]] = {}
     with training.Bars(budget.trainings, seeds, console) as bars:
 
         def ended(end: Ended) -> None:
             if end.died:
-                raise InputError(f"seed {end.key} was given up after {engines.DEATHS} processes died at it: {end.died}")
+                raise InputError(
+                    f"seed {end.key} was given up after {executors.MAX_DEATHS} processes died at it: {end.died}"
+                )
             results[int(str(end.key))] = end.result
 
-        with engines.open_engine(engine.engine, engine.workers, engine.threads, engine.device, engine.ray_address) as e:
-            engines.drive(e, lambda: ((t := left.pop(0)).seed, t) if left else None, bars.show, ended)
+        with executors.open_executor(compute) as executor:
+            executors.run_all(executor, lambda: ((t := left.pop(0)).seed, t) if left else None, bars.show, ended)
     for problem in tracker.catch_up(patience=5):
         console.print(f"not yet in MLflow: {problem}; python -m pipeline.sync sends it", highlight=False)
     reached = _report(name, anchor, budget, seeds, [results[seed] for seed in seeds], console)

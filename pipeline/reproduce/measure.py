@@ -10,9 +10,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from pipeline import evaluate, machine, trainer
+from pipeline import machine, trainer
 from pipeline.data import Data
-from pipeline.evaluate import latents, likelihood, probe, subject, suite
+from pipeline.evaluate import codes as latent_codes
+from pipeline.evaluate import context, latents, likelihood, probe, suite
 from pipeline.reproduce.training import Trained
 from variants import InputError, Variant
 
@@ -65,7 +66,7 @@ def parzen(models: Models, samples: int = 10_000) -> dict[str, float]:
         drawn = torch.cat([m.variant.sample(1000).flatten(1) for _ in range(samples // 1000)])
     sigma = likelihood.parzen_width(drawn, probe.subset(m.data.valid, 1000).x)
     each = likelihood.parzen(drawn, m.data.test.x, sigma)
-    codes, prior = evaluate.drawn(m.variant, m.data, m.data.test)
+    codes, prior = latent_codes.posterior_and_prior(m.variant, m.data, m.data.test)
     moments = {k.removeprefix("latent/"): v for k, v in latents.moments(codes, prior).items()}
     error = float(each.std()) / len(each) ** 0.5
     return {
@@ -77,7 +78,7 @@ def parzen(models: Models, samples: int = 10_000) -> dict[str, float]:
 def classification(models: Models) -> dict[str, float]:
     """Share of test examples whose likeliest class, the last columns of the code, is wrong."""
     (m,) = models.values()
-    codes = evaluate.codes(m.variant, m.data, m.data.test)[:, -m.data.spec.classes :]
+    codes = latent_codes.encode_split(m.variant, m.data, m.data.test)[:, -m.data.spec.classes :]
     assert m.data.test.y is not None
     return {"error": float((codes.argmax(1) != m.data.test.y.cpu().numpy()).mean()), "seconds": m.seconds}
 
@@ -88,7 +89,7 @@ def ecg(models: Models) -> dict[str, float]:
     y, test = m.data.train.y, m.data.test.y
     assert y is not None and test is not None
     most = int(y.mode().values)
-    train_x, test_x = (evaluate.codes(m.variant, m.data, split) for split in (m.data.train, m.data.test))
+    train_x, test_x = (latent_codes.encode_split(m.variant, m.data, split) for split in (m.data.train, m.data.test))
     found = {
         "accuracy": probe.accuracy(train_x, y.cpu().numpy(), test_x, test.cpu().numpy()),
         "auc": float(roc_auc_score((test != most).cpu().numpy(), _errors(normal.variant, m.data))),
@@ -134,7 +135,7 @@ def evaluation(models: Models) -> dict[str, float]:
     if len(images) > 1:
         raise InputError("the models are of different test images; expected the same, whatever their shape")
     found: dict[str, float] = {}
-    sizes = subject.Sizes(ais_temperatures=300, anomaly_steps=300)
+    sizes = context.Sizes(ais_temperatures=300, anomaly_steps=300)
     for name, m in models.items():
         for part in TABLE:
             found |= {f"{name}/{key}": value for key, value in _kept(m, part, sizes).items()}
@@ -147,18 +148,18 @@ def disentanglement(models: Models) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, m in models.items():
         for part in ("bounds", "latents", "disentanglement"):
-            found |= {f"{name}/{key}": value for key, value in _kept(m, part, subject.Sizes()).items()}
+            found |= {f"{name}/{key}": value for key, value in _kept(m, part, context.Sizes()).items()}
     found["mig, beta 4 above beta 1"] = found["beta 4/latent/mig"] - found["beta 1/latent/mig"]
     return found
 
 
-def _kept(m: Trained, part: str, sizes: subject.Sizes) -> dict[str, float]:
+def _kept(m: Trained, part: str, sizes: context.Sizes) -> dict[str, float]:
     """The figures of a part, from the file beside the checkpoint, where an interrupted run left it, or measured now."""
     path = m.path.with_name(f"{m.path.stem}-{part}.json")
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
     (scored,) = suite.run(m.variant, m.data, sizes=sizes, only=(part,))
-    values = {f.name: f.value for f in scored.figures if f.value is not None}
+    values = {f.name: f.value for f in scored.scores if f.value is not None}
     fresh = path.with_suffix(".part")
     fresh.write_text(json.dumps(values), encoding="utf-8")
     fresh.replace(path)
@@ -169,7 +170,7 @@ def _bound(m: Trained, k: int, n: int) -> dict[str, float]:
     few = probe.subset(m.data.test, n)
     each = -likelihood.importance_weighted(m.variant, m.data, few, k)
     found = {"-log p(x)": float(each.mean()), "standard error": float(each.std()) / len(each) ** 0.5}
-    if m.variant.given == "y":
+    if m.variant.conditioned_on == "y":
         found["-log p(x, y)"] = -float(likelihood.importance_weighted(m.variant, m.data, few, k, marginal=False).mean())
     return found
 

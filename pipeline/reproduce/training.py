@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import variants
-from pipeline import checkpoint, data, evaluate, pictures, trainer
+from pipeline import checkpoint, data, trainer
 from pipeline.data import Data
+from pipeline.evaluate import pictures, quick
 from pipeline.tracker import Run, Tracker, views
 from pipeline.trainer import Epoch
 from studies.anchors import Schedule, Training
@@ -23,7 +24,7 @@ from variants import Config, DataSpec, InputError, Variant
 SAVE_EVERY = 30.0  # seconds
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained:
     """A trained variant, its data, and what it took."""
 
@@ -34,7 +35,7 @@ class Trained:
     path: Path  # of its checkpoint; what is measured for long is kept beside it
 
 
-def rate(schedule: Schedule, epochs: int) -> Callable[[int], float]:
+def lr_schedule(schedule: Schedule, epochs: int) -> Callable[[int], float]:
     """The factor on the learning rate by epoch, from 1.
 
     cosine falls from 1 to almost 0 (Loshchilov & Hutter 2017); burda: 10^(-i/7) over 3^i epochs (Burda et al. 2016).
@@ -133,17 +134,17 @@ def train(
     with tracker.run(name, tags, parent=parent.id, key=about["key"]) as run:
         if about["done"]:
             variant.load_state_dict({k.removeprefix("weights/"): v for k, v in state.items()})
-            return Trained(variant.to(device), loaded, about["seconds"], run.id, path)
+            return Trained(variant=variant.to(device), data=loaded, seconds=about["seconds"], run=run.id, path=path)
         if not state:
             run.params({**dataclasses.asdict(config), "epochs": training.epochs, "schedule": training.schedule})
             run.dataset(loaded)
-            if variant.given:
-                run.tags({"given": variant.given})
+            if variant.conditioned_on:
+                run.tags({"given": variant.conditioned_on})
         begin = saved_at = time.perf_counter()
         before, last = about["seconds"], None
         epochs = trainer.train(
             variant, loaded, epochs=training.epochs, seed=seed, patience=training.patience,
-            rate=rate(training.schedule, training.epochs), resume=state or None,
+            lr_schedule=lr_schedule(training.schedule, training.epochs), resume=state or None,
         )  # fmt: skip
         for last in epochs:
             run.metrics(last.metrics, last.number)
@@ -156,11 +157,11 @@ def train(
                 checkpoint.save(path, last.snapshot() | ({} if kl is None else {"kl": kl}), facts)
                 saved_at = time.perf_counter()
         seconds = before + time.perf_counter() - begin
-        scores = evaluate.cheap(variant, loaded, kl) | {"time/trial_seconds": seconds}
+        scores = quick.scores(variant, loaded, kl) | {"time/trial_seconds": seconds}
         run.metrics(scores, training.epochs)
         for picture, pixels in pictures.all_of(variant, loaded, kl).items():
             run.picture(picture, pixels, views.PICTURE_STEP)
         run.model(variant, scores, training.epochs)
         weights = {f"weights/{k}": v.cpu().contiguous() for k, v in variant.state_dict().items()}
         checkpoint.save(path, weights, {"this": this, "seconds": seconds, "key": about["key"], "done": True})
-        return Trained(variant, loaded, seconds, run.id, path)
+        return Trained(variant=variant, data=loaded, seconds=seconds, run=run.id, path=path)

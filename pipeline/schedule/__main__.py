@@ -23,7 +23,7 @@ examples:
 
 
 def main(words: list[str]) -> int:
-    parser = cli.parser("schedule", ABOUT, "--storage", "--device", "--threads", *cli.ENGINE, epilog=EPILOG)
+    parser = cli.parser("schedule", ABOUT, "--storage", *cli.COMPUTE, epilog=EPILOG)
     parser.add_argument("suite", nargs="?", metavar="SUITE", help="a suite of pipeline.benchmark")
     parser.add_argument("--cron", metavar="TIMES", help='minute, hour, day of month, month, weekday: "0 3 * * *"')
     parser.add_argument("--timezone", default="UTC", metavar="ZONE", help="of these times, such as Europe/Zurich (UTC)")
@@ -56,18 +56,17 @@ def main(words: list[str]) -> int:
 
         ledger.schedule(arguments.suite, cron, now)
         line = [sys.executable, "-m", "pipeline.schedule", *words, "--once"]
-        Service(ledger, arguments.suite, cron, line, display.say).run()
+        Service(ledger=ledger, suite=arguments.suite, cron=cron, line=line, say=display.say).run()
     from pipeline.schedule import slot
 
     ledger.schedule(arguments.suite, cron, cron.last(now) - 1)
-    own = ("suite", "cron", "timezone", "once", "history", "out", "storage", "limit")
-    given = {k: v for k, v in vars(arguments).items() if k not in own}
 
     def rerun(name: str, alive: slot.Alive) -> int:
         from pipeline.benchmark import rerun
         from pipeline.benchmark.finish import finish
 
-        found = rerun.run(rerun.Asked(arguments.suite, slot=name, **given), display, alive)
+        request = rerun.RerunRequest(suite=arguments.suite, slot=name, compute=cli.compute(arguments))
+        found = rerun.run(request, display, alive)
         return finish(found, display, arguments.out)
 
     return slot.run(ledger, arguments.suite, rerun, display.say, arguments.limit)

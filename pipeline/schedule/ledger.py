@@ -67,8 +67,8 @@ class Claim:
     token: int
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class SlotRow:
     """A slot as it is written down. Times are seconds since 1970."""
 
     suite: str
@@ -109,14 +109,14 @@ class Ledger:
     def _create(self) -> None:
         tables = [CreateTable(t, if_not_exists=True) for t in _tables.sorted_tables]
         made: list[Any] = [*tables, CreateIndex(ONE, if_not_exists=True)]
-        for attempt in range(3):  # two that make them at once may collide in PostgreSQL, if-not-exists or not
+        for training_run in range(3):  # two that make them at once may collide in PostgreSQL, if-not-exists or not
             try:
                 with self._engine.begin() as connection:
                     for statement in made:
                         connection.execute(statement)
                 return
             except SQLAlchemyError:
-                if attempt == 2:
+                if training_run == 2:
                     raise
                 time.sleep(0.2)
 
@@ -151,7 +151,7 @@ class Ledger:
             row = connection.execute(select(SCHEDULES).where(SCHEDULES.c.suite == suite)).first()
         return (Cron(row.cron, row.zone), row.since) if row else None
 
-    def plan(self, suite: str) -> list[Row]:
+    def plan(self, suite: str) -> list[SlotRow]:
         """Write down what came since the last look: the newest slot waits, older ones were missed, and what a dead
         process ran waits again. Returns the slots that are given up by this, each to one caller alone.
         """
@@ -180,7 +180,7 @@ class Ledger:
         self._change(update(SLOTS).where(older, SLOTS.c.attempts == 0).values(state="missed", ended=now, **note))
         return given_up + self._give_up(older, now, note)
 
-    def _give_up(self, which: Any, now: float, values: dict[str, Any]) -> list[Row]:
+    def _give_up(self, which: Any, now: float, values: dict[str, Any]) -> list[SlotRow]:
         """Mark slots as failed. Returns those that this call marked, and no other."""
         with self._engine.connect() as connection:
             found = connection.execute(select(SLOTS).where(which)).all()
@@ -269,13 +269,13 @@ class Ledger:
             due = connection.execute(select(SLOTS.c.slot).where(here, SLOTS.c.state == "waiting", SLOTS.c.due <= now))
             return busy is None and due.first() is not None
 
-    def rows(self, suite: str | None = None, last: int | None = None) -> list[Row]:
+    def rows(self, suite: str | None = None, last: int | None = None) -> list[SlotRow]:
         """Slots, oldest first; the last ones, where a number is given."""
         query = select(SLOTS).order_by(SLOTS.c.slot.desc())
         query = query.where(SLOTS.c.suite == suite) if suite else query
         with self._engine.connect() as connection:
             found = connection.execute(query.limit(last) if last else query).all()
-        return [Row(**row._mapping) for row in reversed(found)]
+        return [SlotRow(**row._mapping) for row in reversed(found)]
 
     def suites(self) -> list[str]:
         with self._engine.connect() as connection:

@@ -19,7 +19,7 @@ PATIENCE = 20.0  # seconds that a child has to put all away
 SLOWEST = 600.0  # between starts of processes that end before they begin
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Service:
     """`line` is the command that does one slot. `say` gets a line whenever something happens."""
 

@@ -26,7 +26,7 @@ class Lost(RuntimeError):
     """The lease ran out, and somebody else has the slot."""
 
 
-class TooLong(RuntimeError):
+class RerunTooLong(RuntimeError):
     """A rerun that had more time than it was given."""
 
 
@@ -66,7 +66,7 @@ def run(ledger: Ledger, suite: str, rerun: Rerun, say: Callable[[str], None], li
     except Lost as error:
         code, note = 130, ""
         say(f"{suite}: {error}")
-    except TooLong as error:
+    except RerunTooLong as error:
         code, note = 3, str(error)
         say(f"{suite}: {error}")
     except InputError as error:
@@ -152,7 +152,7 @@ def _lease(ledger: Ledger, claim: Claim, limit: float) -> Iterator[Alive]:
         yield alive
     except KeyboardInterrupt:
         if late.is_set():
-            raise TooLong(f"slot {name(claim.slot)} took longer than {limit:.0f} s, and was stopped") from None
+            raise RerunTooLong(f"slot {name(claim.slot)} took longer than {limit:.0f} s, and was stopped") from None
         if lost.is_set():
             raise Lost(f"slot {name(claim.slot)} was lost: its lease could not be renewed in time") from None
         raise

@@ -22,7 +22,7 @@ EXAMPLES = """examples:
 
 OPTIONS = (
     "--variant", "--dataset", "--trials", "--epochs", "--timeout", "--seed", "--fix", "--storage", "--study-name",
-    "--trial-timeout", "--device", "--threads", *cli.ENGINE,
+    "--trial-timeout", *cli.COMPUTE,
 )  # fmt: skip
 
 
@@ -58,12 +58,13 @@ def main(words: list[str]) -> int:
 
     if arguments.variant is None:
         raise InputError(f"--variant is missing: expected one of {', '.join(variants.names())}")
-    given = vars(arguments)
-    fixed = space.pinned(given.pop("fix"), variants.get(arguments.variant).config_type)
+    fixed = space.pinned(arguments.fix, variants.get(arguments.variant).config_type)
 
     from pipeline.study import display, driver  # after the first checks: MLflow and Optuna take seconds to import
 
-    outcome = driver.run(driver.Plan(**given, fixed=fixed))
+    options = ("variant", "dataset", "trials", "epochs", "timeout", "seed", "storage", "study_name", "trial_timeout")
+    chosen = {name: getattr(arguments, name) for name in options}
+    outcome = driver.run(driver.StudyRequest(**chosen, fixed=fixed, compute=cli.compute(arguments)))
     console = Console()
     if not any(t.state.name == "COMPLETE" for t in outcome.study.trials):
         print("no trial was completed; the reasons stand above and in MLflow", file=sys.stderr)

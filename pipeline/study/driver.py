@@ -15,14 +15,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import studies
 import variants
-from pipeline import attempt, evaluate, machine, metrics, trainer
 from pipeline import data as datasets
-from pipeline import engine as engines
-from pipeline.engine import Ended, Engine
+from pipeline import executor as executors
+from pipeline import machine, metrics, trainer, training_run
+from pipeline.evaluate import quick
+from pipeline.executor import Compute, Ended, Executor
 from pipeline.study import figures, space, store
 from pipeline.study.display import Display
 from pipeline.study.space import Value
-from pipeline.study.trial import STATES, Job, Trial, alike
+from pipeline.study.trial import STATES, TrialSettings, TrialTask, alike
 from pipeline.tracker import Run, Tracker, views
 from studies import SearchSpace
 from variants import InputError
@@ -30,8 +31,8 @@ from variants import InputError
 FIRST = 3  # trials that fail alike, one after the other from the start, end a study
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class StudyRequest:
     """A study as it is asked for; what is None comes from the variant's `STUDY`."""
 
     variant: str
@@ -43,16 +44,12 @@ class Plan:
     fixed: Mapping[str, Value] = field(default_factory=dict)
     storage: str = "sqlite:///optuna.db"
     study_name: str | None = None
-    device: str = "auto"
-    threads: int | None = None
     trial_timeout: float | None = None  # seconds of training
-    workers: int = 1
-    engine: engines.Kind = "here"
-    ray_address: str | None = None
+    compute: Compute = Compute()
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyOutcome:
     """A study that has ended: Optuna's study, its objectives, and the page of its experiment."""
 
     study: optuna.Study
@@ -61,14 +58,14 @@ class Outcome:
     link: str
 
 
-def run(plan: Plan) -> Outcome:
+def run(request: StudyRequest) -> StudyOutcome:
     """Run a study, or go on with it, until it has the asked number of finished trials.
 
     Everything that a person can get wrong raises `InputError` before the first trial begins. So does, later, a store
     or a disk that fails: then the study can go on once that is seen to.
     """
     try:
-        return _run(plan)
+        return _run(request)
     except (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
         first = str(cause).splitlines()[0]
@@ -77,64 +74,81 @@ def run(plan: Plan) -> Outcome:
         ) from error
 
 
-def _run(plan: Plan) -> Outcome:
-    threads = machine.prepare(plan.threads, plan.workers)
-    device = machine.device(plan.device)
-    asked = studies.get(plan.variant)
+def _run(request: StudyRequest) -> StudyOutcome:
+    threads = machine.prepare(request.compute.threads, request.compute.workers)
+    device = machine.device(request.compute.device)
+    asked = studies.get(request.variant)
     budget = asked.STUDY
-    example, ranges = space.outline(asked, plan.fixed)
-    source = plan.dataset or budget.dataset
+    example, ranges = space.outline(asked, request.fixed)
+    source = request.dataset or budget.dataset
     data = datasets.load(source)
     objectives = metrics.objectives(budget.objectives, data.spec)
-    trainer.build(plan.variant, example, data.spec)  # a variant that does not fit the data says so here
+    trainer.build(request.variant, example, data.spec)  # a variant that does not fit the data says so here
     data = data.to(device)
-    attempt.hold(source, device, data)
-    trials, epochs = plan.trials or budget.trials, plan.epochs or budget.epochs
-    name = plan.study_name or f"{plan.variant}-{data.spec.name}"
+    training_run.cache_data(source, device, data)
+    trials, epochs = request.trials or budget.trials, request.epochs or budget.epochs
+    name = request.study_name or f"{request.variant}-{data.spec.name}"
     search = {
-        "variant": plan.variant, "dataset": data.spec.name, "digest": data.digest, "objectives": list(objectives),
-        "epochs": epochs, "seed": plan.seed, "fix": dict(plan.fixed), "space": ranges,
+        "variant": request.variant, "dataset": data.spec.name, "digest": data.digest, "objectives": list(objectives),
+        "epochs": epochs, "seed": request.seed, "fix": dict(request.fixed), "space": ranges,
     }  # fmt: skip
     with (
-        store.opened(plan.storage, name, objectives, budget.pruner, epochs, search) as study,
-        engines.open_engine(plan.engine, plan.workers, plan.threads, plan.device, plan.ray_address) as engine,
+        store.opened(request.storage, name, objectives, budget.pruner, epochs, search) as study,
+        executors.open_executor(request.compute) as executor,
     ):
-        if engine.hosts > 1 and plan.storage.startswith("sqlite"):
+        if executor.hosts > 1 and request.storage.startswith("sqlite"):
             raise InputError(
-                f"--storage {plan.storage}: an SQLite file serves one machine, and the cluster has {engine.hosts}; "
+                f"--storage {request.storage}: an SQLite file serves one machine, and the cluster has {executor.hosts}; "
                 "expected postgresql://USER@HOST/DATABASE"
             )
         tracker = Tracker(data.spec.name)
         tags = {
-            "variant": plan.variant, "dataset": data.spec.name, "study": name, "digest": data.digest,
+            "variant": request.variant,
+            "dataset": data.spec.name,
+            "study": name,
+            "digest": data.digest,
             **machine.environment(device, threads),
-        }  # fmt: skip
+        }
         views.write(tracker.client, tracker.experiment, ranges)
         link = views.link(tracker.uri, tracker.experiment, "Trials")
         uid = study.user_attrs["uid"]
         done = len(store.finished(study))
-        parent = tracker.run(name, {**tags, "kind": "study", "seed": str(plan.seed)}, key=f"{name}-{uid}")
+        parent = tracker.run(name, {**tags, "kind": "study", "seed": str(request.seed)}, key=f"{name}-{uid}")
         with parent, Display(name, trials, epochs, objectives, done) as display:
-            job = Job(
-                plan.variant, source, data.spec.name, data.digest, objectives, name, uid, plan.storage, budget.pruner,
-                epochs, budget.patience, plan.trial_timeout, plan.seed, tags, tracker.address, parent.id,
-                3 * variants.names().index(plan.variant),
-            )  # fmt: skip
-            for line in _set_right(study, job, tracker):
+            job = TrialSettings(
+                variant=request.variant,
+                source=source,
+                dataset=data.spec.name,
+                digest=data.digest,
+                objectives=objectives,
+                study=name,
+                uid=uid,
+                storage=request.storage,
+                pruner=budget.pruner,
+                epochs=epochs,
+                patience=budget.patience,
+                timeout=request.trial_timeout,
+                seed=request.seed,
+                tags=tags,
+                address=tracker.address,
+                parent=parent.id,
+                colour=3 * variants.names().index(request.variant),
+            )
+            for line in _mark_ended(study, job, tracker):
                 display.say(line)
             parent.params({"epochs": epochs, **{f"space_{k}": v for k, v in ranges.items()}})
-            parent.metrics(evaluate.baselines(data), 0)
-            _Driver(study, job, asked, plan, tracker, parent, display, trials).run(engine)
+            parent.metrics(quick.baselines(data), 0)
+            _Driver(study, job, asked, request, tracker, parent, display, trials).run(executor)
             if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
                 for path, figure in figures.of(study, objectives):
                     parent.figure(path, figure)
             parent.text("study/trials.csv", study.trials_dataframe().to_csv(index=False))
     for problem in tracker.catch_up(patience=5):  # now that no worker lives
         display.say(f"not yet in MLflow: {problem}; python -m pipeline.sync sends it")
-    return Outcome(study, objectives, data.spec.name, link)
+    return StudyOutcome(study, objectives, data.spec.name, link)
 
 
-def _set_right(study: optuna.Study, job: Job, tracker: Tracker) -> list[str]:
+def _mark_ended(study: optuna.Study, job: TrialSettings, tracker: Tracker) -> list[str]:
     """Before anything is trained: what dead processes left unsent or unended. Returns what a person should know."""
     states = {job.key(t.number): STATES[t.state] for t in store.finished(study)}
     said = [f"not yet in MLflow: {problem}" for problem in tracker.catch_up(states)]
@@ -142,9 +156,9 @@ def _set_right(study: optuna.Study, job: Job, tracker: Tracker) -> list[str]:
     for record in tracker.find(kind="trial", study=job.study):
         key, state = record.tags.get("key", ""), record.tags.get("state")
         if key in states and state != states[key]:  # told to Optuna, and cut off before MLflow heard of it
-            tracker.set_right(record.id, states[key])
+            tracker.mark_ended(record.id, states[key])
         elif state is None and key not in mine:
-            tracker.set_right(record.id, "interrupted")
+            tracker.mark_ended(record.id, "interrupted")
     return said
 
 
@@ -152,24 +166,31 @@ class _Driver:
     """What the loop of a study needs to know, from one trial to the next."""
 
     def __init__(
-        self, study: optuna.Study, job: Job, asked: SearchSpace, plan: Plan, tracker: Tracker, parent: Run,
-        display: Display, trials: int,
-    ) -> None:  # fmt: skip
-        self._study, self._job, self._space, self._plan = study, job, asked, plan
+        self,
+        study: optuna.Study,
+        job: TrialSettings,
+        asked: SearchSpace,
+        request: StudyRequest,
+        tracker: Tracker,
+        parent: Run,
+        display: Display,
+        trials: int,
+    ) -> None:
+        self._study, self._job, self._space, self._request = study, job, asked, request
         self._tracker, self._parent, self._display, self._asked = tracker, parent, display, trials
         self._begin = time.monotonic()
         self._again = store.cut(study)
         self._given: set[int] = set()  # numbers of trials that are out
         self._late = False
 
-    def run(self, engine: Engine) -> None:
-        engines.drive(engine, self._ask, self._show, self._ended)
+    def run(self, executor: Executor) -> None:
+        executors.run_all(executor, self._ask, self._show, self._ended)
 
-    def _ask(self) -> tuple[Hashable, Trial] | None:
+    def _ask(self) -> tuple[Hashable, TrialTask] | None:
         done = store.finished(self._study)
         if len(done) + len(self._given) >= self._asked:
             return None
-        if self._plan.timeout and time.monotonic() - self._begin > self._plan.timeout:
+        if self._request.timeout and time.monotonic() - self._begin > self._request.timeout:
             if not self._late:
                 self._display.say(f"the time is up after {len(done)} of {self._asked} trials; the same command goes on")
             self._late = True
@@ -182,10 +203,10 @@ class _Driver:
             self._display.say(f"trial {trial.number} was cut off, and goes on")
         else:
             trial = self._study.ask()
-        config = space.suggest(self._space, trial, self._plan.fixed)
+        config = space.suggest(self._space, trial, self._request.fixed)
         self._given.add(trial.number)
         self._display.began(trial.number)
-        return trial.number, Trial(self._job, trial.number, trial._trial_id, config)
+        return trial.number, TrialTask(self._job, trial.number, trial._trial_id, config)
 
     def _show(self, number: Hashable, told: Any) -> None:
         epoch, scores = told
@@ -197,7 +218,7 @@ class _Driver:
         self._given.discard(number)
         if end.died and not self._study.trials[number].state.is_finished():
             trial = self._study.trials[number]
-            reason = f"given up after {engines.DEATHS} processes died at it; of the last: {end.died}"
+            reason = f"given up after {executors.MAX_DEATHS} processes died at it; of the last: {end.died}"
             self._study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
             self._study.tell(number, state=TrialState.FAIL)
             self._tracker.catch_up({self._job.key(number): "failed"})

@@ -16,8 +16,8 @@ from pipeline.study.trial import STATES
 from variants import Config
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
     """One finished trial: its configuration, and its scores on validation data by the names of metrics."""
 
     number: int
@@ -27,8 +27,8 @@ class Result:
     metrics: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Found:
+@dataclass(frozen=True, kw_only=True)
+class StudyRecord:
     """A study as it stands in the store."""
 
     name: str
@@ -40,7 +40,7 @@ class Found:
     patience: int
     seed: int
     space: Mapping[str, str]
-    trials: tuple[Result, ...]
+    trials: tuple[TrialRecord, ...]
     importances: Mapping[str, Mapping[str, float]]  # of each objective, the shares of the searched parameters
 
     @property
@@ -48,14 +48,14 @@ class Found:
         """What all its trials took."""
         return sum(t.metrics.get("time/trial_seconds", 0.0) for t in self.trials)
 
-    def best(self, metric: str) -> Result | None:
+    def best(self, metric: str) -> TrialRecord | None:
         """The complete trial that is best by a metric of validation data; None where no trial has it."""
         sign = 1 if OBJECTIVES[metric].better == "maximize" else -1
         scored = [t for t in self.trials if t.state == "complete" and metric in t.metrics]
         return max(scored, key=lambda t: sign * t.metrics[metric], default=None)
 
 
-def found(url: str, name: str) -> Found | None:
+def read_study(url: str, name: str) -> StudyRecord | None:
     """The study of that name in a store; None where there is none. Raises `InputError` where it cannot be read."""
     study = store.stored(url, name)
     if study is None:
@@ -63,17 +63,29 @@ def found(url: str, name: str) -> Found | None:
     search = study.user_attrs["search"]
     asked = studies.get(search["variant"])
     trials = tuple(
-        Result(
-            t.number, STATES[t.state], space.suggest(asked, FixedTrial(t.params), search["fix"]), t.params,
-            t.user_attrs.get("metrics", {}),
+        TrialRecord(
+            number=t.number,
+            state=STATES[t.state],
+            config=space.suggest(asked, FixedTrial(t.params), search["fix"]),
+            params=t.params,
+            metrics=t.user_attrs.get("metrics", {}),
         )
         for t in store.finished(study)
-    )  # fmt: skip
+    )
     objectives = tuple(search["objectives"])
-    return Found(
-        name, search["variant"], search["dataset"], search["digest"], objectives, search["epochs"],
-        asked.STUDY.patience, search["seed"], search["space"], trials, _importances(study, objectives),
-    )  # fmt: skip
+    return StudyRecord(
+        name=name,
+        variant=search["variant"],
+        dataset=search["dataset"],
+        digest=search["digest"],
+        objectives=objectives,
+        epochs=search["epochs"],
+        patience=asked.STUDY.patience,
+        seed=search["seed"],
+        space=search["space"],
+        trials=trials,
+        importances=_importances(study, objectives),
+    )
 
 
 def _importances(study: optuna.Study, objectives: tuple[str, ...]) -> dict[str, dict[str, float]]:

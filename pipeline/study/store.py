@@ -33,7 +33,7 @@ def opened(
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise InputError(f"--study-name {name!r}: expected letters, digits, '.', '_' and '-'")
-    with _alone(url, name):
+    with _exclusive(url, name):
         study = optuna.create_study(
             storage=_storage(url),
             study_name=name,
@@ -160,11 +160,11 @@ def _unopened(url: str, error: Exception) -> InputError:
 
 
 @contextmanager
-def _alone(url: str, name: str) -> Iterator[None]:
+def _exclusive(url: str, name: str) -> Iterator[None]:
     """One driver a study, by a lock that dies with its holder: beside an SQLite file, or in the PostgreSQL server."""
     if url.startswith("sqlite:///"):
         path = Path(url.removeprefix("sqlite:///"))
-        with machine.alone(Path(f"{path}.{name}.lock"), f"study {name!r} is running"):
+        with machine.exclusive(Path(f"{path}.{name}.lock"), f"study {name!r} is running"):
             yield
     elif url.startswith("postgresql"):
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)

@@ -10,12 +10,13 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline import attempt, evaluate, machine
-from pipeline.attempt import Attempt
+from pipeline import machine, training_run
 from pipeline.data import Data
-from pipeline.engine import Place
+from pipeline.evaluate import quick
+from pipeline.executor import Resources
 from pipeline.study import halving, store
 from pipeline.tracker import Address, Run, State, Tracker, views
+from pipeline.training_run import TrainingRun
 from variants import Config
 
 STATES: dict[TrialState, State] = {
@@ -25,8 +26,8 @@ STATES: dict[TrialState, State] = {
 }
 
 
-@dataclass(frozen=True)
-class Job:
+@dataclass(frozen=True, kw_only=True)
+class TrialSettings:
     """What all trials of a study share."""
 
     variant: str
@@ -53,48 +54,61 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialTask:
     """A trial that was asked for. Given out again, it goes on; one that is finished is left alone."""
 
-    job: Job
+    job: TrialSettings
     number: int
     id: int  # Optuna's
     config: Config
 
-    def run(self, place: Place, show: Callable[[Any], None]) -> None:
+    def run(self, resources: Resources, report: Callable[[Any], None]) -> None:
         job = self.job
         with store.joined(job.storage, job.study, job.pruner, job.epochs) as study:
             if not study.trials[self.number].state.is_finished():
-                self._run(study, place, show)
+                self._run(study, resources, report)
 
-    def _run(self, study: optuna.Study, place: Place, show: Callable[[Any], None]) -> None:
+    def _run(self, study: optuna.Study, resources: Resources, report: Callable[[Any], None]) -> None:
         job = self.job
-        data = attempt.held(job.source, job.digest, machine.device(place.device))
+        data = training_run.cached_data(job.source, job.digest, machine.device(resources.device))
         trial = optuna.trial.Trial(study, self.id)
         seed = job.seed + self.number
         tags = {**job.tags, "kind": "trial", "trial": str(self.number), "seed": str(seed)}
         tags["mlflow.runColor"] = views.COLOURS[(self.number + job.colour) % len(views.COLOURS)]
         tracker = Tracker(job.dataset, job.address)
-        training = attempt.Training(job.variant, self.config, job.epochs, job.patience, seed, job.timeout)
+        training = training_run.TrainingPlan(
+            variant=job.variant,
+            config=self.config,
+            epochs=job.epochs,
+            patience=job.patience,
+            seed=seed,
+            timeout=job.timeout,
+        )
         name = f"{job.variant} {self.number}"
         with tracker.run(name, tags, parent=job.parent, key=job.key(self.number)) as run:
             try:
-                self._train(study, trial, Attempt(training, data, run), run, data, show)
+                self._train(study, trial, TrainingRun(training, data, run), run, data, report)
             except (optuna.exceptions.OptunaError, SQLAlchemyError):  # the store's fault, not the trial's
                 raise
             except Exception as error:
-                trial.set_user_attr("reason", attempt.failed(run, error))
+                trial.set_user_attr("reason", training_run.failed(run, error))
                 study.tell(trial, state=TrialState.FAIL)
 
     def _train(
-        self, study: optuna.Study, trial: optuna.Trial, made: Attempt, run: Run, data: Data, show: Callable[[Any], None]
+        self,
+        study: optuna.Study,
+        trial: optuna.Trial,
+        made: TrainingRun,
+        run: Run,
+        data: Data,
+        report: Callable[[Any], None],
     ) -> None:
         job = self.job
         several = len(job.objectives) > 1
         held = halving.rungs(job.epochs) if several and job.pruner == "halving" else []
         told = max(study.trials[self.number].intermediate_values, default=0)  # before the trial was cut off
         for last in made.epochs():
-            show((last.number, last.metrics))
+            report((last.number, last.metrics))
             if several:
                 prune = last.number in held and not self._climbs(study, trial, made, last.metrics, last.number, data)
             else:
@@ -119,7 +133,7 @@ class Trial:
         self,
         study: optuna.Study,
         trial: optuna.Trial,
-        made: Attempt,
+        made: TrainingRun,
         metrics: Mapping[str, float],
         epoch: int,
         data: Data,
@@ -127,7 +141,7 @@ class Trial:
         kept = dict(study.trials[self.number].user_attrs.get(halving.RUNGS, {}))
         if str(epoch) not in kept:
             with machine.seeded(data.train.x.device, 0):
-                known = {**metrics, **evaluate.cheap(made.variant, data)}
+                known = {**metrics, **quick.scores(made.variant, data)}
             trial.set_user_attr(halving.RUNGS, {**kept, str(epoch): [known[o] for o in self.job.objectives]})
         return halving.goes_on(study, self.number, epoch, self.job.objectives)
 

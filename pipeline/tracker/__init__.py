@@ -38,7 +38,19 @@ from pipeline.tracker.run import Run, State, now
 from pipeline.tracker.sender import BUFFER, STATUS, Sender
 from variants import InputError, Variant
 
-__all__ = ["Address", "Record", "Run", "State", "Tracker", "left", "public", "saved_model", "store", "views"]
+__all__ = [
+    "Address",
+    "Record",
+    "Run",
+    "State",
+    "Tracker",
+    "left",
+    "model_files",
+    "public",
+    "saved_model",
+    "store",
+    "views",
+]
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 AGAIN = "again-"  # begins the keys of runs that had ended, and to which something is added
@@ -163,7 +175,15 @@ class Tracker:
             for run in page:
                 outputs = run.outputs.model_outputs if run.outputs else []
                 model = outputs[-1].model_id if outputs else None
-                found.append(Record(run.info.run_id, run.data.tags, run.data.params, run.data.metrics, model))
+                found.append(
+                    Record(
+                        id=run.info.run_id,
+                        tags=run.data.tags,
+                        params=run.data.params,
+                        metrics=run.data.metrics,
+                        model=model,
+                    )
+                )
             token = page.token
             if not token:
                 return found
@@ -197,7 +217,7 @@ class Tracker:
             version = made.version
         self.client.set_registered_model_alias(name, alias, version)
 
-    def set_right(self, run_id: str, state: State) -> None:
+    def mark_ended(self, run_id: str, state: State) -> None:
         """Mark a run whose process died, and left nothing behind."""
         self.client.set_tag(run_id, "state", state)
         self.client.set_terminated(run_id, STATUS[state])
@@ -209,7 +229,7 @@ class Address:
     experiment: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """A run as it was logged."""
 
@@ -218,6 +238,17 @@ class Record:
     params: Mapping[str, str]
     metrics: Mapping[str, float]  # the last value of each
     model: str | None  # the id of its LoggedModel
+
+
+def model_files(uri: str) -> Path:
+    """The folder with the files of a model that MLflow keeps, such as "models:/vae-digits@champion-elbo".
+
+    Raises `InputError` if the store has no such model, or does not answer.
+    """
+    try:
+        return Path(artifacts.download_artifacts(uri, tracking_uri=store()))
+    except Exception as error:  # of MLflow, of the store, of the network
+        raise InputError(f"{uri}: the store {public(store())} cannot provide this model ({error})") from error
 
 
 def saved_model(run_id: str, folder: Path) -> "tuple[Run, Path, str, str]":

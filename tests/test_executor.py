@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import engine
-from pipeline.engine import Ended, Place
+from pipeline import executor
+from pipeline.executor import Ended, Resources
 from variants import InputError
 
 
@@ -19,8 +19,8 @@ from variants import InputError
 class Square:
     number: int
 
-    def run(self, place: Place, show: Callable[[Any], None]) -> int:
-        show(f"at {self.number}")
+    def run(self, resources: Resources, report: Callable[[Any], None]) -> int:
+        report(f"at {self.number}")
         return self.number**2
 
 
@@ -31,7 +31,7 @@ class Mortal:
     file: str
     deaths: int
 
-    def run(self, place: Place, show: Callable[[Any], None]) -> str:
+    def run(self, resources: Resources, report: Callable[[Any], None]) -> str:
         with open(self.file, "a") as stream:
             stream.write("x")
         if len(Path(self.file).read_text()) <= self.deaths:
@@ -41,7 +41,7 @@ class Mortal:
 
 @dataclass(frozen=True)
 class Broken:
-    def run(self, place: Place, show: Callable[[Any], None]) -> None:
+    def run(self, resources: Resources, report: Callable[[Any], None]) -> None:
         raise InputError("the store is away")
 
 
@@ -49,14 +49,14 @@ class Broken:
 class Slow:
     file: str
 
-    def run(self, place: Place, show: Callable[[Any], None]) -> None:
+    def run(self, resources: Resources, report: Callable[[Any], None]) -> None:
         Path(self.file).write_text(str(os.getpid()))
         time.sleep(60)
 
 
 @dataclass(frozen=True)
 class Where:
-    def run(self, place: Place, show: Callable[[Any], None]) -> tuple[int, int]:
+    def run(self, resources: Resources, report: Callable[[Any], None]) -> tuple[int, int]:
         import torch
 
         return os.getpid(), torch.get_num_threads()
@@ -64,8 +64,8 @@ class Where:
 
 def done(tasks: list[Any], **options: Any) -> tuple[dict[Any, Ended], list[Any]]:
     left, ends, told = list(enumerate(tasks)), {}, []
-    with engine.open_engine(**options) as made:
-        engine.drive(
+    with executor.open_executor(executor.Compute(**options)) as made:
+        executor.run_all(
             made, lambda: left.pop(0) if left else None, lambda key, message: told.append((key, message)),
             lambda end: ends.update({end.key: end}),
         )  # fmt: skip
@@ -91,7 +91,7 @@ def test_one_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
     ends, _ = done([Mortal(str(tmp_path / "a"), 99), Square(3)], workers=2, threads=1)
     assert "SIGKILL" in ends[0].died
     assert ends[1].result == 9
-    assert len((tmp_path / "a").read_text()) == engine.DEATHS
+    assert len((tmp_path / "a").read_text()) == executor.DEATHS
 
 
 def test_cores_are_shared_among_processes() -> None:
@@ -112,7 +112,7 @@ def test_what_a_task_raises_is_raised_here_and_the_others_end(tmp_path: Path) ->
 def test_more_workers_than_make_sense_are_refused() -> None:
     with pytest.raises(InputError, match="expected a few workers a core"):
         done([], workers=10_000)
-    with pytest.raises(InputError, match="it goes with --engine ray"):
+    with pytest.raises(InputError, match="it goes with --executor ray"):
         done([], address="auto")
 
 

@@ -5,10 +5,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from variants import _math
-from variants._contract import Batch, Config, DataSpec
-from variants._networks import Decoder, Encoder
-from variants._observed import Observation, Observed
+from variants.base import closed_forms
+from variants.base.contract import Batch, Config, DataSpec
+from variants.base.likelihoods import Observation, Observed
+from variants.base.networks import Decoder, Encoder
 
 
 class GaussianPosterior(Observed, ABC):
@@ -21,19 +21,21 @@ class GaussianPosterior(Observed, ABC):
     def bound(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """-E_q log p(x|z) by one sample (B,), and KL(q(z|x) || p(z)) in closed form per dimension (B, Z)."""
         mean, log_var = self.posterior(batch)
-        return self.nll(batch, _math.reparameterize(mean, log_var)), _math.kl_standard_normal(mean, log_var)
+        return self.nll(batch, closed_forms.reparameterize(mean, log_var)), closed_forms.kl_standard_normal(
+            mean, log_var
+        )
 
     def encode(self, batch: Batch) -> Tensor:
         return self.posterior(batch)[0]
 
-    def prior(self, n: int, given: Batch | None = None) -> Tensor:
+    def sample_prior(self, n: int, condition: Batch | None = None) -> Tensor:
         return torch.randn(n, self.config.latent, device=self.device)
 
     def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
-        return _math.per_example(_math.log_standard_normal(z))
+        return closed_forms.per_example(closed_forms.log_standard_normal(z))
 
-    def propose(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor]:
-        return _math.drawn(*self.posterior(batch), k)
+    def sample_posterior(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor]:
+        return closed_forms.sample_normal(*self.posterior(batch), k)
 
 
 class GaussianVariant(GaussianPosterior, ABC):
@@ -49,5 +51,5 @@ class GaussianVariant(GaussianPosterior, ABC):
         mean, log_var = self.encoder(batch.x).chunk(2, dim=1)
         return mean, log_var
 
-    def natural(self, z: Tensor, batch: Batch | None) -> Tensor:
+    def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
         return self.decoder(z)  # type: ignore[no-any-return]

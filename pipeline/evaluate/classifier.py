@@ -26,7 +26,7 @@ RECIPE: dict[str, Any] = {
 HASH = hashlib.sha256(json.dumps(RECIPE, sort_keys=True).encode()).hexdigest()[:6]
 
 
-class Judge(nn.Module):
+class Classifier(nn.Module):
     """Features (B, 64), and logits of the classes (B, K), of examples as a variant gets them."""
 
     def __init__(self, data: Data) -> None:
@@ -61,14 +61,14 @@ class Judge(nn.Module):
         return features / self.scale, self.classes(features)
 
 
-def judge(data: Data) -> Judge:
+def trained(data: Data) -> Classifier:
     """The judge of a data set, from the cache, or trained now. Raises `InputError` where there are no labels."""
     if not data.spec.classes:
         raise InputError(f"the judge of samples needs labels, and data set {data.spec.name} has none")
     path = cache() / "judges" / f"{data.spec.name.replace('/', '-')}-{data.digest[:16]}-{HASH}.safetensors"
     device = data.train.x.device
     with machine.seeded(device, RECIPE["seed"]):
-        made = Judge(data).to(device)
+        made = Classifier(data).to(device)
         saved = checkpoint.load(path)
         if saved:
             made.load_state_dict(saved[0])
@@ -80,7 +80,7 @@ def judge(data: Data) -> Judge:
     return made.eval()
 
 
-def fit(made: Judge, data: Data, split: Batch, steps: int) -> None:
+def fit(made: Classifier, data: Data, split: Batch, steps: int) -> None:
     """Train a judge on the labelled examples of a split, by the recipe, for so many steps."""
     assert split.y is not None
     known = split[torch.ge(split.y, 0).nonzero()[:, 0]]
@@ -99,7 +99,7 @@ def fit(made: Judge, data: Data, split: Batch, steps: int) -> None:
     made.eval()
 
 
-def features(made: Judge, data: Data, split: Batch) -> tuple[Array, NDArray[np.int64]]:
+def features(made: Classifier, data: Data, split: Batch) -> tuple[Array, NDArray[np.int64]]:
     """(N, 64) features of a split, and the class (N,) that each example is taken for."""
     with torch.no_grad():
         parts = [made(b) for b in data.batches(split)]
@@ -107,7 +107,7 @@ def features(made: Judge, data: Data, split: Batch) -> tuple[Array, NDArray[np.i
     return found, torch.cat([logits.argmax(1) for _, logits in parts]).cpu().numpy()
 
 
-def accuracy(made: Judge, data: Data, split: Batch) -> float:
+def accuracy(made: Classifier, data: Data, split: Batch) -> float:
     """Share of labelled examples of a split that are taken for what they are."""
     assert split.y is not None
     y = split.y.cpu().numpy()

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from pipeline import checkpoint, evaluate, pictures, trainer
+from pipeline import checkpoint, trainer
 from pipeline import data as datasets
 from pipeline.data import Data
+from pipeline.evaluate import pictures, quick
 from pipeline.tracker import Run, views
 from pipeline.trainer import Diverged, Epoch
 from variants import Config, InputError, Variant
@@ -21,12 +22,12 @@ from variants import Config, InputError, Variant
 SAVE_EVERY = 1.0  # seconds: a checkpoint an epoch, and fewer where epochs are shorter than that
 
 
-class TooLong(TimeoutError):
+class TrainingTooLong(TimeoutError):
     """A training that had more seconds than it was given."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Training:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
     """What is trained. `timeout` is in seconds of training, over all its parts."""
 
     variant: str
@@ -37,30 +38,30 @@ class Training:
     timeout: float | None = None
 
 
-_held: dict[tuple[str, str, str], Data] = {}
+_cached: dict[tuple[str, str, str], Data] = {}
 
 
-def hold(source: str, device: torch.device, data: Data) -> None:
+def cache_data(source: str, device: torch.device, data: Data) -> None:
     """Keep data at hand for tasks of this process."""
-    _held[(source, str(device), data.digest)] = data
+    _cached[(source, str(device), data.digest)] = data
 
 
-def held(source: str, digest: str, device: torch.device) -> Data:
+def cached_data(source: str, digest: str, device: torch.device) -> Data:
     """The data of a task, loaded once a process. Raises `InputError` where they are other than what was asked for."""
     key = (source, str(device), digest)
-    if key not in _held:
+    if key not in _cached:
         loaded = datasets.load(source)
         if loaded.digest != digest:
             raise InputError(f"{source} is not here what it was where the task was given out (digest {digest[:8]})")
-        hold(source, device, loaded.to(device))
-    return _held[key]
+        cache_data(source, device, loaded.to(device))
+    return _cached[key]
 
 
 def failed(run: Run, error: Exception) -> str:
     """Mark a run whose training failed, and return the reason. Errors that are not of the training are raised again."""
-    if isinstance(error, OSError | InputError) and not isinstance(error, TooLong):
+    if isinstance(error, OSError | InputError) and not isinstance(error, TrainingTooLong):
         raise error
-    if isinstance(error, Diverged | TooLong | MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, Diverged | TrainingTooLong | MemoryError | torch.OutOfMemoryError):
         reason = str(error) or type(error).__name__
     else:  # of the variant's own code
         run.text("error.txt", "".join(traceback.format_exception(error)))
@@ -70,12 +71,12 @@ def failed(run: Run, error: Exception) -> str:
     return reason
 
 
-class Attempt:
+class TrainingRun:
     """Iterate over `epochs`, then take `scores`; leave the loop to prune."""
 
     variant: Variant
 
-    def __init__(self, training: Training, data: Data, run: Run) -> None:
+    def __init__(self, training: TrainingPlan, data: Data, run: Run) -> None:
         self._training, self._data, self._run = training, data, run
         torch.manual_seed(training.seed)
         self.variant = trainer.build(training.variant, training.config, data.spec)
@@ -90,8 +91,8 @@ class Attempt:
         weights = sum(p.numel() for p in self.variant.parameters())
         run.params({**dataclasses.asdict(training.config), "epochs": training.epochs, "weights": weights})
         run.dataset(data)
-        if self.variant.given:  # what its likelihood is conditioned on: say so wherever its ELBO stands
-            run.tags({"given": self.variant.given})
+        if self.variant.conditioned_on:  # what its likelihood is conditioned on: say so wherever its ELBO stands
+            run.tags({"given": self.variant.conditioned_on})
 
     @property
     def kept(self) -> dict[str, float]:
@@ -115,7 +116,7 @@ class Attempt:
                 self._save(last)
                 saved = time.monotonic()
             if t.timeout and self.seconds > t.timeout:
-                raise TooLong(
+                raise TrainingTooLong(
                     f"{self.seconds:.0f} s of training after epoch {last.number}; {t.timeout:.0f} s were given"
                 )
             yield last
@@ -127,7 +128,7 @@ class Attempt:
 
     def scores(self) -> dict[str, float]:
         """The cheap scores on validation data, logged with pictures. After the last epoch."""
-        found = {**self._best, **evaluate.cheap(self.variant, self._data, self._kl), "time/trial_seconds": self.seconds}
+        found = {**self._best, **quick.scores(self.variant, self._data, self._kl), "time/trial_seconds": self.seconds}
         # the last point of a curve is the model that was kept, also where that is of an earlier epoch
         self._run.metrics(found, self.epoch + (self.best_epoch != self.epoch))
         for name, pixels in pictures.all_of(self.variant, self._data, self._kl).items():

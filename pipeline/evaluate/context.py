@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from pipeline import metrics, trainer
 from pipeline.data import Data
-from pipeline.evaluate import codes as codes_of
-from pipeline.evaluate import judge
-from pipeline.pictures import Picture
+from pipeline.evaluate import classifier
+from pipeline.evaluate.codes import encode_split
+from pipeline.evaluate.pictures import Picture
 from variants import Batch, InputError, Variant
 
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Figure:
+@dataclass(frozen=True, kw_only=True)
+class Score:
     """One number. `value` is None where it is undefined, and `reason` says why. `error` is a standard error."""
 
     name: str
@@ -38,18 +38,18 @@ class Figure:
         return {k: v for k, v in dataclasses.asdict(self).items() if k == "value" or v not in (None, "")} | about
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Part:
     """What one function of this file found."""
 
     name: str
-    figures: list[Figure]
+    scores: list[Score]
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     vectors: Mapping[str, list[float]] = field(default_factory=dict)
     words: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sizes:
     """How much is spent. The defaults are minutes for MNIST on two cores."""
 
@@ -70,7 +70,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Context:
     """A trained model, its data, and what several parts need of both."""
 
     variant: Variant
@@ -79,8 +79,8 @@ class Subject:
     seed: int
 
     @cached_property
-    def referee(self) -> judge.Judge:
-        return judge.judge(self.data)
+    def referee(self) -> classifier.Classifier:
+        return classifier.trained(self.data)
 
     @cached_property
     def kl(self) -> torch.Tensor | None:
@@ -95,7 +95,7 @@ class Subject:
     @cached_property
     def codes(self) -> tuple[Array, Array]:
         """Codes of the labelled training and of the test examples."""
-        return codes_of(self.variant, self.data, self.known), codes_of(self.variant, self.data, self.data.test)
+        return encode_split(self.variant, self.data, self.known), encode_split(self.variant, self.data, self.data.test)
 
     @cached_property
     def known(self) -> Batch:

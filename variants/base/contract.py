@@ -54,7 +54,7 @@ class Batch:
 Likelihood = Literal["bernoulli", "gaussian", "logistic8", "categorical"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataSpec:
     """Facts about a data set, which nobody searches.
 
@@ -85,7 +85,7 @@ def choice(default: str, *others: str, help: str) -> Any:
     return field(default=default, metadata={"choices": (default, *others), "help": help})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """What is chosen, searched and logged. A variant extends it by its own hyperparameters.
 
@@ -155,13 +155,13 @@ class Variant(nn.Module, ABC):
     """
 
     paper: ClassVar[str]  # citation
-    needs: ClassVar[frozenset[str]] = frozenset()  # fields of Batch without which `terms` cannot score
-    given: str = ""  # what the likelihood is conditioned on: "" for p(x), "y" for p(x, y), "x" for a part of x
+    required_fields: ClassVar[frozenset[str]] = frozenset()  # fields of Batch without which `terms` cannot score
+    conditioned_on: str = ""  # what the likelihood is conditioned on: "" for p(x), "y" for p(x, y), "x" for a part of x
     config_type: ClassVar[type[Config]] = Config
     levels: tuple[int, ...] = ()  # sizes of the levels of z, in the layout of `encode`; empty where there is but one
-    discrete: int = 0  # so many last columns of z are a class, as a one-hot vector in the prior
-    independent: bool = True  # whether the values of x are independent, given z
-    conditional: bool = False  # whether `sample` heeds the classes that it is asked for
+    latent_classes: int = 0  # so many last columns of z are a class, as a one-hot vector in the prior
+    factorized: bool = True  # whether the values of x are independent, given z
+    class_conditional: bool = False  # whether `sample` heeds the classes that it is asked for
     config: Config
     spec: DataSpec
 
@@ -182,14 +182,14 @@ class Variant(nn.Module, ABC):
         """The mean of p(x|z), (B, *shape), in the units of the data. `batch` holds conditions, where there are any."""
 
     @abstractmethod
-    def draw(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+    def sample_x(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         """A draw from p(x|z), (B, *shape), in the units of the data. `batch` as in `decode`."""
 
     @abstractmethod
-    def prior(self, n: int, given: Batch | None = None) -> Tensor:
+    def sample_prior(self, n: int, condition: Batch | None = None) -> Tensor:
         """(n, Z) draws of z from the prior, in the layout of `encode`; for conditions, from that of each of `given`."""
 
-    def place(self, noise: Tensor, given: Batch | None = None) -> Tensor:
+    def prior_from_noise(self, noise: Tensor, condition: Batch | None = None) -> Tensor:
         """(n, Z) z from standard normal noise (n, Z): what `prior` does to its draws. `given` as there.
 
         Noise that is drawn from N(0, I) gives draws of the prior. For codes without a class; the noise itself, where
@@ -201,8 +201,8 @@ class Variant(nn.Module, ABC):
         """(n, *shape): z from the prior, then the mean of p(x|z), or with `noise` a draw from it: what a model says
         data are like. `y` (n,) asks for classes, where it can.
         """
-        z = self.prior(n)
-        return self.draw(z) if noise else self.decode(z)
+        z = self.sample_prior(n)
+        return self.sample_x(z) if noise else self.decode(z)
 
     @abstractmethod
     def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
@@ -217,7 +217,7 @@ class Variant(nn.Module, ABC):
         return self.log_prior(z, batch) + self.log_likelihood(z, batch).flatten(1).sum(1)
 
     @abstractmethod
-    def propose(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor] | None:
+    def sample_posterior(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor] | None:
         """z (B k, Z), `k` draws from q(z|x) of each example in turn, and log q(z|x) (B k,) in nats.
 
         None where q has no density.
@@ -238,6 +238,6 @@ class Variant(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def players(self) -> Mapping[str, torch.optim.Optimizer]:
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         """One optimiser for each of `Terms.losses`. Most variants have a single player, called `loss`."""
         return {"loss": torch.optim.Adam(self.parameters(), lr=self.config.lr, fused=True)}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline import metrics
-from pipeline.benchmark import history, verdict
+from pipeline.benchmark import control_chart, history
+from pipeline.benchmark.control_chart import Judgement, Word
 from pipeline.benchmark.history import Rerun
-from pipeline.benchmark.verdict import Judgement, Word
-from pipeline.reproduce.seed import plain
+from pipeline.reproduce.task import plain
 from studies.anchors import ANCHORS
 from studies.benchmark import Suite
 from variants import InputError
@@ -28,8 +28,8 @@ class Line:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Outcome:
+@dataclass(frozen=True, kw_only=True)
+class RerunOutcome:
     """What a rerun found. `lines` has one for each judged series, the worst first."""
 
     suite: str
@@ -50,7 +50,7 @@ def overall(found: Sequence[Line]) -> Word:
     """The worst verdict. Where some series have no history, those that have speak for the suite."""
     words = {line.word for line in found}
     known = words - {"no history"} or words
-    return next((w for w in verdict.WORDS if w in known), "no history")
+    return next((w for w in control_chart.WORDS if w in known), "no history")
 
 
 def series_of(suite: Suite, now: Rerun) -> dict[str, tuple[Better, float]]:
@@ -109,7 +109,7 @@ def lines(
 ) -> list[Line]:
     """A verdict for each judged series of a rerun, the worst first. `again` repeats the cases that were suspected."""
     judged = series_of(suite, now)
-    level = verdict.levels(len(judged), suite.monthly)
+    level = control_chart.levels(len(judged), suite.monthly)
     found = [Line(case, "failed", reason=reason) for case, reason in now.failed.items()]
     if again:
         found += [Line(case, "failed", reason=reason) for case, reason in again.failed.items()]
@@ -124,18 +124,20 @@ def lines(
         if not math.isfinite(now.metrics[series]):
             found.append(Line(series, "failed", reason=f"it is {now.metrics[series]}"))
             continue
-        if len(known) < verdict.LEAST:
+        if len(known) < control_chart.LEAST:
             why = (
-                f"{len(known)} comparable reruns in the baseline; {verdict.LEAST} are needed" if base else "no baseline"
+                f"{len(known)} comparable reruns in the baseline; {control_chart.LEAST} are needed"
+                if base
+                else "no baseline"
             )
             found.append(Line(series, "no history", reason=why))
             continue
         means = [x for r in history.comparable(since, now, series) if math.isfinite(x := r.metrics[series])]
         means.append(now.metrics[series])
-        pinned = verdict.baseline(known)
-        first = verdict.judge(pinned, means, better, share, level)
+        pinned = control_chart.baseline(known)
+        first = control_chart.judge(pinned, means, better, share, level)
         if again and first.word == "suspect" and math.isfinite(again.metrics.get(series, math.nan)):
             both = [*means, again.metrics[series]]
-            first = verdict.judge(pinned, both, better, share, level, suspect=means[-1])
+            first = control_chart.judge(pinned, both, better, share, level, suspect=means[-1])
         found.append(Line(series, first.word, first))
-    return sorted(found, key=lambda x: verdict.WORDS.index(x.word))
+    return sorted(found, key=lambda x: control_chart.WORDS.index(x.word))

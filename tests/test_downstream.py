@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline import data
 from pipeline.data import Data
-from pipeline.evaluate import judge, uses
+from pipeline.evaluate import classifier, downstream
 from variants import Batch, DataSpec, InputError, Variant
 from variants.aae import AAE
 from variants.cvae import CVAE
@@ -37,31 +37,33 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_the_judge_knows_digits_and_is_kept(digits: Data, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = judge.judge(digits)
-    assert judge.accuracy(first, digits, digits.test) > 0.85
-    features, told = judge.features(first, digits, digits.test)
+    first = classifier.trained(digits)
+    assert classifier.accuracy(first, digits, digits.test) > 0.85
+    features, told = classifier.features(first, digits, digits.test)
     assert features.shape == (len(digits.test), 64)
-    assert float((told == digits.test.y.numpy()).mean()) == judge.accuracy(first, digits, digits.test)  # type: ignore[union-attr]
-    assert judge.features(first, digits, digits.train)[0].var(axis=0).mean() == pytest.approx(1, rel=0.05)
-    assert len(list((cache / "vae-variants" / "judges").glob(f"digits-*-{judge.HASH}.safetensors"))) == 1
-    monkeypatch.setattr(judge, "fit", None)  # a second one is not trained
-    again = judge.features(judge.judge(digits), digits, digits.test)[0]
+    assert float((told == digits.test.y.numpy()).mean()) == classifier.accuracy(first, digits, digits.test)  # type: ignore[union-attr]
+    assert classifier.features(first, digits, digits.train)[0].var(axis=0).mean() == pytest.approx(1, rel=0.05)
+    assert len(list((cache / "vae-variants" / "judges").glob(f"digits-*-{classifier.HASH}.safetensors"))) == 1
+    monkeypatch.setattr(classifier, "fit", None)  # a second one is not trained
+    again = classifier.features(classifier.trained(digits), digits, digits.test)[0]
     np.testing.assert_array_equal(again, features)
 
 
 def test_rows_of_an_image_are_judged_as_the_image(digits: Data) -> None:
-    rows = replace(digits, spec=DataSpec("rows", (8,), digits.spec.likelihood, 10, steps=8))
+    rows = replace(
+        digits, spec=DataSpec(name="rows", shape=(8,), likelihood=digits.spec.likelihood, classes=10, steps=8)
+    )
     torch.manual_seed(0)
-    whole = judge.Judge(digits)
+    whole = classifier.Classifier(digits)
     torch.manual_seed(0)
-    by_rows = judge.Judge(rows)
+    by_rows = classifier.Classifier(rows)
     x = torch.rand(5, 1, 8, 8)
     torch.testing.assert_close(whole(Batch(x))[1], by_rows(Batch(x[:, 0]))[1])
 
 
 def test_a_judge_of_sequences_does_not_see_padding() -> None:
-    spec = DataSpec("sequences", (2,), "gaussian", 3, steps=6)
-    made = judge.Judge(Data(spec, *[Batch(torch.zeros(1))] * 3, "", "", *[torch.zeros(())] * 2, "lines"))  # type: ignore[arg-type]
+    spec = DataSpec(name="sequences", shape=(2,), likelihood="gaussian", classes=3, steps=6)
+    made = classifier.Classifier(Data(spec, *[Batch(torch.zeros(1))] * 3, "", "", *[torch.zeros(())] * 2, "lines"))  # type: ignore[arg-type]
     x, mask = torch.randn(4, 6, 2), torch.arange(6) < torch.tensor([3, 4, 5, 6])[:, None]
     other = torch.where(mask[..., None], x, 99.0)
     torch.testing.assert_close(made(Batch(x, mask=mask))[1], made(Batch(other, mask=mask))[1])
@@ -70,7 +72,7 @@ def test_a_judge_of_sequences_does_not_see_padding() -> None:
 def test_without_labels_there_is_no_judge() -> None:
     _, plane, _ = linear_gaussian(1.0)
     with pytest.raises(InputError, match="data set plane has none"):
-        judge.judge(plane)
+        classifier.trained(plane)
 
 
 def odd(plane: Data, move: Tensor) -> tuple[Batch, Any]:
@@ -86,10 +88,10 @@ def test_anomalies_are_seen_by_the_score_that_can_see_them() -> None:
     w = variant.decoder.weight.detach()  # type: ignore[union-attr]
     across = torch.linalg.svd(w.T)[2][-1] * 6
     along, _ = odd(plane, w[:, 0] * 6)
-    found = uses.anomaly(variant, plane, along, 0)
+    found = downstream.anomaly(variant, plane, along, 0)
     assert found["latent"] > 0.99
     assert found["reconstruction"] < 0.9  # a code is drawn towards the prior, which leaves a little
-    found = uses.anomaly(variant, plane, odd(plane, across)[0], 0)
+    found = downstream.anomaly(variant, plane, odd(plane, across)[0], 0)
     assert found["reconstruction"] > 0.99
     assert abs(found["latent"] - 0.5) < 0.1
 
@@ -101,12 +103,12 @@ def test_anomaly_by_the_bound_is_that_of_the_exact_likelihood() -> None:
     density = torch.distributions.MultivariateNormal(b, w @ w.T + 0.36 * torch.eye(4))
     exact = roc_auc_score(strange, -density.log_prob(split.x).numpy())
     assert 0.55 < exact < 0.95
-    found = uses.anomaly(variant, plane, split, 0)
+    found = downstream.anomaly(variant, plane, split, 0)
     assert found["iw"] == pytest.approx(exact, abs=1e-3)  # with the exact posterior every draw is exact
-    flipped = uses.anomaly(variant, plane, replace(split, y=1 - split.y), 0)  # type: ignore[operator]
+    flipped = downstream.anomaly(variant, plane, replace(split, y=1 - split.y), 0)  # type: ignore[operator]
     assert flipped["iw"] == pytest.approx(1 - exact, abs=1e-3)
     with pytest.raises(InputError, match="class 7 as normal"):
-        uses.anomaly(variant, plane, split, 7)
+        downstream.anomaly(variant, plane, split, 7)
 
 
 def test_a_score_of_the_variant_itself_is_high_for_the_ordinary() -> None:
@@ -116,7 +118,7 @@ def test_a_score_of_the_variant_itself_is_high_for_the_ordinary() -> None:
     split, strange = odd(plane, torch.full((4,), 3.0))
     with torch.no_grad():
         score = aae.terms(split, torch.zeros(())).extras["discriminator_score"]
-    found = uses.anomaly(aae, plane, split, 0)
+    found = downstream.anomaly(aae, plane, split, 0)
     assert found["discriminator"] == pytest.approx(roc_auc_score(strange, -score.numpy()))
     assert "elbo" not in found
 
@@ -128,9 +130,9 @@ def test_mahalanobis_is_that_of_scipy_and_leaves_dead_columns_out() -> None:
     known, points = rng.standard_normal((200, 3)) @ rng.standard_normal((3, 3)) + 2, rng.standard_normal((5, 3))
     inverse = np.linalg.inv(np.cov(known, rowvar=False))
     wanted = [mahalanobis(p, known.mean(axis=0), inverse) for p in points]
-    assert uses.mahalanobis(points, known) == pytest.approx(wanted)
+    assert downstream.mahalanobis(points, known) == pytest.approx(wanted)
     dead = [np.column_stack([x, np.zeros(len(x))]) for x in (points, known)]
-    assert uses.mahalanobis(*dead) == pytest.approx(wanted)
+    assert downstream.mahalanobis(*dead) == pytest.approx(wanted)
 
 
 def test_imputation_finds_the_exact_conditional() -> None:
@@ -139,9 +141,9 @@ def test_imputation_finds_the_exact_conditional() -> None:
     w, b = variant.decoder.weight.detach(), variant.decoder.bias.detach()  # type: ignore[union-attr, operator]
     covariance = w @ w.T + 0.36 * torch.eye(4)
     few = plane.test[slice(0, 40)]
-    gone = uses.hidden(plane, few)
+    gone = downstream.hidden(plane, few)
     assert 0.3 < float(gone.float().mean()) < 0.7
-    found = uses.imputation(variant, plane, few, chains=40, rounds=260)
+    found = downstream.imputation(variant, plane, few, chains=40, rounds=260)
 
     def density(x: Tensor, kept: Tensor) -> float:
         if not kept.any():
@@ -165,12 +167,12 @@ def test_neighbours_fill_in_by_what_is_seen_alone(digits: Data) -> None:
     """Binary values: the mean of the nearest 20 by the pixels that are seen, with Laplace's rule."""
     binary = replace(
         digits,
-        spec=DataSpec("bits", (1, 8, 8), "bernoulli", 10),
+        spec=DataSpec(name="bits", shape=(1, 8, 8), likelihood="bernoulli", classes=10),
         **{s: replace(getattr(digits, s), x=getattr(digits, s).x > 7) for s in ("train", "valid", "test")},
     )
     variant = VAE(VAE.config_type(latent=2, width=8), binary.spec)
     few = binary.test[slice(0, 6)]
-    found = uses.imputation(variant, binary, few, chains=2, rounds=12)
+    found = downstream.imputation(variant, binary, few, chains=2, rounds=12)
     train = binary.train.x.float().flatten(1)
     for i in range(6):
         x = few.x[i].float().flatten()
@@ -190,22 +192,42 @@ def test_neighbours_fill_in_by_what_is_seen_alone(digits: Data) -> None:
 
 
 def test_what_hides_behind_an_end_is_not_missing() -> None:
-    spec = DataSpec("sequences", (2,), "gaussian", steps=6)
+    spec = DataSpec(name="sequences", shape=(2,), likelihood="gaussian", steps=6)
     mask = torch.arange(6) < torch.tensor([[2], [5]])
     split = Batch(torch.zeros(2, 6, 2), mask=mask)
-    made = Data(spec, split, split, split, "", "", torch.zeros(()), torch.ones(()), "lines")
-    gone = uses.hidden(made, split)[..., 0]
+    made = Data(
+        spec=spec,
+        train=split,
+        valid=split,
+        test=split,
+        digest="",
+        source="",
+        shift=torch.zeros(()),
+        scale=torch.ones(()),
+        layout="lines",
+    )
+    gone = downstream.hidden(made, split)[..., 0]
     assert gone.int().tolist() == [[0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0]]
 
 
 def test_padding_fills_nothing_in() -> None:
     """Means of steps are those of the sequences that have them, not of the zeros behind the ends of others."""
-    spec = DataSpec("sequences", (1,), "gaussian", steps=4)
+    spec = DataSpec(name="sequences", shape=(1,), likelihood="gaussian", steps=4)
     mask = torch.arange(4) < torch.tensor([[4]] * 3 + [[2]] * 5)
     x = torch.randn(8, 4, 1, generator=torch.Generator().manual_seed(0)) + 5
     split = Batch(torch.where(mask[..., None], x, 0.0), mask=mask)
-    made = Data(spec, split, split, split, "", "", torch.zeros(1), torch.ones(1), "lines")
-    found = uses.imputation(VRAE(VRAE.config_type(latent=1, width=4), spec), made, split, chains=2, rounds=11)
+    made = Data(
+        spec=spec,
+        train=split,
+        valid=split,
+        test=split,
+        digest="",
+        source="",
+        shift=torch.zeros(1),
+        scale=torch.ones(1),
+        layout="lines",
+    )
+    found = downstream.imputation(VRAE(VRAE.config_type(latent=1, width=4), spec), made, split, chains=2, rounds=11)
     late = x[:3, 2:, 0]  # of the long ones the second half, of the short ones the second step is missing
     v = late.var(0).mean()
     wanted = (0.5 * ((late - late.mean(0)).square() / v + torch.log(2 * math.pi * v))).sum(1)
@@ -215,7 +237,7 @@ def test_padding_fills_nothing_in() -> None:
 
 def test_a_straight_way_has_even_steps_and_no_detour() -> None:
     variant, plane, _ = linear_gaussian(1.0)
-    assert uses.interpolation(variant, plane, plane.test) == pytest.approx({"jump": 1, "length": 1}, abs=1e-4)
+    assert downstream.interpolation(variant, plane, plane.test) == pytest.approx({"jump": 1, "length": 1}, abs=1e-4)
 
     class Switch(VAE):
         def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
@@ -223,7 +245,7 @@ def test_a_straight_way_has_even_steps_and_no_detour() -> None:
 
     switch = Switch(variant.config, variant.spec)
     switch.encoder = variant.encoder  # type: ignore[has-type]
-    assert uses.interpolation(switch, plane, plane.test) == pytest.approx({"jump": 10, "length": 1})
+    assert downstream.interpolation(switch, plane, plane.test) == pytest.approx({"jump": 10, "length": 1})
 
 
 class Copies(CVAE):
@@ -243,12 +265,12 @@ class Copies(CVAE):
 def test_classes_to_order_are_told_by_the_judge(digits: Data) -> None:
     variant = Copies(Copies.config_type(latent=2, width=4), digits.spec)
     variant.given_data = digits
-    made = judge.judge(digits)
-    assert uses.generation(variant, digits, made, each=5)["accuracy"] > 0.8
+    made = classifier.trained(digits)
+    assert downstream.generation(variant, digits, made, each=5)["accuracy"] > 0.8
     variant.lie = 1
-    assert uses.generation(variant, digits, made, each=5)["accuracy"] < 0.1
+    assert downstream.generation(variant, digits, made, each=5)["accuracy"] < 0.1
     with pytest.raises(InputError, match="VAE cannot be asked for a class"):
-        uses.generation(VAE(VAE.config_type(width=4), digits.spec), digits, made)
+        downstream.generation(VAE(VAE.config_type(width=4), digits.spec), digits, made)
 
 
 class Oracle(VAE):
@@ -259,18 +281,32 @@ class Oracle(VAE):
 
 
 def test_forecasts_are_scored_on_the_second_half_in_the_units_of_the_data() -> None:
-    spec = DataSpec("sequences", (1,), "gaussian", steps=5)
+    spec = DataSpec(name="sequences", shape=(1,), likelihood="gaussian", steps=5)
     mask = torch.arange(5) < torch.tensor([[4], [5]])
     x = torch.tensor([[1.0, 2, 4, 7, 99], [0, 1, 2, 3, 5]])[..., None]
     split = Batch(x, mask=mask)
-    made = Data(spec, split, split, split, "", "", torch.zeros(1), torch.full((1,), 2.0), "lines")
-    found = uses.forecast(Oracle(VAE.config_type(width=4, latent=1), DataSpec("x", (1,), "gaussian")), made, split)
+    made = Data(
+        spec=spec,
+        train=split,
+        valid=split,
+        test=split,
+        digest="",
+        source="",
+        shift=torch.zeros(1),
+        scale=torch.full((1,), 2.0),
+        layout="lines",
+    )
+    found = downstream.forecast(
+        Oracle(VAE.config_type(width=4, latent=1), DataSpec(name="x", shape=(1,), likelihood="gaussian")), made, split
+    )
     # steps ahead: 4 and 7 after 2; 3 and 5 after 2; the means of the steps are 3, 5 and 5
     assert found["model"] == pytest.approx(2)
     assert found["persistence"] == pytest.approx(2 * math.sqrt((4 + 25 + 1 + 9) / 4))
     assert found["mean"] == pytest.approx(2 * math.sqrt((1 + 4 + 4 + 0) / 4))
     with pytest.raises(InputError, match="holds no sequences"):
-        uses.forecast(Oracle(VAE.config_type(width=4), DataSpec("x", (1,), "gaussian")), made, Batch(x))
+        downstream.forecast(
+            Oracle(VAE.config_type(width=4), DataSpec(name="x", shape=(1,), likelihood="gaussian")), made, Batch(x)
+        )
 
 
 class Mirror(VAE):
@@ -281,22 +317,22 @@ class Mirror(VAE):
     def encode(self, batch: Batch) -> Tensor:
         return batch.x.flatten(1)
 
-    def propose(self, batch: Batch, k: int = 1) -> Any:
+    def sample_posterior(self, batch: Batch, k: int = 1) -> Any:
         return None
 
-    def draw(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+    def sample_x(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         return z.view(-1, 1, 8, 8) * (1 - self.noise) + self.noise * torch.rand(len(z), 1, 8, 8)
 
 
 @pytest.mark.slow
 def test_added_samples_help_as_far_as_they_are_right(digits: Data) -> None:
     variant: Variant = Mirror(VAE.config_type(width=4), digits.spec)
-    same = uses.augmentation(variant, digits, labels=50, copies=2, steps=100, draws=2)
+    same = downstream.augmentation(variant, digits, labels=50, copies=2, steps=100, draws=2)
     assert same["without"].shape == same["with"].shape == (2,)
     assert abs(same["with"].mean() - same["without"].mean()) < 0.08
     assert same["without"].mean() > 0.4
     Mirror.noise = 1.0
-    noisy = uses.augmentation(variant, digits, labels=50, copies=2, steps=100, draws=2)
+    noisy = downstream.augmentation(variant, digits, labels=50, copies=2, steps=100, draws=2)
     Mirror.noise = 0.0
     assert noisy["with"].mean() < same["with"].mean() - 0.03
     assert noisy["without"].tolist() == same["without"].tolist()

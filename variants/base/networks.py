@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants._contract import Config, DataSpec, InputError
+from variants.base.contract import Config, DataSpec, InputError
 
 
 def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:

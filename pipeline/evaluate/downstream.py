@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pipeline import machine
 from pipeline.data import Data
-from pipeline.evaluate import codes, judge, likelihood, probe
+from pipeline.evaluate import classifier, likelihood, probe
+from pipeline.evaluate.codes import encode_split
 from variants import Batch, InputError, Variant
 
 Array = NDArray[np.float64]
@@ -35,7 +36,7 @@ def anomaly(variant: Variant, data: Data, split: Batch, normal: int, k: int = 50
     y = split.y
     if y is None or not 0 < int(torch.eq(y, normal).sum()) < len(y):
         raise InputError(f"class {normal} as normal: expected examples of it, and of others, in {data.spec.name}")
-    blind = replace(split, y=torch.full_like(y, normal) if variant.given == "y" else None)
+    blind = replace(split, y=torch.full_like(y, normal) if variant.conditioned_on == "y" else None)
     found: dict[str, list[Tensor]] = {}
     variant.eval()
     with machine.seeded(variant.device, 0):
@@ -49,7 +50,7 @@ def anomaly(variant: Variant, data: Data, split: Batch, normal: int, k: int = 50
     scores = {name: torch.cat(parts).double().cpu().numpy() for name, parts in found.items()}
     if "elbo" in scores:
         scores["iw"] = -likelihood.importance_weighted(variant, data, blind, k, marginal=False).numpy()
-    scores["latent"] = mahalanobis(codes(variant, data, split), codes(variant, data, data.train))
+    scores["latent"] = mahalanobis(encode_split(variant, data, split), encode_split(variant, data, data.train))
     odd = torch.ne(y, normal).cpu().numpy()
     return {name: float(roc_auc_score(odd, score)) for name, score in scores.items()}
 
@@ -97,9 +98,9 @@ def imputation(variant: Variant, data: Data, split: Batch, *, chains: int = 20, 
     Raises `InputError` where values depend on each other given z, or are neither binary nor Gaussian.
     """
     name = type(variant).__name__
-    if not variant.independent:
+    if not variant.factorized:
         raise InputError(f"{name} reads the values before each: given z they are not independent")
-    if variant.given == "x":
+    if variant.conditioned_on == "x":
         raise InputError(f"{name} is itself a model of what is missing")
     if data.spec.likelihood not in ("bernoulli", "gaussian"):
         raise InputError(f"the baselines of imputation fit binary and Gaussian values, not {data.spec.likelihood}")
@@ -114,14 +115,14 @@ def imputation(variant: Variant, data: Data, split: Batch, *, chains: int = 20, 
             now = replace(true, x=torch.where(away, filling, true.x))
             missing, weights = [], []
             for turn in range(rounds):
-                proposal = variant.propose(now)
+                proposal = variant.sample_posterior(now)
                 z = variant.encode(now) if proposal is None else proposal[0]
                 if turn >= BURN_IN:
                     each = variant.log_likelihood(z, true)
                     missing.append(_sum(each, away))
                     if proposal is not None:
                         weights.append(_sum(each, ~away) + variant.log_prior(z, true) - proposal[1])
-                now = replace(now, x=torch.where(away, variant.draw(z, now), true.x))
+                now = replace(now, x=torch.where(away, variant.sample_x(z, now), true.x))
             gain = torch.stack(missing, 1).view(len(batch), -1)
             found.setdefault("gibbs", []).append(math.log(gain.shape[1]) - gain.logsumexp(1))
             if weights:
@@ -178,7 +179,7 @@ def interpolation(variant: Variant, data: Data, split: Batch, pairs: int = 200, 
     `jump`: the longest of a line's steps over their mean, and so `steps` where all change happens in one.
     `length`: the way through the decoded means over the distance of its ends.
     """
-    if variant.given == "x":
+    if variant.conditioned_on == "x":
         raise InputError(f"{type(variant).__name__} decodes codes for one image only, that of which a part is seen")
     few = probe.subset(split, 2 * pairs)
     with machine.seeded(variant.device, 0):
@@ -199,16 +200,16 @@ def interpolation(variant: Variant, data: Data, split: Batch, pairs: int = 200, 
     }
 
 
-def generation(variant: Variant, data: Data, made: judge.Judge, each: int = 100) -> dict[str, float]:
+def generation(variant: Variant, data: Data, made: classifier.Classifier, each: int = 100) -> dict[str, float]:
     """Share of samples that the judge takes for the class asked for, higher is better; `real`: of test examples."""
-    if not variant.conditional:
+    if not variant.class_conditional:
         raise InputError(f"{type(variant).__name__} cannot be asked for a class")
     y = torch.arange(data.spec.classes, device=variant.device).repeat_interleave(each)
     with machine.seeded(variant.device, 0):
         parts = [made(Batch(variant.sample(len(part), part, noise=True)))[1].argmax(1) for part in y.split(1000)]
     return {
         "accuracy": float(torch.eq(torch.cat(parts), y).float().mean()),
-        "real": judge.accuracy(made, data, data.test),
+        "real": classifier.accuracy(made, data, data.test),
     }
 
 
@@ -254,7 +255,7 @@ def augmentation(
     time where it is. A sample is a draw of p(x|z), z ~ q(z|x) (or the code, where q has no density), of each labelled
     example in turn, and has its label. The classifier is a judge, trained for `steps` steps either way.
     """
-    if not data.spec.classes or variant.given == "x":
+    if not data.spec.classes or variant.conditioned_on == "x":
         raise InputError("more examples need labels, and a variant of whole examples")
     found: dict[str, list[float]] = {"without": [], "with": []}
     known = data.train[torch.ge(data.train.y, 0).nonzero()[:, 0]]  # type: ignore[arg-type]
@@ -266,14 +267,14 @@ def augmentation(
             made = []
             for many in real[1:]:
                 blind = replace(many, y=None)
-                proposal = variant.propose(blind)
+                proposal = variant.sample_posterior(blind)
                 z = variant.encode(blind) if proposal is None else proposal[0]
-                made.append(replace(many, x=variant.draw(z, blind)))
+                made.append(replace(many, x=variant.sample_x(z, blind)))
             for way, split in (("without", _joined(real)), ("with", _joined([real[0], *made]))):
                 torch.manual_seed(draw)
-                learner = judge.Judge(data).to(variant.device)
-                judge.fit(learner, data, split, steps)
-                found[way].append(judge.accuracy(learner, data, data.test))
+                learner = classifier.Classifier(data).to(variant.device)
+                classifier.fit(learner, data, split, steps)
+                found[way].append(classifier.accuracy(learner, data, data.test))
     return {way: np.array(values) for way, values in found.items()}
 
 

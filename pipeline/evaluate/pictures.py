@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import evaluate, machine
+from pipeline import machine
 from pipeline.data import Data
+from pipeline.evaluate import codes
+from pipeline.evaluate import samples as sample_metrics
 from variants import Batch, Variant
 
 Picture = NDArray[np.uint8]
@@ -33,9 +35,9 @@ def all_of(variant: Variant, data: Data, kl: Tensor | None) -> dict[str, Picture
             "interpolations": interpolations(variant, data),
             "latent": latent_space(variant, data),
         }
-        if variant.given != "x":
+        if variant.conditioned_on != "x":
             found["samples"] = samples(variant, data)
-            found["aggregate"] = aggregate(*evaluate.drawn(variant, data, data.valid))
+            found["aggregate"] = aggregate(*codes.posterior_and_prior(variant, data, data.valid))
         for name, values in variant.pictures(_examples(data, COLUMNS)).items():
             found[name] = grid(values.flatten(0, 1), data, columns=values.shape[1])
     if kl is not None:
@@ -65,7 +67,7 @@ def traversals(variant: Variant, data: Data, kl: Tensor | None, rows: int = 8) -
     The rest of the code is that of one example. Rows are ordered by KL, the most informative on top.
     """
     batch = _examples(data, 1)
-    code, prior = variant.encode(batch), variant.prior(1000)
+    code, prior = variant.encode(batch), variant.sample_prior(1000)
     order = range(code.shape[1]) if kl is None else kl.argsort(descending=True).tolist()
     order = order[:rows]
     z = code.repeat(len(order) * COLUMNS, 1)
@@ -248,11 +250,9 @@ def neighbours(drawn: Tensor, data: Data, n: int = COLUMNS - 1) -> Picture:
 
     Nearest by the Euclidean distance of values. A model that repeats its training data shows one image twice.
     """
-    from pipeline.evaluate import samples
-
     train = torch.cat([b.x for b in data.batches(data.train)])
     flat = [x.flatten(1).double().cpu().numpy() for x in (drawn, train)]
-    near, _ = samples.nearest(flat[0], flat[1], n)
+    near, _ = sample_metrics.nearest(flat[0], flat[1], n)
     rows = torch.cat([drawn[:, None].cpu(), train.cpu()[torch.from_numpy(near)]], dim=1)
     return grid(rows.flatten(0, 1), data, columns=n + 1)
 

@@ -14,19 +14,19 @@ from typing import Any
 import torch
 
 import variants
-from pipeline import attempt, final, machine, trainer
 from pipeline import data as datasets
-from pipeline import engine as engines
+from pipeline import executor as executors
+from pipeline import final, machine, trainer, training_run
 from pipeline.benchmark import changes, history
 from pipeline.benchmark.history import Rerun
-from pipeline.benchmark.judged import check, of_anchor
 from pipeline.benchmark.speed import Speed
+from pipeline.benchmark.verdicts import check, of_anchor
 from pipeline.data import Data
-from pipeline.engine import Ended, Engine, Place
-from pipeline.evaluate.subject import Sizes
+from pipeline.evaluate.context import Sizes
+from pipeline.executor import Ended, Executor, Resources
 from pipeline.final import Final
 from pipeline.progress import Display
-from pipeline.reproduce.seed import Seed, plain
+from pipeline.reproduce.task import AnchorTask, plain
 from pipeline.tracker import Record, Run, Tracker
 from pipeline.trainer import Diverged
 from studies.anchors import ANCHORS
@@ -39,8 +39,8 @@ REASON = 300  # characters of one
 AGAIN = "-again"  # ends the id of a rerun that repeats another in part
 
 
-@dataclass(frozen=True)
-class Case:
+@dataclass(frozen=True, kw_only=True)
+class PreparedCase:
     """A case, ready to be trained."""
 
     name: str
@@ -56,37 +56,44 @@ class Case:
         return _short(facts)
 
 
-def prepared(suite: Suite, device: torch.device) -> dict[str, Case]:
+def prepared(suite: Suite, device: torch.device) -> dict[str, PreparedCase]:
     """Every case with its data, refused here where it cannot be trained."""
     loaded: dict[str, Data] = {}
     cases = {}
     for name, case in suite.cases.items():
         if case.dataset not in loaded:
             loaded[case.dataset] = datasets.load(case.dataset).to(device)
-            attempt.hold(case.dataset, device, loaded[case.dataset])
+            training_run.cache_data(case.dataset, device, loaded[case.dataset])
         cls = variants.get(case.variant)
         try:
             config = cls.config_type(**case.settings)
         except TypeError as error:
             raise InputError(f"case {name} of studies/benchmark.py: {error}") from error
         trainer.build(case.variant, config, loaded[case.dataset].spec)
-        cases[name] = Case(name, case.variant, config, case.epochs, case.dataset, loaded[case.dataset])
-    Sizes(**suite.sizes)  # type: ignore[arg-type]
+        cases[name] = PreparedCase(
+            name=name,
+            variant=case.variant,
+            config=config,
+            epochs=case.epochs,
+            source=case.dataset,
+            data=loaded[case.dataset],
+        )
+    Sizes(**suite.sizes)
     check(suite)
     return cases
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Maker:
     """What trains the parts of a rerun."""
 
     suite: Suite
     tags: Mapping[str, str]
     tracker: Tracker
-    engine: Engine
+    executor: Executor
     display: Display
     number: int
-    timed: Mapping[str, Case]  # whose speeds are measured in turns: all of them each time, as in the baseline
+    timed: Mapping[str, PreparedCase]  # whose speeds are measured in turns: all of them each time, as in the baseline
 
     @contextmanager
     def begin(
@@ -100,12 +107,17 @@ class Maker:
             yield run
 
     def make(
-        self, parent: Run, id_: str, started: str, cases: Mapping[str, Case], anchors: tuple[str, ...] | None = None,
+        self,
+        parent: Run,
+        id_: str,
+        started: str,
+        cases: Mapping[str, PreparedCase],
+        anchors: tuple[str, ...] | None = None,
         more: Mapping[str, str] | None = None,
-    ) -> Rerun:  # fmt: skip
+    ) -> Rerun:
         """Train, measure, and log: the rerun as it will be read."""
         seeds = self._seeds(id_)
-        values, failed, bits = self._trained(parent, id_, cases, seeds)
+        values, failed, fingerprints = self._trained(parent, id_, cases, seeds)
         names = self.suite.anchors if anchors is None else anchors
         measured, without = self._anchors(parent, names, seeds)
         values |= measured
@@ -123,7 +135,7 @@ class Maker:
         digests |= {a: _short([repr(ANCHORS[a]), self.suite.seeds]) for a in map(history.case_of, measured)}
         data = {c.source: c.data.digest for c in cases.values()}
         said = {
-            "cases": json.dumps(digests), "failed": json.dumps(failed), "bits": json.dumps(bits),
+            "cases": json.dumps(digests), "failed": json.dumps(failed), "bits": json.dumps(fingerprints),
             "data": json.dumps(data), **{k: hardware[k] for k in ("hardware", "threads") if hardware},
         }  # fmt: skip
         parent.tags(said)
@@ -131,33 +143,41 @@ class Maker:
         return Rerun(parent.id, known, numbers)
 
     def _trained(
-        self, parent: Run, id_: str, cases: Mapping[str, Case], seeds: Sequence[int]
+        self, parent: Run, id_: str, cases: Mapping[str, PreparedCase], seeds: Sequence[int]
     ) -> tuple[dict[str, list[float]], dict[str, str], dict[str, str]]:
         """Values by series, a reason for each case that failed, and the digests of fixed seeds."""
-        tasks: dict[str, final.Task] = {}
+        tasks: dict[str, final.FinalTask] = {}
         for name, case in cases.items():
             first = () if id_.endswith(AGAIN) else (("fixed", final.FIRST_SEED),)
             for role, seed in (*first, *((f"fresh {i}", s) for i, s in enumerate(seeds))):
                 parts = ("bounds",) if role == "fixed" else self.suite.parts
-                one = Final(case.variant, case.config, case.epochs, 0, seed, Sizes(**self.suite.sizes), parts)  # type: ignore[arg-type]
+                one = Final(
+                    variant=case.variant,
+                    config=case.config,
+                    epochs=case.epochs,
+                    patience=0,
+                    seed=seed,
+                    sizes=Sizes(**self.suite.sizes),
+                    parts=parts,
+                )
                 tags = {**self.tags, "rerun": id_, "case": name, "role": role.split()[0]}
                 # of this code and case alone: whoever goes on with other code trains anew
                 made_of = _short([case.digest(self.suite), self.tags.get("commit", "")])[:6]
                 key = f"{id_}-{name}-{role}-{made_of}"
-                tasks[key] = final.Task(
-                    one,
-                    key,
-                    case.source,
-                    case.data.digest,
-                    self.tracker.dataset,
-                    self.tracker.address,
-                    parent.id,
-                    tags,
+                tasks[key] = final.FinalTask(
+                    final=one,
+                    key=key,
+                    source=case.source,
+                    digest=case.data.digest,
+                    dataset=self.tracker.dataset,
+                    address=self.tracker.address,
+                    parent=parent.id,
+                    tags=tags,
                     keep=role == "fixed",  # one of each case to look at; the others are figures for months
                 )
         ready = {r.tags["key"] for r in self._finals(id_)}
         if tasks:
-            final.train(self.engine, {k: t for k, t in tasks.items() if k not in ready}, len(ready), self.display)
+            final.train(self.executor, {k: t for k, t in tasks.items() if k not in ready}, len(ready), self.display)
         problems = self.tracker.catch_up(patience=60)
         found = {r.tags["key"]: r for r in self._finals(id_)}
         if set(tasks) - set(found):
@@ -165,20 +185,20 @@ class Maker:
                 f"trained, but not yet in MLflow: {problems[0] if problems else 'no answer'}; the same command goes on"
             )
         failed: dict[str, str] = {}
-        bits: dict[str, str] = {}
+        fingerprints: dict[str, str] = {}
         values: dict[str, list[float]] = {}
         for key, task in tasks.items():
             name, made = task.tags["case"], found[key]
             if made.tags["state"] != "complete":
                 failed[name] = f"seed {task.final.seed}: {made.tags.get('reason', 'no reason is known')}"[:REASON]
             elif task.tags["role"] == "fixed":
-                bits[name] = _digest(made)
+                fingerprints[name] = _digest(made)
             else:
                 for metric, value in made.metrics.items():
                     if metric.startswith(KEPT) and not any(part in metric for part in LEFT_OUT):
                         values.setdefault(f"{name}/{metric}", []).append(value)
         whole = {s: v for s, v in values.items() if len(v) == len(seeds) and history.case_of(s) not in failed}
-        return whole, failed, bits
+        return whole, failed, fingerprints
 
     def _judged(self, series: str) -> bool:
         return history.case_of(series) in self.suite.anchors or any(
@@ -194,18 +214,29 @@ class Maker:
         """Figures of anchors by series, each with its values over seeds, and a reason for each anchor that failed."""
         jobs = {
             f"{n} seed {seed}": _Anchor(
-                Seed(n, "cpu", seed, self.tracker.dataset, self.tracker.address, self.tags, parent.id)
+                AnchorTask(
+                    name=n,
+                    form="cpu",
+                    seed=seed,
+                    dataset=self.tracker.dataset,
+                    address=self.tracker.address,
+                    tags=self.tags,
+                    parent=parent.id,
+                )
             )
-            for n in names for seed in seeds
-        }  # fmt: skip
+            for n in names
+            for seed in seeds
+        }
         results: dict[Hashable, Mapping[str, float] | str] = {}
         with self.display.jobs("anchors", len(jobs)) as done:
 
             def ended(end: Ended) -> None:
-                results[end.key] = f"{engines.DEATHS} processes died at it: {end.died}" if end.died else end.result
+                results[end.key] = (
+                    f"{executors.MAX_DEATHS} processes died at it: {end.died}" if end.died else end.result
+                )
                 done()
 
-            engines.drive(self.engine, _queue(jobs), lambda *_: None, ended)
+            executors.run_all(self.executor, _queue(jobs), lambda *_: None, ended)
         values: dict[str, list[float]] = {}
         failed: dict[str, str] = {}
         for key, job in jobs.items():
@@ -222,14 +253,14 @@ class Maker:
         for again in ("", AGAIN):
             for seed in self._seeds(id_ + again):
                 for name in self.suite.anchors:
-                    shutil.rmtree(Seed.place(name, "cpu", seed), ignore_errors=True)
+                    shutil.rmtree(AnchorTask.place(name, "cpu", seed), ignore_errors=True)
 
     def _seeds(self, id_: str) -> list[int]:
         return [_seed(f"{self.tags['suite']} {id_} {i}") for i in range(self.suite.seeds)]
 
     def _speeds(self, cases: Mapping[str, Any]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
         done: list[Any] = []
-        engines.drive(self.engine, _queue({"speed": Speed(cases)}), lambda *_: None, lambda end: done.append(end))
+        executors.run_all(self.executor, _queue({"speed": Speed(cases)}), lambda *_: None, lambda end: done.append(end))
         if done[0].died:
             raise InputError(f"the measurement of speed was given up: {done[0].died}")
         return done[0].result  # type: ignore[no-any-return]
@@ -239,11 +270,11 @@ class Maker:
 class _Anchor:
     """An anchor with one seed, as a task that gives its figures, or says why it has none."""
 
-    seed: Seed
+    seed: AnchorTask
 
-    def run(self, place: Place, show: Callable[[Any], None]) -> Mapping[str, float] | str:
+    def run(self, resources: Resources, report: Callable[[Any], None]) -> Mapping[str, float] | str:
         try:
-            return self.seed.run(place, show)
+            return self.seed.run(resources, report)
         except (Diverged, MemoryError, torch.OutOfMemoryError) as error:
             return str(error) or type(error).__name__
 

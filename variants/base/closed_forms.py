@@ -35,7 +35,7 @@ def reparameterize(mean: Tensor, log_var: Tensor) -> Tensor:
     return torch.addcmul(mean, (0.5 * log_var).exp(), torch.randn_like(mean))
 
 
-def drawn(mean: Tensor, log_var: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def sample_normal(mean: Tensor, log_var: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """`k` draws of each N(mean, exp log_var), one after the other (B k, Z), and their log densities (B k,)."""
     mean, log_var = mean.repeat_interleave(k, 0), log_var.repeat_interleave(k, 0)
     z = reparameterize(mean, log_var)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.benchmark import verdict
-from pipeline.benchmark.verdict import Baseline, Levels, Sample, baseline, judge, levels
+from pipeline.benchmark import control_chart
+from pipeline.benchmark.control_chart import Baseline, Levels, Sample, baseline, judge, levels
 
 SURE = Levels(1e-5, 1e-5)
 
@@ -96,7 +96,7 @@ def rates(
                 repeated += 1
                 since.append(mean + rng.normal() / math.sqrt(n))
                 found = judge(base, since, "maximize", 0.0, level, suspect=since[-2])
-            if found.word in verdict.BAD:
+            if found.word in control_chart.BAD:
                 told += 1
                 break
     return told / months, repeated / seen
@@ -112,9 +112,9 @@ def test_false_alarms_are_rare_and_true_ones_come() -> None:
 
 
 def test_a_month_has_one_budget_of_false_alarms() -> None:
-    assert levels(34, 30).alarm == pytest.approx(verdict.ALARM / 1020)
-    assert levels(0, 30).alarm == pytest.approx(verdict.ALARM / 1)
-    assert verdict.ALARM + verdict.DRIFT <= 0.05
+    assert levels(34, 30).alarm == pytest.approx(control_chart.ALARM / 1020)
+    assert levels(0, 30).alarm == pytest.approx(control_chart.ALARM / 1)
+    assert control_chart.ALARM + control_chart.DRIFT <= 0.05
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class Levels:
     drift: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judgement:
     """A verdict, with its numbers in the metric's unit. `low` and `high` are the limits of the first look."""
 
@@ -132,7 +132,9 @@ def judge(
     elif now > max(base.reach(level.alarm), least) or smoothed > max(reach, least):
         word = "better"
     c = base.centre
-    return Judgement(word, since[-1], c, c - first, c + first, c + sign * smoothed, least)
+    return Judgement(
+        word=word, value=since[-1], centre=c, low=c - first, high=c + first, smoothed=c + sign * smoothed, least=least
+    )
 
 
 def _confirmed(base: Baseline, now: float, before: float, least: float, level: Levels) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import machine
-from pipeline.engine import Place
+from pipeline.executor import Resources
 from pipeline.reproduce import training
 from pipeline.reproduce.measure import MEASURES
 from pipeline.tracker import Address, Tracker
@@ -18,8 +18,8 @@ from studies.anchors import ANCHORS
 FOLDER = Path("checkpoints")
 
 
-@dataclass(frozen=True)
-class Seed:
+@dataclass(frozen=True, kw_only=True)
+class AnchorTask:
     """An anchor with one seed, as a task: its trainings, and what is measured of them."""
 
     name: str
@@ -39,7 +39,7 @@ class Seed:
     def place(name: str, form: str, seed: int) -> Path:
         return FOLDER / f"{name}-{form}-{seed}"
 
-    def run(self, place: Place, show: Callable[[Any], None]) -> dict[str, float]:
+    def run(self, resources: Resources, report: Callable[[Any], None]) -> dict[str, float]:
         folder = self.folder
         known, result = folder / "run.json", folder / "result.json"
         machine.writable(folder)
@@ -51,19 +51,19 @@ class Seed:
         budget = anchor.budgets[self.form]
         tracker = Tracker(self.dataset, self.address)
         about = {**self.tags, "kind": "reproduce", "seed": str(self.seed)}
-        device = machine.device(place.device)
+        device = machine.device(resources.device)
         key = json.loads(known.read_text())["key"]
         with tracker.run(f"{self.name} {self.form} {self.seed}", about, parent=self.parent, key=key) as run:
             models = {
                 name: training.train(
                     each, self.seed, device, tracker, run, f"{self.name} {name} {self.seed}",
                     folder / f"{name}.safetensors",
-                    lambda epoch, name=name: show((name, epoch.number, epoch.metrics)),  # type: ignore[misc]
+                    lambda epoch, name=name: report((name, epoch.number, epoch.metrics)),  # type: ignore[misc]
                     dict(self.tags),
                 )
                 for name, each in budget.trainings.items()
             }  # fmt: skip
-            show(("", 0, {}))
+            report(("", 0, {}))
             found = dict(MEASURES[anchor.measure](models, **budget.options))
             run.metrics({f"anchor/{plain(name)}": value for name, value in found.items()}, 0)
             facts = {"measured": found, "published": dict(anchor.published)}

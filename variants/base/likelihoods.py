@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants import _math
-from variants._contract import Batch, DataSpec, Variant
+from variants.base import closed_forms
+from variants.base.contract import Batch, DataSpec, Variant
 
 
 class Observation(nn.Module):
@@ -24,18 +24,18 @@ class Observation(nn.Module):
 
     def nll(self, batch: Batch, output: Tensor) -> Tensor:
         """(B,) -log p(x|z) in nats; of a density for `gaussian`, of a probability for the others."""
-        return _math.per_example(self.nll_each(batch.x, output), batch.mask)
+        return closed_forms.per_example(self.nll_each(batch.x, output), batch.mask)
 
     def nll_each(self, x: Tensor, output: Tensor) -> Tensor:
         """-log p of every single value, in the shape of x; of a symbol as a whole for `categorical`."""
         output = output.to(x.dtype)  # autocast gives bf16, whose steps are as wide as a grey value
         if self.family == "bernoulli":
-            return _math.nll_bernoulli(x, output)
+            return closed_forms.nll_bernoulli(x, output)
         if self.family == "categorical":
             return -x * output.log_softmax(-1)
         if self.family == "gaussian":
-            return -_math.log_normal(x, output, 2 * self.log_scale.clamp(min=-7))
-        return _math.nll_logistic8(x, output.sigmoid(), self.log_scale.clamp(min=-7))
+            return -closed_forms.log_normal(x, output, 2 * self.log_scale.clamp(min=-7))
+        return closed_forms.nll_logistic8(x, output.sigmoid(), self.log_scale.clamp(min=-7))
 
     def mean(self, output: Tensor) -> Tensor:
         """The mean of p(x|z) in the units of the data."""
@@ -43,7 +43,7 @@ class Observation(nn.Module):
             return output.softmax(-1)
         return output if self.family == "gaussian" else output.sigmoid()
 
-    def draw(self, output: Tensor) -> Tensor:
+    def sample_x(self, output: Tensor) -> Tensor:
         """One draw from p(x|z) in the units of the data."""
         mean = self.mean(output)
         if self.family == "bernoulli":
@@ -64,19 +64,19 @@ class Observed(Variant, ABC):
     observation: Observation
 
     @abstractmethod
-    def natural(self, z: Tensor, batch: Batch | None) -> Tensor:
+    def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
         """(B, *shape) natural parameters of p(x|z): logits, or means. `batch` holds conditions, if any."""
 
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        return self.observation.mean(self.natural(z, batch))
+        return self.observation.mean(self.decoder_output(z, batch))
 
-    def draw(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        return self.observation.draw(self.natural(z, batch))
+    def sample_x(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        return self.observation.sample_x(self.decoder_output(z, batch))
 
     def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
-        each = -self.observation.nll_each(batch.x, self.natural(z, batch))
+        each = -self.observation.nll_each(batch.x, self.decoder_output(z, batch))
         return each if batch.mask is None else torch.where(batch.mask[..., None], each, 0.0)
 
     def nll(self, batch: Batch, z: Tensor) -> Tensor:
         """(B,) -log p(x|z) in nats."""
-        return -_math.per_example(self.log_likelihood(z, batch))
+        return -closed_forms.per_example(self.log_likelihood(z, batch))
