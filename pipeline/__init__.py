@@ -1,1 +1,1 @@
-"""How variants are compared: data, one trainer, evaluation, tracking, search. `python -m pipeline` lists commands."""
+"""How variants are trained, searched, tracked, evaluated and compared. `python -m pipeline` lists the commands."""

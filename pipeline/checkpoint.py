@@ -1,4 +1,4 @@
-"""A training's state as a file: tensors and a few words about them, replaced as a whole, without pickle."""
+"""Saves the state of a training in a file: tensors and a JSON object, without pickle."""
 
 import json
 import os
@@ -13,9 +13,9 @@ from variants import InputError
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write a checkpoint. Whatever happens meanwhile, the file is the old one or the new one, never a part.
+    """Replace a checkpoint. If the process dies meanwhile, the file is either the old one or the new one, and whole.
 
-    Raises `InputError` where the folder cannot be written to, and `OSError` where the disk is full.
+    Raises `InputError` if the folder cannot be written to, and `OSError` if the disk is full.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -33,7 +33,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) ->
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """What `save` wrote; None where there is no such file. Raises `InputError` where it is damaged."""
+    """Return what was saved, or None if there is no such file. Raises `InputError` if the file is damaged."""
     from safetensors import safe_open
 
     if not path.exists():
@@ -41,5 +41,5 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     try:
         with safe_open(path, framework="pt") as file:
             return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["about"])  # noqa: SIM118
-    except Exception as error:  # safetensors has its own kinds
-        raise InputError(f"the checkpoint {path} is damaged ({error}); delete it to begin anew") from error
+    except Exception as error:  # safetensors raises errors of several unrelated classes
+        raise InputError(f"the checkpoint {path} is damaged ({error}); delete it to start afresh") from error

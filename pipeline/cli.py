@@ -1,7 +1,7 @@
-"""What the commands share: one vocabulary of options, and one way to end.
+"""What all commands share: their options, and their exit codes.
 
-Exit codes: 0 done; 1 done, and the answer is bad news; 2 bad usage or bad input, in a line and without a traceback;
-3 a fault of this program, with its traceback; 130 interrupted.
+Exit codes: 0 if the command succeeded, 1 if it succeeded and the result is bad news, 2 for bad usage or input (one line
+without a traceback), 3 for a defect of this program (with a traceback), and 130 if it was interrupted.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.executor import Compute
@@ -18,79 +19,60 @@ from variants import InputError
 CRASHED, INTERRUPTED = 3, 130
 
 
-def positive(word: str) -> int:
-    """An `argparse` type: a whole number from 1."""
+def positive(text: str) -> int:
+    """Parse a whole number of at least 1, as the `type` of an `argparse` option."""
     try:
-        value = int(word)
+        value = int(text)
     except ValueError:
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{word!r}: expected a whole number, 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 1 or more")
     return value
 
 
-def seconds(word: str) -> float:
-    """An `argparse` type: a number of seconds above 0, also as 90s, 15m, 2h."""
+def seconds(text: str) -> float:
+    """Parse a number of seconds above 0, such as 90, 90s, 15m or 2h, as the `type` of an `argparse` option."""
     units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    number, unit = (word[:-1], units[word[-1]]) if word[-1:] in units else (word, 1.0)
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
     try:
         value = float(number) * unit
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{word!r}: expected seconds above 0, or 90s, 15m, 2h")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds above 0, or 90s, 15m, 2h")
     return value
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "--variant": {"metavar": "NAME", "help": "which variant; a wrong name lists them all"},
-    "--dataset": {"metavar": "NAME|PATH", "help": "digits, mnist, ..., or a path to a file or a folder of images"},
-    "--trials": {"type": positive, "metavar": "N", "help": "finished trials that the study is to have"},
-    "--epochs": {"type": positive, "metavar": "N", "help": "passes over the training data in a trial, at most"},
-    "--timeout": {"type": seconds, "metavar": "SECONDS", "help": "begin no trial after this long (90s, 15m, 2h)"},
-    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "of the search, weights, noise and data order (0)"},
-    "--seeds": {"type": positive, "metavar": "N", "help": "so many seeds, one after the other, from --seed on (1)"},
-    "--fix": {
-        "action": "append",
-        "default": [],
-        "metavar": "NAME=VALUE",
-        "help": "pin a parameter, such as latent=2 or beta=4; repeatable",
-    },
-    "--storage": {
-        "metavar": "URL",
-        "default": os.environ.get("VARIANTS_STORAGE") or "sqlite:///optuna.db",
-        "help": "Optuna's store: sqlite:///file.db or postgresql://... (VARIANTS_STORAGE, else optuna.db here)",
-    },
-    "--study-name": {"metavar": "NAME", "help": "the study's name (VARIANT-DATASET)"},
-    "--device": {
-        "default": "auto",
-        "metavar": "NAME",
-        "help": "auto, cpu, cuda or cuda:0 (auto: CUDA where there is one)",
-    },
-    "--threads": {
-        "type": positive,
-        "metavar": "N",
-        "help": "CPU threads of each worker (OMP_NUM_THREADS, else its share of the cores)",
-    },
-    "--workers": {"type": positive, "default": 1, "metavar": "N", "help": "trainings at a time (1)"},
-    "--executor": {
-        "choices": ("local", "ray"),
-        "default": "local",
-        "help": "run trainings in processes of this machine, or on a Ray cluster (local)",
-    },
-    "--ray-address": {"metavar": "ADDRESS", "help": "an existing cluster (a new one on this machine)"},
-    "--trial-timeout": {
-        "type": seconds,
-        "metavar": "SECONDS",
-        "help": "a trial that trained for longer fails; 90, 15m, 8h",
-    },
-}
+    "--variant": {"metavar": "NAME", "help": "the variant; a wrong name lists them all"},
+    "--dataset": {"metavar": "NAME|PATH", "help": "digits, mnist, ..., or the path of a file or of a folder of images"},
+    "--trials": {"type": positive, "metavar": "N", "help": "number of finished trials that the study is to have"},
+    "--epochs": {"type": positive, "metavar": "N", "help": "largest number of epochs of a trial"},
+    "--timeout": {"type": seconds, "metavar": "SECONDS", "help": "start no trial after this time, such as 15m or 2h"},
+    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of the search, weights, noise and order (0)"},
+    "--seeds": {"type": positive, "metavar": "N", "help": "number of seeds, from --seed upwards (1)"},
+    "--fix": {"action": "append", "default": [], "metavar": "NAME=VALUE",
+              "help": "set a parameter instead of searching it, such as latent=2; may be repeated"},
+    "--storage": {"metavar": "URL", "default": os.environ.get("VARIANTS_STORAGE") or "sqlite:///optuna.db",
+                  "help": "Optuna store, sqlite:///file.db or postgresql://... (VARIANTS_STORAGE, or optuna.db here)"},
+    "--study-name": {"metavar": "NAME", "help": "name of the study (VARIANT-DATASET)"},
+    "--out": {"type": Path, "default": Path("reports"), "metavar": "FOLDER",
+              "help": "folder into which reports are written (reports)"},
+    "--device": {"default": "auto", "metavar": "NAME", "help": "auto, cpu, cuda or cuda:0 (auto: CUDA if available)"},
+    "--threads": {"type": positive, "metavar": "N",
+                  "help": "CPU threads of each worker (OMP_NUM_THREADS, or its share of the cores)"},
+    "--workers": {"type": positive, "default": 1, "metavar": "N", "help": "number of simultaneous trainings (1)"},
+    "--executor": {"choices": ("local", "ray"), "default": "local",
+                   "help": "run trainings in processes of this machine, or on a Ray cluster (local)"},
+    "--ray-address": {"metavar": "ADDRESS", "help": "address of an existing Ray cluster (a new one on this machine)"},
+    "--trial-timeout": {"type": seconds, "metavar": "SECONDS", "help": "a trial that trains for longer fails"},
+}  # fmt: skip
 COMPUTE = ("--device", "--threads", "--workers", "--executor", "--ray-address")
 
 
 def parser(command: str, about: str, *options: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser with some of the common options."""
-    made = argparse.ArgumentParser(
+    """Return a parser with some of the common options."""
+    parser = argparse.ArgumentParser(
         prog=f"python -m pipeline.{command}",
         description=about,
         epilog=epilog,
@@ -98,20 +80,20 @@ def parser(command: str, about: str, *options: str, epilog: str = "") -> argpars
         allow_abbrev=False,
     )
     for option in options:
-        made.add_argument(option, **OPTIONS[option])
-    return made
+        parser.add_argument(option, **OPTIONS[option])
+    return parser
 
 
 def compute(arguments: argparse.Namespace) -> Compute:
-    """The options of `COMPUTE` as one record."""
+    """Return the values of the options `COMPUTE` as one record."""
     a = arguments
     return Compute(device=a.device, threads=a.threads, workers=a.workers, executor=a.executor, address=a.ray_address)
 
 
-def run(command: Callable[[list[str]], int], goes_on: str = "") -> NoReturn:
-    """Run a command on the words of the command line, and exit as the table above says. SIGTERM acts as Ctrl-C.
+def run(command: Callable[[list[str]], int], how_to_continue: str = "") -> NoReturn:
+    """Run a command with the arguments of the command line, and exit with its exit code. SIGTERM acts as Ctrl-C.
 
-    `goes_on` tells a person who interrupted it how to go on.
+    `how_to_continue` is printed when the command was interrupted.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -123,8 +105,8 @@ def run(command: Callable[[list[str]], int], goes_on: str = "") -> NoReturn:
         traceback.print_exc()
         code = CRASHED
     except KeyboardInterrupt:
-        for again in (signal.SIGINT, signal.SIGTERM):  # a second one, while all is put away: stop at once
-            signal.signal(again, lambda *_: os._exit(INTERRUPTED))
-        print(f"interrupted; {goes_on}" if goes_on else "interrupted", file=sys.stderr)
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one during the clean-up exits at once
+            signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+        print(f"interrupted; {how_to_continue}" if how_to_continue else "interrupted", file=sys.stderr)
         code = INTERRUPTED
     sys.exit(code)

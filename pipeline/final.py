@@ -1,15 +1,14 @@
-"""A final: one configuration, trained on a seed that no search saw, scored once on the test split, and kept.
+"""Finals: chosen configurations that are trained again on seeds that no search used, and scored once on the test split.
 
-What a final is follows from its key alone: variant, configuration, data, budget, seed and what is measured. Whoever
-asks for one that exists already gets that run.
+The key of a final is a hash of everything that decides its result: the variant, the configuration, the data, the
+budget, the seed and what is measured. A final whose key is already in MLflow is not trained again.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -18,19 +17,19 @@ from pipeline import machine, training_run
 from pipeline.data import Data
 from pipeline.evaluate import context, suite
 from pipeline.evaluate import report as evaluation
-from pipeline.executor import Ended, Executor, Resources
+from pipeline.executor import Executor, Report, Resources
 from pipeline.progress import Display
 from pipeline.tracker import Address, Record, Run, Tracker
 from pipeline.training_run import TrainingRun
-from variants import Config, InputError
+from variants import Config
 
-FIRST_SEED = 10_000  # of finals: searches count from their own seed, and never come here
-DONE = ("complete", "failed")  # a training that diverged would diverge again
+FIRST_SEED = 10_000  # the seeds of finals count from here; those of trials count from the seed of the search
+DONE = ("complete", "failed")  # a final that failed is not repeated: a training that diverged would diverge again
 
 
 @dataclass(frozen=True, kw_only=True)
 class Final:
-    """What is to be trained, and how it is scored. `parts` are those of `suite.PARTS`."""
+    """A configuration with its budget and seed, and how it is scored: `parts` are names in `suite.PARTS`."""
 
     variant: str
     config: Config
@@ -41,6 +40,7 @@ class Final:
     parts: tuple[str, ...]
 
     def key(self, data: Data) -> str:
+        """Return the hash by which this final on these data is found in MLflow."""
         facts = {**dataclasses.asdict(self), "digest": data.digest}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -50,81 +50,78 @@ class Final:
 
 
 def config_key(variant: str, config: Config) -> str:
-    """The same for all seeds of one configuration."""
+    """Return a hash of a configuration, which finals of all seeds share."""
     facts = [variant, dataclasses.asdict(config)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def existing(tracker: Tracker) -> dict[str, Record]:
-    """The runs of all finals that ended by themselves, by their keys."""
+    """Return the runs of all finals that were completed or have failed, by their keys."""
     return {r.tags["key"]: r for r in tracker.find(kind="final") if r.tags.get("state") in DONE}
 
 
 def train(executor: Executor, missing: "Mapping[str, FinalTask]", ready: int, display: Display) -> None:
-    """Train and score what is missing; `ready` is how many there are already."""
-    left = list(missing.items())
-
-    def ask() -> "tuple[str, FinalTask] | None":
-        if not left:
-            return None
-        key, task = left.pop(0)
-        bar.began(key, f"{task.final.variant} seed {task.final.seed}", task.final.epochs)
-        return key, task
-
-    def ended(end: Ended) -> None:
-        if end.died:
-            raise InputError(f"a final was given up after {executors.MAX_DEATHS} processes died at it: {end.died}")
-        bar.ended(end.key)
-
-    with display.finals(len(missing), ready) as bar:
-        executors.run_all(executor, ask, bar.show, ended)
+    """Train and score the finals that are missing. `ready` is the number of those that exist already."""
+    note = f"; {ready} are already in MLflow" if ready else ""
+    display.say(f"{len(missing)} finals to train on fresh seeds and score on the test split{note}")
+    with display.progress("finals", len(missing) + ready, ready) as progress:
+        ended = executors.run_with_progress(executor, missing, progress)
+    for key, end in ended.items():
+        end.result_of(missing[key].title)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinalTask:
-    """A final to be trained and scored, in whatever process. One that diverges is a failed run.
+    """Trains and scores a final, in any process. If the training diverges, its run is marked as failed.
 
-    `data` are loaded by their `source`; `tags` join the run's own. `keep` says whether the model and pictures of it
-    are wanted, beside the figures.
+    `source` names the data, as `data.load` takes them, and `digest` is the digest that they must have. `dataset` is the
+    MLflow experiment. If `keep` is true, the model and pictures of it are kept beside the scores.
     """
 
     final: Final
     key: str
     source: str
     digest: str
-    dataset: str  # the experiment
+    dataset: str
     address: Address
     parent: str
     tags: Mapping[str, str]
     keep: bool = True
 
-    def run(self, resources: Resources, report: Callable[[Any], None]) -> None:
+    @property
+    def title(self) -> str:
+        return f"{self.final.variant} seed {self.final.seed}"
+
+    @property
+    def steps(self) -> int:
+        return self.final.epochs
+
+    def run(self, resources: Resources, report: Report) -> None:
         final = self.final
         data = training_run.cached_data(self.source, self.digest, machine.device(resources.device))
-        own = {
+        tags = {
             **self.tags, "kind": "final", "variant": final.variant, "dataset": data.spec.name,
             "seed": str(final.seed), "config": final.config_key,
         }  # fmt: skip
-        training = training_run.TrainingPlan(
+        plan = training_run.TrainingPlan(
             variant=final.variant, config=final.config, epochs=final.epochs, patience=final.patience, seed=final.seed
         )
         tracker = Tracker(self.dataset, self.address)
-        name = f"{final.variant} seed {final.seed}"
-        with tracker.run(name, own, parent=self.parent, key=self.key) as run:
+        with tracker.run(self.title, tags, parent=self.parent, key=self.key) as run:
             try:
-                self._train(TrainingRun(training, data, run), data, run, report)
+                self._train(TrainingRun(plan, data, run), run, report)
             except Exception as error:
                 training_run.failed(run, error)
 
-    def _train(self, made: TrainingRun, data: Data, run: Run, report: Callable[[Any], None]) -> None:
-        for last in made.epochs():
-            report((last.number, last.metrics))
+    def _train(self, training: TrainingRun, run: Run, report: Report) -> None:
+        for epoch in training.epochs():
+            report((epoch.number, epoch.summary()))
         if self.keep:
-            made.scores()
-        parts = list(suite.run(made.variant, data, sizes=self.final.sizes, only=self.final.parts))
-        device = data.train.x.device
-        facts = evaluation.about(made.variant, data, parts, 0, machine.environment(device, torch.get_num_threads()))
-        evaluation.log(run, parts, facts)
+            training.scores()
+        variant, data = training.variant, training.data
+        parts = list(suite.run(variant, data, sizes=self.final.sizes, only=self.final.parts))
+        environment = machine.environment(data.train.x.device, torch.get_num_threads())
+        evaluation.log(run, parts, evaluation.about(variant, data, parts, 0, environment))
         if self.keep:
-            tested = {f.name: f.value for p in parts for f in p.scores if f.value is not None}
-            run.model(made.variant, {**made.kept, **tested}, made.best_epoch)
+            test_scores = {score.name: score.value for p in parts for score in p.scores if score.value is not None}
+            run.model(variant, {**training.kept, **test_scores}, training.best_epoch)

@@ -1,4 +1,4 @@
-"""What this machine offers: cores, device, and the environment that a result was made in."""
+"""The machine that the program runs on: its cores, devices and folders, and the environment of a result."""
 
 import gc
 import os
@@ -17,7 +17,7 @@ from variants import InputError
 
 
 def cores() -> int:
-    """CPU cores that this process may really use: its affinity, and the quota of its container (cgroup v2 or v1)."""
+    """Return how many CPU cores this process may use, by its affinity and its container's quota (cgroup v2 or v1)."""
     available = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     for quota, period in _quotas():
         if quota > 0 and period > 0:
@@ -26,94 +26,97 @@ def cores() -> int:
 
 
 def _quotas() -> list[tuple[float, float]]:
-    found = []
+    """Return the (quota, period) pairs of this process's container, in microseconds."""
+    quotas = []
     for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
-            words = " ".join((Path("/sys/fs/cgroup") / f).read_text() for f in files).split()
-            found.append((float(words[0]), float(words[1])))  # "max" is no number: no quota
-        except (OSError, ValueError, IndexError):
+            quota, period = " ".join((Path("/sys/fs/cgroup") / f).read_text() for f in files).split()[:2]
+            quotas.append((float(quota), float(period)))  # the word "max" means that there is no quota
+        except (OSError, ValueError):
             continue
-    return found
+    return quotas
 
 
 def prepare(threads: int | None = None, workers: int = 1) -> int:
-    """Set torch's threads: `threads`, else OMP_NUM_THREADS, else the cores shared among `workers`; return their number.
+    """Set the number of torch's threads, and return it.
 
-    Denormal floats are flushed to zero: without that a training slows down as moments of weights that get no
-    gradient decay. The setting holds for threads started after it, so this comes before any tensor work.
+    It is `threads` if given, else OMP_NUM_THREADS if set, else the number of cores divided by `workers`.
+
+    Denormal floats are flushed to zero. Otherwise training slows down as the moments of weights without a gradient
+    decay. The setting applies to threads that are started later, so this must come before any tensor operation.
     """
     if threads is not None and threads < 1:
         raise InputError(f"--threads {threads}: expected 1 or more")
-    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[
-        0
-    ]  # more for nested teams may follow, which torch has not
-    chosen = threads or (int(wanted) if wanted.isdecimal() else 0) or max(1, cores() // workers)
+    variable = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # the others are for nested parallel regions
+    count = threads or (int(variable) if variable.isdecimal() else 0) or max(1, cores() // workers)
     torch.set_flush_denormal(True)
-    warnings.filterwarnings("ignore", "The value of the smallest subnormal")  # NumPy before 2.4 wonders at it
-    torch.set_num_threads(chosen)
+    warnings.filterwarnings("ignore", "The value of the smallest subnormal")  # NumPy before 2.4 warns about flushing
+    torch.set_num_threads(count)
     if not gc.get_freeze_count():
-        gc.freeze()  # the garbage collector need not walk through what the imports made
-    return chosen
+        gc.freeze()  # the garbage collector need not visit the many objects that the imports created
+    return count
 
 
 def device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA where there is one. Raises `InputError` where it is absent."""
+    """Return the device of that name; `auto` is CUDA if available. Raises `InputError` if there is no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:0") from error
-    if chosen.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:0")
-    if chosen.type == "cuda":
+    if device.type == "cuda":
         count = torch.cuda.device_count()
-        if not torch.cuda.is_available() or (chosen.index or 0) >= count:
+        if not torch.cuda.is_available() or (device.index or 0) >= count:
             raise InputError(
                 f"--device {name}: torch {torch.__version__} sees {count} CUDA devices here; try --device cpu"
             )
-    return chosen
+    return device
 
 
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """No gradients, and a random state of its own, which leaves the caller's as it was."""
+    """Run the block without gradients and with its own random state; afterwards the random state is as before."""
     with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
 
 def writable(folder: Path) -> None:
-    """Raise `InputError` where no file can be made in a folder, whatever its permissions say."""
+    """Create a folder if necessary, and raise `InputError` if no file can be created in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise InputError(
-            f"cannot write to {folder.absolute()} ({error}); start in a folder you may write to"
-        ) from error
+        message = f"cannot write to {folder.absolute()} ({error}); start in a folder that you may write to"
+        raise InputError(message) from error
 
 
-class Busy(InputError):
-    """Another process is at it; nothing is wrong."""
+class AlreadyRunning(InputError):
+    """Another process is doing the same work. Nothing is wrong."""
 
 
 @contextmanager
 def exclusive(lock: Path, what: str) -> Iterator[None]:
-    """One process at a time, by a lock file that dies with its holder. Raises `Busy` where another has it."""
+    """Let one process at a time run the block, by a lock file that is released when its process ends.
+
+    `what` begins the message, such as "digits is being compared". Raises `AlreadyRunning` if another process runs it.
+    """
     from filelock import FileLock, Timeout
 
     writable(lock.parent)
     try:
-        held = FileLock(lock).acquire(timeout=0.1)
+        lock_file = FileLock(lock).acquire(timeout=0.1)
     except Timeout as error:
-        raise Busy(f"{what} in another process; wait for it") from error
-    with held:
+        raise AlreadyRunning(f"{what} in another process; wait for it") from error
+    with lock_file:
         yield
 
 
 def environment(device: torch.device, threads: int) -> dict[str, str]:
-    """Hardware, library versions and, inside a checkout, the commit, as tags that tell runs apart."""
+    """Return the hardware, the versions of libraries and, in a git checkout, the commit, as tags of a run."""
     from importlib.metadata import version
 
     cuda = device.type == "cuda"
@@ -131,11 +134,11 @@ def environment(device: torch.device, threads: int) -> dict[str, str]:
 
 
 def packages() -> str:
-    """Every installed package and its version, a line each."""
+    """Return every installed package with its version, one per line, sorted."""
     from importlib.metadata import distributions
 
-    found = {d.metadata["Name"].lower(): d.version for d in distributions() if d.metadata["Name"]}
-    return "".join(f"{name}=={version}\n" for name, version in sorted(found.items()))
+    versions = {d.metadata["Name"].lower(): d.version for d in distributions() if d.metadata["Name"]}
+    return "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
 
 
 def _cpu() -> str:
@@ -146,11 +149,10 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def git(*words: str) -> str:
-    """What git says of the checkout that this code lies in; nothing where it lies in none."""
-    here = Path(__file__).resolve().parent
+def git(*arguments: str) -> str:
+    """Return the output of a git command in the checkout that holds this file, or "" if that fails."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
     try:
-        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip()

@@ -1,41 +1,127 @@
-"""Every metric's name, once: which way is better, its unit, its meaning, and whether a study may optimise it."""
+"""The table of all metrics that are logged: the direction, unit and meaning of each, and which a study may optimise."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+from studies.anchors import ANCHORS
 from variants import DataSpec, InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Undefined:
+    """Returned in place of a metric that is not defined for a model or for its data, with the reason why."""
+
+    reason: str
+
+
+def defined(value: T | Undefined) -> T:
+    """Return a value that has to be defined here. Raises `InputError` with the reason if it is not."""
+    if isinstance(value, Undefined):
+        raise InputError(value.reason)
+    return value
 
 
 @dataclass(frozen=True)
 class Metric:
-    better: Literal["maximize", "minimize", ""]  # "": neither
+    """What is known of a metric. `better` is empty if neither direction is better."""
+
+    better: Literal["maximize", "minimize", ""]
     unit: str
     about: str
 
 
 @dataclass(frozen=True)
 class Objective(Metric):
-    """A metric that a study may optimise."""
+    """A metric that a study may optimise. It needs the `required_fields` of `Batch`."""
 
     better: Literal["maximize", "minimize"]
-    required_fields: frozenset[str] = frozenset()  # fields of Batch without which it is undefined
+    required_fields: frozenset[str] = frozenset()
 
 
-OBJECTIVES = {
-    "valid/elbo": Objective("maximize", "nats per example", "evidence lower bound at beta = 1"),
-    "valid/reconstruction": Objective("minimize", "nats per example", "-E_q log p(x|z)"),
-    "valid/kl": Objective("minimize", "nats per example", "KL(q(z|x) || p(z))"),
-    "latent/mmd": Objective("minimize", "squared distance", "codes against draws from the prior"),
-    "probe/accuracy": Objective("maximize", "share", "logistic regression on codes", frozenset({"y"})),
+_NATS, _SHARE, _DISTANCE = "nats per example", "share", "squared distance"
+METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; the first that matches counts
+    # of each epoch
+    r"valid/elbo": Objective("maximize", _NATS, "evidence lower bound at beta = 1"),
+    r"valid/reconstruction": Objective("minimize", _NATS, "-E_q log p(x|z)"),
+    r"valid/kl": Objective("minimize", _NATS, "KL(q(z|x) || p(z))"),
+    r"valid/elbo_given_\w+": Metric("maximize", _NATS, "ELBO of log p(x|condition), which no other variant has"),
+    r"valid/\w+_score": Metric("", "the variant's", "a score of the variant's own; high for ordinary examples"),
+    r"valid/\w+": Metric("", "the variant's", "an extra term of the variant, averaged over validation examples"),
+    r"train/loss(_\w+)?": Metric("minimize", "weighted nats", "a training loss, with its weights; never compared"),
+    r"train/elbo": Metric("maximize", _NATS, "ELBO at beta = 1, averaged over an epoch while the weights moved"),
+    r"train/reconstruction": Metric("minimize", _NATS, "-E_q log p(x|z), averaged over an epoch"),
+    r"train/kl": Metric("", _NATS, "KL(q(z|x) || p(z)), averaged over an epoch"),
+    r"time/(train|valid)_seconds": Metric("minimize", "seconds", "duration of an epoch's training or validation"),
+    r"time/trial_seconds": Metric("minimize", "seconds", "duration of all training and validation of a run"),
+    r"time/examples_per_second": Metric("maximize", "examples per second", "training speed in an epoch"),
+    # of each trial, on training and validation data
+    r"latent/mmd": Objective("minimize", _DISTANCE, "maximum mean discrepancy of codes from the prior"),
+    r"latent/posterior_mean": Metric("", "prior deviations", "mean of the aggregated posterior; 0 if it matches"),
+    r"latent/posterior_spread": Metric("", "prior deviations", "spread of the aggregated posterior; 1 if it matches"),
+    r"latent/active_units(_level_\d+)?": Metric("", "dimensions", "latent dimensions in use, of all or of one level"),
+    r"latent/kl_level_\d+": Metric("", _NATS, "KL of one level of a hierarchy"),
+    r"probe/accuracy": Objective("maximize", _SHARE, "logistic regression on codes", frozenset({"y"})),
+    r"probe/random_projection": Metric("maximize", _SHARE, "the same probe on random projections of the raw values"),
+    r"probe/raw_pixels": Metric("maximize", _SHARE, "the same probe on the raw values"),
+    # of an evaluation, on the test split, in the order of its report
+    r"test/elbo": Metric("maximize", _NATS, "evidence lower bound at beta = 1"),
+    r"test/reconstruction": Metric("minimize", _NATS, "-E_q log p(x|z)"),
+    r"test/kl": Metric("", _NATS, "KL(q(z|x) || p(z))"),
+    r"test/iw\d+": Metric("maximize", _NATS, "importance weighted bound of log p(x) (Burda et al. 2016)"),
+    r"test/bits_per_dimension": Metric("minimize", "bits", "-log2 p(x) per value, by the importance weighted bound"),
+    r"test/ais": Metric("maximize", _NATS, "log p(x) by annealed importance sampling (Wu et al. 2017)"),
+    r"test/ais_gap": Metric("", _NATS, "upper minus lower bound on simulated data (Grosse et al. 2015)"),
+    r"test/ais_less_iw": Metric("", _NATS, "test/ais minus the importance weighted bound, on the same examples"),
+    r"latent/active_units_kl": Metric("", "dimensions", "KL above .01 nats (Sønderby et al. 2016)"),
+    r"latent/active_units_cov": Metric(
+        "", "dimensions", "variance of the posterior mean above .01 of the prior's (Burda et al. 2016)"
+    ),
+    r"latent/dimension_kl": Metric(
+        "minimize", "nats", "KL of codes from the prior, summed over single dimensions (Chen et al. 2018)"
+    ),
+    r"latent/mutual_information": Metric("", "nats", "upper bound of I(x; z) under q: KL minus dimension_kl"),
+    r"probe/((raw|pca|untrained)_)?linear_(\d+|all)": Metric(
+        "maximize", _SHARE, "logistic regression by number of labels; on codes, raw values, PCA or untrained codes"
+    ),
+    r"probe/((raw|pca|untrained)_)?knn": Metric("maximize", _SHARE, "10 nearest neighbours, in the same spaces"),
+    r"latent/(kmeans|mixture)_(ari|nmi)": Metric(
+        "maximize", "index", "agreement of clusters of codes with classes; 1 is perfect"
+    ),
+    r"latent/(kmeans|mixture)_accuracy": Metric("maximize", _SHARE, "clusters assigned to classes one to one"),
+    r"latent/(mig|modularity|sap|dci_\w+|beta_vae_score|factor_vae_score)": Metric(
+        "maximize", "score", "disentanglement of known factors; at most 1"
+    ),
+    r"sample/(precision|recall|coverage)_(floor_)?\w{6}": Metric(
+        "maximize", _SHARE, "overlap of samples with real examples; floor: of validation examples"
+    ),
+    r"sample/density_(floor_)?\w{6}": Metric("maximize", "ratio", "real balls around a sample; 1 if both are alike"),
+    r"sample/frechet_(floor_)?\w{6}": Metric("minimize", _DISTANCE, "between Gaussians of the classifier's features"),
+    r"sample/kid_(floor_)?\w{6}": Metric("minimize", _DISTANCE, "kernel distance of the classifier's features"),
+    r"use/anomaly_\w+": Metric("maximize", "area", "under the ROC curve; one class is normal, the others are not"),
+    r"use/imputation_\w+": Metric("minimize", _NATS, "-log p(missing|observed)"),
+    r"use/interpolation_(jump|length)": Metric("", "ratio", "change between two codes; 1 if even and straight"),
+    r"use/generation_(accuracy|real)_\w{6}": Metric("maximize", _SHARE, "samples of the class that was asked for"),
+    r"use/forecast_\w+": Metric("minimize", "the data's", "root mean square error of the second half of sequences"),
+    r"use/augmentation_(with|without)": Metric("maximize", _SHARE, "accuracy of a classifier of few labels"),
+    r"use/augmentation_gain": Metric("maximize", _SHARE, "gain of that accuracy by added samples"),
+    # of a rerun of a benchmark, and of an anchor
+    r"speed/examples_per_second": Metric("maximize", "examples per second", "training speed, median over epochs"),
+    r"speed/standard": Metric("maximize", "examples", "trained in the time of a small fixed training"),
+    r"anchor/.+": Metric("", "as published", "a value of an anchor, beside a published one in studies/anchors.py"),
 }
+OBJECTIVES = {name: metric for name, metric in METRICS.items() if isinstance(metric, Objective)}
 
 
 def objectives(names: tuple[str, ...], spec: DataSpec) -> tuple[str, ...]:
-    """Those of a study's objectives that the data allow.
+    """Return those of a study's objectives that the data allow.
 
-    Raises `InputError` for one that may not be optimised: a training loss contains the very weights that are searched
-    (beta, free bits, adversarial weight), and test scores are not for choosing.
+    Raises:
+        InputError: A metric may not be optimised, or none of them can be computed. A training loss contains the very
+            weights that are searched, such as beta, and test scores are not for choosing.
     """
     for name in names:
         if name in OBJECTIVES:
@@ -52,58 +138,34 @@ def objectives(names: tuple[str, ...], spec: DataSpec) -> tuple[str, ...]:
     return usable
 
 
-_NATS, _SHARE = "nats per example", "share"
-EVALUATION = {  # of `pipeline.evaluate`, on the test split: regular expressions of names, in the order of a report
-    r"test/elbo": Metric("maximize", _NATS, "evidence lower bound at beta = 1"),
-    r"test/reconstruction": Metric("minimize", _NATS, "-E_q log p(x|z)"),
-    r"test/kl": Metric("", _NATS, "KL(q(z|x) || p(z))"),
-    r"test/iw\d+": Metric("maximize", _NATS, "importance weighted bound of log p(x) (Burda et al. 2016)"),
-    r"test/bits_per_dimension": Metric("minimize", "bits", "-log2 p(x) a value, by the importance weighted bound"),
-    r"test/ais": Metric("maximize", _NATS, "log p(x) by annealed importance sampling (Wu et al. 2017)"),
-    r"test/ais_gap": Metric("", _NATS, "upper less lower bound on simulated data (Grosse et al. 2015)"),
-    r"test/ais_less_iw": Metric("", _NATS, "how far the bound falls short of annealing, on the same examples"),
-    r"probe/((raw|pca|untrained)_)?linear_(\d+|all)": Metric(
-        "maximize", _SHARE, "logistic regression on codes, by known labels; on raw values, PCA, an untrained encoder"
-    ),
-    r"probe/((raw|pca|untrained)_)?knn": Metric("maximize", _SHARE, "10 nearest neighbours, by the same codes"),
-    r"latent/active_units_cov": Metric(
-        "", "dimensions", "posterior mean varies by over .01 of the prior (Burda et al. 2016)"
-    ),
-    r"latent/active_units_kl": Metric("", "dimensions", "KL above .01 nats (Sønderby et al. 2016)"),
-    r"latent/dimension_kl": Metric(
-        "minimize", "nats", "KL of codes from the prior, dimension by dimension (Chen 2018)"
-    ),
-    r"latent/mutual_information": Metric("", "nats", "at most this: I(x; z) under q, by KL less dimension_kl"),
-    r"latent/(kmeans|mixture)_(ari|nmi)": Metric(
-        "maximize", "index", "clusters of codes against classes; 1 is perfect"
-    ),
-    r"latent/(kmeans|mixture)_accuracy": Metric("maximize", _SHARE, "clusters against classes, by optimal assignment"),
-    r"latent/(mig|modularity|sap|dci_\w+|beta_vae_score|factor_vae_score)": Metric(
-        "maximize", "score", "disentanglement of known factors; at most 1"
-    ),
-    r"sample/(precision|recall|coverage)_(floor_)?\w{6}": Metric("maximize", _SHARE, "samples among real examples"),
-    r"sample/density_(floor_)?\w{6}": Metric("maximize", "ratio", "real balls around a sample; 1 where alike"),
-    r"sample/frechet_(floor_)?\w{6}": Metric("minimize", "squared distance", "of Gaussians of judge's features"),
-    r"sample/kid_(floor_)?\w{6}": Metric("minimize", "squared distance", "kernel distance of judge's features"),
-    r"use/anomaly_\w+": Metric("maximize", "area", "under the ROC curve: one class normal, others strange"),
-    r"use/imputation_\w+": Metric("minimize", _NATS, "-log p(missing|seen)"),
-    r"use/interpolation_(jump|length)": Metric(
-        "", "ratio", "change between two codes; 1 where it is even and straight"
-    ),
-    r"use/generation_(accuracy|real)_\w{6}": Metric("maximize", _SHARE, "samples of the class that was asked for"),
-    r"use/forecast_\w+": Metric("minimize", "the data's", "root mean square error of the second half of sequences"),
-    r"use/augmentation_(with|without)": Metric("maximize", _SHARE, "accuracy of a classifier of few labels"),
-    r"speed/examples_per_second": Metric("maximize", "examples per second", "of training, median over epochs"),
-    r"speed/standard": Metric("maximize", "examples", "trained in the time of a fixed little training"),
-    r"use/augmentation_gain": Metric("maximize", _SHARE, "what added samples do to that accuracy"),
-}
-
-
 def find(name: str) -> Metric:
-    """What is known of a metric. Raises `KeyError` where nobody wrote it down."""
-    if name in OBJECTIVES:
-        return OBJECTIVES[name]
-    found = [m for pattern, m in EVALUATION.items() if re.fullmatch(pattern, name)]
-    if not found:
-        raise KeyError(name)
-    return found[0]
+    """Return what is known of a metric, or of a series made of one.
+
+    A series is `CASE/METRIC` or `ANCHOR/VALUE` of a rerun, `sd/...` its standard deviation over seeds, or `best/NAME`
+    of a study, the best value of an objective so far.
+
+    Raises:
+        KeyError: The metric is in no table.
+    """
+    for pattern, metric in METRICS.items():
+        if re.fullmatch(pattern, name):
+            return metric
+    prefix, _, rest = name.partition("/")
+    if prefix == "best":
+        for objective, metric in OBJECTIVES.items():
+            if objective.split("/")[1] == rest:
+                return metric
+    elif prefix in ANCHORS:
+        return METRICS[r"anchor/.+"]
+    elif rest:
+        try:
+            metric = find(rest)
+        except KeyError:
+            raise KeyError(name) from None
+        return Metric("", metric.unit, f"standard deviation over seeds: {metric.about}") if prefix == "sd" else metric
+    raise KeyError(name)
+
+
+def mlflow_name(name: str) -> str:
+    """Return a metric's name without the characters that MLflow refuses, such as the parentheses of `log p(x)`."""
+    return re.sub(r"[^\w\-. /]+", "", name)

@@ -1,4 +1,4 @@
-"""Loads a trained model, from a folder or from MLflow's registry.
+"""Load a trained model from a folder or from MLflow's model registry.
 
 from pipeline import model
 variant = model.load("models:/vae-digits@champion-elbo")
@@ -11,11 +11,11 @@ from variants import Variant
 
 
 def load(source: str | os.PathLike[str]) -> Variant:
-    """Load a trained variant in evaluation mode, on the CPU. No pickle is read.
+    """Return a trained variant in evaluation mode on the CPU. Nothing is unpickled.
 
     Args:
-        source: A folder that `variants.save` wrote, or the URI of a registered or logged model of MLflow. The store is
-            that of `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory.
+        source: A folder that `variants.save` wrote, or the `models:/` URI of a registered or logged model of MLflow.
+            The store is `MLFLOW_TRACKING_URI`, or `mlflow.db` in the working directory if that is not set.
 
     Raises:
         InputError: If there is no such model, or it cannot be read.

@@ -1,7 +1,7 @@
-"""Tell somebody, by whatever service they use, through Apprise (extra `notify`).
+"""Notifications by e-mail, chat and other services, through Apprise (the extra `notify`).
 
-VARIANTS_NOTIFY holds the addresses, with their credentials, apart by spaces: mailto://..., slack://..., json://...;
-it is read from the environment only, and never written anywhere.
+The environment variable VARIANTS_NOTIFY holds Apprise addresses with their credentials, separated by spaces, such as
+mailto://..., slack://... or json://.... They are only read from there, and never written anywhere.
 """
 
 import os
@@ -13,36 +13,41 @@ VARIABLE = "VARIANTS_NOTIFY"
 Kind = Literal["info", "success", "warning", "failure"]
 
 
+def _addresses() -> list[str]:
+    return os.environ.get(VARIABLE, "").split()
+
+
 def check() -> None:
-    """Raise `InputError` where VARIANTS_NOTIFY asks for what cannot be sent, before any work."""
-    addresses = os.environ.get(VARIABLE, "").split()
-    if not addresses:
+    """Raise `InputError` if Apprise is missing, or does not understand one of the addresses."""
+    if not _addresses():
         return
     try:
         import apprise
     except ImportError as error:
         raise InputError(
-            f"{VARIABLE} is set, and Apprise is not installed; pip install vae-variants[notify]"
+            f"{VARIABLE} is set, but Apprise is not installed; pip install vae-variants[notify]"
         ) from error
-    for number, address in enumerate(addresses, 1):
+    for number, address in enumerate(_addresses(), 1):
         if apprise.Apprise.instantiate(address) is None:
             scheme = f" ({address.split('://', 1)[0]}://...)" if "://" in address else ""
             raise InputError(
-                f"{VARIABLE}: address {number}{scheme} is none that Apprise knows; expected such as "
-                "mailto://USER:PASSWORD@HOST or slack://TOKENS (its documentation lists all)"
+                f"{VARIABLE}: Apprise does not understand address {number}{scheme}; expected for example "
+                "mailto://USER:PASSWORD@HOST or slack://TOKENS (the documentation of Apprise lists all services)"
             )
 
 
 def send(title: str, body: str, kind: Kind) -> str:
-    """Send to every address. Returns what went wrong, or nothing; without addresses, nothing is sent."""
-    addresses = os.environ.get(VARIABLE, "").split()
+    """Send a message in Markdown to every address. Returns which services failed, or nothing if all went well."""
+    addresses = _addresses()
     if not addresses:
         return ""
     import apprise
 
     failed = []
     for address in addresses:
-        one = apprise.Apprise()
-        if not one.add(address) or not one.notify(body=body, title=title, notify_type=kind, body_format="markdown"):
+        service = apprise.Apprise()
+        if not service.add(address) or not service.notify(
+            body=body, title=title, notify_type=kind, body_format="markdown"
+        ):
             failed.append(address.split(":", 1)[0])
     return f"no notification was sent by {', '.join(failed)}" if failed else ""

@@ -1,19 +1,27 @@
 """Messages to the user, and the progress of long work.
 
 On a terminal the progress is shown live, as bars. Elsewhere, such as in a log file, it is printed as lines, and at
-least one line appears every `INTERVAL` seconds for as long as the work lasts.
+least one line appears every `INTERVAL` seconds for as long as the work lasts. Output that cannot be written, because a
+pipe was closed or a disk is full, is dropped: it never stops the work.
+
+    display = Display()
+    with display.progress("study beta-digits", total=20) as progress:
+        progress.start(3, "trial 3", steps=100)
+        progress.update(3, 17, "ELBO -23.10")
+        progress.finish(3, "trial 3 complete")
 """
 
 import threading
 import time
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from rich import progress as bars
 from rich.console import Console, RenderableType
 
 INTERVAL = 25.0  # seconds after which a line is printed if nothing else was
+WRITE_ERRORS = (OSError, SystemExit)  # `rich` raises SystemExit when a pipe is closed
 
 
 class Display:
@@ -26,12 +34,14 @@ class Display:
     def say(self, line: str) -> None:
         """Print one line of plain text."""
         self._last_output = time.monotonic()
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        with suppress(*WRITE_ERRORS):
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, content: RenderableType) -> None:
         """Print a table or another object of `rich`."""
         self._last_output = time.monotonic()
-        self.console.print(content, highlight=False)
+        with suppress(*WRITE_ERRORS):
+            self.console.print(content, highlight=False)
 
     @contextmanager
     def progress(self, name: str, total: int, finished: int = 0) -> Iterator["Progress"]:
@@ -47,10 +57,13 @@ class Display:
         if not self.console.is_terminal:
             threading.Thread(target=self._keep_talking, args=(progress, stop), daemon=True).start()
         try:
-            with live:
-                yield progress
+            with suppress(*WRITE_ERRORS):
+                live.start()
+            yield progress
         finally:
             stop.set()
+            with suppress(*WRITE_ERRORS):
+                live.stop()
 
     def _keep_talking(self, progress: "Progress", stop: threading.Event) -> None:
         while not stop.wait(max(0.1, self._last_output + INTERVAL - time.monotonic())):
@@ -58,21 +71,26 @@ class Display:
                 self.say(progress.line())
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Running:
+    """A task that is running, and its bar."""
+
     name: str
     steps: int | None
     bar: bars.TaskID
     step: int = 0
     note: str = ""
 
-    def words(self) -> str:
+    def line(self) -> str:
         of = "" if self.steps is None else f" of {self.steps}"
         return ", ".join(filter(None, [f"{self.name}: epoch {self.step}{of}" if self.step else self.name, self.note]))
 
 
 class Progress:
-    """One bar over all tasks, and one bar for each task that is running. Made by `Display.progress`."""
+    """One bar over all tasks, and one bar for each task that is running. Made by `Display.progress`.
+
+    Messages about a task that is not running, such as one that arrives late from another process, are ignored.
+    """
 
     def __init__(self, display: Display, live: bars.Progress, name: str, total: int, finished: int) -> None:
         self._display, self._live = display, live
@@ -82,26 +100,30 @@ class Progress:
         self._running: dict[Hashable, _Running] = {}
 
     def start(self, key: Hashable, name: str, steps: int | None = None) -> None:
-        """A task starts, which takes `steps` epochs at most (None if that is not known)."""
-        bar = self._live.add_task(name, total=steps, note="")
-        self._running[key] = _Running(name, steps, bar)
+        """Show that a task starts, which takes `steps` epochs at most (None if that is not known)."""
+        with suppress(*WRITE_ERRORS):
+            bar = self._live.add_task(name, total=steps, note="")
+            self._running[key] = _Running(name=name, steps=steps, bar=bar)
 
     def update(self, key: Hashable, step: int, note: str = "") -> None:
-        """A running task has finished its epoch number `step`; `note` is shown beside its bar."""
-        task = self._running[key]
-        task.step, task.note = step, note
-        self._live.update(task.bar, completed=step, note=note)
+        """Show that a running task has finished its epoch number `step`, with a note beside its bar."""
+        if task := self._running.get(key):
+            task.step, task.note = step, note
+            self._live.update(task.bar, completed=step, note=note)
 
     def finish(self, key: Hashable, line: str = "") -> None:
-        """A task has ended. `line` is printed; if it is empty, a short one is printed where there is no terminal."""
-        task = self._running.pop(key)
-        self._live.remove_task(task.bar)
+        """Show that a task has ended, and print `line`, or without a terminal a short one if `line` is empty."""
+        task = self._running.pop(key, None)
+        if task:
+            self._live.remove_task(task.bar)
         self.advance()
-        if line or not self._display.console.is_terminal:
-            self._display.say(line or f"{task.name} done ({self._finished} of {self._total})")
+        if task and not line and not self._display.console.is_terminal:
+            line = f"{task.name} done ({self._finished} of {self._total})"
+        if line:
+            self._display.say(line)
 
     def advance(self) -> None:
-        """One more task has ended."""
+        """Show that one more task has ended."""
         self._finished += 1
         self._live.advance(self._all)
 
@@ -110,8 +132,8 @@ class Progress:
         self._live.update(self._all, note=note)
 
     def line(self) -> str:
-        """The state in words, for an output that is no terminal."""
-        running = "; ".join(task.words() for task in list(self._running.values()))
+        """Return the state in words, for an output that is no terminal."""
+        running = "; ".join(task.line() for task in list(self._running.values()))
         seconds = time.monotonic() - self._begin
         state = f"{self._name}: {self._finished} of {self._total} finished after {seconds:.0f} s"
         return f"{state}; running: {running}" if running else state

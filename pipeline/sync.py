@@ -1,29 +1,30 @@
-"""`python -m pipeline.sync`: send what is not in MLflow yet.
+"""`python -m pipeline.sync`: send what MLflow does not have yet.
 
-Whatever is tracked goes to a journal in mlruns/.runs first. Where the store was away until the end of a command, what
-is left there is sent by this one, in order and once, and runs whose process died are marked as interrupted. Runs of
-processes that live are left alone. Start it in the folder in which the command ran, with the same MLFLOW_TRACKING_URI.
+Every command writes what it tracks to a journal in mlruns/.runs, and sends it to MLflow from there. If MLflow could not
+be reached until the command ended, this command sends the rest, and marks runs whose process died as interrupted. Runs
+of processes that are still alive are not touched. Start it in the folder in which the other command ran, with the same
+MLFLOW_TRACKING_URI.
 """
 
 from pipeline import cli
 
 
-def main(words: list[str]) -> int:
+def main(argv: list[str]) -> int:
     parser = cli.parser("sync", str(__doc__).split(": ", 1)[1])
-    parser.parse_args(words)
+    parser.parse_args(argv)
 
-    from pipeline.tracker import Tracker, left
+    from pipeline.tracker import Tracker, unsent_runs
 
-    waiting = left()
-    if not waiting:
+    runs = unsent_runs()
+    if not runs:
         print("everything is in MLflow")
         return 0
-    problems = [p for dataset in sorted({d for d, _ in waiting}) for p in Tracker(dataset).catch_up()]
+    problems = [p for dataset in sorted({d for d, _ in runs}) for p in Tracker(dataset).catch_up()]
     for problem in problems:
         print(f"not sent: {problem}")
-    print(f"{len(waiting)} runs looked at, {len(problems)} not sent")
+    print(f"runs checked: {len(runs)}; not sent completely: {len(problems)}")
     return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    cli.run(main, "give the same command again")
+    cli.run(main, "run the same command again")

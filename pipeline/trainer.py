@@ -1,10 +1,11 @@
 """The one training loop: a generator of epochs.
 
     for epoch in train(variant, data, epochs=50, seed=0):
-        ...                                   # log, prune, checkpoint, or stop by leaving the loop
+        ...                                   # log, prune, save a checkpoint, or stop by leaving the loop
 
-It knows the contract and nothing else: no variant, no tracker, no pruner. Whoever iterates decides. A training that
-was cut off goes on from what `Epoch.snapshot` gave, and ends in the same bits on a CPU.
+The trainer knows the contract of a variant and nothing else: no particular variant, no tracker, no pruner. The caller
+decides what to do after each epoch. An interrupted training can continue from `Epoch.snapshot`, and on a CPU it then
+ends in exactly the same weights as an uninterrupted one.
 """
 
 import math
@@ -23,39 +24,74 @@ from pipeline.data import Data
 from variants import Batch, Config, DataSpec, InputError, Terms, Variant
 
 Precision = Literal["auto", "fp32", "bf16"]
+LRSchedule = Callable[[int, int], float]  # (epoch, from 1; number of epochs) -> factor on the first learning rate
 
 
 class Diverged(ArithmeticError):
-    """A loss or a score left the real numbers."""
+    """A loss or a score is infinite or not a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One pass over the training split and what it led to.
+    """The result of one pass over the training split.
 
-    `metrics`: `train/...` are averages over the epoch while the weights moved, `valid/...` are of the weights after
-    it; `elbo` (higher is better), `reconstruction` and `kl` (lower) in nats per example at beta = 1; `train/loss`, or
-    `train/loss_PLAYER` of several, is what was minimised; `time/train_seconds`, `time/valid_seconds`,
-    `time/examples_per_second`.
+    The scores in `metrics` are averages over examples. Those that begin with `train/` were taken while the weights
+    changed, those that begin with `valid/` belong to the weights after the epoch. `elbo` (higher is better),
+    `reconstruction` and `kl` (lower is better) are in nats per example at beta = 1. `train/loss` is the loss that was
+    minimized; if a variant has several optimizers, it is `train/loss_NAME` for each of them. The rest are
+    `time/train_seconds`, `time/valid_seconds` and `time/examples_per_second`.
     """
 
     number: int  # from 1
-    step: int  # optimisation steps so far
+    step: int  # optimization steps so far
     metrics: dict[str, float]
     vectors: dict[str, Tensor]  # validation averages of extras with several columns, such as kl_per_dimension (Z,)
-    best: bool  # no earlier epoch had a better validation score
-    snapshot: Callable[[], dict[str, Tensor]]  # all that `train(resume=...)` needs to go on after this epoch
+    best: bool  # whether the validation score is better than after every earlier epoch
+    snapshot: Callable[[], dict[str, Tensor]]  # returns all that `train(resume=...)` needs to continue from here
+
+    def summary(self) -> str:
+        """Return the most important validation scores as a line of text."""
+        names = ("elbo", "reconstruction", "kl")
+        return "  ".join(f"{n} {self.metrics[f'valid/{n}']:.2f}" for n in names if f"valid/{n}" in self.metrics)
+
+
+def constant(epoch: int, epochs: int) -> float:
+    """Return 1: the learning rate stays as it is."""
+    return 1.0
+
+
+def cosine(epoch: int, epochs: int) -> float:
+    """Fall from 1 to almost 0 along half a cosine (Loshchilov & Hutter 2017, equation 5, without restarts)."""
+    return 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs))
+
+
+def burda(epoch: int, epochs: int) -> float:
+    """Return 10^(-i/7) for 3^i epochs, i = 0, 1, 2, ... (Burda et al. 2016, section 5.1)."""
+    stage, end = 0, 1
+    while epoch > end:
+        stage += 1
+        end += 3**stage
+    return float(10 ** (-stage / 7))
+
+
+LR_SCHEDULES: Mapping[str, LRSchedule] = {f.__name__: f for f in (constant, cosine, burda)}
 
 
 def build(name: str, config: Config, spec: DataSpec) -> Variant:
-    """A fresh variant. Raises `InputError`, in words, where it cannot be trained on such data."""
+    """Return a new, untrained variant. Raises `InputError` if it cannot be trained on such data."""
     variant = variants.get(name)
     missing = variant.required_fields - spec.fields
     if missing:
-        words = {"y": "class labels", "mask": "sequences"}
-        lacks = " and ".join(words[m] for m in sorted(missing))
-        raise InputError(f"{name} needs {lacks}; data set {spec.name} has none")
+        descriptions = {"y": "class labels", "mask": "sequences"}
+        needed = " and ".join(descriptions[field] for field in sorted(missing))
+        raise InputError(f"{name} needs {needed}; data set {spec.name} has none")
     return variant(config, spec)
+
+
+def fit(variant: Variant, data: Data, *, epochs: int, seed: int) -> None:
+    """Train a variant to the end. Nothing is logged or saved: this is for models that are thrown away afterwards."""
+    for _ in train(variant, data, epochs=epochs, seed=seed):
+        pass
 
 
 def train(
@@ -66,18 +102,20 @@ def train(
     seed: int,
     patience: int | None = None,
     precision: Precision = "auto",
-    lr_schedule: Callable[[int], float] | None = None,
+    lr_schedule: LRSchedule | None = None,
     resume: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Epoch]:
     """Train on `data.train`, score `data.valid` after each epoch, and yield an `Epoch`.
 
-    Training runs on the device that `data` lies on. The order of the examples depends on `seed` alone, so that
-    variants are compared on the same order. With `patience`, training ends after that many epochs without a better
-    validation score (the ELBO, or the reconstruction where there is none), and the weights of the best epoch are put
-    back. `precision` `auto` is bf16 autocast on CUDA and fp32 elsewhere. `rate` gives the factor on every player's
-    learning rate by the number of the epoch. `resume` is a snapshot, after whose epoch training goes on.
+    Training runs on the device on which `data` lies. The order of the examples depends on `seed` alone, so that all
+    variants see them in the same order. With `patience`, training ends after that many epochs without a better
+    validation score (the ELBO, or the negative reconstruction if the variant has no ELBO), and the variant gets the
+    weights of its best epoch. The precision `auto` is bf16 autocast on CUDA and fp32 elsewhere. `lr_schedule` gives the
+    factor on the learning rates of all optimizers in each epoch. `resume` is a snapshot, after whose epoch training
+    continues.
 
-    Raises `Diverged` at the end of an epoch in which a loss or score left the real numbers.
+    Raises:
+        Diverged: At the end of an epoch in which a loss or a score is infinite or not a number.
     """
     device = data.train.x.device
     variant.to(device)
@@ -92,9 +130,10 @@ def train(
             break
         begin = time.perf_counter()
         variant.train()
-        totals = _Totals()
-        for optimizer in optimizers if lr_schedule else ():
-            optimizer.scale_lr(lr_schedule(number) if lr_schedule else 1.0)
+        totals = Totals()
+        if lr_schedule is not None:
+            for optimizer in optimizers:
+                optimizer.scale_lr(lr_schedule(number, epochs))
         for index in torch.randperm(len(data.train), generator=state.order).to(device).split(variant.config.batch):
             batch = data.batch(data.train, index, state.noise)
             with _autocast(device, precision):
@@ -103,65 +142,70 @@ def train(
             totals.add(terms, len(batch), losses)
             step += 1
         _synchronize(device)
-        trained = time.perf_counter()
-        scored = score(variant, data, data.valid, seed=seed, step=step, precision=precision)
-        metrics, vectors = _means({"train": totals, "valid": scored}, number)
-        seconds = trained - begin
+        end = time.perf_counter()
+        valid_totals = score(variant, data, data.valid, seed=seed, step=step, precision=precision)
+        metrics, vectors = _means({"train": totals, "valid": valid_totals}, number)
+        seconds = end - begin
         metrics["time/train_seconds"] = seconds
-        metrics["time/valid_seconds"] = time.perf_counter() - trained
+        metrics["time/valid_seconds"] = time.perf_counter() - end
         metrics["time/examples_per_second"] = len(data.train) / seconds
-        improved = state.ended(number, metrics.get("valid/elbo", -metrics["valid/reconstruction"]))
+        best = state.end_epoch(number, metrics.get("valid/elbo", -metrics["valid/reconstruction"]))
         yield Epoch(
-            number=number, step=number * steps, metrics=metrics, vectors=vectors, best=improved, snapshot=state.snapshot
+            number=number, step=number * steps, metrics=metrics, vectors=vectors, best=best, snapshot=state.snapshot
         )
-    if state.best_weights is not None:
+    if state.best_weights:
         variant.load_state_dict(state.best_weights)
 
 
 class _State:
-    """What a training is at the end of an epoch: weights, optimisers, random states, and the best so far."""
+    """The state of a training after an epoch: weights, optimizers, random states, and the best weights so far."""
 
     def __init__(
         self, variant: Variant, optimizers: list["_NamedOptimizer"], device: torch.device, seed: int, keep: bool
     ) -> None:
         self.variant, self.optimizers, self.device = variant, optimizers, device
         self.epoch, self.best, self.best_epoch = 0, -math.inf, 0
-        self.best_weights = {k: v.clone() for k, v in variant.state_dict().items()} if keep else None
+        self.best_weights = {k: v.clone() for k, v in variant.state_dict().items()} if keep else {}
         self.order = torch.Generator().manual_seed(seed)
         self.noise = torch.Generator(device).manual_seed(seed)
         torch.manual_seed(seed)
 
-    def ended(self, number: int, value: float) -> bool:
-        """Note an epoch's validation score (higher is better); true where it is the best."""
+    def end_epoch(self, number: int, value: float) -> bool:
+        """Record an epoch's validation score (higher is better). Returns whether it is the best so far."""
         self.epoch = number
         if value <= self.best:
             return False
         self.best, self.best_epoch = value, number
-        for name, weight in self.variant.state_dict().items() if self.best_weights else ():
-            self.best_weights[name].copy_(weight)  # type: ignore[index]
+        weights = self.variant.state_dict()
+        for name, weight in self.best_weights.items():
+            weight.copy_(weights[name])
         return True
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Flat, on the CPU, and a copy."""
-        found = {f"weights/{k}": v for k, v in self.variant.state_dict().items()}
-        found |= {f"best/{k}": v for k, v in (self.best_weights or {}).items()}
+        """Return a copy of the state as a flat mapping of tensors on the CPU."""
+        tensors = {f"weights/{k}": v for k, v in self.variant.state_dict().items()}
+        tensors |= {f"best/{k}": v for k, v in self.best_weights.items()}
         for optimizer in self.optimizers:
             for i, moments in optimizer.optimizer.state_dict()["state"].items():
-                found |= {f"players/{optimizer.name}/{i}/{k}": torch.as_tensor(v) for k, v in moments.items()}
-        found |= {"order": self.order.get_state(), "noise": self.noise.get_state(), "random": torch.get_rng_state()}
+                # the prefix is an earlier name of the optimizers; it stays, so that old checkpoints can be continued
+                tensors |= {f"players/{optimizer.name}/{i}/{k}": torch.as_tensor(v) for k, v in moments.items()}
+        tensors |= {"order": self.order.get_state(), "noise": self.noise.get_state(), "random": torch.get_rng_state()}
         if self.device.type == "cuda":
-            found["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        found["epochs"] = torch.tensor([self.epoch, self.best_epoch])
-        found["best_value"] = torch.tensor(self.best, dtype=torch.float64)
-        return {k: v.detach().cpu().clone() for k, v in found.items()}
+            tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        tensors["epochs"] = torch.tensor([self.epoch, self.best_epoch])
+        tensors["best_value"] = torch.tensor(self.best, dtype=torch.float64)
+        return {k: v.detach().cpu().clone() for k, v in tensors.items()}
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Put back what `snapshot` returned."""
+
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
 
         self.variant.load_state_dict(part("weights/"))
-        for name, weight in part("best/").items() if self.best_weights else ():
-            self.best_weights[name].copy_(weight)  # type: ignore[index]
+        for name, weight in part("best/").items():
+            if name in self.best_weights:
+                self.best_weights[name].copy_(weight)
         for optimizer in self.optimizers:
             moments: dict[int, dict[str, Tensor]] = {}
             for path, value in part(f"players/{optimizer.name}/").items():
@@ -179,11 +223,11 @@ class _State:
 
 def score(
     variant: Variant, data: Data, split: Batch, *, seed: int, step: Tensor | None = None, precision: Precision = "auto"
-) -> "_Totals":
-    """Sums of a split's terms, with noise that depends on `seed` alone; the caller's random state is left as it was."""
+) -> "Totals":
+    """Return the sums of a split's terms. The noise depends on `seed` alone, and the global random state is kept."""
     device = split.x.device
     step = torch.zeros((), device=device) if step is None else step
-    totals = _Totals()
+    totals = Totals()
     variant.eval()
     with machine.seeded(device, seed), _autocast(device, precision):
         for batch in data.batches(split):
@@ -191,15 +235,15 @@ def score(
     return totals
 
 
-class _Totals:
-    """Sums over examples, kept on the device in float64, so that an epoch costs one transfer to the host."""
+class Totals:
+    """Sums over examples. They stay on the device, in float64, so that an epoch costs one transfer to the host."""
 
     def __init__(self) -> None:
         self.count = 0
         self.sums: dict[str, Tensor] = {}  # scalars, and vectors for extras of several columns
 
     def add(self, terms: Terms, count: int, losses: Mapping[str, Tensor] | None = None) -> None:
-        """Add a batch's scores: with the losses that its players minimised in training, with the extras elsewhere."""
+        """Add the terms of a batch, and in training the losses that were minimized, else the extras."""
         self.count += count
         self._add("reconstruction", terms.reconstruction.detach().sum())
         if terms.kl is not None:
@@ -215,15 +259,15 @@ class _Totals:
         self.sums[name].add_(value, alpha=weight)
 
 
-def _means(totals: dict[str, _Totals], number: int) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Averages by name, in one transfer: scalars, and vectors apart. The ELBO is derived where there is a KL."""
+def _means(totals: dict[str, Totals], number: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Return averages by name, first the scalars and then the vectors. The ELBO is derived where there is a KL."""
     flat = {f"{part}/{name}": value / t.count for part, t in totals.items() for name, value in t.sums.items()}
     host = torch.cat([v.reshape(-1) for v in flat.values()]).cpu().split([v.numel() for v in flat.values()])
     scalars: dict[str, float] = {}
     vectors: dict[str, Tensor] = {}
     for (name, value), numbers in zip(flat.items(), host, strict=True):
         if not numbers.isfinite().all():
-            raise Diverged(f"epoch {number}: {name} left the real numbers; try a smaller lr, or clip")
+            raise Diverged(f"epoch {number}: {name} is infinite or not a number; try a smaller lr, or clip")
         if value.ndim:
             vectors[name.split("/", 1)[1]] = numbers
         else:
@@ -235,24 +279,27 @@ def _means(totals: dict[str, _Totals], number: int) -> tuple[dict[str, float], d
 
 
 class _NamedOptimizer:
+    """An optimizer, the name of the loss that it minimizes, and the weights that it changes."""
+
     def __init__(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         self.name, self.optimizer = name, optimizer
         self.weights = [p for group in optimizer.param_groups for p in group["params"]]
-        self._rates = [group["lr"] for group in optimizer.param_groups]
+        self._initial_lr = [group["lr"] for group in optimizer.param_groups]
 
     def scale_lr(self, factor: float) -> None:
-        """Set the learning rate to its `factor` of what it was at first."""
-        for group, lr_schedule in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = lr_schedule * factor
+        """Set the learning rate to `factor` times its initial value."""
+        for group, lr in zip(self.optimizer.param_groups, self._initial_lr, strict=True):
+            group["lr"] = lr * factor
 
     def backward(self, loss: Tensor, retain: bool) -> Tensor:
-        """Take the gradient of a loss. Returns its value."""
+        """Compute the gradient of a loss with respect to this optimizer's weights. Returns the loss, detached."""
         for weight in self.weights:
             weight.grad = None
         loss.backward(inputs=self.weights, retain_graph=retain)
         return loss.detach()
 
     def step(self, clip: float) -> None:
+        """Change the weights; if `clip` is not 0, the norm of the gradient is first cut to it."""
         if clip:
             torch.nn.utils.clip_grad_norm_(self.weights, clip)
         self.optimizer.step()
@@ -261,24 +308,24 @@ class _NamedOptimizer:
 def _update(
     optimizers: list[_NamedOptimizer], terms: Terms, clip: float, context: Callable[[], Any]
 ) -> dict[str, Tensor]:
-    """One step of every player on its own loss. Returns the losses.
+    """Take one step with every optimizer on its own loss. Returns the losses by name.
 
-    Of losses that are tensors all gradients are taken before any weight moves; then come, in turn, those that are
-    functions.
+    Losses that are tensors come first: all their gradients are computed before any weight changes. Losses that are
+    functions are then evaluated in turn, each after the weights of the one before it have changed.
     """
-    by_name = {p.name: p for p in optimizers}
-    ready = {n: loss for n, loss in terms.losses.items() if isinstance(loss, Tensor)}
-    last = list(ready)[-1:]
-    done = {n: by_name[n].backward(loss, retain=[n] != last) for n, loss in ready.items()}
-    for name in ready:
+    by_name = {o.name: o for o in optimizers}
+    tensors = {name: loss for name, loss in terms.losses.items() if isinstance(loss, Tensor)}
+    last = list(tensors)[-1:]
+    values = {name: by_name[name].backward(loss, retain=[name] != last) for name, loss in tensors.items()}
+    for name in tensors:
         by_name[name].step(clip)
     for name, loss in terms.losses.items():
         if not isinstance(loss, Tensor):
             with context():
                 value = loss()
-            done[name] = by_name[name].backward(value, retain=False)
+            values[name] = by_name[name].backward(value, retain=False)
             by_name[name].step(clip)
-    return done
+    return values
 
 
 def _autocast(device: torch.device, precision: Precision) -> Any:

@@ -1,12 +1,14 @@
-"""One configuration, trained in one run of MLflow: logged, checkpointed, and gone on with where it was cut off.
+"""Trains one configuration in one MLflow run: tracked, checkpointed, and resumable.
 
-A trial and a final are such attempts. On a CPU one that was cut off ends in the same bits as one that was not.
+Every model that is kept is trained here: trials of studies, finals and anchors. On a CPU, a training that was
+interrupted and continued ends in exactly the same weights as one that was not.
 """
 
 import dataclasses
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,22 +21,31 @@ from pipeline.tracker import Run, views
 from pipeline.trainer import Diverged, Epoch
 from variants import Config, InputError, Variant
 
-SAVE_EVERY = 1.0  # seconds: a checkpoint an epoch, and fewer where epochs are shorter than that
+SAVE_EVERY = 1.0  # seconds between two checkpoints, each at the end of an epoch
 
 
 class TrainingTooLong(TimeoutError):
-    """A training that had more seconds than it was given."""
+    """A training took more seconds than its plan allows."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """What is trained. `timeout` is in seconds of training, over all its parts."""
+    """What is trained, and for how long.
+
+    Args:
+        patience: Training ends after this many epochs without a better validation score, and the weights of the best
+            epoch are kept. None or 0 trains all epochs and keeps the last weights.
+        seed: The seed of the first weights, of the order of examples and of all noise.
+        lr_schedule: The name of a schedule in `trainer.LR_SCHEDULES`; None keeps the learning rate constant.
+        timeout: The largest number of seconds of training, counted over all interruptions.
+    """
 
     variant: str
     config: Config
     epochs: int
-    patience: int
+    patience: int | None
     seed: int
+    lr_schedule: str | None = None
     timeout: float | None = None
 
 
@@ -42,28 +53,31 @@ _cached: dict[tuple[str, str, str], Data] = {}
 
 
 def cache_data(source: str, device: torch.device, data: Data) -> None:
-    """Keep data at hand for tasks of this process."""
+    """Cache data for the tasks of this process."""
     _cached[(source, str(device), data.digest)] = data
 
 
 def cached_data(source: str, digest: str, device: torch.device) -> Data:
-    """The data of a task, loaded once a process. Raises `InputError` where they are other than what was asked for."""
+    """Return the data of a task, which are loaded once in each process. Raises `InputError` if the digest differs."""
     key = (source, str(device), digest)
     if key not in _cached:
         loaded = datasets.load(source)
         if loaded.digest != digest:
-            raise InputError(f"{source} is not here what it was where the task was given out (digest {digest[:8]})")
+            raise InputError(
+                f"{source} holds other data here (digest {loaded.digest[:8]}) than where the work was started "
+                f"({digest[:8]}); expected the same files on all machines, unchanged while the command runs"
+            )
         cache_data(source, device, loaded.to(device))
     return _cached[key]
 
 
 def failed(run: Run, error: Exception) -> str:
-    """Mark a run whose training failed, and return the reason. Errors that are not of the training are raised again."""
+    """Mark a run as failed, and return the reason. Errors that the training did not cause are raised again."""
     if isinstance(error, OSError | InputError) and not isinstance(error, TrainingTooLong):
         raise error
     if isinstance(error, Diverged | TrainingTooLong | MemoryError | torch.OutOfMemoryError):
         reason = str(error) or type(error).__name__
-    else:  # of the variant's own code
+    else:  # an error in the code of the variant
         run.text("error.txt", "".join(traceback.format_exception(error)))
         reason = f"{type(error).__name__}: {error}"
     run.state = "failed"
@@ -72,65 +86,71 @@ def failed(run: Run, error: Exception) -> str:
 
 
 class TrainingRun:
-    """Iterate over `epochs`, then take `scores`; leave the loop to prune."""
+    """A training in an MLflow run. Iterate over `epochs`, then call `scores`. To prune, leave the loop.
 
-    variant: Variant
+    If the checkpoint exists, training continues from there. The checkpoint after the last epoch is complete: with it,
+    `epochs` yields nothing and only restores the model.
 
-    def __init__(self, training: TrainingPlan, data: Data, run: Run) -> None:
-        self._training, self._data, self._run = training, data, run
-        torch.manual_seed(training.seed)
-        self.variant = trainer.build(training.variant, training.config, data.spec)
-        saved = checkpoint.load(run.checkpoint)
-        state, about = saved or ({}, {"best": {}, "best_epoch": 0, "epoch": 0, "seconds": 0.0})
+    `path` is the file of the checkpoint; by default it lies in the journal of the run and is deleted with it.
+    """
+
+    def __init__(self, plan: TrainingPlan, data: Data, run: Run, path: Path | None = None) -> None:
+        self.data, self.path = data, path or run.checkpoint
+        self._plan, self._run = plan, run
+        torch.manual_seed(plan.seed)
+        self.variant: Variant = trainer.build(plan.variant, plan.config, data.spec)
+        state, about = checkpoint.load(self.path) or ({}, {"best": {}, "best_epoch": 0, "epoch": 0, "seconds": 0.0})
         self._kl: Tensor | None = state.pop("kl", None)
-        self._state: Mapping[str, Tensor] | None = state or None
-        self._best: dict[str, float] = about["best"]
-        self.best_epoch: int = about["best_epoch"]
-        self.epoch: int = about["epoch"]  # the last that is behind us
-        self.seconds: float = about["seconds"]  # of training and scoring, over all parts
+        self._state = state or None
+        self.kept: dict[str, float] = about["best"]  # validation scores of the weights that are kept
+        self.best_epoch: int = about["best_epoch"]  # the epoch whose weights are kept
+        self.epoch: int = about["epoch"]  # the last one that has ended
+        self.seconds: float = about["seconds"]  # of training and validation, counted over all interruptions
         weights = sum(p.numel() for p in self.variant.parameters())
-        run.params({**dataclasses.asdict(training.config), "epochs": training.epochs, "weights": weights})
+        schedule = {"schedule": plan.lr_schedule} if plan.lr_schedule else {}
+        run.params({**dataclasses.asdict(plan.config), "epochs": plan.epochs, "weights": weights, **schedule})
         run.dataset(data)
-        if self.variant.conditioned_on:  # what its likelihood is conditioned on: say so wherever its ELBO stands
+        if self.variant.conditioned_on:  # p(x) of this model is conditional, which its ELBO does not tell
             run.tags({"given": self.variant.conditioned_on})
 
-    @property
-    def kept(self) -> dict[str, float]:
-        """The validation scores of the weights that training leaves behind."""
-        return dict(self._best)
-
     def epochs(self) -> Iterator[Epoch]:
-        """The epochs that are still to come. Raises `Diverged` and `TooLong`."""
-        t = self._training
+        """Train, and yield the epochs that remain. Raises `Diverged` and `TrainingTooLong`."""
+        plan = self._plan
+        last: Epoch | None = None
         saved = time.monotonic()
         before, begin = self.seconds, time.perf_counter()
         for last in trainer.train(
-            self.variant, self._data, epochs=t.epochs, seed=t.seed, patience=t.patience, resume=self._state
-        ):
-            if last.best or not self._best:
-                self._best = {k: v for k, v in last.metrics.items() if k.startswith("valid/")}
+            self.variant, self.data, epochs=plan.epochs, seed=plan.seed, patience=plan.patience,
+            lr_schedule=trainer.LR_SCHEDULES[plan.lr_schedule] if plan.lr_schedule else None, resume=self._state,
+        ):  # fmt: skip
+            if last.best or not plan.patience:
+                self.kept = {k: v for k, v in last.metrics.items() if k.startswith("valid/")}
                 self._kl, self.best_epoch = last.vectors.get("kl_per_dimension"), last.number
             self._run.metrics(last.metrics, last.number)
             self.epoch, self.seconds = last.number, before + time.perf_counter() - begin
             if time.monotonic() - saved > SAVE_EVERY:
                 self._save(last)
                 saved = time.monotonic()
-            if t.timeout and self.seconds > t.timeout:
+            if plan.timeout and self.seconds > plan.timeout:
                 raise TrainingTooLong(
-                    f"{self.seconds:.0f} s of training after epoch {last.number}; {t.timeout:.0f} s were given"
+                    f"{self.seconds:.0f} s of training after epoch {last.number}; {plan.timeout:.0f} s were given"
                 )
             yield last
+        if last is not None:
+            self._save(last)
 
     def _save(self, last: Epoch) -> None:
-        about = {"best": self._best, "best_epoch": self.best_epoch, "epoch": self.epoch, "seconds": self.seconds}
+        about = {"best": self.kept, "best_epoch": self.best_epoch, "epoch": self.epoch, "seconds": self.seconds}
         kl = {} if self._kl is None else {"kl": self._kl}
-        checkpoint.save(self._run.checkpoint, {**last.snapshot(), **kl}, about)
+        checkpoint.save(self.path, {**last.snapshot(), **kl}, about)
 
     def scores(self) -> dict[str, float]:
-        """The cheap scores on validation data, logged with pictures. After the last epoch."""
-        found = {**self._best, **quick.scores(self.variant, self._data, self._kl), "time/trial_seconds": self.seconds}
-        # the last point of a curve is the model that was kept, also where that is of an earlier epoch
-        self._run.metrics(found, self.epoch + (self.best_epoch != self.epoch))
-        for name, pixels in pictures.all_of(self.variant, self._data, self._kl).items():
+        """Compute and log the quick scores on validation data, with pictures, after the last epoch.
+
+        The validation scores are logged once more, so that their curves end in those of the weights that are kept.
+        """
+        scores = {**self.kept, **quick.scores(self.variant, self.data, self._kl), "time/trial_seconds": self.seconds}
+        self._run.metrics(scores, self.epoch + (self.best_epoch != self.epoch))
+        for name, pixels in pictures.all_of(self.variant, self.data, self._kl).items():
             self._run.picture(name, pixels, views.PICTURE_STEP)
-        return found
+        return scores

@@ -1,8 +1,8 @@
 """`python -m pipeline.ui`: look at the runs in MLflow.
 
-Starts MLflow's own page on this machine alone (127.0.0.1), in a form that takes a fifth of the memory of a plain
-`mlflow ui`, and prints the link that opens the right view at once. A plain `mlflow ui` in the same folder shows the
-same runs. Stop it with Ctrl-C.
+This starts MLflow's web page on this machine only (127.0.0.1), and prints a link that opens a view with curves and
+sample grids. It needs a fifth of the memory of a plain `mlflow ui`, which shows the same runs in the same folder. Stop
+it with Ctrl-C. If MLFLOW_TRACKING_URI is the address of a server, only the link is printed.
 """
 
 import os
@@ -18,21 +18,21 @@ from pipeline import cli
 from variants import InputError
 
 VIEWS = ("Trials", "Variants", "Samples", "Reruns")
-PATIENCE = 120  # seconds that MLflow gets to start
+START_TIMEOUT = 120  # seconds within which MLflow must start
 
 
-def main(words: list[str]) -> int:
+def main(argv: list[str]) -> int:
     parser = cli.parser("ui", str(__doc__).split(": ", 1)[1])
-    parser.add_argument("--dataset", metavar="NAME", help="the data set whose runs to show (the newest)")
-    parser.add_argument("--view", choices=VIEWS, default="Trials", help="which saved view to open (Trials)")
+    parser.add_argument("--dataset", metavar="NAME", help="data set whose runs to show (that of the newest run)")
+    parser.add_argument("--view", choices=VIEWS, default="Trials", help="view to open (Trials)")
     parser.add_argument("--port", type=cli.positive, metavar="N", help="port on 127.0.0.1 (5000)")
     parser.add_argument("--open", action="store_true", help="open the link in the browser")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
 
-    from pipeline.tracker import store, views
+    from pipeline.tracker import tracking_uri, views
 
     port = arguments.port or views.PORT
-    uri = store()
+    uri = tracking_uri()
     experiment = _experiment(uri, arguments.dataset)
     link = views.link(uri, experiment, arguments.view, port)
     if uri.startswith(("http:", "https:")):
@@ -46,12 +46,12 @@ def main(words: list[str]) -> int:
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError) as error:
             raise InputError(
-                f"--port {port} cannot be had on 127.0.0.1 ({error}); choose another with --port"
+                f"--port {port} cannot be used on 127.0.0.1 ({error}); choose another with --port"
             ) from error
     server = _start(uri, port)
     try:
-        _await(server, port)
-        print(f"{arguments.view}: {link}\n(Ctrl-C ends it)", flush=True)
+        _wait(server, port)
+        print(f"{arguments.view}: {link}\n(stop it with Ctrl-C)", flush=True)
         if arguments.open:
             webbrowser.open(link)
         return server.wait()
@@ -61,7 +61,7 @@ def main(words: list[str]) -> int:
 
 
 def _experiment(uri: str, dataset: str | None) -> str:
-    """The id of a data set's experiment; without a name, that of the newest run."""
+    """Return the id of the experiment of a data set; without a name, of the newest run."""
     from pathlib import Path
 
     from mlflow import MlflowClient
@@ -71,11 +71,10 @@ def _experiment(uri: str, dataset: str | None) -> str:
     client = MlflowClient(uri)
     experiments = {e.name: e.experiment_id for e in client.search_experiments() if e.name != "Default"}
     if dataset is not None and dataset not in experiments:
-        raise InputError(
-            f"--dataset {dataset}: no runs on it here; there are runs on {', '.join(experiments) or 'nothing'}"
-        )
+        names = ", ".join(experiments) or "no data set"
+        raise InputError(f"--dataset {dataset}: there are no runs on it here; there are runs on {names}")
     if not experiments:
-        raise InputError("there are no runs here yet; python -m pipeline.study --variant beta makes some")
+        raise InputError("there are no runs here yet; `python -m pipeline.study --variant beta` makes some")
     if dataset is not None:
         return experiments[dataset]
     newest = client.search_runs(list(experiments.values()), max_results=1, order_by=["attributes.start_time DESC"])
@@ -83,7 +82,7 @@ def _experiment(uri: str, dataset: str | None) -> str:
 
 
 def _start(uri: str, port: int) -> "subprocess.Popen[bytes]":
-    """MLflow on loopback: one worker, no job runner, no telemetry, and its own requests not in our terminal."""
+    """Start MLflow on loopback, with one worker, no job runner and no telemetry, and without its output."""
     environment = {
         **os.environ,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -95,17 +94,17 @@ def _start(uri: str, port: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _await(server: "subprocess.Popen[bytes]", port: int) -> None:
+def _wait(server: "subprocess.Popen[bytes]", port: int) -> None:
     begin = time.monotonic()
-    while time.monotonic() - begin < PATIENCE:
+    while time.monotonic() - begin < START_TIMEOUT:
         if server.poll() is not None:
-            raise InputError(f"MLflow ended with code {server.returncode}; `mlflow ui --port {port}` tells why")
+            raise InputError(f"MLflow ended with code {server.returncode}; `mlflow ui --port {port}` shows why")
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
             return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise InputError(f"MLflow did not answer on port {port} within {PATIENCE} seconds")
+    raise InputError(f"MLflow did not answer on port {port} within {START_TIMEOUT} seconds")
 
 
 if __name__ == "__main__":

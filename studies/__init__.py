@@ -1,23 +1,25 @@
-"""What is asked of a variant: one file each, `suggest(trial) -> Config` and `STUDY`.
+"""The hyperparameter searches of the variants, one file for each.
 
-`suggest` draws a configuration from the search space by Optuna's `trial.suggest_*`; `STUDY` holds what the study
-optimises and its default budget. A plug-in brings its own by an entry point in the group `vae.studies` that points
-at such a module; a variant without one is searched over the fields that all variants share (`_default.py`).
+A file `studies/NAME.py` defines `suggest(trial) -> Config`, which samples a configuration with `trial.suggest_*` of
+Optuna, and `STUDY`, which holds the objectives and the default budget. Another package adds such a module with an entry
+point in the group `vae.studies`. The file is optional: without it, a variant is searched over the hyperparameters that
+all variants share, for the best ELBO.
 """
 
 import importlib
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict
 
+import variants
 from variants import Config, InputError
 
-__all__ = ["SearchSpace", "Study", "Trial", "get"]
+__all__ = ["SearchSpace", "Study", "Trial", "common", "get"]
 
 
 class Trial(Protocol):
-    """The part of `optuna.Trial` that a search space needs."""
+    """The methods of `optuna.Trial` that a search space may use."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...
@@ -26,10 +28,10 @@ class Trial(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study optimises, and its budget where the command line gives none.
+    """The objectives of a study, and the budget that is used if the command line gives none.
 
-    `objectives` are metric names (see `pipeline.metrics`); several make a Pareto front. `patience` is the number of
-    epochs without a better validation score after which a training ends.
+    `objectives` are names of metrics (see `pipeline.metrics`); the result for several of them is a Pareto front. A
+    trial ends early after `patience` epochs without a better validation score.
     """
 
     objectives: tuple[str, ...]
@@ -40,8 +42,25 @@ class Study:
     pruner: Literal["halving", "none"] = "none"  # Hyperband for one objective, MO-ASHA for several
 
 
+class CommonFields(TypedDict):
+    latent: int
+    width: int
+    depth: int
+    lr: float
+
+
+def common(trial: Trial) -> CommonFields:
+    """Sample the hyperparameters that most studies search, so that they all search the same ranges."""
+    return {
+        "latent": trial.suggest_int("latent", 2, 64, log=True),
+        "width": trial.suggest_int("width", 64, 512, log=True),
+        "depth": trial.suggest_int("depth", 1, 2),
+        "lr": trial.suggest_float("lr", 3e-4, 1e-2, log=True),
+    }
+
+
 class SearchSpace(Protocol):
-    """A module of this folder."""
+    """The interface of a module of this folder."""
 
     @property
     def STUDY(self) -> Study: ...
@@ -49,8 +68,23 @@ class SearchSpace(Protocol):
     def suggest(self, trial: Trial) -> Config: ...
 
 
+@dataclass(frozen=True)
+class _DefaultSpace:
+    """The search space of a variant without a study file."""
+
+    variant: str
+    STUDY = Study(objectives=("valid/elbo",), pruner="halving")
+
+    def suggest(self, trial: Trial) -> Config:
+        return variants.get(self.variant).config_type(**common(trial))
+
+
 def get(name: str) -> SearchSpace:
-    """The study of a variant. Raises `InputError` for a file without `suggest` or `STUDY`."""
+    """Return the study of a variant.
+
+    Raises:
+        InputError: If the study's module lacks `suggest` or `STUDY`.
+    """
     plugins = {point.name: point for point in entry_points(group="vae.studies")}
     if (Path(__file__).parent / f"{name}.py").exists():
         where = f"studies/{name}.py"
@@ -59,10 +93,9 @@ def get(name: str) -> SearchSpace:
         where = plugins[name].value
         module = plugins[name].load()
     else:
-        from studies._default import for_variant
-
-        return for_variant(name)
+        return _DefaultSpace(name)
     missing = [n for n in ("suggest", "STUDY") if not hasattr(module, n)]
     if missing:
-        raise InputError(f"{where} is half-written; it does not define {', '.join(missing)}")
-    return module  # type: ignore[no-any-return]
+        raise InputError(f"{where} is incomplete: it does not define {', '.join(missing)}")
+    space: SearchSpace = module
+    return space

@@ -1,11 +1,11 @@
-"""How well do codes reconstruct, and how near are they to the prior? An AAE with a deterministic encoder has no ELBO.
+"""How well do the codes reconstruct the data, and how close is their distribution to the prior?
 
-So there are two objectives that hold for it: the reconstruction, and the maximum mean discrepancy between the codes
-and draws from the prior, without which samples are worth nothing. The adversary's own losses say only who is winning.
+An AAE with a deterministic encoder has no ELBO. The two objectives are the reconstruction and the maximum mean
+discrepancy between codes and samples of the prior. If the latter is large, generated samples are poor. The adversarial
+losses are no objectives, because they only compare the discriminator with the encoder.
 """
 
-from studies import Study, Trial
-from studies._default import common
+from studies import Study, Trial, common
 from variants.aae import AAEConfig
 
 STUDY = Study(objectives=("valid/reconstruction", "latent/mmd"), pruner="halving")
@@ -13,4 +13,4 @@ STUDY = Study(objectives=("valid/reconstruction", "latent/mmd"), pruner="halving
 
 def suggest(trial: Trial) -> AAEConfig:
     adversary = trial.suggest_float("adversary_lr", 1e-4, 3e-3, log=True)
-    return AAEConfig(**common(trial), adversary_lr=adversary)  # type: ignore[arg-type]
+    return AAEConfig(**common(trial), adversary_lr=adversary)

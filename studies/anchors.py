@@ -1,8 +1,8 @@
-"""What papers report, and how it is measured here: the list behind `python -m pipeline.reproduce`.
+"""Anchors: results that papers report, and how they are reproduced here by `python -m pipeline.reproduce`.
 
-An anchor has a form for each budget. `cpu` takes some ten minutes on two cores, trains less than the paper, and is
-held against an expectation of its own; `gpu` trains longer on a single GPU; `paper` is the schedule of the paper, where
-that is known. What is expected is written before it is measured; what was never measured has no expectation.
+An anchor has up to three budgets. `cpu` takes about ten minutes on two cores and trains less than the paper, so it has
+its own expected values. `gpu` trains longer on a single GPU. `paper` is the schedule of the paper, where it is known.
+An expected value is written down before it is measured, and a budget that was never measured has none.
 """
 
 from collections.abc import Mapping
@@ -14,60 +14,52 @@ Schedule = Literal["constant", "cosine", "burda"]
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training: a variant, its settings, and the data as they are wanted."""
+    """One training: a variant, its settings, its budget, and how the data are prepared."""
 
     variant: str
     settings: Mapping[str, Any]
     epochs: int
-    schedule: Schedule = "cosine"  # of the learning rate; burda: 10^(-i/7) for 3^i epochs, i = 0 ... 7
+    schedule: Schedule = "cosine"  # of the learning rate; burda: a factor of 10^(-i/7) for 3^i epochs, i = 0 ... 7
     dataset: str = "mnist"
-    grey: bool = False  # grey values as they are, instead of binarised
-    labels: int = 0  # training examples that keep their label; 0: all
-    normal: bool = False  # the most frequent class alone
+    grey: bool = False  # train on grey values instead of binarised images
+    labels: int = 0  # number of training examples that keep their label; 0 for all
+    normal: bool = False  # train on the most frequent class only
     patience: int | None = None
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The trainings of one form, by name; what is expected (metric -> sign and bound); options of the measurement."""
+    """The trainings of an anchor for one budget, by name."""
 
     trainings: Mapping[str, Training]
-    expected: Mapping[str, tuple[Literal["<=", ">="], float]] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    expected: Mapping[str, tuple[Literal["<=", ">="], float]] = field(default_factory=dict)  # score -> its bound
+    options: Mapping[str, Any] = field(default_factory=dict)  # arguments of the measurement
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anchor:
-    """A published figure. `measure` names a function of `pipeline.reproduce.measure`."""
+    """A published result. `measure` is the name of a function in `pipeline.reproduce.measure`."""
 
     about: str
     source: str
     published: Mapping[str, float]
-    differs: str  # what is not as in the paper, whatever the budget
+    differs: str  # differences from the paper in every budget
     measure: str
     budgets: Mapping[str, Budget]
-    cost: str  # of the cpu form on two cores
+    cost: str  # time of the budget `cpu` on two cores
 
 
 _WIDE = {"latent": 40, "width": 500, "depth": 2, "lr": 1e-3, "batch": 128, "warmup": 8000}
 _VAE = Training(variant="vae", settings=_WIDE, epochs=90)
-_BURDA = Training(
-    variant="vae",
-    settings={"latent": 50, "width": 200, "depth": 2, "lr": 1e-3, "batch": 20},
-    epochs=3280,
-    schedule="burda",
-)
+_PAPER = {"latent": 50, "width": 200, "depth": 2, "lr": 1e-3, "batch": 20}
+_BURDA = Training(variant="vae", settings=_PAPER, epochs=3280, schedule="burda")
 _LADDER = Training(variant="hvae", settings={**_WIDE, "width": 400, "levels": 3}, epochs=90)
 _SHORT_LADDER = replace(_LADDER, epochs=30, settings={**_LADDER.settings, "warmup": 4000})
 _FIVE = {"latent": 64, "width": 512, "levels": 5, "lr": 1e-3, "batch": 256, "warmup": 39_200}
 _PAPER_LADDER = Training(variant="hvae", settings=_FIVE, epochs=2000)
 _SEE = {"latent": 50, "width": 500, "depth": 2, "lr": 1e-3, "batch": 128, "condition": "quadrants"}
-_ECG = Training(
-    variant="vrae",
-    settings={"latent": 16, "width": 64, "lr": 3e-3, "batch": 32, "warmup": 400},
-    epochs=150,
-    dataset="UCR/ECG5000_TRAIN.tsv",
-)
+_HEARTBEATS = {"latent": 16, "width": 64, "lr": 3e-3, "batch": 32, "warmup": 400}
+_ECG = Training(variant="vrae", settings=_HEARTBEATS, epochs=150, dataset="UCR/ECG5000_TRAIN.tsv")
 _JSB = Training(
     variant="vrae",
     settings={
@@ -78,15 +70,13 @@ _JSB = Training(
 )  # fmt: skip
 _AAE = {"latent": 8, "width": 1000, "depth": 2, "adversary_width": 1000, "lr": 1e-3, "batch": 128}
 _SEMI = {**_AAE, "latent": 10, "scale": 1.0, "supervision": "semi"}
-
-
 _SIX = {"latent": 16, "lr": 1e-3, "batch": 128, "warmup": 2000}
 _SPRITES = {"latent": 10, "width": 400, "depth": 2, "lr": 1e-3, "batch": 128}
 
 
 def _six(epochs: int) -> dict[str, Training]:
-    """Each with 324,000 weights, to one in a hundred, its discriminators included."""
-    own: dict[str, dict[str, Any]] = {
+    """Return trainings of all variants with equally many weights: 324,000 within 1%, discriminators included."""
+    sizes: dict[str, dict[str, Any]] = {
         "vae": {"width": 200}, "beta": {"width": 200, "beta": 4.0}, "cvae": {"width": 197},
         "aae": {"width": 200, "adversary_width": 64, "warmup": 0}, "vrae": {"width": 168, "lr": 2e-3},
         "hvae": {"width": 180, "depth": 1},
@@ -94,7 +84,7 @@ def _six(epochs: int) -> dict[str, Training]:
     rows = {"vrae": "mnist-rows"}
     return {
         n: Training(variant=n, settings={**_SIX, **s}, epochs=epochs, dataset=rows.get(n, "mnist"))
-        for n, s in own.items()
+        for n, s in sizes.items()
     }
 
 
@@ -108,13 +98,14 @@ def _sprites(epochs: int) -> dict[str, Training]:
 
 
 def _quadrants(epochs: int) -> dict[str, Training]:
-    found = {}
+    trainings = {}
     for observed in (1, 2, 3):
         for objective in ("network", "cvae"):
             settings = {**_SEE, "observed": observed, "objective": objective}
-            # the baseline overfits within a few epochs: each keeps the weights of its best validation score
-            found[f"{objective} {observed}"] = Training(variant="cvae", settings=settings, epochs=epochs, patience=10)
-    return found
+            # the baseline overfits within a few epochs, so each keeps the weights of its best validation score
+            training = Training(variant="cvae", settings=settings, epochs=epochs, patience=10)
+            trainings[f"{objective} {observed}"] = training
+    return trainings
 
 
 ANCHORS = {
@@ -150,7 +141,7 @@ ANCHORS = {
         about="log p(x) of a class-conditional VAE, marginal over classes, beside a VAE's, nats",
         source="IWAE conditioned on y, IW-5000, k = 1 (log p(x|y)): a public reproduction of Burda et al. 2016",
         published={"-log p(x|y)": 82.32},
-        differs="a learned prior a class, label dropout; architecture and schedule",
+        differs="a learned prior for each class; dropout of labels; the architecture and the schedule",
         measure="labels",
         budgets={
             "cpu": Budget({
@@ -176,10 +167,10 @@ ANCHORS = {
         cost="8 min",
     ),
     "aae-labels": Anchor(
-        about="semi-supervised classification error on MNIST, 1000 labels, share",
+        about="semi-supervised classification error on MNIST with 1000 labels, as a share",
         source="Makhzani et al. 2015, table 2",
         published={"error": 0.016},
-        differs="Adam; labelled examples come within the batches, 2.6 of 128, not as batches of their own",
+        differs="Adam; the labelled examples are 2.6 of the 128 in a batch, not separate batches",
         measure="classification",
         budgets={
             "cpu": Budget({"aae": Training(variant="aae", settings=_SEMI, epochs=12, grey=True, labels=1000)}),
@@ -188,10 +179,10 @@ ANCHORS = {
         cost="8 min",
     ),
     "vrae-ecg": Anchor(
-        about="ECG5000 (500/4500): linear probe, AUC of the reconstruction for normal against the rest, KL a sequence",
+        about="ECG5000 (500/4500): linear probe, AUC of the reconstruction of normal heartbeats, KL per sequence",
         source="raw 1-nearest-neighbour accuracy; the paper has no table",
         published={"raw 1-NN accuracy": 0.925},
-        differs="another task than the paper's; 400 of the 500 train; the AUC is of a model of normal heartbeats",
+        differs="not the task of the paper; 400 of 500 examples train; the AUC is of a model of normal heartbeats",
         measure="ecg",
         budgets={
             "cpu": Budget(
@@ -202,10 +193,10 @@ ANCHORS = {
         cost="7 min",
     ),
     "vrae-jsb": Anchor(
-        about="JSB chorales: -ELBO and importance weighted bound in nats a step, pooled over steps, with the KL",
+        about="JSB chorales: -ELBO and importance weighted bound in nats per step, pooled over steps, with the KL",
         source="RNN 8.71, VRNN ELBO 8.69, DMM bound 6.93, STORN 6.91",
         published={"RNN -log p": 8.71, "VRNN -elbo": 8.69, "STORN -elbo": 6.91},
-        differs="one z a sequence, where those have one a step",
+        differs="one z for a sequence, where the others have one for each step",
         measure="steps",
         budgets={"cpu": Budget({"vrae": _JSB}), "gpu": Budget({"vrae": replace(_JSB, epochs=300)})},
         cost="4 min",
@@ -238,16 +229,16 @@ ANCHORS = {
                 "plain": replace(_SHORT_LADDER, settings={**_SHORT_LADDER.settings, "merge": "plain"}),
             }),
         },
-        cost="8 min a seed",
+        cost="8 min per seed",
     ),
     "six-mnist": Anchor(
-        about="six variants of one size and budget on dynamic MNIST: the evaluation of each, on the test split",
-        source="none: a table of our own",
+        about="six variants of equal size and budget on dynamic MNIST: the evaluation of each on the test split",
+        source="none: a table of this project",
         published={},
         differs="vrae reads the same images row by row",
         measure="evaluation",
         budgets={"cpu": Budget(_six(8))},
-        cost="40 min a seed",
+        cost="40 min per seed",
     ),
     "beta-sprites": Anchor(
         about="disentanglement of beta-VAEs on dSprites-like sprites, 32x32, higher is better",
@@ -263,6 +254,6 @@ ANCHORS = {
                 _sprites(20), {"beta 4/latent/beta_vae_score": (">=", 0.80), "mig, beta 4 above beta 1": (">=", 0.0)}
             ),
         },
-        cost="10 min a seed",
+        cost="10 min per seed",
     ),
 }  # fmt: skip

@@ -1,9 +1,10 @@
-"""What is rerun on a schedule: suites of fixed trainings, and by what their results are judged.
+"""Benchmark suites: sets of fixed trainings that are rerun on a schedule.
 
-Another package adds a suite by an entry point in the group `vae.suites` that points at a function without arguments.
+A rerun trains each case with new seeds, so that its means vary as those of any repetition do. It also trains each case
+with one seed that never changes, whose results show whether anything at all has changed.
 
-A rerun of a suite trains each case on fresh seeds, so that its means vary as an honest repetition would, and once on a
-seed that is always the same, whose numbers show at once that anything changed at all.
+Another package adds a suite with an entry point in the group `vae.suites` that points at a function without arguments,
+which returns a `Suite`.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from variants import InputError
 
 @dataclass(frozen=True)
 class Case:
-    """A variant with fixed settings, data set and budget."""
+    """One training: a variant with fixed settings, a data set and a budget."""
 
     variant: str
     dataset: str
@@ -29,11 +30,12 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """`judged`: metric -> the smallest change that matters, as a share of the baseline's value.
+    """The cases of a suite, how they are evaluated, and which metrics are monitored.
 
-    `anchors` are names of `studies.anchors`, of which those figures are judged that have an expectation, with
-    `anchor_effect` as the smallest change. False alarms are held to 5% in `monthly` reruns. `parts` and `sizes` are
-    those of the evaluation.
+    `smallest_effects` maps each monitored metric to the smallest change that matters, as a share of the baseline's
+    value. `anchors` are names of `studies.anchors`; their scores with an expectation are monitored too, with
+    `anchor_effect` as the smallest change. The probability of a false alarm in `monthly` reruns is at most 5%. `parts`
+    and `sizes` are passed on to the evaluation.
     """
 
     about: str
@@ -43,7 +45,7 @@ class Suite:
     seeds: int = 5
     parts: tuple[str, ...] = ("bounds", "latents", "probe", "clusters", "samples", "generation")
     sizes: Mapping[str, Any] = field(default_factory=dict)
-    judged: Mapping[str, float] = field(default_factory=dict)
+    smallest_effects: Mapping[str, float] = field(default_factory=dict)
     anchor_effect: float = 0.01
     monthly: int = 30
 
@@ -61,15 +63,15 @@ _SMOKE: dict[str, tuple[int, dict[str, Any]]] = {
 
 def _smoke() -> Suite:
     cases = {}
-    for name in variants.names():  # a new variant joins with its defaults, on the data of its study
+    for name in variants.names():  # a new variant has default settings and the data set of its study
         epochs, settings = _SMOKE.get(name, (20, {}))
         cases[name] = Case(name, studies.get(name).STUDY.dataset, epochs, settings)
     return Suite(
-        about="all variants on the embedded digits",
-        cost="some two minutes on two cores with --workers 2",
+        about="all variants on the built-in digits",
+        cost="about two minutes on two cores with --workers 2",
         cases=cases,
         sizes={"iw_k": 50, "iw_n": 200, "draws": 3, "samples": 300},
-        judged={
+        smallest_effects={
             "test/elbo": 0.005, "test/iw50": 0.005, "test/reconstruction": 0.01, "probe/linear_all": 0.02,
             "sample/frechet": 0.2, "speed/standard": 0.08,
         },
@@ -80,20 +82,20 @@ _LARGE = {"latent": 16, "width": 256, "lr": 1e-3, "batch": 128, "warmup": 2000}
 
 
 def _nightly() -> Suite:
-    own: dict[str, tuple[int, dict[str, Any]]] = {
+    budgets: dict[str, tuple[int, dict[str, Any]]] = {
         "vae": (10, {}), "beta": (10, {"beta": 4.0}), "cvae": (10, {}), "hvae": (10, {"depth": 1}),
         "aae": (10, {"adversary_width": 256, "warmup": 0}), "vrae": (3, {"width": 128, "lr": 2e-3}),
     }  # fmt: skip
     return Suite(
         about="six variants on MNIST",
-        cost="hours on two cores",
+        cost="several hours on two cores",
         cases={
             name: Case(name, "mnist-rows" if name == "vrae" else "mnist", epochs, {**_LARGE, **settings})
-            for name, (epochs, settings) in own.items()
+            for name, (epochs, settings) in budgets.items()
         },
         parts=("bounds", "annealing", "latents", "probe", "clusters", "samples", "anomaly", "generation"),
         sizes={"ais_n": 20, "ais_temperatures": 200, "gap_n": 10, "draws": 3},
-        judged={
+        smallest_effects={
             "test/elbo": 0.002, "test/iw500": 0.002, "test/reconstruction": 0.005, "probe/linear_all": 0.005,
             "sample/frechet": 0.05, "speed/standard": 0.08,
         },
@@ -104,7 +106,7 @@ def _paper() -> Suite:
     expected = tuple(name for name, anchor in ANCHORS.items() if anchor.budgets["cpu"].expected)
     return Suite(
         about="the anchors of pipeline.reproduce that have an expectation",
-        cost="an hour a seed on two cores",
+        cost="an hour per seed on two cores",
         anchors=expected,
         seeds=2,
     )
@@ -115,21 +117,25 @@ _GROUP = "vae.suites"
 
 
 def names() -> list[str]:
-    """Every suite: those of this file, and what other packages register."""
+    """Return the names of all suites: those of this file, then those that other packages register."""
     return [*_SUITES, *sorted(point.name for point in entry_points(group=_GROUP) if point.name not in _SUITES)]
 
 
 def get(name: str) -> Suite:
-    """A suite. Raises `InputError` for an unknown name, and for one of another package that cannot be made."""
+    """Return a suite.
+
+    Raises:
+        InputError: If the name is unknown, or another package's function fails or returns something else.
+    """
     if name in _SUITES:
         return _SUITES[name]()
     for point in entry_points(group=_GROUP):
         if point.name == name:
             try:
-                found = point.load()()
+                suite = point.load()()
             except Exception as error:
-                raise InputError(f"suite {name!r} cannot be made by {point.value}: {error}") from error
-            if not isinstance(found, Suite):
-                raise InputError(f"suite {name!r}: {point.value} gives {type(found).__name__}; expected a Suite")
-            return found
+                raise InputError(f"suite {name!r}: {point.value} failed: {error}") from error
+            if not isinstance(suite, Suite):
+                raise InputError(f"suite {name!r}: {point.value} returns {type(suite).__name__}; expected a Suite")
+            return suite
     raise InputError(f"unknown suite {name!r}: expected one of {', '.join(names())}")

@@ -1,10 +1,9 @@
-"""What does a hierarchy buy? The ELBO of ladders of one to four levels, with and without warm-up of the KL.
+"""What is the effect of a hierarchy? The ELBO of ladders with one to four levels, with and without warm-up of the KL.
 
-Warm-up keeps upper levels from closing before they are used (section 2.3 of the paper).
+The warm-up keeps the upper levels from collapsing early in training (section 2.3 of the paper).
 """
 
-from studies import Study, Trial
-from studies._default import common
+from studies import Study, Trial, common
 from variants.hvae import HVAEConfig
 
 STUDY = Study(objectives=("valid/elbo",), pruner="halving")
@@ -12,7 +11,7 @@ STUDY = Study(objectives=("valid/elbo",), pruner="halving")
 
 def suggest(trial: Trial) -> HVAEConfig:
     return HVAEConfig(
-        **common(trial),  # type: ignore[arg-type]
+        **common(trial),
         levels=trial.suggest_int("levels", 1, 4),
         warmup=trial.suggest_categorical("warmup", [0, 300]),
     )

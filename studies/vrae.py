@@ -1,7 +1,7 @@
-"""How well does one code hold a whole sequence? The ELBO of sequences; by default of digits, read row by row.
+"""How well does a single code describe a whole sequence? By default the sequences are the rows of digits.
 
-Both ways of feeding the decoder are searched: a decoder that reads the true last step scores better with a code that
-says less, which the KL beside the ELBO shows.
+The objective is the ELBO. Both ways to feed the decoder are searched. A decoder that reads the true last step reaches a
+better ELBO with a code that carries less information, which its KL shows.
 """
 
 from studies import Study, Trial

@@ -1,7 +1,7 @@
-"""Studies whose processes are killed at random moments, and what is left of them: `python tests/chaos.py --help`.
+"""Studies whose processes are killed at random moments: `python tests/chaos.py --help`.
 
-Each round begins a study in an empty folder, kills (-9) its driver, a worker, or a Ray node up to three times, gives
-the same command again where the driver died, and then holds what stands in Optuna against what stands in MLflow.
+Each round starts a study in an empty folder, and kills (-9) its driver, a worker, or a Ray node up to three times. If
+the driver died, the same command is run again. In the end, the trials in Optuna are compared with the runs in MLflow.
 """
 
 import argparse
@@ -28,19 +28,19 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
-def children(of: int) -> list[int]:
-    """All processes below one, and what they are called."""
+def children(parent: int) -> list[int]:
+    """Return all processes below one."""
     parents: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            words = stat.read_text().rsplit(")", 1)[1].split()
-            parents.setdefault(int(words[1]), []).append(int(stat.parent.name))
-    found, left = [], [of]
-    while left:
-        below = parents.get(left.pop(), [])
-        found += below
-        left += below
-    return found
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    processes, remaining = [], [parent]
+    while remaining:
+        below = parents.get(remaining.pop(), [])
+        processes += below
+        remaining += below
+    return processes
 
 
 def named(pid: int, word: str) -> bool:
@@ -51,8 +51,8 @@ def named(pid: int, word: str) -> bool:
 
 
 def workers(driver: int, executor: str) -> list[int]:
-    """The processes in which trials run."""
-    if executor == "here":
+    """Return the processes in which trials run."""
+    if executor == "local":
         return [p for p in children(driver) if named(p, "spawn_main")]
     every = [int(p.name) for p in Path("/proc").glob("[0-9]*")]
     return [p for p in every if named(p, "ray::_work")]
@@ -61,23 +61,23 @@ def workers(driver: int, executor: str) -> list[int]:
 @contextlib.contextmanager
 def cluster(executor: str) -> Iterator[Any]:
     """A Ray cluster of a head, on which nothing runs, and two nodes of one CPU each."""
-    if executor == "here":
+    if executor == "local":
         yield None
         return
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    ray_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for _ in range(2):
-            made.add_node(num_cpus=1)
-        yield made
+            ray_cluster.add_node(num_cpus=1)
+        yield ray_cluster
     finally:
-        made.shutdown()
+        ray_cluster.shutdown()
 
 
 def start(folder: Path, executor: str, address: str | None, storage: str | None) -> "subprocess.Popen[bytes]":
     words = ["--variant", "beta", "--trials", str(TRIALS), "--epochs", str(EPOCHS), "--workers", "2", "--threads", "1"]
-    words += ["--engine", "ray", "--ray-address", str(address)] if executor == "ray" else []
+    words += ["--executor", "ray", "--ray-address", str(address)] if executor == "ray" else []
     words += ["--storage", storage] if storage else []
     log = (folder / "log.txt").open("ab")
     line = [sys.executable, "-m", "pipeline.study", *words]
@@ -85,7 +85,7 @@ def start(folder: Path, executor: str, address: str | None, storage: str | None)
 
 
 def strike(rng: random.Random, driver: "subprocess.Popen[bytes]", executor: str, nodes: Any) -> str:
-    """Kill something. Returns what it was."""
+    """Kill something, and return what it was."""
     victim = rng.choice(["driver", "worker", *(["node"] if nodes else [])])
     if victim == "driver":
         driver.kill()
@@ -103,8 +103,8 @@ def strike(rng: random.Random, driver: "subprocess.Popen[bytes]", executor: str,
     return victim
 
 
-def held(folder: Path, storage: str) -> list[str]:
-    """What does not hold. Empty where everything does."""
+def problems(folder: Path, storage: str) -> list[str]:
+    """Return the differences between Optuna and MLflow, and whatever else is wrong."""
     import optuna
     from mlflow import MlflowClient
 
@@ -137,8 +137,8 @@ def held(folder: Path, storage: str) -> list[str]:
     return wrong
 
 
-def one(seed: int, executor: str, nodes: Any) -> tuple[Counter[str], int, list[str]]:
-    """A round: what was killed, how often the driver was started, and what does not hold."""
+def play_round(seed: int, executor: str, nodes: Any) -> tuple[Counter[str], int, list[str]]:
+    """Return what was killed, how often the driver was started, and what is wrong at the end."""
     rng = random.Random(seed)
     killed: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
@@ -146,7 +146,7 @@ def one(seed: int, executor: str, nodes: Any) -> tuple[Counter[str], int, list[s
         address = nodes.address if nodes else None
         driver, starts = start(folder, executor, address, None), 1
         for _ in range(rng.randint(1, 3)):
-            deadline = time.monotonic() + rng.uniform(1, 18 if executor == "here" else 36)  # Ray takes longer to begin
+            deadline = time.monotonic() + rng.uniform(1, 18 if executor == "local" else 36)  # Ray takes longer to begin
             while time.monotonic() < deadline and driver.poll() is None:
                 time.sleep(0.05)
             if driver.poll() is None:
@@ -154,7 +154,7 @@ def one(seed: int, executor: str, nodes: Any) -> tuple[Counter[str], int, list[s
             if driver.poll() not in (None, 0):
                 driver, starts = start(folder, executor, address, None), starts + 1
         code = driver.wait(timeout=300)
-        wrong = held(folder, f"sqlite:///{folder}/optuna.db") if code == 0 else [f"exit code {code}"]
+        wrong = problems(folder, f"sqlite:///{folder}/optuna.db") if code == 0 else [f"exit code {code}"]
         if wrong:
             print((folder / "log.txt").read_text()[-3000:])
     return killed, starts, wrong
@@ -162,22 +162,20 @@ def one(seed: int, executor: str, nodes: Any) -> tuple[Counter[str], int, list[s
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", choices=("here", "ray"), default="here")
+    parser.add_argument("--executor", choices=("local", "ray"), default="local")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     killed: Counter[str] = Counter()
     bad = 0
-    with cluster(asked.executor) as nodes:
-        for seed in range(asked.seed, asked.seed + asked.rounds):
-            struck, starts, wrong = one(seed, asked.executor, nodes)
+    with cluster(arguments.executor) as nodes:
+        for seed in range(arguments.seed, arguments.seed + arguments.rounds):
+            struck, starts, wrong = play_round(seed, arguments.executor, nodes)
             killed += struck
             bad += bool(wrong)
             what = ", ".join(f"{n} {k}" for k, n in struck.items()) or "nothing in time"
-            print(f"round {seed}: killed {what}; {starts} starts; {'; '.join(wrong) or 'all holds'}", flush=True)
-    print(
-        f"{asked.engine}: {asked.rounds} rounds, killed {dict(killed)}; {bad} rounds in which something does not hold"
-    )
+            print(f"round {seed}: killed {what}; {starts} starts; {'; '.join(wrong) or 'nothing is wrong'}", flush=True)
+    print(f"{arguments.executor}: {arguments.rounds} rounds, killed {dict(killed)}; something is wrong in {bad}")
     return bool(bad)
 
 

@@ -1,4 +1,4 @@
-"""Real stores, real processes. Each test of a command runs in an empty folder of its own."""
+"""Fixtures with real stores and real processes. Each test of a command runs in its own empty folder."""
 
 import http.server
 import json
@@ -14,8 +14,8 @@ import pytest
 import servers
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process that tests start would compile torch anew
-if "VARIANTS_DATA" in os.environ:  # tests run in folders of their own
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # otherwise each process that a test starts would compile torch again
+if "VARIANTS_DATA" in os.environ:  # relative to the folder of pytest, not to that of the test
     os.environ["VARIANTS_DATA"] = str(Path(os.environ["VARIANTS_DATA"]).resolve())
 ROOT = Path(__file__).parents[1]
 REQUIRED = set(os.environ.get("VARIANTS_REQUIRE", "").split(","))  # data, browser, database: what CI must not skip
@@ -26,7 +26,7 @@ machine.prepare(1)
 
 
 def needs(what: str, why: str) -> None:
-    """Skip the test for want of something; fail it where VARIANTS_REQUIRE says that it must be here."""
+    """Skip a test that needs something; fail it if VARIANTS_REQUIRE says that this must be available."""
     if what in REQUIRED:
         pytest.fail(f"{why}, and VARIANTS_REQUIRE names {what}")
     pytest.skip(why)
@@ -42,15 +42,15 @@ def mnist_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    found = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-    if found is None:
+    path = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+    if path is None:
         needs("browser", "no Chromium is installed")
-    return str(found)
+    return str(path)
 
 
 @pytest.fixture
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database."""
+    """Yield the URL of an empty PostgreSQL database."""
     if servers.postgres_programs() is None:
         needs("database", "PostgreSQL is not installed")
     with servers.postgresql(tmp_path_factory.mktemp("postgresql")) as url:
@@ -59,7 +59,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow store with its tables: they take a second to make and a moment to copy."""
+    """Return an MLflow store with its tables, which take a second to create and a moment to copy."""
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
@@ -69,7 +69,7 @@ def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, _template: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory with fresh stores."""
+    """Run the test in a new working directory with a new store of MLflow."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_BACKEND_STORE_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -87,7 +87,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture
 def command(folder: Path) -> Command:
-    """Run `python -m pipeline.NAME ...` as a person would, in the test's folder."""
+    """Return a function that runs `python -m pipeline.NAME ...` as a person would, in the folder of the test."""
 
     def run(name: str, *words: str, cwd: Path | str = folder) -> "subprocess.CompletedProcess[str]":
         line = [sys.executable, "-m", f"pipeline.{name}", *words]
@@ -97,12 +97,12 @@ def command(folder: Path) -> Command:
 
 
 class Receiver(http.server.BaseHTTPRequestHandler):
-    """Somebody who is told: it keeps what is posted to it."""
+    """A receiver of notifications, which keeps what is posted to it."""
 
-    told: list[dict[str, str]]
+    messages: list[dict[str, str]]
 
     def do_POST(self) -> None:
-        self.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(200)
         self.end_headers()
 
@@ -112,13 +112,13 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
-    """What is received at the address that VARIANTS_NOTIFY names."""
-    Receiver.told = []
+    """Yield what is received at the address in VARIANTS_NOTIFY."""
+    Receiver.messages = []
     server = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv("VARIANTS_NOTIFY", f"json://127.0.0.1:{server.server_port}/?secret=hush")
-    yield Receiver.told
+    yield Receiver.messages
     server.shutdown()
     server.server_close()
     thread.join()

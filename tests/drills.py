@@ -1,10 +1,10 @@
-"""Faults planted one at a time into a copy of the project, and what the benchmark `smoke` says of each.
+"""Plants faults, one at a time, into a copy of the project, and shows what the benchmark `smoke` reports of each.
 
 python tests/drills.py FOLDER [--baseline 8] [--honest 10]      an hour or more on two cores
 
-In FOLDER, which keeps the stores and may hold reruns already: honest reruns that become the baseline, honest reruns
-that must raise no alarm, and then one rerun with each fault. A table of verdicts; exit code 1 where an honest rerun
-alarms.
+FOLDER keeps the stores, and may hold reruns already. First come honest reruns that become the baseline, then honest
+reruns that must not raise an alarm, and then one rerun with each fault. Prints a table of verdicts. The exit code is 1
+if an honest rerun raised an alarm.
 """
 
 import argparse
@@ -15,23 +15,26 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pipeline.benchmark.history import Rerun
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 
 class Fault(NamedTuple):
-    what: str
+    name: str
     file: str
-    right: str  # stands once in the file
-    wrong: str
+    right: str  # text that occurs once in the file
+    wrong: str  # its replacement
 
 
 TRAINER = "pipeline/trainer.py"
 FAULTS = (
     Fault(
-        "KL weighted 1.05", "variants/closed_forms.py", "clamp(min=floor).sum()", "clamp(min=floor).sum() * 1.05"
+        "KL weighted 1.05", "variants/base/closed_forms.py", "clamp(min=floor).sum()", "clamp(min=floor).sum() * 1.05"
     ),
     Fault(
         "learning rate x 3", TRAINER, "        self.name, self.optimizer = name, optimizer\n",
@@ -40,7 +43,7 @@ FAULTS = (
     ),
     Fault(
         "first encoder layer frozen", TRAINER, "    state = _State(variant,",
-        "    players[0].weights = players[0].weights[2:]  # without gradients, its optimiser leaves them\n"
+        "    optimizers[0].weights = optimizers[0].weights[2:]  # an optimizer skips weights without a gradient\n"
         "    state = _State(variant,",
     ),
     Fault(
@@ -61,37 +64,43 @@ BEGAN = ("            batch = data.batch(", "            began = time.perf_count
 
 
 def copy(folder: Path) -> Path:
-    for part in ("variants", "studies", "pipeline"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    """Copy the three packages into a folder, and return it."""
+    for package in ("variants", "studies", "pipeline"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
 def plant(root: Path, fault: Fault) -> None:
+    """Replace the right text by the wrong one in a copy of the project."""
     path = root / fault.file
     text = path.read_text(encoding="utf-8")
-    assert text.count(fault.right) == 1, f"{fault.what}: {fault.right!r} stands {text.count(fault.right)} times"
+    assert text.count(fault.right) == 1, f"{fault.name}: {fault.right!r} occurs {text.count(fault.right)} times"
     if "began" in fault.wrong:
         text = text.replace(*BEGAN)
     path.write_text(text.replace(fault.right, fault.wrong), encoding="utf-8")
 
 
-def rerun(root: Path, where: Path, *words: str) -> int:
+def benchmark(root: Path, *options: str) -> int:
+    """Run the benchmark with the code of a copy in the working directory, and return its exit code."""
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "pipeline.benchmark", "smoke", *words]
-    return subprocess.run(line, cwd=where, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
+    command = [sys.executable, "-m", "pipeline.benchmark", "smoke", *options]
+    return subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
 
 
-def row(what: str, code: int) -> None:
-    """The newest whole rerun, in a line of the table."""
-    from pipeline.benchmark import history, rerun
+def reruns() -> "list[Rerun]":
+    from pipeline.benchmark import history
     from pipeline.tracker import Tracker
 
-    reruns = history.read(Tracker(rerun.experiment("smoke")), "smoke")
-    last = [r for r in reruns if not r.confirms][-1]
-    bad = [f"{s}: {w}" for s, w in sorted(last.verdicts.items()) if w not in ("better", "no history")]
-    again = "yes" if any(r.confirms == last.id for r in reruns) else "no"
-    line = [what, last.tags["verdict"], str(code), again, "; ".join(bad) or "-", json.dumps(last.tags["rerun"])]
-    print(f"| {' | '.join(line)} |", flush=True)
+    return history.read(Tracker(history.experiment("smoke")), "smoke")
+
+
+def print_row(name: str, code: int) -> None:
+    """Print the newest rerun as a row of the table."""
+    last = [r for r in reruns() if not r.confirms][-1]
+    notable = [f"{s}: {v}" for s, v in sorted(last.verdicts.items()) if v not in ("better", "no history")]
+    confirmed = "yes" if any(r.confirms == last.id for r in reruns()) else "no"
+    cells = [name, last.tags["verdict"], str(code), confirmed, "; ".join(notable) or "-", json.dumps(last.id)]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> int:
@@ -102,30 +111,22 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     os.chdir(arguments.folder)
-    from pipeline.benchmark import history
-    from pipeline.benchmark import rerun as reruns
-    from pipeline.tracker import Tracker
-
     alarms = 0
     print("| rerun | verdict | exit code | repeated | series | id |\n|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         honest = copy(Path(scratch) / "honest")
-
-        def known() -> int:
-            found = history.read(Tracker(reruns.experiment("smoke")), "smoke")
-            return sum(1 for r in found if not (r.confirms or r.aside))
-
-        for number in range(known(), arguments.baseline + arguments.honest):
-            code = rerun(honest, Path(), "--workers", "2")
+        existing = sum(1 for r in reruns() if not (r.confirms or r.aside))
+        for number in range(existing, arguments.baseline + arguments.honest):
+            code = benchmark(honest, "--workers", "2")
             alarms += code != 0
-            row(f"honest {number + 1}", code)
+            print_row(f"honest {number + 1}", code)
             if number + 1 == arguments.baseline:
-                rerun(honest, Path(), "--pin", "first")
-        rerun(honest, Path(), "--pin", "all")
+                benchmark(honest, "--pin", "first")
+        benchmark(honest, "--pin", "all")
         for fault in FAULTS:
-            faulty = copy(Path(scratch) / fault.what.replace(" ", "-"))
+            faulty = copy(Path(scratch) / fault.name.replace(" ", "-"))
             plant(faulty, fault)
-            row(fault.what, rerun(faulty, Path(), "--workers", "2", "--aside"))
+            print_row(fault.name, benchmark(faulty, "--workers", "2", "--aside"))
     return 1 if alarms else 0
 
 

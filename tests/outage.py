@@ -1,7 +1,7 @@
-"""A study with two workers, PostgreSQL and an MLflow server that is stopped in the middle: `python tests/outage.py`.
+"""A study with two workers and PostgreSQL, whose MLflow server is stopped in the middle: `python tests/outage.py`.
 
-Prints how many points were written, lost or doubled, and the seconds an epoch took, of a study whose server was away
-and of one whose server was not, in turn.
+It prints how many points were written, lost or doubled, and how long an epoch took, in turn for a study whose server
+was stopped and for one whose server was not.
 """
 
 import argparse
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def study(folder: Path, server: MLflowServer, storage: str, name: str, trials: int, away: float) -> dict[str, Any]:
-    """Run one; the server is away for so many seconds, from the 20th on."""
+    """Run a study whose server is stopped after 20 seconds, for `away` seconds."""
     env = {
         **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": server.uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -46,9 +46,9 @@ def study(folder: Path, server: MLflowServer, storage: str, name: str, trials: i
 
 
 def points(server: MLflowServer, storage: str, name: str) -> dict[str, Any]:
-    """What the server holds of a study, against the trials in Optuna and the epochs that each series must have.
+    """Compare what the server has of a study with the trials in Optuna and the epochs that each curve must have.
 
-    A run's epochs are counted by its last score, which is written after them; pictures by what complete runs show.
+    The epochs of a run are counted by its last score, which is written after them; pictures by those of complete runs.
     """
     import optuna
     from mlflow import MlflowClient
@@ -91,19 +91,19 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--away", type=float, default=60, help="seconds")
     parser.add_argument("--rounds", type=int, default=1)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = MLflowServer(folder / "mlflow")
         with postgresql(folder / "postgresql") as storage:
             server.start()
             try:
-                for n in range(asked.rounds):
-                    for away in (0.0, asked.away):
-                        found = study(folder, server, storage, f"away{away:.0f}-{n}", asked.trials, away)
+                for n in range(arguments.rounds):
+                    for away in (0.0, arguments.away):
+                        result = study(folder, server, storage, f"away{away:.0f}-{n}", arguments.trials, away)
                         print(
                             f"server away for {away:.0f} s:",
-                            ", ".join(f"{k} {v}" for k, v in found.items()),
+                            ", ".join(f"{k} {v}" for k, v in result.items()),
                             flush=True,
                         )
             finally:

@@ -1,4 +1,4 @@
-"""Real servers for tests and scripts: PostgreSQL and MLflow, on loopback, each in a folder of its own."""
+"""PostgreSQL and MLflow servers for tests and scripts, on loopback, each in its own folder."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -21,29 +21,29 @@ def free_port() -> int:
 
 
 def postgres_programs() -> Path | None:
-    """The folder of initdb and postgres; None where PostgreSQL is not installed."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[4]))
-    path = found[-1] if found else Path(shutil.which("initdb") or "/nowhere")
+    """Return the folder of initdb and postgres; None if PostgreSQL is not installed."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[4]))
+    path = installed[-1] if installed else Path(shutil.which("initdb") or "/nowhere")
     return path.parent if path.exists() else None
 
 
 @contextlib.contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
-    """The URL of a database `optuna` in a fresh server, which refuses to run as root and so runs as another user."""
+    """Yield the URL of a database in a new server, which runs as another user because it refuses to run as root."""
     programs = postgres_programs()
     assert programs is not None
     port = free_port()
-    who: dict[str, int] = {}
+    user: dict[str, int] = {}
     folder.mkdir(parents=True, exist_ok=True)
     if os.geteuid() == 0:
         nobody = pwd.getpwnam("postgres" if any(u.pw_name == "postgres" for u in pwd.getpwall()) else "nobody")
-        who = {"user": nobody.pw_uid, "group": nobody.pw_gid}
+        user = {"user": nobody.pw_uid, "group": nobody.pw_gid}
         os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        for parent in folder.parents:  # it has to come there
+        for parent in folder.parents:  # the other user must be able to enter the folder
             with contextlib.suppress(PermissionError):
                 if not parent.stat().st_mode & 0o001:
                     parent.chmod(parent.stat().st_mode | 0o011)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **who}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **user}
     data = folder / "db"
     subprocess.run([programs / "initdb", "-D", data, "-U", "variants", "-A", "trust", "-N"], check=True, **quiet)  # type: ignore[call-overload]
     options = ["-D", data, "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
@@ -53,13 +53,14 @@ def postgresql(folder: Path) -> Iterator[str]:
         until(lambda: subprocess.run(line, check=False, **quiet).returncode == 0)  # type: ignore[call-overload]
         yield f"postgresql://variants@127.0.0.1:{port}/optuna"
     finally:
-        server.send_signal(signal.SIGINT)  # "fast": connections are ended, not waited for
+        server.send_signal(signal.SIGINT)  # a "fast" shutdown, which does not wait for connections to end
         server.wait(timeout=30)
 
 
-def until(holds: "object", seconds: float = 90) -> None:
+def until(condition: Callable[[], bool], seconds: float = 90) -> None:
+    """Wait until a condition holds. Raises `TimeoutError` if it does not after some time."""
     deadline = time.monotonic() + seconds
-    while not holds():  # type: ignore[operator]
+    while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError("a server did not come up")
         time.sleep(0.2)
@@ -94,7 +95,7 @@ class MLflowServer:
         return True
 
     def stop(self) -> None:
-        """It and its workers, at once."""
+        """Kill the server and its workers."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(timeout=30)

@@ -1,9 +1,10 @@
-"""A day of slots in an hour or less, and what the service holds meanwhile: memory, files, threads, connections.
+"""Runs the scheduled slots of a day in an hour or less, and watches the memory, files, threads and connections of the
+service.
 
 python tests/soak.py FOLDER [--slots 144] [--every 20] [--storage postgresql://...]
 
-A suite of one small variant comes every so many seconds, in real processes. A line a minute; exit code 1 where the
-service holds more at the end than after its first tenth.
+A suite with small variants is scheduled every few seconds, in real processes. Prints a line about every five slots. The
+exit code is 1 if the service uses more at the end than after its first tenth.
 """
 
 import argparse
@@ -18,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 
-def held(pid: int) -> dict[str, int]:
-    """Of a process: memory in kB that is its own, open files, threads, children."""
+def usage(pid: int) -> dict[str, int]:
+    """Return what a process uses: its private memory in kB, open files, threads and children."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
     children = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=False)
     return {
@@ -29,13 +30,13 @@ def held(pid: int) -> dict[str, int]:
 
 
 def connections(url: str) -> int:
-    """Of others to a PostgreSQL database; 0 for SQLite."""
+    """Return the number of other connections to a PostgreSQL database; 0 for SQLite."""
     import sqlalchemy
 
     if not url.startswith("postgresql"):
         return 0
-    executor = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
-    with executor.connect() as connection:
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect() as connection:
         count = connection.execute(sqlalchemy.text("select count(*) from pg_stat_activity where datname = 'optuna'"))
         return int(count.scalar_one()) - 1
 
@@ -46,42 +47,42 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--slots", type=int, default=144)
-    parser.add_argument("--every", type=int, default=20, help="seconds; a divisor of 60")
+    parser.add_argument("--every", type=int, default=20, help="seconds between slots; a divisor of 60")
     parser.add_argument("--storage", default="sqlite:///optuna.db")
     arguments = parser.parse_args()
     packages = arguments.folder.absolute() / "packages"
     plugin(packages)
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{packages}", "OMP_NUM_THREADS": "1"}
     cron = f"*/{arguments.every} * * * * *"  # with seconds, before minutes
-    line = [sys.executable, "-m", "pipeline.schedule", "tiny", "--cron", cron, "--storage", arguments.storage]
+    command = [sys.executable, "-m", "pipeline.schedule", "tiny", "--cron", cron, "--storage", arguments.storage]
     log = (arguments.folder / "service.log").open("w")
-    service = subprocess.Popen(line, cwd=arguments.folder, env=environment, stdout=log, stderr=log)
+    service = subprocess.Popen(command, cwd=arguments.folder, env=environment, stdout=log, stderr=log)
     os.chdir(arguments.folder)
-    from pipeline.schedule.ledger import Ledger
+    from pipeline.schedule.ledger import FINAL, Ledger
 
     ledger = Ledger(arguments.storage)
-    seen: list[dict[str, int]] = []
+    samples: list[dict[str, int]] = []
     begin = time.monotonic()
     done = 0
     while done < arguments.slots and service.poll() is None:
         time.sleep(5)
         rows = ledger.rows("tiny")
-        if sum(r.state in ("done", "failed", "missed") for r in rows) >= done + 5:
-            done = sum(r.state in ("done", "failed", "missed") for r in rows)
-            states = {s: sum(r.state == s for r in rows) for s in ("done", "failed", "missed")}
-            now = {**held(service.pid), "connections": connections(arguments.storage)}
-            seen.append(now)
-            print(f"{time.monotonic() - begin:5.0f} s {states} {now}", flush=True)
+        states = {state: sum(r.state == state for r in rows) for state in FINAL}
+        if sum(states.values()) >= done + 5:
+            done = sum(states.values())
+            samples.append({**usage(service.pid), "connections": connections(arguments.storage)})
+            print(f"{time.monotonic() - begin:5.0f} s {states} {samples[-1]}", flush=True)
     service.send_signal(signal.SIGTERM)
     code = service.wait(60)
-    left = subprocess.run(["pgrep", "-f", "pipeline.schedule tiny"], capture_output=True, text=True, check=False).stdout
+    pgrep = ["pgrep", "-f", "pipeline.schedule tiny"]
+    processes = subprocess.run(pgrep, capture_output=True, text=True, check=False).stdout.split()
     journals = list(Path("mlruns/.runs").glob("*/*/journal.jsonl"))
-    print(f"exit code {code}; processes left: {left.split()}; journals left: {len(journals)}; slots {done}")
-    early = seen[len(seen) // 10]
-    more = {k: (early[k], max(s[k] for s in seen[-3:])) for k in early}
+    print(f"exit code {code}; processes left: {processes}; journals left: {len(journals)}; slots {done}")
+    early = samples[len(samples) // 10]
+    more = {k: (early[k], max(s[k] for s in samples[-3:])) for k in early}
     grown = {k: v for k, v in more.items() if v[1] > v[0] * (1.05 if k == "kB" else 1) + (0 if k == "kB" else 1)}
     print(f"after a tenth, and at the end: {more}; grown: {grown or 'nothing'}")
-    return 1 if grown or left.split() else 0
+    return 1 if grown or processes else 0
 
 
 if __name__ == "__main__":

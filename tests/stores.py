@@ -1,4 +1,4 @@
-"""What tests read in the stores of the folder that they run in."""
+"""Helpers that read the stores in the working directory of a test."""
 
 from pathlib import Path
 
@@ -8,14 +8,16 @@ from mlflow.entities import Run
 
 
 def client() -> MlflowClient:
-    return MlflowClient(f"sqlite:///{Path('mlflow.db').absolute()}")  # absolute: MLflow keeps stores by their URI
+    return MlflowClient(
+        f"sqlite:///{Path('mlflow.db').absolute()}"
+    )  # absolute, because MLflow caches stores by their URI
 
 
 def runs(kind: str, experiment: str = "digits") -> list[Run]:
-    found = client().get_experiment_by_name(experiment)
-    assert found is not None
+    existing = client().get_experiment_by_name(experiment)
+    assert existing is not None
     return list(
-        client().search_runs([found.experiment_id], f"tags.kind = '{kind}'", order_by=["attributes.start_time"])
+        client().search_runs([existing.experiment_id], f"tags.kind = '{kind}'", order_by=["attributes.start_time"])
     )
 
 

@@ -1,4 +1,4 @@
-"""Comparisons as a person runs them, and what they say of numbers that are known."""
+"""Comparisons as a user runs them, and their conclusions about known scores."""
 
 import re
 import subprocess
@@ -29,73 +29,78 @@ WORDS = ("--run", "--trials", "1", "--epochs", "3", "--variant", "vae", "--varia
 
 
 def finals(**scores: list[float | None]) -> pd.DataFrame:
-    """A row a seed; None for one that failed."""
+    """Return a row for each seed; None stands for a seed that failed."""
     rows: list[dict[str, Any]] = []
     for variant, values in scores.items():
         for seed, value in enumerate(values):
-            known = {"variant": variant, "seed": seed, "state": "complete" if value is not None else "failed"}
-            rows.append({**known, "test/elbo": value, "reason": None if value is not None else "diverged"})
+            row = {"variant": variant, "seed": seed, "state": "complete" if value is not None else "failed"}
+            rows.append({**row, "test/elbo": value, "reason": None if value is not None else "diverged"})
     return pd.DataFrame(rows)
 
 
-def test_a_difference_is_said_with_its_interval_and_in_the_order_of_the_board() -> None:
-    found = board(ELBO, finals(vae=[-91.0, -91.2, -90.9, -91.1, -91.3], hvae=[-89.1, -89.2, -89.0, -89.2, -89.5]), {})
-    assert [r.variant for r in found.rows] == ["hvae", "vae"]
+def test_a_difference_is_stated_with_its_interval_and_in_the_order_of_the_board() -> None:
+    result = board(ELBO, finals(vae=[-91.0, -91.2, -90.9, -91.1, -91.3], hvae=[-89.1, -89.2, -89.0, -89.2, -89.5]), {})
+    assert [r.variant for r in result.rows] == ["hvae", "vae"]
     assert re.fullmatch(
-        r"hvae beats vae by 1\.9 \[1\.81, 1\.99\] nats per example, with 5 seeds \(p = .*\)\.", found.words[0]
+        r"hvae beats vae by 1\.9 \[1\.81, 1\.99\] nats per example, with 5 seeds \(p = .*\)\.", result.conclusions[0]
     )
-    assert found.pairs[0].sure
-    assert found.rows[0].rank.high == 1  # type: ignore[union-attr]
-    assert found.pairs[0].chance.value == 1
+    assert result.pairs[0].significant
+    assert result.rows[0].rank.high == 1  # type: ignore[union-attr]
+    assert result.pairs[0].chance.value == 1
 
 
-def test_what_falls_is_better_lower() -> None:
-    lower = Criterion(name="reconstruction", question="?", chosen="valid/reconstruction", judged="test/reconstruction")
+def test_a_lower_reconstruction_is_better() -> None:
+    lower = Criterion(
+        name="reconstruction",
+        question="?",
+        validation_metric="valid/reconstruction",
+        test_metric="test/reconstruction",
+    )
     frame = finals(a=[80.0, 80.1, 80.2], b=[90.0, 90.3, 90.1]).rename(columns={"test/elbo": "test/reconstruction"})
-    found = board(lower, frame, {})
-    assert [r.variant for r in found.rows] == ["a", "b"]
-    assert found.pairs[0].better == "a"
-    assert found.pairs[0].difference.mean.value == pytest.approx(10.03, abs=0.01)
+    result = board(lower, frame, {})
+    assert [r.variant for r in result.rows] == ["a", "b"]
+    assert result.pairs[0].better == "a"
+    assert result.pairs[0].difference.mean.value == pytest.approx(10.03, abs=0.01)
 
 
 def test_noise_is_not_a_winner() -> None:
-    found = board(ELBO, finals(a=[-90.0, -92.0, -91.0, -93.0, -89.0], b=[-91.5, -90.5, -92.0, -91.0, -90.5]), {})
-    assert "cannot be told apart with 5 seeds" in found.words[0]
-    assert not found.pairs[0].sure
+    result = board(ELBO, finals(a=[-90.0, -92.0, -91.0, -93.0, -89.0], b=[-91.5, -90.5, -92.0, -91.0, -90.5]), {})
+    assert "cannot be told apart with 5 seeds" in result.conclusions[0]
+    assert not result.pairs[0].significant
 
 
 def test_pairs_are_of_the_seeds_that_both_have() -> None:
-    found = board(ELBO, finals(a=[-90.0, None, -91.0, -90.5], b=[-92.0, -50.0, -93.0, -92.5]), {})
-    assert found.pairs[0].difference.pairs == 3
-    assert found.pairs[0].better == "a"  # though b's mean is higher by the seed that a lacks
-    assert {r.variant: r.seeds for r in found.rows} == {"a": 3, "b": 4}
+    result = board(ELBO, finals(a=[-90.0, None, -91.0, -90.5], b=[-92.0, -50.0, -93.0, -92.5]), {})
+    assert result.pairs[0].difference.pairs == 3
+    assert result.pairs[0].better == "a"  # although b's mean is higher, due to the seed that a lacks
+    assert {r.variant: r.seeds for r in result.rows} == {"a": 3, "b": 4}
 
 
 @pytest.mark.parametrize(
-    ("frame", "reasons", "said"),
+    ("frame", "reasons", "sentence"),
     [
-        (finals(a=[-90.0]), {}, "a is the only variant with a number here"),
-        (finals(a=[-90.0], b=[-91.0]), {}, "a is ahead of b by 1 nats per example, with one seed: no evidence."),
-        (finals(a=[None, None]), {}, "No variant has a number here."),
+        (finals(a=[-90.0]), {}, "a is the only variant with a score here"),
+        (finals(a=[-90.0], b=[-91.0]), {}, "a is ahead of b by 1 nats per example, but one seed is no evidence."),
+        (finals(a=[None, None]), {}, "No variant has a score here."),
         (finals(a=[-90.0, -91.0], b=[None, None]), {}, "a is the only variant"),
         (finals(a=[-90.0, -91.0]), {"aae": "no trial has valid/elbo"}, "a is the only variant"),
     ],
 )
-def test_what_is_missing_is_said(frame: pd.DataFrame, reasons: dict[str, str], said: str) -> None:
-    found = board(ELBO, frame, reasons)
-    assert said in found.words[0]
-    for row in found.rows:
+def test_what_is_missing_is_stated(frame: pd.DataFrame, reasons: dict[str, str], sentence: str) -> None:
+    result = board(ELBO, frame, reasons)
+    assert sentence in result.conclusions[0]
+    for row in result.rows:
         assert (row.mean is None) == (row.reason != "")
-    assert {r.variant for r in found.rows} == {*frame["variant"], *reasons}
+    assert {r.variant for r in result.rows} == {*frame["variant"], *reasons}
 
 
 @pytest.mark.slow
 def test_one_command_gives_a_report(command: Command, folder: Path) -> None:
-    """From an empty folder to a page that needs no network, tables, runs and models; again, and nothing is trained."""
+    """From an empty folder to a page that needs no network, tables, runs and models. A second run trains nothing."""
     done = command("compare", *WORDS, "--seeds", "2")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "Which models the data best? vae" in done.stdout
+    assert "Which variant models the data best? vae" in done.stdout
     page = (folder / "reports" / "digits" / "report.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "—" in page and "no trial has valid/elbo" in page
@@ -115,7 +120,9 @@ def test_one_command_gives_a_report(command: Command, folder: Path) -> None:
     assert {a.path for a in client.list_artifacts(parent.info.run_id)} >= {"report", "board_elbo.json"}
     assert all(r.data.tags["mlflow.parentRunId"] == parent.info.run_id for r in runs)
 
-    program = "import torch, variants; m = from pipeline import model; m = model.load('models:/vae-digits@champion-probe'); "
+    program = (
+        "import torch, variants; from pipeline import model; m = model.load('models:/vae-digits@champion-probe'); "
+    )
     program += "print(m.encode(variants.Batch(torch.zeros(3, 1, 8, 8))).shape)"
     line = [sys.executable, "-c", program]
     loaded = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
@@ -134,40 +141,40 @@ def test_one_command_gives_a_report(command: Command, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_report_says_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of data without labels, where a seed of one variant diverged and another variant has no ELBO."""
+def test_a_report_states_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data have no labels, a seed of one variant diverges, and another variant has no ELBO."""
     np.savez("bare.npz", x=np.random.default_rng(0).random((300, 1, 8, 8)).astype("float32"))
     train = trainer.train
 
     def unlucky(variant: Any, *words: Any, **options: Any) -> Any:
         if (variants.name_of(variant), options["seed"]) == ("beta", 10_001):
-            raise trainer.Diverged("epoch 1: train/loss left the real numbers")
+            raise trainer.Diverged("epoch 1: train/loss is infinite or not a number")
         return train(variant, *words, **options)
 
     monkeypatch.setattr(trainer, "train", unlucky)
     names = ("vae", "beta", "aae", "cvae")
-    found = protocol.run(
+    comparison = protocol.run(
         CompareRequest(
             dataset="bare.npz", variants=names, train=True, trials=1, epochs=2, seeds=3, compute=Compute(threads=1)
         ),
         Display(),
     )
-    assert found.left_out == {"cvae": "cvae needs class labels; data set bare has none (or condition=quadrants)"}
-    assert [b.criterion.name for b in found.boards] == ["elbo", "reconstruction"]
-    assert {r.variant: r.seeds for r in found.boards[1].rows} == {"vae": 3, "beta": 2, "aae": 3, "cvae": 0}
-    assert found.warnings == ["beta with seed 10001 failed: epoch 1: train/loss left the real numbers"]
+    assert comparison.left_out == {"cvae": "cvae needs class labels; data set bare has none (or condition=quadrants)"}
+    assert [b.criterion.name for b in comparison.boards] == ["elbo", "reconstruction"]
+    assert {r.variant: r.seeds for r in comparison.boards[1].rows} == {"vae": 3, "beta": 2, "aae": 3, "cvae": 0}
+    assert comparison.warnings == ["beta with seed 10001 failed: epoch 1: train/loss is infinite or not a number"]
     tracker = Tracker("bare")
-    page = report.write(found, tracker, folder / "out", "again").page.read_text()
+    page = report.write(comparison, tracker, folder / "out", "again").page.read_text()
     for words in ("beta with seed 10001 failed", "no trial has valid/elbo", "needs class labels", "vae-bare@champion"):
         assert words in page
-    report.log(found, report.Report(folder / "out" / "report.html", report._tables(found)), tracker)
+    report.log(comparison, report.Report(folder / "out" / "report.html", report._tables(comparison)), tracker)
 
     alone = protocol.run(
         CompareRequest(dataset="bare.npz", variants=("vae",), seeds=1, compute=Compute(threads=1)), Display()
     )
     assert len(alone.finals) == 1  # one that exists
     page = report.write(alone, tracker, folder / "alone", "again").page.read_text()
-    assert "one seed only" in page and "vae is alone" in page
+    assert "one seed allows neither" in page and "vae is the only variant" in page
 
 
 @pytest.mark.slow
@@ -191,7 +198,7 @@ def test_ranks_over_several_data_sets(command: Command, folder: Path) -> None:
 
 
 def test_no_choice_depends_on_the_test_split(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Studies and configurations are the same where the test split holds NaN alone."""
+    """Studies and choices are the same if the test split holds nothing but NaN."""
     load = data.load
 
     def poisoned(source: str, **options: Any) -> data.Data:
@@ -205,8 +212,8 @@ def test_no_choice_depends_on_the_test_split(folder: Path, monkeypatch: pytest.M
         base = data.load("digits")
         sources, _ = protocol._sources(request.variants, "digits", base)
         studies = {v: protocol._study(request, v, s, d, Display()) for v, (s, d) in sources.items()}
-        subjects = {v: protocol.Subject(v, *sources[v], s) for v, s in studies.items() if s}
-        return [(c.criterion, c.variant, c.trial, c.key) for c in protocol._choices(subjects)]
+        candidates = {v: protocol.Candidate(v, *sources[v], s) for v, s in studies.items() if s}
+        return [(c.criterion, c.variant, c.trial, c.key) for c in protocol._choices(candidates)]
 
     first = chosen("sqlite:///clean.db")
     assert len(first) == 6
@@ -214,10 +221,10 @@ def test_no_choice_depends_on_the_test_split(folder: Path, monkeypatch: pytest.M
     assert chosen("sqlite:///poisoned.db") == first
 
 
-def test_without_studies_it_says_what_to_do(command: Command) -> None:
+def test_without_studies_the_error_states_what_to_do(command: Command) -> None:
     done = command("compare")
     assert done.returncode == 2
-    assert "no variant has a study on it; add --run" in done.stderr
+    assert "no variant has a study of it; add --run" in done.stderr
 
 
 def test_bad_input_ends_before_anything_starts(folder: Path) -> None:

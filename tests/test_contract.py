@@ -1,4 +1,7 @@
-"""What every variant must keep, over every registered name and every kind of data it accepts."""
+"""The contract, tested for every registered variant with every kind of data that it accepts.
+
+To test one variant: `uv run pytest tests/test_contract.py -n0 -k NAME`.
+"""
 
 import dataclasses
 import json
@@ -29,7 +32,7 @@ STEP = torch.tensor(5.0)
 
 
 def losses(terms: Terms) -> dict[str, Tensor]:
-    """The losses as tensors, those that wait for their turn included."""
+    """The losses as tensors, also those that are given as functions."""
     return {name: loss if isinstance(loss, Tensor) else loss() for name, loss in terms.losses.items()}
 
 
@@ -55,7 +58,7 @@ def fits(name: str, spec: DataSpec) -> bool:
     return ("mask" in variants.get(name).required_fields) == bool(spec.steps)
 
 
-def made(name: str, spec: DataSpec, **settings: object) -> Variant:
+def make(name: str, spec: DataSpec, **settings: object) -> Variant:
     torch.manual_seed(0)
     cls = variants.get(name)
     return cls(cls.config_type(latent=4, width=16, **settings), spec)  # type: ignore[arg-type]
@@ -68,7 +71,7 @@ def case(request: pytest.FixtureRequest) -> tuple[Variant, Batch]:
     name, kind = request.param
     spec = SPECS[kind]
     network = "conv" if kind == "large images" else "mlp"
-    return made(name, spec, network=network), examples(spec)
+    return make(name, spec, network=network), examples(spec)
 
 
 def test_terms_have_their_shapes_and_are_finite(case: tuple[Variant, Batch]) -> None:
@@ -86,22 +89,22 @@ def test_every_weight_is_trained(case: tuple[Variant, Batch]) -> None:
     for loss in losses(variant.terms(batch, STEP)).values():
         loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
     assert [n for n, p in variant.named_parameters() if p.grad is None] == []
-    owned = [[id(p) for g in o.param_groups for p in g["params"]] for o in variant.optimizers().values()]
-    assert all(len(own) == len(set(own)) for own in owned)
-    assert {i for own in owned for i in own} == {id(p) for p in variant.parameters()}
+    trained = [[id(p) for g in o.param_groups for p in g["params"]] for o in variant.optimizers().values()]
+    assert all(len(ids) == len(set(ids)) for ids in trained)
+    assert {i for ids in trained for i in ids} == {id(p) for p in variant.parameters()}
 
 
 def test_terms_are_pure(case: tuple[Variant, Batch]) -> None:
-    """Results depend on nothing that a call moves: not on running averages in training, which alone may move."""
+    """A call changes nothing that its own result depends on. Only running averages may change, and only in training."""
     variant, batch = case
     before = {k: v.clone() for k, v in variant.state_dict().items()}
     torch.manual_seed(1)
     first = variant.terms(batch, STEP)
     minimised = losses(first)
     torch.manual_seed(1)
-    again = variant.terms(batch, STEP)
-    assert torch.equal(first.reconstruction, again.reconstruction)
-    assert all(torch.equal(minimised[k], loss) for k, loss in losses(again).items())
+    second = variant.terms(batch, STEP)
+    assert torch.equal(first.reconstruction, second.reconstruction)
+    assert all(torch.equal(minimised[k], loss) for k, loss in losses(second).items())
     assert all(torch.equal(p, before[k]) for k, p in variant.named_parameters())
     variant.eval()
     before = {k: v.clone() for k, v in variant.state_dict().items()}
@@ -110,7 +113,7 @@ def test_terms_are_pure(case: tuple[Variant, Batch]) -> None:
 
 
 def test_terms_score_each_example_by_itself(case: tuple[Variant, Batch], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores do not depend on the neighbours (nor on batch statistics): with z at its mean, they are equal."""
+    """The scores of an example do not depend on the rest of the batch. z is at its mean here, without noise."""
     variant, batch = case
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     variant.eval()
@@ -135,42 +138,42 @@ def test_decode_and_sample_give_data(case: tuple[Variant, Batch]) -> None:
     variant, batch = case
     code = variant.encode(batch)
     assert variant.sample_prior(6).shape == code.shape
-    shown = (
+    results = (
         variant.decode(code, batch),
         variant.sample_x(code, batch),
         variant.sample(6),
         variant.sample(6, batch.y, True),
     )
-    for values in shown:
+    for values in results:
         assert values.shape == batch.x.shape
         if variant.spec.likelihood != "gaussian":
             assert values.min() >= 0
             assert values.max() <= 1
 
 
-def test_draws_are_of_the_kind_of_the_data_and_have_the_mean_that_decode_gives(case: tuple[Variant, Batch]) -> None:
+def test_samples_look_like_data_and_have_the_mean_that_decode_returns(case: tuple[Variant, Batch]) -> None:
     variant, batch = case
     variant.eval()
     one = batch[slice(5, 6)]
     many = one[torch.zeros(4000, dtype=torch.int64)]
     with torch.no_grad():
         z = variant.encode(one)
-        drawn, mean = variant.sample_x(z.expand(4000, -1), many), variant.decode(z, one)
+        samples, mean = variant.sample_x(z.expand(4000, -1), many), variant.decode(z, one)
     if variant.spec.likelihood in ("bernoulli", "categorical"):
-        assert set(drawn.unique().tolist()) <= {0.0, 1.0}
+        assert set(samples.unique().tolist()) <= {0.0, 1.0}
     elif variant.spec.likelihood == "logistic8":
-        torch.testing.assert_close(drawn * 255, (drawn * 255).round())
-    scale = drawn.std(0) / 4000**0.5
+        torch.testing.assert_close(samples * 255, (samples * 255).round())
+    scale = samples.std(0) / 4000**0.5
     width = 0.05 if variant.spec.likelihood == "logistic8" else 0.003  # what is cut off at 0 and 1; rare pixels
-    assert (drawn.mean(0) - mean[0]).abs().le(5 * scale + width).all()
-    spread = drawn.std(0)  # that of the likelihood
+    assert (samples.mean(0) - mean[0]).abs().le(5 * scale + width).all()
+    spread = samples.std(0)  # that of the likelihood
     if variant.spec.likelihood == "gaussian":
         assert spread.amin() > 0.9 * float(variant.observation.log_scale.detach().exp())  # type: ignore[operator,union-attr]
     elif variant.spec.likelihood == "bernoulli" and variant.factorized:
         torch.testing.assert_close(spread, (mean * (1 - mean)).sqrt()[0], atol=0.03, rtol=0)
 
 
-def test_the_likelihood_is_of_each_value_and_of_no_padding(case: tuple[Variant, Batch]) -> None:
+def test_the_likelihood_has_each_value_and_is_zero_for_padding(case: tuple[Variant, Batch]) -> None:
     variant, batch = case
     variant.eval()
     z = variant.sample_prior(6, batch)
@@ -182,54 +185,54 @@ def test_the_likelihood_is_of_each_value_and_of_no_padding(case: tuple[Variant, 
     torch.testing.assert_close(variant.log_joint(z, batch), variant.log_prior(z, batch) + each.flatten(1).sum(1))
 
 
-def test_noise_is_placed_where_the_prior_has_it(case: tuple[Variant, Batch]) -> None:
-    """The density of z = place(e) is N(e) over the volume that `place` makes of it, but for what is told beside z."""
+def test_prior_from_noise_has_the_distribution_of_the_prior(case: tuple[Variant, Batch]) -> None:
+    """By a change of variables: log p(z) = log N(e) - log |dz/de|, up to a constant for a given class."""
     variant, batch = case
     variant.eval()
     many = batch[torch.zeros(4000, dtype=torch.int64)]
-    drawn, placed = (
+    sampled, transformed = (
         variant.sample_prior(4000, many),
         variant.prior_from_noise(torch.randn(4000, variant.sample_prior(1).shape[1]), many),
     )
-    scale = drawn.std(0)
-    assert ((drawn.mean(0) - placed.mean(0)) / scale).abs().max() < 0.12
-    assert (placed.std(0) / scale - 1).abs().max() < 0.12
+    scale = sampled.std(0)
+    assert ((sampled.mean(0) - transformed.mean(0)) / scale).abs().max() < 0.12
+    assert (transformed.std(0) / scale - 1).abs().max() < 0.12
     variant, one = variant.double(), dataclasses.replace(batch, x=batch.x.double())[slice(0, 1)]
-    found = []
-    for e in torch.randn(3, drawn.shape[1], dtype=torch.float64).split(1):
+    differences = []
+    for e in torch.randn(3, sampled.shape[1], dtype=torch.float64).split(1):
         slope = torch.autograd.functional.jacobian(lambda n: variant.prior_from_noise(n, one)[0], e)[:, 0]
-        wanted = -0.5 * e.square().sum() - torch.linalg.slogdet(slope)[1]
-        found.append(variant.log_prior(variant.prior_from_noise(e, one), one) - wanted)
-    torch.testing.assert_close(torch.stack(found), found[0].expand(3, 1), atol=1e-6, rtol=0)
+        expected = -0.5 * e.square().sum() - torch.linalg.slogdet(slope)[1]
+        differences.append(variant.log_prior(variant.prior_from_noise(e, one), one) - expected)
+    torch.testing.assert_close(torch.stack(differences), differences[0].expand(3, 1), atol=1e-6, rtol=0)
 
 
-def test_many_proposals_stand_example_by_example(case: tuple[Variant, Batch], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With draws at the mean, k proposals are k times the one; else they differ, and their density is as it is said."""
+def test_samples_of_one_example_stand_together(case: tuple[Variant, Batch], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without noise, the k samples of an example are equal to its single sample; with noise they differ."""
     variant, batch = case
     variant.eval()
-    drawn = variant.sample_posterior(batch, 3)
-    if drawn is None:
+    samples = variant.sample_posterior(batch, 3)
+    if samples is None:
         pytest.skip("q has no density")
-    assert drawn[0].shape == (18, variant.sample_prior(1).shape[1])
-    assert drawn[1].shape == (18,)
-    assert not torch.equal(drawn[0][::3], drawn[0][1::3])
+    assert samples[0].shape == (18, variant.sample_prior(1).shape[1])
+    assert samples[1].shape == (18,)
+    assert not torch.equal(samples[0][::3], samples[0][1::3])
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     (z, log_q), (one, log_one) = variant.sample_posterior(batch, 3) or (), variant.sample_posterior(batch) or ()
     torch.testing.assert_close(z, one.repeat_interleave(3, 0))
     torch.testing.assert_close(log_q, log_one.repeat_interleave(3, 0))
 
 
-def test_the_joint_and_the_proposal_give_the_elbo(case: tuple[Variant, Batch]) -> None:
-    """Two ways to one number: E_q [log p(x, z) - log q(z|x)] by sampling is the mean of `Terms.elbo`."""
+def test_joint_and_posterior_agree_with_the_elbo(case: tuple[Variant, Batch]) -> None:
+    """E_q [log p(x, z) - log q(z|x)], estimated by sampling, is equal to the mean of `Terms.elbo`."""
     variant, batch = case
     variant.eval()
     if variant.sample_posterior(batch) is None:
         pytest.skip("q has no density")
     many = Batch(*(None if f is None else f.repeat_interleave(400, 0) for f in (batch.x, batch.y, batch.mask)))  # type: ignore[arg-type]
     with torch.no_grad():
-        proposal = variant.sample_posterior(many)
-        assert proposal is not None
-        sampled = (variant.log_joint(proposal[0], many) - proposal[1]).view(6, 400)
+        samples = variant.sample_posterior(many)
+        assert samples is not None
+        sampled = (variant.log_joint(samples[0], many) - samples[1]).view(6, 400)
         elbo = variant.terms(many, STEP).elbo
     assert elbo is not None
     error = 5 * (sampled.std(1) + elbo.view(6, 400).std(1)) / 400**0.5
@@ -247,21 +250,21 @@ def test_a_training_step_lowers_the_loss(case: tuple[Variant, Batch]) -> None:
     assert sum(scored[-10:]) < sum(scored[:10])
 
 
-def test_own_pictures_are_data_in_rows_and_columns(case: tuple[Variant, Batch]) -> None:
+def test_pictures_are_rows_and_columns_of_data(case: tuple[Variant, Batch]) -> None:
     variant, batch = case
     for values in variant.eval().pictures(batch).values():
         assert values.shape[2:] == batch.x.shape[1:]
         assert not values.isinf().any()
-        assert values.flatten(2).isfinite().any(2).all()  # NaN is nothing, but not everywhere
+        assert values.flatten(2).isfinite().any(2).all()  # a cell is not entirely NaN
 
 
 def test_saved_and_loaded_is_the_same_model(case: tuple[Variant, Batch], tmp_path: Path) -> None:
     variant, batch = case
-    again = variants.load(variants.save(variant, tmp_path / "model"))
-    assert type(again) is type(variant)
-    assert again.config == variant.config
-    assert again.spec == variant.spec
-    assert torch.equal(again.encode(batch), variant.eval().encode(batch))
+    loaded = variants.load(variants.save(variant, tmp_path / "model"))
+    assert type(loaded) is type(variant)
+    assert loaded.config == variant.config
+    assert loaded.spec == variant.spec
+    assert torch.equal(loaded.encode(batch), variant.eval().encode(batch))
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
 
 
@@ -283,7 +286,7 @@ def test_schedules_and_free_bits_never_touch_what_is_compared(name: str) -> None
     spec = next(s for s in SPECS.values() if fits(name, s))
     compared = []
     for settings in ({}, {"warmup": 1000}, {"free_bits": 3.0}):
-        variant = made(name, spec, **settings).eval()
+        variant = make(name, spec, **settings).eval()
         torch.manual_seed(1)
         terms = variant.terms(examples(spec), STEP)
         compared.append((terms.reconstruction, terms.kl))
@@ -305,7 +308,7 @@ def test_an_unknown_variant_suggests_the_nearest() -> None:
         ("from variants import Variant\nclass A(Variant): pass\nclass B(Variant): pass", r"odd\.py defines 2 variants"),
         (
             "from variants import Variant\nclass A(Variant):\n    paper = 'p'",
-            r"odd\.py: A is half-written.*decode",
+            r"odd\.py: A is incomplete.*decode",
         ),
     ],
 )
@@ -334,12 +337,12 @@ def test_a_bad_setting_is_refused(settings: dict[str, object], message: str) -> 
 
 def test_a_convolutional_network_says_what_it_needs() -> None:
     with pytest.raises(InputError, match=r"network='conv': binary has examples of 1x8x8; expected images of at least"):
-        made("vae", SPECS["binary images"], network="conv")
+        make("vae", SPECS["binary images"], network="conv")
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "unknown variant"])
 def test_a_damaged_model_is_refused(damage: str, tmp_path: Path) -> None:
-    folder = variants.save(made("vae", SPECS["a table"]), tmp_path)
+    folder = variants.save(make("vae", SPECS["a table"]), tmp_path)
     weights, about = folder / "model.safetensors", folder / "config.json"
     if damage == "missing":
         weights.unlink()

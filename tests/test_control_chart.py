@@ -1,4 +1,4 @@
-"""Did it get worse, or did noise move: limits, rates of false and missed alarms, and the reasons."""
+"""Control charts: limits, verdicts, and the rates of false and of missed alarms."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from pipeline.benchmark import control_chart
-from pipeline.benchmark.control_chart import Baseline, Levels, Sample, baseline, judge, levels
+from pipeline.benchmark.control_chart import Baseline, Levels, Sample, assess, baseline, levels
 
 SURE = Levels(1e-5, 1e-5)
 
@@ -39,28 +39,28 @@ def test_the_spread_is_of_means_where_reruns_differ_more_or_have_one_value() -> 
 
 def test_the_first_look_is_the_t_prediction_interval() -> None:
     base = Baseline(10.0, 0.5, 9, 10)
-    found = judge(base, [10.0], "maximize", 0.0, SURE)
+    found = assess(base, [10.0], "maximize", 0.0, SURE)
     reach = stats.t.ppf(0.99, 9) * 0.5 * math.sqrt(1 + 1 / 10)
     assert (found.low, found.high) == pytest.approx((10 - reach, 10 + reach))
-    assert judge(base, [10 - 1.01 * reach], "maximize", 0.0, SURE).word == "suspect"
-    assert judge(base, [10 - 0.99 * reach], "maximize", 0.0, SURE).word == "ok"
-    assert judge(base, [10 + 1.01 * reach], "minimize", 0.0, SURE).word == "suspect"
+    assert assess(base, [10 - 1.01 * reach], "maximize", 0.0, SURE).verdict == "suspect"
+    assert assess(base, [10 - 0.99 * reach], "maximize", 0.0, SURE).verdict == "ok"
+    assert assess(base, [10 + 1.01 * reach], "minimize", 0.0, SURE).verdict == "suspect"
 
 
 def test_worse_takes_two_and_a_change_that_matters() -> None:
     base = Baseline(100.0, 1.0, 49, 10)
-    assert judge(base, [90.0], "maximize", 0.0, SURE).word == "suspect"
-    assert judge(base, [90.0, 91.0], "maximize", 0.0, SURE, suspect=90.0).word == "worse"
-    assert judge(base, [90.0, 100.0], "maximize", 0.0, SURE, suspect=90.0).word == "ok"  # the second saw nothing
-    assert judge(base, [90.0, 91.0], "maximize", 0.2, SURE, suspect=90.0).word == "ok"  # a fifth would matter
-    assert judge(base, [110.0], "maximize", 0.0, SURE).word == "better"
+    assert assess(base, [90.0], "maximize", 0.0, SURE).verdict == "suspect"
+    assert assess(base, [90.0, 91.0], "maximize", 0.0, SURE, suspect=90.0).verdict == "worse"
+    assert assess(base, [90.0, 100.0], "maximize", 0.0, SURE, suspect=90.0).verdict == "ok"  # the second saw nothing
+    assert assess(base, [90.0, 91.0], "maximize", 0.2, SURE, suspect=90.0).verdict == "ok"  # a fifth would matter
+    assert assess(base, [110.0], "maximize", 0.0, SURE).verdict == "better"
 
 
 def test_without_noise_the_change_that_matters_decides() -> None:
     base = Baseline(0.9, 0.0, 9, 10)
-    assert judge(base, [0.9], "maximize", 0.01, SURE).word == "ok"
-    assert judge(base, [0.895], "maximize", 0.01, SURE).word == "ok"
-    assert judge(base, [0.88], "maximize", 0.01, SURE).word == "suspect"
+    assert assess(base, [0.9], "maximize", 0.01, SURE).verdict == "ok"
+    assert assess(base, [0.895], "maximize", 0.01, SURE).verdict == "ok"
+    assert assess(base, [0.88], "maximize", 0.01, SURE).verdict == "suspect"
 
 
 def test_the_ewma_is_that_of_its_formula_and_forgets_one_outlier() -> None:
@@ -69,37 +69,37 @@ def test_the_ewma_is_that_of_its_formula_and_forgets_one_outlier() -> None:
     z = 0.0
     for x in since:
         z = 0.3 * x + 0.7 * z
-    assert judge(base, since, "maximize", 0.0, SURE).smoothed == pytest.approx(z)
-    outlier = judge(base, [-40.0, 0.0], "maximize", 0.0, SURE, suspect=-40.0)
-    assert outlier.word == "ok"
+    assert assess(base, since, "maximize", 0.0, SURE).ewma == pytest.approx(z)
+    outlier = assess(base, [-40.0, 0.0], "maximize", 0.0, SURE, suspect=-40.0)
+    assert outlier.verdict == "ok"
 
 
 def rates(
     rng: np.random.Generator, months: int, *, shift: float = 0.0, drift: float = 0.0, looks: int = 30, n: int = 5,
     reruns: int = 12, series: int = 34,
 ) -> tuple[float, float]:  # fmt: skip
-    """Share of series in which somebody is told within so many reruns, and of reruns that were repeated.
+    """Return the share of series with an alarm within `looks` reruns, and the share of first looks that were suspect.
 
-    In units of a training's standard deviation.
+    `shift` and `drift` (for each rerun) are in standard deviations of one training.
     """
     level = levels(series, 30)
-    told = repeated = seen = 0
+    alarms = suspects = total = 0
     for _ in range(months):
         base = baseline(samples(rng, reruns, n))
         since: list[float] = []
         for look in range(looks):
             mean = -shift - drift * (look + 1)
             since.append(mean + rng.normal() / math.sqrt(n))
-            found = judge(base, since, "maximize", 0.0, level)
-            seen += 1
-            if found.word == "suspect":
-                repeated += 1
+            found = assess(base, since, "maximize", 0.0, level)
+            total += 1
+            if found.verdict == "suspect":
+                suspects += 1
                 since.append(mean + rng.normal() / math.sqrt(n))
-                found = judge(base, since, "maximize", 0.0, level, suspect=since[-2])
-            if found.word in control_chart.BAD:
-                told += 1
+                found = assess(base, since, "maximize", 0.0, level, suspect=since[-2])
+            if found.verdict in control_chart.ALARMS:
+                alarms += 1
                 break
-    return told / months, repeated / seen
+    return alarms / months, suspects / total
 
 
 def test_false_alarms_are_rare_and_true_ones_come() -> None:
@@ -112,9 +112,9 @@ def test_false_alarms_are_rare_and_true_ones_come() -> None:
 
 
 def test_a_month_has_one_budget_of_false_alarms() -> None:
-    assert levels(34, 30).alarm == pytest.approx(control_chart.ALARM / 1020)
-    assert levels(0, 30).alarm == pytest.approx(control_chart.ALARM / 1)
-    assert control_chart.ALARM + control_chart.DRIFT <= 0.05
+    assert levels(34, 30).alarm == pytest.approx(control_chart.MONTHLY_ALARMS / 1020)
+    assert levels(0, 30).alarm == pytest.approx(control_chart.MONTHLY_ALARMS / 1)
+    assert control_chart.MONTHLY_ALARMS + control_chart.MONTHLY_DRIFTS <= 0.05
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ BAD = {
     "constant": (dict(x=np.ones((60, 4))), r"all 60 examples are equal"),
     "few": (dict(x=ENOUGH[:9]), r"9 examples; expected at least 30"),
     "words": (dict(x=np.array([["a"]] * 60)), r"x has type <U1; expected numbers"),
-    "no values": (dict(x=np.ones((60, 0))), r"holds no value"),
+    "no values": (dict(x=np.ones((60, 0))), r"expected examples with values"),
     "objects": (dict(x=np.array([[None]] * 60)), r"cannot be read .*allow_pickle"),
 }
 
@@ -162,7 +162,7 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
         data.load(str(folder))
     (folder / "class1" / "99.png").unlink()
     Image.new("L", (9, 7)).save(folder / "stray.png")
-    with pytest.raises(InputError, match="one subfolder a class"):
+    with pytest.raises(InputError, match="a subfolder for each class"):
         data.load(str(folder))
 
 

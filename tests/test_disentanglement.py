@@ -37,39 +37,39 @@ def test_codes_that_are_the_factors_are_disentangled() -> None:
     assert d.sap(codes, GRID, ORDERED) == pytest.approx(1)
     assert d.beta_vae_score(codes, GRID) == pytest.approx(1)
     more = np.column_stack([codes, np.zeros(len(codes)), 0.04 * rng.standard_normal(len(codes))])
-    found = d.scores(more, GRID, [True, False, False, False])
+    scores = d.scores(more, GRID, [True, False, False, False])
     # the best code tells the unordered factor of three classes with certainty, the next by chance: a gap of 2/3
-    assert found.pop("sap") == pytest.approx((3 + 2 / 3) / 4, abs=0.02)
-    assert found.pop("mig") == pytest.approx(1, abs=0.02)
-    assert found.pop("modularity") < 5 / 6 + 0.02  # the dead column counts 0
-    assert all(v > 0.99 for v in found.values()), found
+    assert scores.pop("sap") == pytest.approx((3 + 2 / 3) / 4, abs=0.02)
+    assert scores.pop("mig") == pytest.approx(1, abs=0.02)
+    assert scores.pop("modularity") < 5 / 6 + 0.02  # the dead column counts 0
+    assert all(v > 0.99 for v in scores.values()), scores
 
 
 def test_random_codes_are_not() -> None:
     codes = np.random.default_rng(1).standard_normal((len(GRID), 6))
-    found = d.scores(codes, GRID, [True, False, False, False])
-    assert found["mig"] < 0.02
-    assert found["sap"] < 0.03
-    assert found["dci_disentanglement"] < 0.2
-    assert found["dci_informativeness"] < 0.15  # a third by chance, of one factor in four
-    assert found["beta_vae_score"] == pytest.approx(0.25, abs=0.15)
-    assert found["factor_vae_score"] == pytest.approx(0.25, abs=0.15)
+    scores = d.scores(codes, GRID, [True, False, False, False])
+    assert scores["mig"] < 0.02
+    assert scores["sap"] < 0.03
+    assert scores["dci_disentanglement"] < 0.2
+    assert scores["dci_informativeness"] < 0.15  # a third by chance, of one factor in four
+    assert scores["beta_vae_score"] == pytest.approx(0.25, abs=0.15)
+    assert scores["factor_vae_score"] == pytest.approx(0.25, abs=0.15)
 
 
 def test_a_rotation_takes_the_axes_away_and_leaves_what_is_known() -> None:
-    found = d.scores(rotated(), GRID, ORDERED)
-    assert found["mig"] < 0.1
-    assert found["sap"] < 0.05
-    assert found["dci_disentanglement"] < 0.1
-    assert found["dci_informativeness"] > 0.8
+    scores = d.scores(rotated(), GRID, ORDERED)
+    assert scores["mig"] < 0.1
+    assert scores["sap"] < 0.05
+    assert scores["dci_disentanglement"] < 0.1
+    assert scores["dci_informativeness"] > 0.8
 
 
 def test_scores_of_dead_codes() -> None:
-    found = d.scores(np.zeros((len(GRID), 3)), GRID, [True, False, False, False])
-    assert found["mig"] == found["modularity"] == found["sap"] == 0
-    assert found["dci_disentanglement"] == pytest.approx(0)
-    assert found["factor_vae_score"] == pytest.approx(0.25)
-    assert found["beta_vae_score"] == pytest.approx(0.25, abs=0.05)
+    scores = d.scores(np.zeros((len(GRID), 3)), GRID, [True, False, False, False])
+    assert scores["mig"] == scores["modularity"] == scores["sap"] == 0
+    assert scores["dci_disentanglement"] == pytest.approx(0)
+    assert scores["factor_vae_score"] == pytest.approx(0.25)
+    assert scores["beta_vae_score"] == pytest.approx(0.25, abs=0.05)
 
 
 def test_two_codes_that_know_the_same_leave_no_gap() -> None:
@@ -124,8 +124,8 @@ def test_each_pair_of_a_vote_shares_a_value_of_its_own() -> None:
     factors = np.stack([rng.integers(6, size=900), rng.integers(6, size=900)], axis=1)
     codes = np.stack([2.0 ** factors[:, 0], rng.standard_normal(900) + factors[:, 1] * 0.8], axis=1)
     codes[:, 0] += np.where(factors[:, 1] > 2, 3, -3) * 2.0 ** factors[:, 0] * 0.25
-    found = np.mean([d.beta_vae_score(codes, factors, seed, alike=16) for seed in range(4)])
-    assert found == pytest.approx(np.mean([0.9438, 0.9428, 0.9448, 0.9462]), abs=0.006)
+    scores = np.mean([d.beta_vae_score(codes, factors, seed, alike=16) for seed in range(4)])
+    assert scores == pytest.approx(np.mean([0.9438, 0.9428, 0.9448, 0.9462]), abs=0.006)
 
 
 def test_continuous_factors_are_cut_into_bins() -> None:
@@ -155,7 +155,7 @@ def test_votes_are_told_by_what_was_not_learned_from(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("codes", "factors", "words"),
+    ("codes", "factors", "message"),
     [
         (np.zeros((20, 3)), np.zeros((19, 2)), r"\(20, 3\) and factors \(19, 2\)"),
         (np.zeros(20), np.zeros((20, 2)), r"expected \(N, Z\) and \(N, F\)"),
@@ -164,6 +164,8 @@ def test_votes_are_told_by_what_was_not_learned_from(monkeypatch: pytest.MonkeyP
         (np.zeros((20, 3)), np.stack([np.arange(20), np.ones(20)], 1), "factor 1 has one value"),
     ],
 )
-def test_what_cannot_be_scored_is_refused(codes: NDArray[np.float64], factors: NDArray[np.float64], words: str) -> None:
-    with pytest.raises(InputError, match=words):
+def test_what_cannot_be_scored_is_refused(
+    codes: NDArray[np.float64], factors: NDArray[np.float64], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
         d.mig(codes, factors)

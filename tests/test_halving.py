@@ -20,33 +20,33 @@ def test_rungs_are_a_ninth_and_a_third_of_the_budget() -> None:
 def test_fronts_come_in_order() -> None:
     """Against the definition, by brute force: a row of a later front is dominated by one of the front before."""
     values = np.random.default_rng(0).normal(size=(60, 3))
-    order = halving.ranked(values)
+    order = halving.rank(values)
     assert sorted(order) == list(range(60))
-    left, place = set(range(60)), 0
-    while left:
-        front = {i for i in left if not any(halving.dominates(values[j], values[i]) for j in left)}
-        assert set(order[place : place + len(front)]) == front
-        place += len(front)
-        left -= front
+    remaining, start = set(range(60)), 0
+    while remaining:
+        front = {i for i in remaining if not any(halving.dominates(values[j], values[i]) for j in remaining)}
+        assert set(order[start : start + len(front)]) == front
+        start += len(front)
+        remaining -= front
 
 
 def test_a_front_is_spread_out() -> None:
     """On a line: one end first, then the other, then the middle."""
     line = np.stack([np.arange(5.0), -np.arange(5.0)], axis=1)
-    assert halving.spread(line)[:3] == [4, 0, 2]
-    assert halving.spread(line * [1000, 0.001])[:3] == [4, 0, 2]  # units do not matter
+    assert halving.spread_out(line)[:3] == [4, 0, 2]
+    assert halving.spread_out(line * [1000, 0.001])[:3] == [4, 0, 2]  # units do not matter
 
 
-def test_one_in_three_goes_on() -> None:
+def test_one_trial_in_three_is_promoted() -> None:
     study = optuna.create_study(directions=["maximize", "minimize"])
     objectives = ("valid/elbo", "valid/reconstruction")
     scores = [[-90.0, 80.0], [-95.0, 85.0], [-91.0, 79.0], [-99.0, 99.0], [-89.0, 81.0], [-100.0, 98.0]]
-    kept = []
+    promoted = []
     for number, values in enumerate(scores):
         trial = study.ask()
         trial.set_user_attr(halving.RUNGS, {"3": values})
-        kept.append(halving.goes_on(study, number, 3, objectives))
-    assert kept == [True, True, False, False, True, False]  # the first two had nobody to be held against
+        promoted.append(halving.promoted(study, number, 3, objectives))
+    assert promoted == [True, True, False, False, True, False]  # the first two had too few others to be compared with
 
 
 @pytest.mark.slow

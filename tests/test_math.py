@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 import variants
+from pipeline.evaluate import latents
 from variants import Batch, DataSpec
-from variants.base import closed_forms
+from variants.base import closed_forms, mmd
 from variants.beta import BetaConfig
 from variants.vae import VAE
 
@@ -54,8 +55,8 @@ def test_256_probabilities_add_up_to_one(log_scale: float) -> None:
 def test_the_discretised_logistic_is_a_difference_of_sigmoids() -> None:
     x, mean, scale = torch.tensor(100 / 255).double(), torch.tensor(0.37).double(), 0.05
     upper, lower = (torch.sigmoid((x - mean + s * 0.5 / 255) / scale) for s in (1, -1))
-    found = -closed_forms.nll_logistic8(x, mean, torch.tensor(math.log(scale), dtype=torch.float64))
-    torch.testing.assert_close(found, (upper - lower).log())
+    log_p = -closed_forms.nll_logistic8(x, mean, torch.tensor(math.log(scale), dtype=torch.float64))
+    torch.testing.assert_close(log_p, (upper - lower).log())
 
 
 def test_padding_counts_nothing() -> None:
@@ -73,6 +74,28 @@ def test_free_bits_count_the_mean_of_a_dimension_up_to_the_floor() -> None:
     kl = torch.tensor([[0.0, 2.0], [0.2, 4.0]])
     assert float(closed_forms.free_bits(kl, 0.5)) == pytest.approx(0.5 + 3.0)
     assert float(closed_forms.free_bits(kl, 0.0)) == pytest.approx(0.1 + 3.0)
+
+
+def test_mmd_of_losses_is_that_of_evaluation_and_has_the_right_gradient() -> None:
+    generator = torch.Generator().manual_seed(6)
+    x, y = (torch.randn(n, 3, dtype=torch.float64, generator=generator) for n in (40, 50))
+    x = (1.5 * x + 0.3).requires_grad_()
+    expected = latents.mmd(x.detach().numpy(), y.numpy())
+    assert float(mmd(x, y).detach()) == pytest.approx(expected, rel=1e-9)
+    assert float(mmd(x.detach().float(), y.float())) == pytest.approx(expected, abs=1e-6)
+    assert float(mmd(x, y.float()).detach()) == pytest.approx(expected, abs=1e-6)
+    assert torch.autograd.gradcheck(lambda part: mmd(part, y), x)
+    single = torch.randn(1, 3, requires_grad=True)
+    (slope,) = torch.autograd.grad(mmd(single, torch.randn(1, 3)), single)
+    assert slope.isfinite().all()
+
+
+def test_the_bound_has_the_sample_that_its_reconstruction_belongs_to() -> None:
+    variant, batch = VAE(VAE.config_type(latent=3, width=8), IMAGE), Batch(torch.rand(4, 1, 28, 28).round())
+    bound = variant.bound(batch)
+    torch.testing.assert_close(variant.nll(batch, bound.z), bound.reconstruction)
+    torch.testing.assert_close(closed_forms.kl_standard_normal(bound.mean, bound.log_var), bound.kl)
+    assert bound.z.requires_grad
 
 
 def test_a_decoder_of_zeros_loses_784_ln_2() -> None:

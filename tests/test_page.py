@@ -38,7 +38,7 @@ def free_port() -> int:
 
 @contextmanager
 def page_of(folder: Path, *words: str) -> Iterator[str]:
-    """`python -m pipeline.ui`, and the link that it prints."""
+    """Run `python -m pipeline.ui`, and yield the link that it prints."""
     line = [sys.executable, "-m", "pipeline.ui", "--port", str(free_port()), *words]
     server = subprocess.Popen(line, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True)
     try:
@@ -63,7 +63,7 @@ def browser(chromium: str) -> Iterator[Any]:
 
 
 def drawn(page: Any, images: int) -> None:
-    """Wait until that many pictures have really arrived."""
+    """Wait until that many pictures have been loaded."""
     page.wait_for_function(
         "n => [...document.querySelectorAll('.rc-image-img')]"
         ".filter(i => i.complete && i.naturalWidth > 99).length >= n",
@@ -131,7 +131,7 @@ def test_plain_mlflow_ui_shows_the_same_runs(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_port_in_use_is_said(command: Command, folder: Path) -> None:
+def test_a_port_in_use_is_an_error(command: Command, folder: Path) -> None:
     run(StudyRequest(variant="vae", trials=1, epochs=1, compute=Compute(threads=1)))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

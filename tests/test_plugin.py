@@ -1,4 +1,4 @@
-"""A new variant is two files, or an entry point, and no other edit."""
+"""A new variant needs one or two files, or an entry point, and no other edit."""
 
 import shutil
 import subprocess
@@ -8,20 +8,21 @@ from pathlib import Path
 from conftest import ROOT, environment
 
 VARIANT = '''
-"""Squashed VAE: an ordinary VAE whose posterior means are probed after a tanh. A toy, to show what a variant needs."""
+"""Squashed VAE: a VAE whose code is the tanh of the posterior mean. An example of what a variant needs."""
 
 from torch import Tensor
 
-from variants.base.contract import Batch, Terms
-from variants.base.gaussian import GaussianVariant
+from variants.base import Batch, GaussianVariant, Terms
 
 
 class Squashed(GaussianVariant):
     paper = "nobody, never"
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
-        reconstruction, kl = self.bound(batch)
-        return Terms(reconstruction, kl.sum(1), {"loss": (reconstruction + kl.sum(1)).mean()}, {"kl_per_dimension": kl})
+        bound = self.bound(batch)
+        kl = bound.kl.sum(1)
+        loss = (bound.reconstruction + kl).mean()
+        return Terms(bound.reconstruction, kl, {"loss": loss}, {"kl_per_dimension": bound.kl})
 
     def encode(self, batch: Batch) -> Tensor:
         return self.posterior(batch)[0].tanh()
@@ -41,10 +42,10 @@ def suggest(trial):
 '''
 
 
-def call(folder: Path, *words: str) -> str:
+def call(folder: Path, *arguments: str) -> str:
     env = {**environment(), "PYTHONPATH": str(folder)}
-    line = [sys.executable, *words]
-    done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=280)
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -72,9 +73,9 @@ def test_a_variant_is_added_by_two_files(tmp_path: Path) -> None:
         "squashed or imports",
         "-q",
     )
-    told = call(tmp_path, "-m", "pipeline.study", "--variant", "squashed", "--threads", "1")
-    assert "squashed-digits: best trials" in told
-    assert "2 complete" in told
+    output = call(tmp_path, "-m", "pipeline.study", "--variant", "squashed", "--threads", "1")
+    assert "squashed-digits: best trials" in output
+    assert "2 complete" in output
 
 
 def test_another_package_adds_one_by_an_entry_point(tmp_path: Path) -> None:
@@ -87,9 +88,9 @@ def test_another_package_adds_one_by_an_entry_point(tmp_path: Path) -> None:
     env = {**environment(), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     code = (
         "import variants, studies, torch; c = variants.get('squashed'); print(variants.names());"
-        "m = c(c.config_type(latent=3), variants.DataSpec('d', (4,), 'gaussian'));"
-        "again = variants.load(variants.save(m, 'model'));"
-        "print(type(again).__name__, studies.get('squashed').STUDY.objectives)"
+        "m = c(c.config_type(latent=3), variants.DataSpec(name='d', shape=(4,), likelihood='gaussian'));"
+        "loaded = variants.load(variants.save(m, 'model'));"
+        "print(type(loaded).__name__, studies.get('squashed').STUDY.objectives)"
     )
     line = [sys.executable, "-c", code]
     done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)

@@ -23,8 +23,8 @@ def test_what_was_learned_from_is_not_what_is_told() -> None:
     """Codes of noise, more columns than examples: a classifier knows every label that it was given, and no other."""
     codes, labels = RNG.standard_normal((160, 200)), RNG.integers(0, 2, 160)
     train, test = (codes[:80], labels[:80]), (codes[80:], labels[80:])
-    for found in (probe.accuracy(*train, *test), float(probe.by_labels(train, test, 80, 1)[0])):
-        assert 0.3 < found < 0.7
+    for values in (probe.accuracy(*train, *test), float(probe.by_labels(train, test, 80, 1)[0])):
+        assert 0.3 < values < 0.7
     assert probe.accuracy(*train, *train) == 1
 
 
@@ -43,9 +43,9 @@ def test_as_many_labels_are_known_as_are_asked_for() -> None:
 def test_labels_are_drawn_evenly_from_classes_and_anew_each_time() -> None:
     rare = np.array([0] * 195 + [1] * 5)
     codes = rare[:, None] * 8.0 + RNG.standard_normal((200, 1))
-    found = probe.by_labels((codes, rare), (codes, rare), 2, 10)
-    assert found.shape == (10,)
-    assert found.min() > 0.8  # one of each class, however rare
+    values = probe.by_labels((codes, rare), (codes, rare), 2, 10)
+    assert values.shape == (10,)
+    assert values.min() > 0.8  # one of each class, however rare
     few = probe.by_labels(KNOWN, ASKED, 3, 10)
     assert len(set(few)) > 1
     assert few.tolist() == probe.by_labels(KNOWN, ASKED, 3, 10).tolist()

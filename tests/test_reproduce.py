@@ -1,4 +1,4 @@
-"""Anchors: every one can be built, a small one runs to its table, and one that was cut off goes on."""
+"""Anchors: every one can be built, a small one runs to its table, and an interrupted one continues."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,14 @@ import torch
 from mlflow import MlflowClient
 
 import variants
-from pipeline import checkpoint, data
+from pipeline import checkpoint, data, training_run
 from pipeline.reproduce import __main__ as reproduce
-from pipeline.reproduce import training
+from pipeline.reproduce import task
 from pipeline.reproduce.measure import MEASURES
+from pipeline.trainer import LR_SCHEDULES
 from studies import anchors
 from studies.anchors import ANCHORS, Anchor, Budget, Training
-from variants import InputError
+from variants import InputError, Variant
 
 SMALL = {"latent": 4, "width": 16, "lr": 3e-3}
 LADDER = Training(variant="hvae", settings={**SMALL, "levels": 2}, epochs=3, dataset="digits")
@@ -40,25 +41,25 @@ TOY = anchor("likelihoods", {"ladder/-elbo": ("<=", 1000.0)}, {"k": 5, "n": 20},
 
 @pytest.mark.parametrize("name", ANCHORS)
 def test_every_anchor_can_be_built(name: str) -> None:
-    """Settings are those of the variant, measures exist, what is expected is measured by that name."""
-    one = ANCHORS[name]
-    assert one.measure in MEASURES
-    assert "cpu" in one.budgets
-    for budget in one.budgets.values():
+    """Its settings are those of the variant, and its measure and learning-rate schedules exist."""
+    anchor = ANCHORS[name]
+    assert anchor.measure in MEASURES
+    assert "cpu" in anchor.budgets
+    for budget in anchor.budgets.values():
         for each in budget.trainings.values():
             variants.get(each.variant).config_type(**each.settings)
-            assert 0 < training.lr_schedule(each.schedule, each.epochs)(each.epochs) <= 1
+            assert 0 < LR_SCHEDULES[each.schedule](each.epochs, each.epochs) <= 1
 
 
-def test_the_rates() -> None:
-    burda = training.lr_schedule("burda", 3280)
-    stages = [burda(e) for e in range(1, 3281)]
+def test_the_learning_rate_schedules() -> None:
+    stages = [LR_SCHEDULES["burda"](e, 3280) for e in range(1, 3281)]
     assert [stages.count(r) for r in sorted(set(stages), reverse=True)] == [3**i for i in range(8)]
     assert stages[-1] == pytest.approx(0.1)
-    cosine = training.lr_schedule("cosine", 10)
-    assert cosine(1) == 1
-    assert cosine(6) == pytest.approx(0.5)
-    assert 0 < cosine(10) < 0.03
+    cosine = LR_SCHEDULES["cosine"]
+    assert cosine(1, 10) == 1
+    assert cosine(6, 10) == pytest.approx(0.5)
+    assert 0 < cosine(10, 10) < 0.03
+    assert LR_SCHEDULES["constant"](7, 10) == 1
 
 
 def test_a_small_anchor_from_end_to_end(
@@ -66,9 +67,9 @@ def test_a_small_anchor_from_end_to_end(
 ) -> None:
     monkeypatch.setitem(ANCHORS, "toy", TOY)
     assert reproduce.main(["toy", "--seeds", "2", "--threads", "1"]) == 0
-    told = capsys.readouterr().out
-    assert "reached" in told
-    assert "differs: everything" in told
+    output = capsys.readouterr().out
+    assert "reached" in output
+    assert "differs: everything" in output
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("digits")
     assert experiment is not None
@@ -79,12 +80,12 @@ def test_a_small_anchor_from_end_to_end(
     assert {"anchor/vae/-log px", "anchor/ladder/kl_level_2"} <= set(parent.data.metrics)
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert sorted(r.data.tags["variant"] for r in children) == ["hvae", "vae"]
-    curve = client.get_metric_history(children[0].info.run_id, "valid/elbo")
+    curve = client.get_metric_history(children[0].info.run_id, "time/train_seconds")
     assert [m.step for m in curve] == [1, 2, 3]
     assert not list((folder / "checkpoints").iterdir())
 
 
-def test_an_expectation_that_is_missed_is_told(
+def test_an_expectation_that_is_missed_is_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(ANCHORS, "toy", anchor("likelihoods", {"vae/-elbo": ("<=", 1.0)}, {"k": 2, "n": 10}, vae=VAE))
@@ -92,9 +93,54 @@ def test_an_expectation_that_is_missed_is_told(
     assert "SHORT" in capsys.readouterr().out
 
 
-def test_what_was_cut_off_goes_on_and_ends_in_the_same_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trained_models_are_only_loaded_and_logged_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is interrupted while it measures, and given again."""
+    monkeypatch.setitem(ANCHORS, "toy", anchor("likelihoods", None, {"k": 2, "n": 10}, vae=VAE))
+
+    measures: Any = MEASURES
+
+    def interrupt(models: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(measures, "likelihoods", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce.main(["toy", "--threads", "1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Variant, "terms", None)  # nothing is trained
+        patch.setitem(measures, "likelihoods", lambda models, **options: {"seconds": models["vae"].seconds})
+        assert reproduce.main(["toy", "--threads", "1"]) == 0
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    runs = client.search_runs(["1"])
+    assert {r.data.tags["state"] for r in runs} == {"complete"}
+    child = next(r for r in runs if "mlflow.parentRunId" in r.data.tags)
+    assert len(runs) == 2 and child.outputs is not None and len(child.outputs.model_outputs) == 1
+    expected = {"time/train_seconds": [1, 2, 3], "latent/mmd": [3, 3]}  # the latter of the run and of its model
+    for metric, steps in expected.items():
+        assert [m.step for m in client.get_metric_history(child.info.run_id, metric)] == steps
+
+
+def test_the_validation_curve_of_an_anchor_ends_in_the_weights_that_are_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = anchors.replace(VAE, epochs=40, patience=1, settings={**SMALL, "lr": 0.05})
+    monkeypatch.setitem(ANCHORS, "toy", anchor("likelihoods", None, {"k": 2, "n": 10}, vae=early))
+    assert reproduce.main(["toy", "--threads", "1"]) == 0
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    child = next(r for r in client.search_runs(["1"]) if "mlflow.parentRunId" in r.data.tags)
+    curve = client.get_metric_history(child.info.run_id, "valid/elbo")
+    epochs = len(client.get_metric_history(child.info.run_id, "time/train_seconds"))
+    last = max(curve, key=lambda m: m.step)
+    assert epochs < 40
+    assert last.step == epochs + 1
+    assert last.value == max(m.value for m in curve) > next(m.value for m in curve if m.step == epochs)
+
+
+def test_an_interrupted_anchor_continues_and_ends_in_the_same_numbers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(ANCHORS, "toy", TOY)
-    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(training_run, "SAVE_EVERY", 0.0)
 
     def result(last: bool = True) -> Any:
         client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
@@ -121,7 +167,7 @@ def test_what_was_cut_off_goes_on_and_ends_in_the_same_numbers(folder: Path, mon
     assert len(runs) == 3
     assert {r.data.tags["state"] for r in runs} == {"complete"}
     vae = next(r for r in runs if r.data.tags.get("variant") == "vae")
-    history = MlflowClient(f"sqlite:///{folder}/mlflow.db").get_metric_history(vae.info.run_id, "valid/elbo")
+    history = MlflowClient(f"sqlite:///{folder}/mlflow.db").get_metric_history(vae.info.run_id, "time/train_seconds")
     assert [m.step for m in history] == [1, 2, 3]
     assert reproduce.main(["toy", "--threads", "1"]) == 0
     straight = result()[0][-1]
@@ -148,7 +194,7 @@ def test_measures_run_on_every_kind(folder: Path, monkeypatch: pytest.MonkeyPatc
         variant="aae", settings={**SMALL, "supervision": "semi"}, epochs=1, dataset="digits", grey=True, labels=50
     )
     seen = {**SMALL, "condition": "quadrants"}
-    found = {}
+    measured = {}
     for measure, options, trainings in (
         ("labels", {"k": 3, "n": 10}, {"cvae": cvae, "vae": VAE}),
         ("parzen", {"samples": 1000}, {"aae": aae}),
@@ -170,27 +216,27 @@ def test_measures_run_on_every_kind(folder: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setitem(ANCHORS, "toy", anchor(measure, None, options, **trainings))
         assert reproduce.main(["toy", "--threads", "1"]) == 0
         files = sorted((folder / "mlruns").rglob("result.json"), key=lambda p: p.stat().st_mtime)
-        found[measure] = json.loads(files[-1].read_text())["measured"]
-    assert found["labels"]["cvae/-log p(x)"] < found["labels"]["cvae/-log p(x, y)"]  # the sum is more than a term
-    assert 0.5 < found["classification"]["error"] <= 1
-    assert {"accuracy", "auc", "kl"} <= set(found["ecg"])
-    assert 0 <= found["ecg"]["auc"] <= 1
-    assert found["steps"]["kl a sequence"] == pytest.approx(9 * found["steps"]["kl a step"])
-    assert found["quadrants"]["network 1"] > found["quadrants"]["network 3"]  # fewer pixels are missing
-    assert found["parzen"]["samples"] == 1000
+        measured[measure] = json.loads(files[-1].read_text())["measured"]
+    assert measured["labels"]["cvae/-log p(x)"] < measured["labels"]["cvae/-log p(x, y)"]  # the sum is more than a term
+    assert 0.5 < measured["classification"]["error"] <= 1
+    assert {"accuracy", "auc", "kl"} <= set(measured["ecg"])
+    assert 0 <= measured["ecg"]["auc"] <= 1
+    assert measured["steps"]["kl a sequence"] == pytest.approx(9 * measured["steps"]["kl a step"])
+    assert measured["quadrants"]["network 1"] > measured["quadrants"]["network 3"]  # fewer pixels are missing
+    assert measured["parzen"]["samples"] == 1000
 
 
-def test_the_list_and_bad_words(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_the_list_and_bad_arguments(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     assert reproduce.main([]) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in ANCHORS)
+    output = capsys.readouterr().out
+    assert all(name in output for name in ANCHORS)
     with pytest.raises(InputError, match="unknown anchor 'vae-mnst': did you mean vae-mnist"):
         reproduce.main(["vae-mnst"])
     with pytest.raises(InputError, match="cvae-labels has no budget paper: expected cpu"):
         reproduce.main(["cvae-labels", "--budget", "paper"])
 
 
-def test_data_that_are_missing_are_told_before_anything_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_are_reported_before_anything_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VARIANTS_DATA", str(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     with pytest.raises(InputError, match=r"UCR/ECG5000_TRAIN\.tsv is in none of the data folders"):
@@ -198,7 +244,7 @@ def test_data_that_are_missing_are_told_before_anything_starts(folder: Path, mon
     assert not (folder / "mlruns").exists()
 
 
-def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     assert checkpoint.load(path) is None
     checkpoint.save(path, {"a": torch.arange(3)}, {"n": 1})
@@ -211,6 +257,6 @@ def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
 
 
 def test_semi_supervised_labels_are_hidden_from_training() -> None:
-    loaded = training.prepared(Training(variant="aae", settings={}, epochs=1, dataset="digits", labels=50))
+    loaded = task.prepared(Training(variant="aae", settings={}, epochs=1, dataset="digits", labels=50))
     assert loaded.train.y is not None and int((loaded.train.y >= 0).sum()) == 50
     assert data.load("digits").digest == loaded.digest

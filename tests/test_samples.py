@@ -65,10 +65,10 @@ def test_of_one_distribution_density_and_coverage_are_as_expected() -> None:
     """1, and 1 - prod (N - i) / (M + N - i) over i = 1 to k (Naeem et al. 2020, equation 9)."""
     n, m, k, repeats = 120, 80, 5, 100
     rng = np.random.default_rng(0)
-    found = [samples.manifold(rng.normal(size=(n, 3)), rng.normal(size=(m, 3)), k) for _ in range(repeats)]
+    scores = [samples.manifold(rng.normal(size=(n, 3)), rng.normal(size=(m, 3)), k) for _ in range(repeats)]
     missed = math.prod((n - i) / (m + n - i) for i in range(1, k + 1))
     for name, wanted in (("density", 1.0), ("coverage", 1 - missed)):
-        values = [f[name] for f in found]
+        values = [f[name] for f in scores]
         assert np.std(values) / repeats**0.5 < 0.02
         assert np.mean(values) == pytest.approx(wanted, abs=4 * float(np.std(values)) / repeats**0.5)
 
@@ -91,14 +91,14 @@ def test_manifold_of_the_published_gaussians() -> None:
     density. So the figures must lie within three standard deviations of the mean of three seeds; what is equal, to all
     digits, is what prdc 0.2 finds for the same points.
     """
-    found = []
+    scores = []
     for seed in range(3):
         rng = np.random.RandomState(seed)
-        found.append(samples.manifold(rng.normal(size=(10_000, 1000)), rng.normal(size=(10_000, 1000)), k=5))
+        scores.append(samples.manifold(rng.normal(size=(10_000, 1000)), rng.normal(size=(10_000, 1000)), k=5))
     prdc = {"precision": 0.491, "recall": 0.4746, "density": 1.15124, "coverage": 0.9799}
-    assert found[0] == pytest.approx(prdc, abs=1e-12)
+    assert scores[0] == pytest.approx(prdc, abs=1e-12)
     for name, wanted in PUBLISHED.items():
-        mean = np.mean([f[name] for f in found])
+        mean = np.mean([f[name] for f in scores])
         assert mean == pytest.approx(wanted, abs=3 * SPREAD[name] * (1 + 1 / 3) ** 0.5), name
 
 
@@ -164,11 +164,11 @@ def test_kid_is_that_of_explicit_sums() -> None:
 def test_kid_is_unbiased_and_its_error_covers(shift: float) -> None:
     """Of one distribution the mean is 0, within its error; of two, the error is that seen over repetitions."""
     rng = np.random.default_rng(0)
-    found = np.array([
+    scores = np.array([
         samples.kid(rng.normal(size=(200, 5)), rng.normal(size=(200, 5)) + shift, subsets=30, size=50, seed=i)
         for i in range(80)
     ])  # fmt: skip
-    values, errors = found.T
+    values, errors = scores.T
     if shift:
         assert (values > 5 * errors).mean() > 0.9
         assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(ddof=1), rel=0.3)
@@ -223,7 +223,7 @@ BROKEN = np.where(np.arange(18).reshape(6, 3) == 4, np.nan, TABLE)
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda: samples.manifold(TABLE, TABLE, 6), "at least 7"),
         (lambda: samples.manifold(TABLE, TABLE, 0), "k=0"),
@@ -240,6 +240,6 @@ BROKEN = np.where(np.arange(18).reshape(6, 3) == 4, np.nan, TABLE)
         (lambda: samples.nearest(TABLE[0], TABLE, 1), r"\(3,\)"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_in_words(call: Callable[[], object], words: str) -> None:
-    with pytest.raises(InputError, match=words):
+def test_what_cannot_be_compared_is_refused_in_words(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         call()

@@ -1,4 +1,4 @@
-"""Each slot once, whatever dies: a year on a simulated clock, and real processes that are killed."""
+"""Each slot runs once, whatever dies: a year on a simulated clock, and processes that are killed."""
 
 import heapq
 import itertools
@@ -18,7 +18,7 @@ from pipeline.schedule import ledger as ledgers
 from pipeline.schedule import slot
 from pipeline.schedule.__main__ import main
 from pipeline.schedule.cron import Cron
-from pipeline.schedule.ledger import FINAL, Claim, Ledger
+from pipeline.schedule.ledger import FINAL, Lease, Ledger
 from variants import InputError
 
 DAY = 86_400.0
@@ -26,23 +26,23 @@ START = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 
 
 def by_hand(zone: str, year: int, hours: set[int], minute: int, weekdays: set[int]) -> list[float]:
-    """Every minute of a year asked by itself whether a fixed hour and minute comes, weekdays counted from Sunday."""
+    """Return the times of fixed hours and minutes in a year by checking every minute. Weekdays count from Sunday."""
     local = ZoneInfo(zone)
     time_ = datetime(year, 1, 1, tzinfo=local).astimezone(UTC)
     end = datetime(year + 1, 1, 1, tzinfo=local).astimezone(UTC)
-    found, seen = [], set()
+    times, seen = [], set()
     before = time_.astimezone(local).replace(tzinfo=None) - timedelta(minutes=1)
     while time_ < end:
         wall = time_.astimezone(local).replace(tzinfo=None)
         skipped = [before + timedelta(minutes=m) for m in range(1, int((wall - before) / timedelta(minutes=1)) + 1)]
-        for each in skipped or [wall]:  # a gap brings all that it skipped at once; a repetition brings nothing twice
+        for each in skipped or [wall]:  # skipped minutes all come right after the gap; repeated minutes come once
             fits = each.hour in hours and each.minute == minute and (each.weekday() + 1) % 7 in weekdays
             if fits and each not in seen:
                 seen.add(each)
-                found.append(time_.timestamp())
+                times.append(time_.timestamp())
         before = wall
         time_ += timedelta(minutes=1)
-    return found
+    return times
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def by_hand(zone: str, year: int, hours: set[int], minute: int, weekdays: set[in
         ("45 1 * * 5-7", "Australia/Lord_Howe", {1}, 45, {5, 6, 0}),  # half an hour of summer time
     ],
 )
-def test_times_are_those_of_every_minute_asked_by_itself(
+def test_times_agree_with_a_check_of_every_minute(
     expression: str, zone: str, hours: set[int], minute: int, weekdays: set[int]
 ) -> None:
     first = datetime(2026, 1, 1, tzinfo=ZoneInfo(zone)).timestamp()
@@ -62,7 +62,7 @@ def test_times_are_those_of_every_minute_asked_by_itself(
     assert Cron(expression, zone).between(first - 1, last - 1) == expected
 
 
-def test_what_comes_every_hour_goes_on_where_clocks_change() -> None:
+def test_times_of_every_hour_continue_when_the_clocks_change() -> None:
     cron = Cron("*/30 * * * *", "Europe/Zurich")
     for day in ("2026-03-29", "2026-10-25"):
         begin = datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp()
@@ -78,8 +78,8 @@ def test_what_comes_every_hour_goes_on_where_clocks_change() -> None:
         ("0 */2 * * *", "Australia/Lord_Howe", "2026-04-04"),
     ],
 )
-def test_from_within_an_hour_that_comes_twice(expression: str, zone: str, day: str) -> None:
-    """The next slot comes later, and the newest earlier, as they are seen from long before."""
+def test_from_within_an_hour_that_exists_twice(expression: str, zone: str, day: str) -> None:
+    """`next` and `last` agree with the slots that `between` gives from long before."""
     cron = Cron(expression, zone)
     begin = datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp()
     slots = cron.between(begin - 3 * DAY, begin + 3 * DAY)
@@ -114,7 +114,7 @@ def test_bad_times_are_refused(cron: str, zone: str, words: str) -> None:
 
 
 class World:
-    """Schedulers that come and go, on one clock, and a log of what they really ran."""
+    """Two schedulers that fail and return, on one simulated clock, and a log of what they ran."""
 
     def __init__(self, url: str, seed: int, cron: Cron) -> None:
         self.time, self.cron, self.random = START, cron, random.Random(seed)
@@ -123,7 +123,7 @@ class World:
         self.log: list[tuple[float, float, float, str]] = []  # slot, from, to, end
         self.count = itertools.count()
         self.events: list[tuple[float, int, Callable[[], None]]] = []
-        self.ledgers[0].schedule("smoke", cron, self.time)
+        self.ledgers[0].set_schedule("smoke", cron, self.time)
 
     def at(self, when: float, what: Callable[[], None]) -> None:
         heapq.heappush(self.events, (when, next(self.count), what))
@@ -137,7 +137,7 @@ class World:
             what()
 
     def look(self, who: int) -> None:
-        """What a service does when it wakes."""
+        """Do what a service does when it wakes."""
         if self.time < self.down[who]:
             self.at(self.down[who] + 1, lambda: self.look(who))
             return
@@ -148,53 +148,53 @@ class World:
             self.at(self.down[who] + 1, lambda: self.look(who))
             return
         ledger = self.ledgers[who]
-        ledger.plan("smoke")
-        claim = ledger.claim("smoke", f"scheduler {who}")
-        if claim:
-            self.start(who, claim)
+        ledger.refresh("smoke")
+        lease = ledger.acquire("smoke", f"scheduler {who}")
+        if lease:
+            self.start(who, lease)
 
-    def start(self, who: int, claim: Claim) -> None:
+    def start(self, who: int, lease: Lease) -> None:
         began, fate, takes = self.time, self.random.random(), self.random.uniform(60, 4 * 3600)
         ledger = self.ledgers[who]
 
-        def ends(code: int) -> None:
-            state = ledger.end(claim, code)
-            self.log.append((claim.slot, began, self.time, str(state)))
+        def end(code: int) -> None:
+            state = ledger.release(lease, code)
+            self.log.append((lease.slot, began, self.time, str(state)))
             if state == "waiting":
                 self.later(self.time + ledgers.BACKOFF * 4**3)
 
-        def dies() -> None:
-            self.log.append((claim.slot, began, self.time, "died"))
-            self.later(self.time + ledgers.LEASE)
+        def die() -> None:
+            self.log.append((lease.slot, began, self.time, "died"))
+            self.later(self.time + ledgers.LEASE_SECONDS)
 
-        def beats(then: float) -> None:
-            """Until it ends, one heartbeat before each lease runs out."""
+        def send_heartbeats(then: float) -> None:
+            """Until the rerun ends, renew the lease each time before it runs out."""
             if self.time >= then:
                 return
-            assert ledger.beat(claim)
-            self.at(min(then, self.time + ledgers.LEASE * 0.9), lambda: beats(then))
+            assert ledger.renew(lease)
+            self.at(min(then, self.time + ledgers.LEASE_SECONDS * 0.9), lambda: send_heartbeats(then))
 
-        def freezes() -> None:
-            """Stopped for longer than its lease; it wakes, and finds whether it is still the one."""
-            self.log.append((claim.slot, began, self.time, "froze"))
-            self.later(self.time + ledgers.LEASE)
+        def freeze() -> None:
+            """Stop for longer than the lease, and then find out whether it was lost."""
+            self.log.append((lease.slot, began, self.time, "froze"))
+            self.later(self.time + ledgers.LEASE_SECONDS)
 
-            def wakes() -> None:
-                if ledger.beat(claim):  # nobody was there meanwhile: it is still the one
-                    self.log.append((claim.slot, self.time, self.time, str(ledger.end(claim, 0))))
+            def wake() -> None:
+                if ledger.renew(lease):  # no other process took the slot
+                    self.log.append((lease.slot, self.time, self.time, str(ledger.release(lease, 0))))
                 else:
-                    assert ledger.end(claim, 0) is None
+                    assert ledger.release(lease, 0) is None
 
-            self.at(self.time + 2 * ledgers.LEASE, wakes)
+            self.at(self.time + 2 * ledgers.LEASE_SECONDS, wake)
 
         last = self.time + takes
-        beats(last)
+        send_heartbeats(last)
         if fate < 0.08:
-            self.at(last, dies)
+            self.at(last, die)
         elif fate < 0.12:
-            self.at(last, freezes)
+            self.at(last, freeze)
         else:
-            self.at(last, lambda: ends(3 if fate < 0.2 else 1 if fate < 0.3 else 0))
+            self.at(last, lambda: end(3 if fate < 0.2 else 1 if fate < 0.3 else 0))
 
     def later(self, when: float) -> None:
         for who in (0, 1):
@@ -202,7 +202,7 @@ class World:
 
 
 def simulated(url: str, days: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledgers, "LEASE", 3 * 3600.0)  # fewer heartbeats in a simulated night
+    monkeypatch.setattr(ledgers, "LEASE_SECONDS", 3 * 3600.0)  # fewer heartbeats in a simulated night
     cron = Cron("0 3 * * *", "Europe/Zurich")
     world = World(url, seed, cron)
     world.run(START + days * DAY)
@@ -237,75 +237,75 @@ def test_a_slot_that_keeps_failing_is_given_up(tmp_path: Path) -> None:
     now = [START]
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", lambda: now[0])
     cron = Cron("0 3 1 * *", "UTC")
-    ledger.schedule("smoke", cron, START)
+    ledger.set_schedule("smoke", cron, START)
     now[0] = cron.next(START)
     waits = []
-    for _ in range(ledgers.ATTEMPTS):
-        ledger.plan("smoke")
-        while (claim := ledger.claim("smoke", "me")) is None:
+    for _ in range(ledgers.MAX_ATTEMPTS):
+        ledger.refresh("smoke")
+        while (lease := ledger.acquire("smoke", "me")) is None:
             now[0] += 10
             assert now[0] < START + 20 * DAY
         waits.append(now[0])
-        ledger.end(claim, 3, "no room")
+        ledger.release(lease, 3, "no room")
     row = ledger.rows("smoke")[0]
-    assert (row.state, row.attempts, row.code) == ("failed", ledgers.ATTEMPTS, 3)
+    assert (row.state, row.attempts, row.code) == ("failed", ledgers.MAX_ATTEMPTS, 3)
     assert "no room" in row.note
     gaps = [b - a for a, b in itertools.pairwise(waits)]
     assert gaps == [60.0, 240.0, 960.0]
 
 
-def test_somebody_hears_once_of_what_was_given_up_and_of_what_never_came(
+def test_slots_that_are_given_up_and_overdue_reruns_are_notified_once(
     tmp_path: Path, receiver: list[dict[str, str]]
 ) -> None:
     now = [START]
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", lambda: now[0])
     cron = Cron("0 3 * * *", "UTC")
-    ledger.schedule("smoke", cron, START)
-    said: list[str] = []
+    ledger.set_schedule("smoke", cron, START)
+    lines: list[str] = []
     now[0] = cron.next(START)
-    for _ in range(ledgers.ATTEMPTS):  # its process dies each time
-        slot.tend(ledger, "smoke", said.append)
-        assert ledger.claim("smoke", "me")
-        now[0] += 2 * ledgers.LEASE
+    for _ in range(ledgers.MAX_ATTEMPTS):  # its process dies each time
+        slot.refresh(ledger, "smoke", lines.append)
+        assert ledger.acquire("smoke", "me")
+        now[0] += 2 * ledgers.LEASE_SECONDS
     for _ in range(3):
-        slot.tend(ledger, "smoke", said.append)
+        slot.refresh(ledger, "smoke", lines.append)
     assert [r.state for r in ledger.rows("smoke")] == ["failed"]
     assert [t["title"] for t in receiver] == ["Benchmark smoke: failed"]
     assert "tried 4 times" in receiver[0]["message"]
     now[0] += 2 * DAY
     for _ in range(3):
-        slot.tend(ledger, "smoke", said.append)
+        slot.refresh(ledger, "smoke", lines.append)
     assert [t["title"] for t in receiver][1:] == ["Benchmark smoke: no rerun for too long"]
-    ledger.claim("smoke", "me")
+    ledger.acquire("smoke", "me")
     now[0] += 5 * DAY
-    slot.tend(ledger, "smoke", said.append)
-    titles = [t["title"] for t in receiver]  # nothing ended since, which was said before; but one more is given up
+    slot.refresh(ledger, "smoke", lines.append)
+    titles = [t["title"] for t in receiver]  # the gap was reported before, but one more slot is given up
     assert titles == ["Benchmark smoke: failed", "Benchmark smoke: no rerun for too long", "Benchmark smoke: failed"]
-    assert len(said) == 3
+    assert len(lines) == 3
 
 
-def run_slot(ledger: Ledger, rerun: slot.Rerun, limit: float = 60.0) -> tuple[int, list[str]]:
-    said: list[str] = []
-    return slot.run(ledger, "smoke", rerun, said.append, limit), said
+def run_slot(ledger: Ledger, rerun: slot.RunSlot, limit: float = 60.0) -> tuple[int, list[str]]:
+    lines: list[str] = []
+    return slot.run(ledger, "smoke", rerun, lines.append, limit), lines
 
 
-def test_what_a_rerun_comes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bad news is an end; a suite at work by hand is waited for, and costs no try; one that hangs is stopped."""
+def test_how_a_slot_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bad news ends a slot. A rerun by hand is waited for and costs no attempt. A rerun that hangs is stopped."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    monkeypatch.setattr(slot, "BEAT", 0.05)
+    monkeypatch.setattr(slot, "HEARTBEAT", 0.05)
     now = [START]
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", lambda: now[0])
     cron = Cron("0 3 * * *", "UTC")
-    ledger.schedule("smoke", cron, START)
+    ledger.set_schedule("smoke", cron, START)
 
-    def busy(name: str, alive: slot.Alive) -> int:
-        raise machine.Busy("smoke is being rerun in another process")
+    def busy(name: str, check_lease: slot.CheckLease) -> int:
+        raise machine.AlreadyRunning("smoke is being rerun in another process")
 
-    def hangs(name: str, alive: slot.Alive) -> int:
+    def hangs(name: str, check_lease: slot.CheckLease) -> int:
         time.sleep(30)
         return 0
 
-    def lost(name: str, alive: slot.Alive) -> int:
+    def lost(name: str, check_lease: slot.CheckLease) -> int:
         ledger._change(ledgers.update(ledgers.SLOTS).values(token=99))
         time.sleep(30)
         return 0
@@ -316,41 +316,41 @@ def test_what_a_rerun_comes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         row = ledger.rows("smoke")[0]
         assert (row.state, row.attempts) == ("waiting", 0)
         assert run_slot(ledger, busy)[1] == [
-            "smoke: nothing to do; the newest slot, 2026-11-25T030000Z, is waiting by " + row.owner
+            f"smoke: nothing to do; the newest slot, 2026-11-25T030000Z, is waiting (last process: {row.owner})"
         ]
-        now[0] += slot.BUSY
-        code, said = run_slot(ledger, hangs, limit=0.2)
+        now[0] += slot.BUSY_PAUSE
+        code, lines = run_slot(ledger, hangs, limit=0.2)
         assert code == 3
-        assert "took longer than 0 s" in said[0]
+        assert "took longer than 0 s" in lines[0]
         assert ledger.rows("smoke")[0].attempts == 1
         now[0] += ledgers.BACKOFF
-        code, said = run_slot(ledger, lost)
+        code, lines = run_slot(ledger, lost)
         assert code == 130
-        assert "was lost" in said[0]
-        now[0] += 2 * ledgers.LEASE
-        assert run_slot(ledger, lambda name, alive: 1)[0] == 1
+        assert "was lost" in lines[0]
+        now[0] += 2 * ledgers.LEASE_SECONDS
+        assert run_slot(ledger, lambda name, check_lease: 1)[0] == 1
         assert ledger.rows("smoke")[0].state == "done"
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_times_that_change_count_from_then(tmp_path: Path) -> None:
+def test_changed_times_apply_from_then_on(tmp_path: Path) -> None:
     now = [START]
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", lambda: now[0])
-    ledger.schedule("smoke", Cron("0 * * * *", "UTC"), now[0])
-    assert ledger.plan("smoke") == []  # nothing came yet
+    ledger.set_schedule("smoke", Cron("0 * * * *", "UTC"), now[0])
+    assert ledger.refresh("smoke") == []  # nothing came yet
     now[0] += 3 * 3600
-    ledger.plan("smoke")
-    ledger.schedule("smoke", Cron("0 * * * *", "UTC"), now[0] - 10 * DAY)  # the same again changes nothing
+    ledger.refresh("smoke")
+    ledger.set_schedule("smoke", Cron("0 * * * *", "UTC"), now[0] - 10 * DAY)  # the same again changes nothing
     assert len(ledger.rows("smoke")) == 3
-    ledger.schedule("smoke", Cron("30 * * * *", "UTC"), now[0])
+    ledger.set_schedule("smoke", Cron("30 * * * *", "UTC"), now[0])
     now[0] += 3600
-    ledger.plan("smoke")
+    ledger.refresh("smoke")
     assert [r.slot % 3600 for r in ledger.rows("smoke")] == [0, 0, 0, 1800]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (("smoke",), "expected a suite and its times"),
         (("smok", "--cron", "0 3 * * *"), "smoke, nightly, paper"),
@@ -359,12 +359,12 @@ def test_times_that_change_count_from_then(tmp_path: Path) -> None:
         (("smoke", "--cron", "0 3 * * *", "--storage", f"sqlite:///{__file__}/x.db"), "cannot be opened"),
     ],
 )
-def test_bad_usage_is_said(folder: Path, words: tuple[str, ...], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        main(list(words))
+def test_bad_usage_is_refused(folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        main(list(arguments))
 
 
-def test_the_command_ends_with_2_for_what_is_no_suite(command: Command) -> None:
+def test_the_command_ends_with_2_for_an_unknown_suite(command: Command) -> None:
     done = command("schedule", "smok", "--cron", "0 3 * * *")
     assert done.returncode == 2
     assert "smoke, nightly, paper" in done.stderr

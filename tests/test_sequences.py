@@ -28,12 +28,12 @@ def npz(folder: Path, **arrays: Any) -> str:
 
 def whole(loaded: Data) -> list[np.ndarray]:
     """All sequences in their own units, without padding, in no order."""
-    found = []
+    sequences = []
     for split in (loaded.train, loaded.valid, loaded.test):
         assert split.mask is not None
         x = (split.x * loaded.scale + loaded.shift).numpy() if split.x.is_floating_point() else split.x.numpy()
-        found += [row[m] for row, m in zip(x, split.mask.numpy(), strict=True)]
-    return found
+        sequences += [row[m] for row, m in zip(x, split.mask.numpy(), strict=True)]
+    return sequences
 
 
 def same(a: list[np.ndarray], b: list[np.ndarray]) -> None:
@@ -119,10 +119,10 @@ def test_a_train_file_takes_its_test_file_along(tmp_path: Path) -> None:
 
 def test_music_keeps_its_splits(tmp_path: Path) -> None:
     def cells(n: int) -> np.ndarray:
-        found = np.empty((1, n), dtype=object)
+        pieces = np.empty((1, n), dtype=object)
         for i in range(n):
-            found[0, i] = (RNG.random((5 + i % 3, 88)) > 0.9).astype(np.uint8)
-        return found
+            pieces[0, i] = (RNG.random((5 + i % 3, 88)) > 0.9).astype(np.uint8)
+        return pieces
 
     savemat(tmp_path / "roll.mat", {"traindata": cells(20), "validdata": cells(8), "testdata": cells(9)})
     loaded = data.load(str(tmp_path / "roll.mat"))
@@ -239,7 +239,7 @@ def test_labels_are_hidden_evenly_and_one_class_is_taken() -> None:
     known = few.train.y >= 0
     assert torch.bincount(few.train.y[known]).tolist() == [5] * 10
     assert torch.equal(few.train.y[known], digits.train.y[known])
-    one = digits.most_frequent()
+    one = digits.only_most_frequent_class()
     assert one.train.y is not None and one.valid.y is not None and len(one.train) < 200
     assert one.train.y.unique().tolist() == one.valid.y.unique().tolist()
     with pytest.raises(InputError, match="expected at least one for each"):

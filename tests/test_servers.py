@@ -30,7 +30,7 @@ def test_one_driver_a_study_also_on_postgresql(folder: Path, database: str) -> N
 
 @pytest.mark.slow
 def test_what_a_server_missed_is_sent_later(tmp_path: Path, database: str) -> None:
-    """Stopped while trials run, and back only when the study is over: `sync` brings everything, once."""
+    """The server is stopped while trials run, and started after the study: `sync` sends everything, once."""
     server = MLflowServer(tmp_path / "mlflow")
     server.start()
     env = {**environment(), "MLFLOW_TRACKING_URI": server.uri}
@@ -40,9 +40,9 @@ def test_what_a_server_missed_is_sent_later(tmp_path: Path, database: str) -> No
     while not study.stdout.readline().startswith("trial "):
         pass
     server.stop()
-    said, _ = study.communicate(timeout=200)
+    output, _ = study.communicate(timeout=200)
     assert study.returncode == 0
-    assert "python -m pipeline.sync sends it" in said
+    assert "`python -m pipeline.sync` sends it later" in output
     server.start()
     try:
         done = subprocess.run(
@@ -53,11 +53,11 @@ def test_what_a_server_missed_is_sent_later(tmp_path: Path, database: str) -> No
         trials = optuna.load_study(study_name="beta-digits", storage=database).trials
         runs = client.search_runs(["1"], "tags.kind = 'trial'")
         assert len(runs) == len(trials) == 4
-        for one in runs:
-            state = {"COMPLETE": "complete", "PRUNED": "pruned"}[trials[int(one.data.tags["trial"])].state.name]
-            assert one.data.tags["state"] == state
-            steps = [m.step for m in client.get_metric_history(one.info.run_id, "time/train_seconds")]
+        for child in runs:
+            state = {"COMPLETE": "complete", "PRUNED": "pruned"}[trials[int(child.data.tags["trial"])].state.name]
+            assert child.data.tags["state"] == state
+            steps = [m.step for m in client.get_metric_history(child.info.run_id, "time/train_seconds")]
             assert steps == list(range(1, len(steps) + 1))
-            assert state == "pruned" or len(client.list_artifacts(one.info.run_id, "images")) >= 12
+            assert state == "pruned" or len(client.list_artifacts(child.info.run_id, "images")) >= 12
     finally:
         server.stop()

@@ -1,4 +1,4 @@
-"""The schedule in real processes, which are killed."""
+"""The schedule in real processes that are killed."""
 
 import os
 import random
@@ -20,16 +20,16 @@ from pipeline.schedule.ledger import FINAL, Ledger
 WORKER = """
 import os, sys, time
 from pipeline.schedule import ledger as ledgers, slot
-ledgers.LEASE, ledgers.BEAT, ledgers.BACKOFF = 2.0, 0.3, 0.5
-slot.LEASE, slot.BEAT = 2.0, 0.3
+ledgers.LEASE_SECONDS, ledgers.HEARTBEAT, ledgers.BACKOFF = 2.0, 0.3, 0.5
+slot.LEASE_SECONDS, slot.HEARTBEAT = 2.0, 0.3
 ledger = ledgers.Ledger(sys.argv[1])
 def note(*words):
     with open(sys.argv[2], "a") as stream:
         stream.write(" ".join(map(str, words)) + "\\n")
-def rerun(name, alive):
+def rerun(name, check_lease):
     note("begin", name, os.getpid(), time.time())
     time.sleep(0.25)
-    alive()
+    check_lease()
     note("end", name, os.getpid(), time.time())
     return 0
 while True:
@@ -39,12 +39,12 @@ while True:
 
 
 def killed(url: str, folder: Path, seconds: float) -> None:
-    """Four processes race for a slot a second; one after the other is killed, and replaced."""
+    """Let four processes compete for one slot each second, and kill and replace one after the other."""
     log = folder / "log"
     ledger = Ledger(url)
-    ledger.schedule("smoke", Cron("* * * * * *", "UTC"), ledger.now())
-    line = [sys.executable, "-c", WORKER, url, str(log)]
-    start = lambda: subprocess.Popen(line, env=environment(), cwd=folder)  # noqa: E731
+    ledger.set_schedule("smoke", Cron("* * * * * *", "UTC"), ledger.now())
+    command = [sys.executable, "-c", WORKER, url, str(log)]
+    start = lambda: subprocess.Popen(command, env=environment(), cwd=folder)  # noqa: E731
     workers = [start() for _ in range(4)]
     chance = random.Random(0)
     kills: dict[str, float] = {}
@@ -95,11 +95,11 @@ def test_processes_that_are_killed_on_postgresql(tmp_path: Path, database: str) 
 
 
 @pytest.mark.slow
-def test_a_service_that_is_killed_leaves_nothing_undone(folder: Path) -> None:
-    """Its slot goes on without it; the next service does what comes; SIGTERM ends it, and what it started."""
+def test_a_killed_service_leaves_no_slot_undone(folder: Path) -> None:
+    """Its slot continues without it. The next service runs the next slots, and SIGTERM ends it and its child."""
     plugin(folder / "packages")
     env = {**environment(), "PYTHONPATH": f"{environment()['PYTHONPATH']}:{folder / 'packages'}"}
-    line = [sys.executable, "-m", "pipeline.schedule", "tiny", "--cron", "*/30 * * * * *", "--threads", "1"]
+    command = [sys.executable, "-m", "pipeline.schedule", "tiny", "--cron", "*/30 * * * * *", "--threads", "1"]
     ledger = Ledger(f"sqlite:///{folder}/optuna.db")
 
     def until(holds: Callable[[], bool], seconds: float = 120) -> None:
@@ -111,22 +111,24 @@ def test_a_service_that_is_killed_leaves_nothing_undone(folder: Path) -> None:
     def states() -> list[str]:
         return [r.state for r in ledger.rows("tiny")]
 
-    first = subprocess.Popen(line, env=env, cwd=folder, stdout=subprocess.DEVNULL)
+    first = subprocess.Popen(command, env=env, cwd=folder, stdout=subprocess.DEVNULL)
     until(lambda: "running" in states())
     first.kill()
     first.wait()
     until(lambda: "done" in states())
-    second = subprocess.Popen(line, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    second = subprocess.Popen(command, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until(lambda: states().count("done") >= 2 and "running" in states())
     second.send_signal(signal.SIGTERM)
     assert second.wait(timeout=60) == 130
     assert "running" not in states()  # what was cut off waits, and is not lost
     assert ledger.rows("tiny")[-1].attempts == 0
-    told = subprocess.run([*line[:3], "--history"], env=env, cwd=folder, capture_output=True, text=True, check=True)
-    assert "done" in told.stdout
-    assert "tiny" in told.stdout
-    once = subprocess.run([*line, "--once"], env=env, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert once.returncode == 0, once.stderr
+    history = subprocess.run(
+        [*command[:3], "--history"], env=env, cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert "done" in history.stdout
+    assert "tiny" in history.stdout
+    one_slot = subprocess.run([*command, "--once"], env=env, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert one_slot.returncode == 0, one_slot.stderr
     runs = stores.runs("rerun", "benchmark-tiny")
     slots = [r.data.tags["slot"] for r in runs if r.data.tags.get("state") == "complete"]
     assert len(slots) == len(set(slots)) == states().count("done")

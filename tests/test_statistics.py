@@ -1,4 +1,4 @@
-"""Statistics of a comparison: closed forms, figures of rliable 1.2 on the same numbers, and how often they err."""
+"""Statistics of a comparison: closed forms, results of rliable 1.2 on the same scores, and error rates."""
 
 import math
 
@@ -36,11 +36,11 @@ def test_estimates_are_those_of_rliable(tables: dict, shape: tuple[int, int]) ->
     assert (s.iqm(x), x.mean(), s.improvement(x, y)) == pytest.approx(values, abs=1e-9)
     noise = 0.03  # of the ends, of 5,000 resamples
     for statistic, ends in ((s.iqm, iqm), (lambda scores: scores.mean(axis=(-2, -1)), mean)):
-        found = s.interval(statistic, x)
-        assert (found.low, found.high) == pytest.approx(ends, abs=noise)
+        estimate = s.interval(statistic, x)
+        assert (estimate.low, estimate.high) == pytest.approx(ends, abs=noise)
     if better:
-        found = s.interval(s.improvement, x, y)
-        assert (found.low, found.high) == pytest.approx(better, abs=noise)
+        estimate = s.interval(s.improvement, x, y)
+        assert (estimate.low, estimate.high) == pytest.approx(better, abs=noise)
 
 
 def test_improvement_is_that_of_mann_and_whitney() -> None:
@@ -49,21 +49,21 @@ def test_improvement_is_that_of_mann_and_whitney() -> None:
     assert s.improvement(x, y) == pytest.approx(float(stats.mannwhitneyu(x[:, 0], y[:, 0]).statistic) / 42)
     assert s.improvement(x, x) == 0.5
     assert s.improvement(x + 9, x) == 1
-    with pytest.raises(InputError, match="of the same data sets"):
+    with pytest.raises(InputError, match="with the same data sets"):
         s.improvement(x, y[:, 0])
 
 
 def test_a_paired_difference_is_students() -> None:
     x, y = np.array([3.0, 5, 4, 6, 2]), np.array([2.0, 3, 4, 4, 1])
-    found = s.paired(x, y)
-    apart = x - y  # mean 1.2, standard deviation .8367
-    reach = stats.t.ppf(0.975, 4) * apart.std(ddof=1) / math.sqrt(5)
-    assert (found.mean.value, found.mean.low, found.mean.high) == pytest.approx((1.2, 1.2 - reach, 1.2 + reach))
-    assert found.p == pytest.approx(2 * stats.t.sf(1.2 / (apart.std(ddof=1) / math.sqrt(5)), 4))
-    assert found.effect == pytest.approx(1.2 / apart.std(ddof=1) * 0.8)
-    back = s.paired(y, x)
-    assert (back.mean.value, back.p) == pytest.approx((-1.2, found.p))
-    assert back.mean.low == pytest.approx(-found.mean.high)
+    test = s.paired(x, y)
+    differences = x - y  # mean 1.2, standard deviation 0.8367
+    reach = stats.t.ppf(0.975, 4) * differences.std(ddof=1) / math.sqrt(5)
+    assert (test.mean.value, test.mean.low, test.mean.high) == pytest.approx((1.2, 1.2 - reach, 1.2 + reach))
+    assert test.p == pytest.approx(2 * stats.t.sf(1.2 / (differences.std(ddof=1) / math.sqrt(5)), 4))
+    assert test.effect == pytest.approx(1.2 / differences.std(ddof=1) * 0.8)
+    swapped = s.paired(y, x)
+    assert (swapped.mean.value, swapped.p) == pytest.approx((-1.2, test.p))
+    assert swapped.mean.low == pytest.approx(-test.mean.high)
 
 
 def test_few_or_equal_runs_are_no_evidence() -> None:
@@ -80,15 +80,15 @@ def test_holm() -> None:
     """The worked example of Holm's rule: times 4, 3, 2, 1 in order of size, and never falling."""
     assert s.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert s.holm([0.5, 0.9]) == pytest.approx([1, 1])
-    found = s.holm([math.nan, 0.02])
-    assert math.isnan(found[0]) and found[1] == pytest.approx(0.02)
+    corrected = s.holm([math.nan, 0.02])
+    assert math.isnan(corrected[0]) and corrected[1] == pytest.approx(0.02)
 
 
 def test_ranks_and_how_sure_they_are() -> None:
     rng = np.random.default_rng(0)
     far = {name: rng.normal(level, 0.1, size=(5, 2)) for name, level in (("c", 0), ("a", 9), ("b", 5))}
-    found = s.ranks(far)
-    assert {n: (e.value, e.low, e.high) for n, e in found.items()} == {"a": (1, 1, 1), "b": (2, 2, 2), "c": (3, 3, 3)}
+    ranks = s.ranks(far)
+    assert {n: (e.value, e.low, e.high) for n, e in ranks.items()} == {"a": (1, 1, 1), "b": (2, 2, 2), "c": (3, 3, 3)}
     near = s.ranks({"a": rng.normal(size=(5, 1)), "b": rng.normal(size=(5, 1))})
     assert near["a"].low == 1 and near["a"].high == 2
     paired = rng.normal(size=(5, 1)) * 10  # a shift far below the noise, but the same in each pair
@@ -116,13 +116,13 @@ def verdicts(difference: float, variants: int, repeats: int, seed: int) -> float
     The first variant is better by `difference` standard deviations of the difference of a pair.
     """
     rng = np.random.default_rng(seed)
-    found = 0
+    count = 0
     for _ in range(repeats):
         scores = rng.normal(size=(variants, 5)) / math.sqrt(2) + rng.normal(size=5)
         scores[0] += difference
         pairs = [(i, j) for i in range(variants) for j in range(i)]
-        found += min(s.holm([s.paired(scores[i], scores[j]).p for i, j in pairs])) < 0.05
-    return found / repeats
+        count += min(s.holm([s.paired(scores[i], scores[j]).p for i, j in pairs])) < 0.05
+    return count / repeats
 
 
 @pytest.mark.slow

@@ -1,7 +1,11 @@
 """Studies as a person runs them: real processes, real stores."""
 
 import dataclasses
+import io
+import re
+import sqlite3
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +14,22 @@ import optuna
 import pytest
 import torch
 from conftest import Command
+from rich.console import Console
 from stores import client, curve, runs, trials
 
 import studies
 import variants
-from pipeline import metrics
+from pipeline import metrics, progress
 from pipeline.executor import Compute
+from pipeline.progress import Display
 from pipeline.study import space
 from pipeline.study.driver import StudyRequest, run
+from pipeline.study.results import read_study
+from pipeline.study.trial import TrialTask
 from pipeline.tracker import views
-from variants import DataSpec, InputError
+from variants import Config, DataSpec, InputError
 
-QUICK = {"trials": 2, "epochs": 2, "threads": 1}
+QUICK = {"trials": 2, "epochs": 2, "compute": Compute(threads=1)}
 
 
 def test_the_main_job(command: Command, folder: Path) -> None:
@@ -110,11 +118,11 @@ def test_the_same_seed_gives_the_same_study(folder: Path) -> None:
 
 def test_another_search_under_the_same_name_is_refused(folder: Path) -> None:
     run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"'vae-digits' was begun with epochs = 2, and is now asked with 3"):
+    with pytest.raises(InputError, match=r"'vae-digits' was started with epochs = 2, and 3 is asked for now"):
         run(StudyRequest(variant="vae", trials=2, epochs=3, compute=Compute(threads=1)))
-    with pytest.raises(InputError, match=r"begun with fix = \{\}, and is now asked with \{'latent': 2\}"):
+    with pytest.raises(InputError, match=r"started with fix = \{\}, and \{'latent': 2\} is asked for now"):
         run(StudyRequest(variant="vae", trials=2, epochs=2, compute=Compute(threads=1), fixed={"latent": 2}))
-    with pytest.raises(InputError, match=r"begun with objectives = \['valid/elbo'\]"):
+    with pytest.raises(InputError, match=r"started with objectives = \['valid/elbo'\]"):
         run(StudyRequest(variant="beta", trials=2, epochs=2, compute=Compute(threads=1), study_name="vae-digits"))
     assert len(trials("vae-digits")) == 2
 
@@ -156,7 +164,7 @@ def test_a_diverged_trial_fails_and_the_study_goes_on(folder: Path) -> None:
     assert [t.state.name for t in outcome.study.trials] == ["FAIL", "FAIL"]
     for child in runs("trial"):
         assert (child.data.tags["state"], child.info.status) == ("failed", "FAILED")
-        assert "left the real numbers" in child.data.tags["reason"]
+        assert "is infinite or not a number" in child.data.tags["reason"]
 
 
 def test_a_trial_that_raises_fails_with_its_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +183,7 @@ def test_a_trial_that_raises_fails_with_its_reason(folder: Path, monkeypatch: py
     failed = runs("trial")[0]
     assert failed.data.tags["reason"].startswith("ValueError: odd")
     assert "raise ValueError" in Path(client().download_artifacts(failed.info.run_id, "error.txt")).read_text()
-    with pytest.raises(InputError, match="the first 3 trials all failed alike: ValueError: odd"):
+    with pytest.raises(InputError, match="the first 3 trials all failed in the same way: ValueError: odd"):
         run(
             StudyRequest(
                 variant="vae", trials=9, epochs=2, compute=Compute(threads=1), fixed={"latent": 2}, study_name="always"
@@ -298,4 +306,122 @@ def test_no_test_example_is_touched(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_pinned_values_take_the_type_of_their_field() -> None:
     config = variants.get("beta").config_type
-    assert space.pinned(["latent=2", "beta=3", "network=conv"], config) == {"latent": 2, "beta": 3.0, "network": "conv"}
+    assert space.parse_fixed(["latent=2", "beta=3", "network=conv"], config) == {
+        "latent": 2,
+        "beta": 3.0,
+        "network": "conv",
+    }
+
+
+STORE = "sqlite:///optuna.db"
+
+
+def narrow(trial: Any) -> Any:
+    """A search space for the VAE whose width, which is not searched, is 8."""
+    return dataclasses.replace(Config(**studies.common(trial)), width=8)
+
+
+def test_a_trial_keeps_its_configuration_when_the_search_space_changes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(StudyRequest(variant="vae", **QUICK, fixed={"width": 16}))  # type: ignore[arg-type]
+    before = read_study(STORE, "vae-digits")
+    monkeypatch.setattr("studies.vae.suggest", lambda trial: dataclasses.replace(narrow(trial), depth=3))
+    after = read_study(STORE, "vae-digits")
+    assert before is not None
+    assert before == after
+    trained = [r.data.params for r in runs("trial")]
+    assert [{k: str(v) for k, v in dataclasses.asdict(t.config).items()} for t in before.trials] == [
+        {k: params[k] for k in dataclasses.asdict(t.config)} for t, params in zip(before.trials, trained, strict=True)
+    ]
+
+
+def test_trials_of_an_older_version_are_rebuilt_with_a_warning(folder: Path) -> None:
+    run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
+    before = read_study(STORE, "vae-digits")
+    with sqlite3.connect("optuna.db") as connection:
+        connection.execute("delete from trial_user_attributes where key = 'config'")
+    with pytest.warns(UserWarning, match="2 of 2 trials come from an older version") as warned:
+        assert read_study(STORE, "vae-digits") == before
+    assert len(warned) == 1
+
+
+def test_a_configuration_that_the_variant_does_not_accept_any_more_is_an_error(folder: Path) -> None:
+    run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
+    with sqlite3.connect("optuna.db") as connection:
+        connection.execute("update trial_user_attributes set value_json = '{\"gone\": 1}' where key = 'config'")
+    with pytest.raises(InputError, match=r"trial 0 was run with a configuration .*gone"):
+        read_study(STORE, "vae-digits")
+
+
+def test_an_interrupted_trial_continues_with_its_own_configuration(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialTask, "_train", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(StudyRequest(variant="vae", trials=1, epochs=2, compute=Compute(threads=1)))
+    (interrupted,) = trials("vae-digits")
+    assert interrupted.state.name == "RUNNING"
+    monkeypatch.setattr("studies.vae.suggest", narrow)
+    run(StudyRequest(variant="vae", trials=1, epochs=2, compute=Compute(threads=1)))
+    (child,) = runs("trial")
+    assert child.data.tags["state"] == "complete"
+    assert child.data.params["width"] == str(interrupted.user_attrs["config"]["width"]) != "8"
+
+
+def printing(stream: Any) -> Display:
+    """A display whose output is no terminal."""
+    display = Display()
+    display.console = Console(file=stream, width=200)
+    return display
+
+
+def test_without_a_terminal_a_long_trial_prints_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "INTERVAL", 0.2)
+    stream = io.StringIO()
+    train = TrialTask._train
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.7)
+        train(*arguments)
+
+    monkeypatch.setattr(TrialTask, "_train", slow)
+    run(StudyRequest(variant="vae", trials=1, epochs=2, compute=Compute(threads=1)), printing(stream))
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "study vae-digits: 0 of 1 trials finished, at most 2 epochs each"
+    pattern = r"study vae-digits: 0 of 1 finished after \d+ s; running: trial 0.*"
+    assert len([line for line in lines if re.fullmatch(pattern, line)]) >= 2
+    assert len([line for line in lines if line.startswith("trial   0 complete ELBO -")]) == 1
+
+
+def test_the_lines_tell_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "INTERVAL", 0.1)
+    stream = io.StringIO()
+    with printing(stream).progress("study", 2) as shown:
+        shown.start("a", "trial 0", steps=9)
+        shown.update("a", 3, "ELBO -23.10")
+        deadline = time.monotonic() + 20
+        while "running" not in stream.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        shown.finish("a")
+        shown.update("a", 4)  # a late message
+    assert "running: trial 0: epoch 3 of 9, ELBO -23.10" in stream.getvalue()
+    assert stream.getvalue().endswith("trial 0 done (1 of 2)\n")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BrokenPipeError()])
+def test_output_that_fails_does_not_stop_the_work(error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error
+
+    monkeypatch.setattr("os.dup2", lambda *_: None)  # with which `rich` redirects the real output
+    display = printing(Broken())
+    with display.progress("study", 1) as shown:
+        shown.start("a", "trial 0")
+        shown.finish("a", "trial 0 complete")
+    display.say("done")

@@ -1,4 +1,4 @@
-"""The evaluation of a trained model: every figure has a value or a reason, and stands where people look for it."""
+"""The evaluation of a trained model: every score has a value or a reason, and is where people look for it."""
 
 import json
 import math
@@ -14,9 +14,10 @@ from mlflow import MlflowClient
 import variants
 from pipeline import data, metrics, trainer
 from pipeline.data import Data
-from pipeline.evaluate import classifier, codes, context, report, suite
+from pipeline.evaluate import classifier, codes, context, quick, report, suite
 from pipeline.tracker import Tracker
-from variants import Batch, Variant
+from pipeline.training_run import TrainingPlan, TrainingRun
+from variants import Batch, InputError, Variant
 from variants.vae import VAE
 
 SMALL = context.Sizes(
@@ -42,20 +43,19 @@ def built(name: str, loaded: Data, settings: Any, epochs: int = 2) -> Variant:
     cls = variants.get(name.split()[0])
     torch.manual_seed(0)
     made = trainer.build(name.split()[0], cls.config_type(latent=4, width=16, **settings), loaded.spec)
-    for _ in trainer.train(made, loaded, epochs=epochs, seed=0):
-        pass
+    trainer.fit(made, loaded, epochs=epochs, seed=0)
     return made
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judges of 60 steps, in a folder that no other test reads."""
+    """Classifiers of 60 steps, in a folder that no other test reads."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "hasty"))
     monkeypatch.setitem(classifier.RECIPE, "steps", 60)
 
 
 @pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
-def test_every_figure_has_a_value_or_a_reason(case: str) -> None:
+def test_every_score_has_a_value_or_a_reason(case: str) -> None:
     """Of every part, on every kind of model; names are known to the registry, and the model stays as it was."""
     source, settings = CASES[case]
     loaded = data.load(source)
@@ -64,18 +64,18 @@ def test_every_figure_has_a_value_or_a_reason(case: str) -> None:
     state = torch.get_rng_state()
     parts = list(suite.run(model, loaded, sizes=SMALL))
     assert [p.name for p in parts] == list(suite.PARTS)
-    figures = {f.name: f for p in parts for f in p.scores}
-    assert len(figures) == sum(len(p.scores) for p in parts)
-    for figure in figures.values():
-        record = figure.record(0)
-        assert record["unit"] and record["about"], figure
-        assert (figure.value is None) != (figure.reason == ""), figure
-        assert figure.value is None or math.isfinite(figure.value), figure
+    scores = {s.name: s for p in parts for s in p.scores}
+    assert len(scores) == sum(len(p.scores) for p in parts)
+    for score in scores.values():
+        record = score.record(0)
+        assert record["unit"] and record["about"], score
+        assert (score.value is None) != (score.reason == ""), score
+        assert score.value is None or math.isfinite(score.value), score
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
 
     def undefined(name: str) -> bool:
-        return figures[name].value is None
+        return scores[name].value is None
 
     assert undefined("test/elbo") == undefined("test/iw20") == case.startswith("aae")
     assert undefined("test/ais") == (case in ("aae semi", "cvae network"))
@@ -86,7 +86,7 @@ def test_every_figure_has_a_value_or_a_reason(case: str) -> None:
     assert not undefined("probe/linear_all")
 
 
-def test_the_figures_are_those_of_the_trainer(tmp_path: Path) -> None:
+def test_the_scores_are_those_of_the_trainer(tmp_path: Path) -> None:
     """-ELBO and its parts as validation counts them, and the same again at the same seed."""
     loaded = data.load("digits")
     model = built("vae", loaded, {}, epochs=4)
@@ -94,14 +94,14 @@ def test_the_figures_are_those_of_the_trainer(tmp_path: Path) -> None:
     scored = trainer.score(model, as_valid, as_valid.valid, seed=0)
     one, two = (next(suite.run(model, loaded, sizes=SMALL, only=("bounds",), seed=0)).scores for _ in range(2))
     assert one == two
-    found = {f.name: f for f in one}
-    assert found["test/elbo"].value == pytest.approx(
+    scores = {s.name: s for s in one}
+    assert scores["test/elbo"].value == pytest.approx(
         -float(scored.sums["reconstruction"] + scored.sums["kl"]) / len(loaded.test)
     )
-    assert found["test/iw20"].k == 20
-    assert found["test/iw20"].n == 30
-    assert 0 < (found["test/iw20"].error or 0) < 5
-    assert (found["test/iw20"].value or 0) > (found["test/elbo"].value or 0) - 2
+    assert scores["test/iw20"].k == 20
+    assert scores["test/iw20"].n == 30
+    assert 0 < (scores["test/iw20"].error or 0) < 5
+    assert (scores["test/iw20"].value or 0) > (scores["test/elbo"].value or 0) - 2
 
 
 def test_codes_are_made_without_labels() -> None:
@@ -128,15 +128,15 @@ def test_factors_are_scored_where_they_are_known() -> None:
     assert all(0 <= (f.value or 0) <= 1 and f.n == 600 for f in part.scores)
 
 
-def test_samples_are_held_against_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_compared_with_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a test split that is sorted by class, as those of archives are, and longer than what is compared."""
     loaded = data.load("digits")
     loaded = replace(loaded, test=loaded.test[loaded.test.y.argsort()])  # type: ignore[union-attr]
     seen, features = [], classifier.features
 
-    def spy(made: classifier.Classifier, of: Data, split: Batch) -> Any:
+    def spy(trained: classifier.Classifier, of: Data, split: Batch) -> Any:
         seen.append(split.y)
-        return features(made, of, split)
+        return features(trained, of, split)
 
     monkeypatch.setattr(classifier, "features", spy)
     (part,) = suite.run(built("vae", loaded, {}), loaded, sizes=SMALL, only=("samples",))
@@ -168,15 +168,15 @@ def test_a_run_gets_its_evaluation(folder: Path, command: Command) -> None:
     assert "test/iw500" in done.stdout
     assert "nats per example" in done.stdout
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    found = client.get_run(run.id)
-    assert found.info.status == "FINISHED"
-    assert found.data.tags["state"] == "complete"
+    tracked = client.get_run(run.id)
+    assert tracked.info.status == "FINISHED"
+    assert tracked.data.tags["state"] == "complete"
     file = Path(client.download_artifacts(run.id, report.FILE))
     facts = json.loads(file.read_text())
     assert any("probe_curve" in a.path for a in client.list_artifacts(run.id, "images"))
-    assert {f["name"]: f["value"] for f in facts["figures"]}["test/elbo"] == found.data.metrics["test/elbo"]
-    assert found.data.metrics["probe/accuracy"] == 0.5
-    by_name = {f["name"]: f for f in facts["figures"]}
+    assert {f["name"]: f["value"] for f in facts["scores"]}["test/elbo"] == tracked.data.metrics["test/elbo"]
+    assert tracked.data.metrics["probe/accuracy"] == 0.5
+    by_name = {f["name"]: f for f in facts["scores"]}
     assert by_name["test/iw500"].items() >= {"k": 500, "n": 179, "unit": "nats per example", "seed": 0}.items()
     assert facts["digest"] == loaded.digest
     assert len(facts["vectors"]["kl_per_dimension"]) == 4
@@ -185,12 +185,12 @@ def test_a_run_gets_its_evaluation(folder: Path, command: Command) -> None:
     saved = variants.save(model, folder / "model")
     done = command("evaluate", "--model", str(saved), "--only", "bounds")
     assert done.returncode == 0, done.stderr
-    same = {f["name"]: f["value"] for f in json.loads((saved / "evaluation" / report.FILE).read_text())["figures"]}
+    same = {f["name"]: f["value"] for f in json.loads((saved / "evaluation" / report.FILE).read_text())["scores"]}
     assert same["test/elbo"] == pytest.approx(by_name["test/elbo"]["value"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ((), "either --run RUN_ID or --model FOLDER"),
         (("--run", "x", "--model", "y"), "either --run RUN_ID or --model FOLDER"),
@@ -199,10 +199,10 @@ def test_a_run_gets_its_evaluation(folder: Path, command: Command) -> None:
         (("--model", "nowhere", "--only", "poetry"), "'poetry': expected bounds, annealing"),
     ],
 )
-def test_bad_input_is_told_in_a_line(command: Command, words: tuple[str, ...], told: str) -> None:
+def test_bad_input_is_told_in_a_line(command: Command, words: tuple[str, ...], message: str) -> None:
     done = command("evaluate", *words)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -228,8 +228,50 @@ def test_a_model_is_scored_on_its_own_data_alone(folder: Path, command: Command)
     assert "changed since the run was trained on it" in done.stderr
 
 
+def test_a_damaged_file_in_the_cache_ends_the_evaluation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is an error that names the file, not a reason beside a dash."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    loaded = data.load("digits")
+    path = tmp_path / "vae-variants" / "judges" / f"digits-{loaded.digest[:16]}-{classifier.HASH}.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(InputError, match=rf"{path.name} is damaged"):
+        list(suite.run(built("vae", loaded, {}, epochs=1), loaded, sizes=SMALL, only=("samples",)))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_metric_of_a_trial_is_known(case: str, folder: Path) -> None:
+    """All that a training run logs, of every kind of variant, has a unit, a direction or none, and a description."""
+    source, settings = CASES[case]
+    loaded = data.load(source)
+    config = variants.get(case.split()[0]).config_type(latent=4, width=16, **settings)
+    plan = TrainingPlan(variant=case.split()[0], config=config, epochs=1, patience=0, seed=0)
+    with Tracker("digits").run(case, {"kind": "trial"}) as run:
+        training = TrainingRun(plan, loaded, run)
+        for _ in training.epochs():
+            pass
+        names = set(training.scores())
+    names |= set(MlflowClient(f"sqlite:///{folder}/mlflow.db").get_run(run.id).data.metrics)
+    assert any(name.startswith("train/loss") for name in names)
+    for name in [*names, *quick.baselines(loaded)]:
+        known = metrics.find(name)
+        assert known.unit and known.about and known.better in ("maximize", "minimize", ""), name
+
+
 def test_names_are_written_down_once() -> None:
     assert metrics.find("test/iw5000").better == "maximize"
     assert metrics.find("valid/elbo").unit == "nats per example"
-    with pytest.raises(KeyError, match="use/dreaming"):
-        metrics.find("use/dreaming")
+    for name in ("use/dreaming", "probe/linear_few", "best/dreaming", "sd/vae/use/dreaming"):
+        with pytest.raises(KeyError, match=name):
+            metrics.find(name)
+
+
+def test_series_of_studies_reruns_and_anchors_are_known() -> None:
+    assert metrics.find("best/elbo") == metrics.find("valid/elbo")
+    assert metrics.find("vae/test/iw50") == metrics.find("test/iw50")
+    assert metrics.find("vae/speed/standard") == metrics.find("speed/standard")
+    spread = metrics.find("sd/vae/sample/frechet_8548b8")
+    assert (spread.better, spread.unit) == ("", "squared distance")
+    assert metrics.find("anchor/vae/-log px").unit == metrics.find("vae-mnist/-elbo").unit == "as published"
+    for metric in metrics.METRICS.values():
+        assert metric.unit and metric.about

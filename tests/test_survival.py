@@ -1,5 +1,6 @@
-"""Studies that are stopped, killed, refused or started twice: nothing is lost, and the same command goes on."""
+"""Studies that are stopped, killed, refused or started twice: nothing is lost, and the same command continues."""
 
+import dataclasses
 import json
 import random
 import signal
@@ -20,21 +21,20 @@ from pipeline.study.driver import StudyRequest, run
 from pipeline.tracker import Tracker
 from variants import InputError
 
-QUICK = {"trials": 2, "epochs": 2, "threads": 1}
+QUICK = StudyRequest(variant="vae", trials=2, epochs=2, compute=Compute(threads=1))
 
 
-def test_run_again_it_goes_on(folder: Path) -> None:
-    run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
-    again = run(StudyRequest(variant="vae", trials=3, epochs=2, compute=Compute(threads=1)))
-    assert len(again.study.trials) == 3
-    assert len({json.dumps(t.params) for t in again.study.trials}) == 3
-    assert len(runs("study")) == 1
-    enough = run(StudyRequest(variant="vae", trials=3, epochs=2, compute=Compute(threads=1)))
-    assert len(enough.study.trials) == 3
+def test_a_study_that_is_run_again_continues(folder: Path) -> None:
+    run(QUICK)
+    more = dataclasses.replace(QUICK, trials=3)
+    for _ in range(2):  # the second time there is nothing to do
+        trials = run(more).study.trials
+        assert len(trials) == len({json.dumps(t.params) for t in trials}) == 3
+        assert len(runs("study")) == 1
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_study_and_it_can_go_on(command: Command, folder: Path) -> None:
+def test_a_full_disk_ends_the_study_which_can_continue(command: Command, folder: Path) -> None:
     """No file may grow beyond 5 MB, and a checkpoint of this network takes ten times as much."""
     words = ["--variant", "vae", "--trials", "1", "--epochs", "5", "--threads", "1"]
     words += ["--fix", "width=1000", "--fix", "depth=3", "--fix", "batch=20", "--fix", "lr=0.0003"]
@@ -54,8 +54,8 @@ def test_a_full_disk_ends_the_study_and_it_can_go_on(command: Command, folder: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-def test_a_study_that_was_stopped_goes_on(sent: signal.Signals, command: Command, folder: Path) -> None:
-    """Stopped in mid-trial, by a polite signal or by the hardest: the same command brings exactly what was asked."""
+def test_a_study_that_was_stopped_continues(sent: signal.Signals, command: Command, folder: Path) -> None:
+    """Stopped in the middle of a trial, by SIGTERM or SIGKILL: the same command then ends with what was requested."""
     words = ["--variant", "vae", "--epochs", "10", "--fix", "width=256", "--threads", "1"]
     line = [sys.executable, "-m", "pipeline.study", *words, "--trials", "50"]
     process = subprocess.Popen(
@@ -68,7 +68,7 @@ def test_a_study_that_was_stopped_goes_on(sent: signal.Signals, command: Command
     _, errors = process.communicate(timeout=60)
     if sent == signal.SIGTERM:
         assert process.returncode == 130
-        assert "the same command goes on" in errors
+        assert "the same command continues" in errors
         assert "Traceback" not in errors
     before = len([t for t in trials("vae-digits") if t.state.is_finished()])
     done = command("study", *words, "--trials", str(before + 2))
@@ -91,8 +91,8 @@ def test_a_study_that_was_stopped_goes_on(sent: signal.Signals, command: Command
 
 
 @pytest.mark.slow
-def test_a_trial_killed_at_three_random_epochs_ends_in_the_same_bits(command: Command, folder: Path) -> None:
-    """kill -9, with a study that stores elsewhere for comparison: values, curves and weights."""
+def test_a_trial_killed_at_three_random_epochs_ends_in_the_same_weights(command: Command, folder: Path) -> None:
+    """By SIGKILL. Values, curves and weights are compared with those of a study in another folder."""
     words = ["--variant", "vae", "--trials", "1", "--epochs", "40", "--threads", "1"]
     for name, value in {"width": 400, "depth": 2, "latent": 8, "lr": 0.0005, "batch": 20}.items():
         words += ["--fix", f"{name}={value}"]
@@ -112,9 +112,9 @@ def test_a_trial_killed_at_three_random_epochs_ends_in_the_same_bits(command: Co
         process.kill()
         process.wait()
         (path,) = saved.glob("*/checkpoint.safetensors")
-        found = checkpoint.load(path)
-        assert found is not None
-        killed_at.append(found[1]["epoch"])
+        saved_state = checkpoint.load(path)
+        assert saved_state is not None
+        killed_at.append(saved_state[1]["epoch"])
     assert 0 < killed_at[0] < killed_at[1] < killed_at[2] < 40
     assert command("study", *words).returncode == 0
     (pieces,) = runs("trial")
@@ -137,18 +137,18 @@ def test_a_trial_killed_at_three_random_epochs_ends_in_the_same_bits(command: Co
 def _seen() -> list[Any]:
     try:
         return trials("vae-digits")
-    except Exception:  # the tables are being made
+    except Exception:  # the tables are being created
         return []
 
 
-def test_a_study_is_held_by_one_process(folder: Path) -> None:
+def test_a_study_is_run_by_one_process(folder: Path) -> None:
     from pipeline.study import store
 
     with (
         store._exclusive("sqlite:///optuna.db", "vae-digits"),
         pytest.raises(InputError, match="running in another process"),
     ):
-        run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
+        run(QUICK)
 
 
 def test_two_trackers_may_open_a_fresh_store_at_once(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_two_trackers_may_open_a_fresh_store_at_once(tmp_path: Path) -> None:
     assert {p.communicate(timeout=120)[0].strip() for p in started} == {"1"}
 
 
-def test_a_store_that_is_no_store(folder: Path) -> None:
+def test_a_damaged_store_is_refused(folder: Path) -> None:
     Path("mlflow.db").write_bytes(b"not a database" * 100)
     with pytest.raises(InputError, match=r"mlflow\.db cannot be opened"):
         Tracker("digits")

@@ -1,4 +1,4 @@
-"""One identity, or more, of each variant's own mathematics, beside the contract that all keep."""
+"""Identities from each variant's own mathematics, in addition to the contract that all variants fulfil."""
 
 import math
 
@@ -17,7 +17,7 @@ ROLLS = DataSpec(name="rolls", shape=(5,), likelihood="bernoulli", steps=9)
 STEP = torch.tensor(5.0)
 
 
-def made(name: str, spec: DataSpec, **settings: object) -> Variant:
+def make(name: str, spec: DataSpec, **settings: object) -> Variant:
     torch.manual_seed(0)
     cls = variants.get(name)
     return trainer.build(name, cls.config_type(**{"latent": 4, "width": 16, **settings}), spec)  # type: ignore[arg-type]
@@ -32,7 +32,7 @@ def images(n: int = 12) -> Batch:
 
 
 def test_cvae_permuted_labels_leave_encode_unchanged_and_change_samples() -> None:
-    variant = made("cvae", IMAGES).eval()
+    variant = make("cvae", IMAGES).eval()
     batch = images()
     assert torch.equal(variant.encode(batch), variant.encode(Batch(batch.x, batch.y.flip(0))))  # type: ignore[union-attr]
     torch.manual_seed(1)
@@ -44,7 +44,7 @@ def test_cvae_permuted_labels_leave_encode_unchanged_and_change_samples() -> Non
 
 def test_cvae_marginal_is_the_sum_over_classes() -> None:
     """sum_y p(x, y) with p(y) uniform, when p(x|y) is made the same for all y, is p(x|y)."""
-    variant = made("cvae", IMAGES).eval()
+    variant = make("cvae", IMAGES).eval()
     batch = images(4)
     with torch.no_grad():
         for net in (variant.prior_net, variant.decoder.net[0]):  # type: ignore[index,union-attr]
@@ -58,7 +58,7 @@ def test_cvae_marginal_is_the_sum_over_classes() -> None:
 
 
 def test_cvae_without_its_label_costs_nothing_and_with_it_log_classes() -> None:
-    variant = made("cvae", IMAGES).eval()
+    variant = make("cvae", IMAGES).eval()
     batch = images(4)
     torch.manual_seed(1)
     known = variant.terms(batch, STEP)
@@ -69,22 +69,22 @@ def test_cvae_without_its_label_costs_nothing_and_with_it_log_classes() -> None:
 
 
 def test_cvae_withholds_labels_in_training_alone() -> None:
-    variant = made("cvae", IMAGES, drop=0.5)
-    told = [variant.condition(images(2000), withhold=w).sum(1).mean() for w in (True, False)]  # type: ignore[operator]
-    assert float(told[0]) == pytest.approx(0.5, abs=0.05)
-    assert float(told[1]) == 1
+    variant = make("cvae", IMAGES, drop=0.5)
+    shares = [variant.encode_condition(images(2000), withhold=w).sum(1).mean() for w in (True, False)]  # type: ignore[operator]
+    assert float(shares[0]) == pytest.approx(0.5, abs=0.05)
+    assert float(shares[1]) == 1
 
 
 @pytest.mark.parametrize("observed", [1, 2, 3])
 def test_cvae_quadrants_score_missing_pixels_alone_and_see_the_others(observed: int) -> None:
-    variant = made("cvae", IMAGES, condition="quadrants", observed=observed).eval()
-    assert int(variant.seen.sum()) == 9 * observed  # type: ignore[operator,union-attr]
+    variant = make("cvae", IMAGES, condition="quadrants", observed=observed).eval()
+    assert int(variant.observed_pixels.sum()) == 9 * observed  # type: ignore[operator,union-attr]
     batch, z = images(4), torch.randn(4, 4)
     base = variant.log_joint(z, batch)
-    seen = variant.seen.expand_as(batch.x)  # type: ignore[operator,union-attr]
+    seen = variant.observed_pixels.expand_as(batch.x)  # type: ignore[operator,union-attr]
     x = batch.x.clone().requires_grad_()
-    c = variant.condition(batch)  # type: ignore[operator]
-    (slope,) = torch.autograd.grad(variant.score(Batch(x), z, c).sum(), x)  # type: ignore[operator]
+    c = variant.encode_condition(batch)  # type: ignore[operator]
+    (slope,) = torch.autograd.grad(variant.conditional_nll(Batch(x), z, c).sum(), x)  # type: ignore[operator]
     assert (slope[seen] == 0).all()
     assert (slope[~seen] != 0).all()
     other = Batch(torch.where(seen, 1 - batch.x, batch.x))
@@ -94,16 +94,16 @@ def test_cvae_quadrants_score_missing_pixels_alone_and_see_the_others(observed: 
 
 
 def test_cvae_network_is_a_network_without_z() -> None:
-    variant = made("cvae", IMAGES, condition="quadrants", objective="network").eval()
+    variant = make("cvae", IMAGES, condition="quadrants", objective="network").eval()
     batch = images(4)
     first, again = (variant.terms(batch, STEP) for _ in range(2))
     assert torch.equal(first.reconstruction, again.reconstruction)
     assert (first.kl == 0).all()  # type: ignore[union-attr]
-    proposal = variant.sample_posterior(batch)
-    assert proposal is not None
-    torch.testing.assert_close(variant.log_joint(proposal[0], batch), -first.reconstruction)
+    samples = variant.sample_posterior(batch)
+    assert samples is not None
+    torch.testing.assert_close(variant.log_joint(samples[0], batch), -first.reconstruction)
     with pytest.raises(InputError, match="objective='network' needs condition='quadrants'"):
-        made("cvae", IMAGES, objective="network")
+        make("cvae", IMAGES, objective="network")
 
 
 # --- aae
@@ -112,14 +112,14 @@ def test_cvae_network_is_a_network_without_z() -> None:
 @pytest.mark.parametrize("settings", [{"encoder": "gaussian"}, {"supervision": "semi"}, {"scale": 1.0}])
 def test_aae_settings_train(settings: dict[str, object]) -> None:
     digits = data.load("digits")
-    variant = made("aae", digits.spec, lr=3e-3, **settings)
+    variant = make("aae", digits.spec, lr=3e-3, **settings)
     epochs = list(trainer.train(variant, digits, epochs=6, seed=0))
     assert epochs[-1].metrics["valid/reconstruction"] < epochs[0].metrics["valid/reconstruction"] - 2
     assert ("valid/elbo" in epochs[-1].metrics) == ("encoder" in settings)
 
 
 def test_aae_gaussian_kl_is_against_the_prior_of_its_scale() -> None:
-    variant = made("aae", IMAGES, encoder="gaussian", scale=3.0).eval()
+    variant = make("aae", IMAGES, encoder="gaussian", scale=3.0).eval()
     many = Batch(images(1).x.expand(20_000, -1, -1, -1))
     with torch.no_grad():
         z, log_q = variant.sample_posterior(many)  # type: ignore[misc]
@@ -129,16 +129,16 @@ def test_aae_gaussian_kl_is_against_the_prior_of_its_scale() -> None:
 
 
 def test_aae_prior_has_its_scale() -> None:
-    drawn = made("aae", IMAGES, scale=5.0).sample_prior(20_000)
+    drawn = make("aae", IMAGES, scale=5.0).sample_prior(20_000)
     assert float(drawn.std()) == pytest.approx(5, rel=0.02)
-    semi = made("aae", IMAGES, supervision="semi").sample_prior(300)
+    semi = make("aae", IMAGES, supervision="semi").sample_prior(300)
     assert semi.shape == (300, 4 + 3)
     assert (semi[:, 4:].sum(1) == 1).all()
 
 
 def test_aae_losses_are_of_logits_and_do_not_saturate() -> None:
-    """With a discriminator that says l everywhere: softplus(-l) + softplus(l), and softplus(-l) for the encoder."""
-    variant = made("aae", IMAGES)
+    """With a constant logit l: softplus(-l) + softplus(l) for the discriminator and softplus(-l) for the encoder."""
+    variant = make("aae", IMAGES)
     for p in variant.discriminators.parameters():  # type: ignore[union-attr]
         torch.nn.init.zeros_(p)
     torch.nn.init.constant_(variant.discriminators[0][-1].bias, -20.0)  # type: ignore[index,union-attr]
@@ -147,8 +147,8 @@ def test_aae_losses_are_of_logits_and_do_not_saturate() -> None:
         assert float(losses[name]().detach()) == pytest.approx(20, rel=1e-4)  # type: ignore[operator]
 
 
-def test_aae_moves_in_the_papers_order_each_phase_its_own_weights() -> None:
-    variant = made("aae", IMAGES, supervision="semi")
+def test_aae_phases_have_the_order_of_the_paper_and_their_own_weights() -> None:
+    variant = make("aae", IMAGES, supervision="semi")
     assert list(variant.terms(images(), STEP).losses) == list(variant.optimizers())
     assert list(variant.optimizers()) == ["reconstruction", "discriminator", "generator", "classifier"]
     owned = {n: {id(p) for g in o.param_groups for p in g["params"]} for n, o in variant.optimizers().items()}
@@ -158,7 +158,7 @@ def test_aae_moves_in_the_papers_order_each_phase_its_own_weights() -> None:
 
 
 def test_aae_reads_known_labels_alone() -> None:
-    variant = made("aae", IMAGES, supervision="semi")
+    variant = make("aae", IMAGES, supervision="semi")
     batch = images(6)
     half = Batch(batch.x, torch.tensor([0, 1, 2, -1, -1, -1]))
     expected = variant.terms(batch[slice(0, 3)], STEP).losses["classifier"]()  # type: ignore[operator]
@@ -187,15 +187,15 @@ def padded(batch: Batch, more: int, garbage: float) -> Batch:
 @pytest.mark.parametrize("spec", [WAVES, ROLLS], ids=lambda s: s.name)
 @pytest.mark.parametrize("garbage", [0.0, math.nan])
 def test_vrae_padding_changes_nothing(settings: dict[str, object], spec: DataSpec, garbage: float) -> None:
-    variant = made("vrae", spec, **settings)
-    found = []
+    variant = make("vrae", spec, **settings)
+    results = []
     for batch in (sequences(spec), padded(sequences(spec), 5, garbage)):
         torch.manual_seed(1)
         terms = variant.terms(batch, STEP)
         assert isinstance(terms.losses["loss"], Tensor)
         slopes = torch.autograd.grad(terms.losses["loss"], list(variant.parameters()))
-        found.append((terms.reconstruction, terms.kl, *slopes))
-    for a, b in zip(*found, strict=True):
+        results.append((terms.reconstruction, terms.kl, *slopes))
+    for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
@@ -205,20 +205,20 @@ def test_vrae_japanese_vowels_padding_changes_nothing(mnist_folder: object) -> N
     assert batch.mask is not None
     lengths = batch.mask.sum(1)
     assert int(lengths.amin()) < 12 < 20 < int(lengths.amax())
-    variant = made("vrae", vowels.spec).double()
+    variant = make("vrae", vowels.spec).double()
     double = Batch(batch.x.double(), mask=batch.mask)
-    found = []
+    results = []
     for each in (double, padded(double, 11, 7.0)):
         torch.manual_seed(1)
         terms = variant.terms(each, STEP.double())
         assert isinstance(terms.losses["loss"], Tensor)
-        found.append((terms.elbo, *torch.autograd.grad(terms.losses["loss"], list(variant.parameters()))))
-    for a, b in zip(*found, strict=True):
+        results.append((terms.elbo, *torch.autograd.grad(terms.losses["loss"], list(variant.parameters()))))
+    for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
 def test_vrae_reads_every_step_and_their_order() -> None:
-    variant = made("vrae", WAVES).eval()
+    variant = make("vrae", WAVES).eval()
     batch = sequences(WAVES)
     x = batch.x.clone().requires_grad_()
     (slope,) = torch.autograd.grad(variant.encode(Batch(x, None, batch.mask)).sum(), x)
@@ -227,15 +227,16 @@ def test_vrae_reads_every_step_and_their_order() -> None:
     assert not torch.allclose(variant.encode(whole), variant.encode(Batch(whole.x.flip(1), None, whole.mask)))
 
 
-def test_vrae_free_decoder_sees_x_through_z_alone_and_a_taught_one_never_the_present() -> None:
+def test_vrae_free_decoder_reads_x_only_through_z_and_a_teacher_forced_one_only_the_past() -> None:
     batch, z = sequences(WAVES)[slice(0, 1)], torch.randn(1, 4)
-    free = made("vrae", WAVES)
-    output = free.free(z, 9)[0]  # type: ignore[operator]
+    free = make("vrae", WAVES)
+    output = free.generate(z, 9)[0]  # type: ignore[operator]
     torch.testing.assert_close(free.nll(batch, z), free.observation.nll(batch, output))  # type: ignore[operator,union-attr]
-    taught = made("vrae", WAVES, feeding="teacher")
+    forced = make("vrae", WAVES, feeding="teacher")
     x = batch.x.clone().requires_grad_()
     for t in range(9):
-        (slope,) = torch.autograd.grad(taught.taught(z, Batch(x, None, batch.mask))[0, t].sum(), x, allow_unused=True)  # type: ignore[operator]
+        output = forced.teacher_forced(z, Batch(x, None, batch.mask))[0, t]  # type: ignore[operator]
+        (slope,) = torch.autograd.grad(output.sum(), x, allow_unused=True)
         seen = (slope[0] != 0).any(1)
         assert seen[:t].all()
         assert not seen[t:].any()
@@ -243,42 +244,42 @@ def test_vrae_free_decoder_sees_x_through_z_alone_and_a_taught_one_never_the_pre
 
 def test_vrae_forecasts_from_the_prefix_alone() -> None:
     for feeding in ("free", "teacher"):
-        variant = made("vrae", WAVES, feeding=feeding).eval()
+        variant = make("vrae", WAVES, feeding=feeding).eval()
         batch = sequences(WAVES)[slice(0, 1)]
         other = Batch(torch.cat([batch.x[:, :4], -batch.x[:, 4:]], 1), None, batch.mask)
-        found = []
+        forecasts = []
         for each in (batch, other):
             torch.manual_seed(1)
-            found.append(variant.forecast(each, torch.tensor([4])))  # type: ignore[operator]
-        a, b = found
+            forecasts.append(variant.forecast(each, torch.tensor([4])))  # type: ignore[operator]
+        a, b = forecasts
         assert torch.equal(a, b)
         assert torch.equal(a[:, :4], batch.x[:, :4])
         assert a.shape == batch.x.shape
 
 
-def test_vrae_taught_decoders_read_draws_of_discrete_steps_and_means_of_others() -> None:
+def test_vrae_teacher_forced_decoders_generate_from_samples_if_the_data_are_discrete() -> None:
     for likelihood, size in (("bernoulli", 5), ("categorical", 5), ("gaussian", 2)):
         spec = DataSpec(name="steps", shape=(size,), likelihood=likelihood, steps=9)  # type: ignore[arg-type]
         z = torch.randn(2000, 4)
         for feeding in ("teacher", "free"):
-            output, read = made("vrae", spec, feeding=feeding).free(z, 1)  # type: ignore[operator]
-            mean = made("vrae", spec).observation.mean(output)  # type: ignore[operator,union-attr]
+            output, values = make("vrae", spec, feeding=feeding).generate(z, 1)  # type: ignore[operator]
+            mean = make("vrae", spec).observation.mean(output)  # type: ignore[operator,union-attr]
             if likelihood == "gaussian" or feeding == "free":
-                assert torch.equal(read, mean)
+                assert torch.equal(values, mean)
                 continue
-            assert set(read.unique().tolist()) == {0.0, 1.0}
-            torch.testing.assert_close(read.mean(0), mean.mean(0), atol=0.06, rtol=0)
-            assert likelihood == "bernoulli" or (read.sum(-1) == 1).all()
+            assert set(values.unique().tolist()) == {0.0, 1.0}
+            torch.testing.assert_close(values.mean(0), mean.mean(0), atol=0.06, rtol=0)
+            assert likelihood == "bernoulli" or (values.sum(-1) == 1).all()
 
 
 # --- hvae
 
 
-def test_hvae_merge_is_the_product_of_gaussians() -> None:
-    from variants.hvae import _merge
+def test_hvae_product_of_gaussians() -> None:
+    from variants.hvae import _product
 
     a, b = (torch.tensor([0.5]), torch.tensor([0.3])), (torch.tensor([-1.0]), torch.tensor([-0.7]))
-    mean, log_var = _merge(a, b)
+    mean, log_var = _product(a, b)
     x = torch.linspace(-3, 3, 50)
     difference = m.log_normal(x, *a) + m.log_normal(x, *b) - m.log_normal(x, mean, log_var)
     torch.testing.assert_close(difference, difference[:1].expand(50), rtol=1e-4, atol=1e-5)
@@ -286,7 +287,7 @@ def test_hvae_merge_is_the_product_of_gaussians() -> None:
 
 def test_hvae_of_one_level_is_a_vae_with_a_standard_normal_prior() -> None:
     for merge in ("ladder", "plain"):
-        variant = made("hvae", IMAGES, levels=1, merge=merge).eval()
+        variant = make("hvae", IMAGES, levels=1, merge=merge).eval()
         _, ((mean, log_var),), _ = variant.infer(images(), noise=False)  # type: ignore[operator]
         if merge == "ladder":
             terms = variant.terms(images(), STEP)
@@ -296,7 +297,7 @@ def test_hvae_of_one_level_is_a_vae_with_a_standard_normal_prior() -> None:
 @pytest.mark.parametrize("merge", ["ladder", "plain"])
 def test_hvae_kl_is_against_the_predicted_prior(merge: str) -> None:
     """By sampling: E_q [log q(z|x) - log p(z)] with p(z) = prod p(z_n|z_{n+1}), which is not N(0, I)."""
-    variant = made("hvae", IMAGES, merge=merge).eval()
+    variant = make("hvae", IMAGES, merge=merge).eval()
     with torch.no_grad():
         for p in variant.down.parameters():  # type: ignore[union-attr]
             p.mul_(1.5)
@@ -311,16 +312,16 @@ def test_hvae_kl_is_against_the_predicted_prior(merge: str) -> None:
     assert abs(standard - float(kl.mean())) > 2 * error
 
 
-def test_hvae_levels_are_redrawn_below_those_that_are_kept() -> None:
-    variant = made("hvae", IMAGES, latent=8, levels=3).eval()
+def test_hvae_samples_the_levels_below_the_fixed_ones() -> None:
+    variant = make("hvae", IMAGES, latent=8, levels=3).eval()
     assert variant.levels == (8, 4, 2)
-    kept = list(variant.sample_prior(1).split(variant.levels, dim=1))[1:]
-    drawn = variant.descend([k.expand(5, -1) for k in kept], torch.randn(5, sum(variant.levels)))  # type: ignore[operator]
-    assert torch.equal(drawn[:, 8:], torch.cat(kept, 1).expand(5, -1))
-    assert drawn[:, :8].std(0).amin() > 0
+    fixed = list(variant.sample_prior(1).split(variant.levels, dim=1))[1:]
+    samples = variant.complete_from_top([k.expand(5, -1) for k in fixed], torch.randn(5, sum(variant.levels)))  # type: ignore[operator]
+    assert torch.equal(samples[:, 8:], torch.cat(fixed, 1).expand(5, -1))
+    assert samples[:, :8].std(0).amin() > 0
 
 
 def test_hvae_takes_a_training_batch_of_one() -> None:
-    variant = made("hvae", IMAGES)
+    variant = make("hvae", IMAGES)
     terms = variant.terms(images(1), STEP)
     assert terms.losses["loss"].isfinite()  # type: ignore[union-attr]

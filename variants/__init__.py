@@ -1,12 +1,13 @@
-"""The registry of variants: the folder is the list, plus what other packages register.
+"""The registry of variants: the files of this folder, and the variants that other packages register.
 
-    variants.names()                 every variant's name
-    variants.get("beta")             its class; `get(name).config_type` holds its hyperparameters
-    variants.save(model, folder)     weights as safetensors, the rest as JSON
-    variants.load(folder)            the model again, without pickle
+    variants.names()                 the names of all variants
+    variants.get("beta")             the class of a variant; its `config_type` has the hyperparameters
+    variants.save(model, folder)     write the weights as safetensors and the rest as JSON
+    variants.load(folder)            read the model again, without pickle
 
 A file `variants/NAME.py` without a leading underscore is a variant: it defines exactly one concrete subclass of
-`Variant`. Another package adds one by an entry point in the group `vae.variants` that points at such a class.
+`Variant`. Another package adds a variant with an entry point in the group `vae.variants` that points at such a class.
+`variants/README.md` shows how to write a variant.
 """
 
 import dataclasses
@@ -34,25 +35,26 @@ def _files() -> dict[str, Path]:
 
 
 def _plugins() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
+    plugins: dict[str, EntryPoint] = {}
     for point in entry_points(group=_GROUP):
-        other = str(_files().get(point.name) or (found[point.name].value if point.name in found else ""))
+        other = str(_files().get(point.name) or (plugins[point.name].value if point.name in plugins else ""))
         if other and other != point.value:
             raise InputError(f"variant {point.name!r} is defined twice: by {other} and by {point.value} ({_GROUP})")
-        found[point.name] = point
-    return found
+        plugins[point.name] = point
+    return plugins
 
 
 def names() -> list[str]:
-    """Every registered name, sorted. Nothing is imported."""
+    """Return the names of all variants, sorted, without importing them."""
     return sorted({*_files(), *_plugins()})
 
 
 def get(name: str) -> type[Variant]:
-    """The class of a variant.
+    """Return the class of a variant.
 
-    Raises `InputError` for an unknown name (with the nearest ones), and for a file that cannot be imported or that
-    does not define exactly one concrete `Variant` (with the file's path).
+    Raises:
+        InputError: If the name is unknown, or its file cannot be imported or does not define exactly one concrete
+            subclass of `Variant`.
     """
     files, plugins = _files(), _plugins()
     if name in files:
@@ -64,14 +66,12 @@ def get(name: str) -> type[Variant]:
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise InputError(f"unknown variant {name!r}: {hint}the variants are {', '.join(names())}")
     try:
-        found = (
-            [plugins[name].load()] if name not in files else _defined_in(importlib.import_module(f"variants.{name}"))
-        )
+        classes = _defined_in(importlib.import_module(f"variants.{name}")) if name in files else [plugins[name].load()]
     except Exception as error:
         raise InputError(f"variant {name!r} cannot be loaded from {where}: {type(error).__name__}: {error}") from error
-    if len(found) != 1:
-        raise InputError(f"{where} defines {len(found)} variants; expected exactly one concrete subclass of Variant")
-    return _checked(found[0], where)
+    if len(classes) != 1:
+        raise InputError(f"{where} defines {len(classes)} variants; expected exactly one concrete subclass of Variant")
+    return _checked(classes[0], where)
 
 
 def _defined_in(module: Any) -> list[type[Variant]]:
@@ -84,12 +84,12 @@ def _checked(cls: Any, where: str) -> type[Variant]:
         raise InputError(f"{where} is {cls!r}; expected a subclass of variants.Variant")
     missing = sorted(cls.__abstractmethods__) + [n for n in ["paper"] if not hasattr(cls, n)]
     if missing:
-        raise InputError(f"{where}: {cls.__name__} is half-written; it does not define {', '.join(missing)}")
+        raise InputError(f"{where}: {cls.__name__} is incomplete: it does not define {', '.join(missing)}")
     return cls
 
 
 def name_of(variant: Variant) -> str:
-    """The name under which a model's class is registered."""
+    """Return the name under which the class of a model is registered."""
     module = type(variant).__module__
     if module.startswith("variants."):
         return module.removeprefix("variants.")
@@ -97,41 +97,41 @@ def name_of(variant: Variant) -> str:
 
 
 def save(variant: Variant, folder: str | os.PathLike[str]) -> Path:
-    """Write `model.safetensors` (the weights) and `config.json` (variant, config, data spec). Returns the folder."""
+    """Write `model.safetensors` (weights) and `config.json` (variant, config and data spec). Return the folder."""
     from safetensors.torch import save_file
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in variant.state_dict().items()}, folder / "model.safetensors")
-    about = {
+    description = {
         "variant": name_of(variant),
         "config": dataclasses.asdict(variant.config),
         "spec": dataclasses.asdict(variant.spec),
     }
-    (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return folder
 
 
 def load(folder: str | os.PathLike[str]) -> Variant:
-    """The model that `save` wrote, in evaluation mode on the CPU. No pickle is read.
+    """Return the model that `save` wrote, in evaluation mode on the CPU.
 
-    `pipeline.model.load` does the same for models that MLflow keeps. Raises `InputError` where a file is missing,
-    unreadable, or of another variant than it says.
+    Raises:
+        InputError: If a file is missing or unreadable, or belongs to another variant.
     """
     from safetensors.torch import load_file
 
     folder = Path(folder)
     try:
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        spec = DataSpec(**{**about["spec"], "shape": tuple(about["spec"]["shape"])})
-        cls = get(about["variant"])
-        variant = cls(cls.config_type(**about["config"]), spec)
+        description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        spec = DataSpec(**{**description["spec"], "shape": tuple(description["spec"]["shape"])})
+        cls = get(description["variant"])
+        variant = cls(cls.config_type(**description["config"]), spec)
         variant.load_state_dict(load_file(folder / "model.safetensors"))
     except InputError:
         raise
-    except Exception as error:  # JSON, safetensors and torch each have their own kinds
+    except Exception as error:  # JSON, safetensors and torch raise different kinds
         raise InputError(
             f"{folder} holds no model that can be loaded ({type(error).__name__}: {error}); "
-            "expected config.json and model.safetensors as variants.save writes them"
+            "expected the files config.json and model.safetensors that variants.save writes"
         ) from error
     return variant.eval()

@@ -1,49 +1,48 @@
-"""AAE: an autoencoder whose codes are made to look like the prior by an adversary, instead of by a KL.
+"""AAE: the adversarial autoencoder. A discriminator, instead of a KL, makes the codes look like samples of the prior.
 
-Makhzani et al. 2015, arXiv:1511.05644. Section 2, on each batch, in turn:
+Makhzani et al. 2015, arXiv:1511.05644, section 2. Each batch is used in three phases, one after the other:
 
-    reconstruction    encoder and decoder lower -log p(x|z), z ~ q(z|x)
-    discriminator     D learns to tell z ~ p(z) = N(0, scale^2 I) from z ~ q(z|x)
-    generator         the encoder learns to fool it: -log D(z) is lowered (non-saturating), not log(1 - D(z))
+    reconstruction    encoder and decoder minimise -log p(x|z) with z ~ q(z|x)
+    discriminator     D minimises -log D(z_p) - log(1 - D(z_q)) with z_p ~ p(z) = N(0, scale^2 I) and z_q ~ q(z|x)
+    generator         the encoder minimises -log D(z_q), the non-saturating form of log(1 - D(z_q))
 
-Each phase has an optimiser of its own, so that losses of hundreds of nats and of less than one do not share a step.
-The discriminator gives logits. With a deterministic encoder q has no density and there is no ELBO; a Gaussian one has
-both (section 2.1).
+Each phase has its own optimizer, because the reconstruction is hundreds of nats and the other losses are about one. The
+discriminator returns logits. With a deterministic encoder q has no density, and there is no ELBO. With a Gaussian
+encoder there are both (section 2.1).
 
-`supervision` semi (section 5): the encoder also gives a class; a second discriminator holds it against draws from a
-categorical prior, a fourth phase lowers the cross entropy of examples whose label is known (y of -1 is unknown), and z
-is (style, class probabilities).
+With `supervision="semi"` (section 5) the encoder also predicts a class, and z is (style, class probabilities). A second
+discriminator compares the class with samples of a categorical prior. A fourth phase minimises the cross entropy of the
+examples whose label is known (a label of -1 is unknown).
 
-*Departures*: Adam instead of SGD with momentum; the Bernoulli or Gaussian likelihood of the data instead of squared
-error; no noise or dropout at the input; the classifier's phase sees the labelled examples of each batch, not a labelled
-batch of its own.
+*Departures*: the optimizer is Adam instead of SGD with momentum. The reconstruction is the likelihood that fits the
+data instead of the squared error. There is no noise or dropout at the input. The phase of the classifier uses the
+labelled examples of each batch, not a separate batch of labelled examples.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants.base import closed_forms
+from variants.base import Decoder, DecoderVariant, Encoder, Observation, closed_forms, mlp
 from variants.base.contract import Batch, Config, DataSpec, InputError, Loss, Terms, choice, number
-from variants.base.likelihoods import Observation, Observed
-from variants.base.networks import Decoder, Encoder, mlp
 
 
 @dataclass(frozen=True, kw_only=True)
 class AAEConfig(Config):
-    latent: int = number(8, 1, 65536, help="latent dimensions (of the style, where there is a class too)")
-    encoder: str = choice("deterministic", "gaussian", help="q(z|x): a point, or a Gaussian, which gives an ELBO")
-    scale: float = number(5.0, 1e-3, 1e3, help="standard deviation of the prior; the paper's is 5")
-    adversary_width: int = number(512, 1, 65536, help="units of the discriminator's two hidden layers")
+    latent: int = number(8, 1, 65536, help="latent dimensions; with supervision=semi, of the style")
+    encoder: str = choice("deterministic", "gaussian", help="q(z|x) is a point, or a Gaussian, which gives an ELBO")
+    scale: float = number(5.0, 1e-3, 1e3, help="standard deviation of the prior; 5 in the paper")
+    adversary_width: int = number(512, 1, 65536, help="units of each of the discriminator's two hidden layers")
     adversary_lr: float = number(2e-4, 1e-8, 1.0, help="Adam's learning rate of discriminator and generator")
-    supervision: str = choice("none", "semi", help="none; or semi: a class beside the style, from known labels")
+    supervision: str = choice("none", "semi", help="semi: z also has a class, learned from the known labels")
 
 
-class AAE(Observed):
+class AAE(DecoderVariant):
     paper = "Makhzani et al. 2015, Adversarial Autoencoders, arXiv:1511.05644"
     config_type = AAEConfig
     config: AAEConfig
@@ -62,67 +61,74 @@ class AAE(Observed):
         self.discriminators = nn.ModuleList(mlp(size, config.adversary_width, 2, 1) for size in sizes)
 
     def posterior(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and log-variance of the style (B, Z) (no columns for a point), and logits of the class (B, K)."""
+        """Return mean and log-variance of the style, (B, Z) each, and logits of the class, (B, K).
+
+        The log-variance is (B, 0) if the encoder is deterministic. K is 0 if there are no classes.
+        """
         z = self.config.latent
         mean, log_var, logits = self.encoder(batch.x).split([z, z * (self.moments - 1), self.classes], dim=1)
         return mean, log_var, logits
 
     def infer(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """A style z ~ q(z|x) (B, Z), class probabilities (B, K), and the KL per dimension (B, Z) of a Gaussian."""
+        """Return a style z ~ q(z|x), (B, Z), class probabilities, (B, K), and the KL of the style per dimension.
+
+        The KL is (B, Z), or (B, 0) if the encoder is deterministic.
+        """
         mean, log_var, logits = self.posterior(batch)
         if self.moments == 1:
             return mean, logits.softmax(1), mean[:, :0]
-        wide = torch.full_like(mean, 2 * math.log(self.config.scale))
-        kl = closed_forms.kl_normal(mean, log_var, torch.zeros_like(mean), wide)
+        prior_log_var = torch.full_like(mean, 2 * math.log(self.config.scale))
+        kl = closed_forms.kl_normal(mean, log_var, torch.zeros_like(mean), prior_log_var)
         return closed_forms.reparameterize(mean, log_var), logits.softmax(1), kl
 
-    def judged(self, style: Tensor, classes: Tensor) -> list[Tensor]:
-        """Logits of the discriminators, (B, 1) each: high for what they take for the prior."""
+    def discriminate(self, style: Tensor, classes: Tensor) -> list[Tensor]:
+        """Return the logit of each discriminator, (B, 1), that its input is a sample of the prior."""
         return [d(part) for d, part in zip(self.discriminators, (style / self.config.scale, classes), strict=False)]
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         style, classes, kl = self.infer(batch)
         reconstruction = self.nll(batch, torch.cat([style, classes], 1))
-        dense = self.moments == 2 and not self.classes
+        has_density = self.moments == 2 and not self.classes
         losses: dict[str, Loss] = {
             "reconstruction": reconstruction.mean(),
-            "discriminator": lambda: self._tell_apart(batch),
-            "generator": lambda: self._fool(batch),
+            "discriminator": lambda: self.discriminator_loss(batch),
+            "generator": lambda: self.generator_loss(batch),
         }
-        # at its best D tells log p(z) / q(z): what is ordinary among the codes of training data lies low
-        extras = {"discriminator_score": -self.judged(style, classes)[0].squeeze(1)}
+        # the logit of an optimal D is log p(z) / q(z), which is low where codes of the training data are dense
+        extras = {"discriminator_score": -self.discriminate(style, classes)[0].squeeze(1)}
         if self.classes:
-            losses["classifier"] = lambda: self._classify(batch)
-        if dense:
+            losses["classifier"] = lambda: self.classifier_loss(batch)
+        if has_density:
             extras["kl_per_dimension"] = kl
-        return Terms(reconstruction, kl.sum(1) if dense else None, losses, extras)
+        return Terms(reconstruction, kl.sum(1) if has_density else None, losses, extras)
 
-    def _tell_apart(self, batch: Batch) -> Tensor:
+    def discriminator_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             style, classes, _ = self.infer(batch)
-            wanted = self.sample_prior(len(batch)).to(style.dtype).split([self.config.latent, self.classes], dim=1)
-        real, made = self.judged(*wanted), self.judged(style, classes)
-        return torch.stack([(F.softplus(-r) + F.softplus(m)).mean() for r, m in zip(real, made, strict=True)]).sum()
+            prior = self.sample_prior(len(batch)).to(style.dtype).split([self.config.latent, self.classes], dim=1)
+        pairs = zip(self.discriminate(*prior), self.discriminate(style, classes), strict=True)
+        return torch.stack([(F.softplus(-p) + F.softplus(q)).mean() for p, q in pairs]).sum()
 
-    def _fool(self, batch: Batch) -> Tensor:
+    def generator_loss(self, batch: Batch) -> Tensor:
         style, classes, _ = self.infer(batch)
-        return torch.stack([F.softplus(-logit).mean() for logit in self.judged(style, classes)]).sum()
+        return torch.stack([F.softplus(-logit).mean() for logit in self.discriminate(style, classes)]).sum()
 
-    def _classify(self, batch: Batch) -> Tensor:
-        """Cross entropy over the examples whose label is known; 0 where there are none."""
+    def classifier_loss(self, batch: Batch) -> Tensor:
+        """Return the mean cross entropy of the examples whose label is known, or 0 if there are none."""
         assert batch.y is not None
         logits = self.posterior(batch)[2]
-        known = (batch.y >= 0).float()
-        each = F.cross_entropy(logits, batch.y.clamp(min=0), reduction="none")
-        return (each * known).sum() / known.sum().clamp(min=1)
+        labelled = (batch.y >= 0).float()
+        losses = F.cross_entropy(logits, batch.y.clamp(min=0), reduction="none")
+        return (losses * labelled).sum() / labelled.sum().clamp(min=1)
 
     def encode(self, batch: Batch) -> Tensor:
-        """The mean of the style, and class probabilities where there are classes."""
+        """Return the mean of the style and the class probabilities, (B, Z + K)."""
         mean, _, logits = self.posterior(batch)
         return torch.cat([mean, logits.softmax(1)], 1)
 
     def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
-        return self.decoder(z)  # type: ignore[no-any-return]
+        output: Tensor = self.decoder(z)
+        return output
 
     def sample_prior(self, n: int, condition: Batch | None = None) -> Tensor:
         style = self.prior_from_noise(torch.randn(n, self.config.latent, device=self.device))
@@ -152,15 +158,16 @@ class AAE(Observed):
         return closed_forms.sample_normal(mean, log_var, k)
 
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
-        """Two players, the autoencoder and its discriminators; the former moves in each of its phases."""
+        """Return one optimizer for each phase. The encoder is trained in all phases but that of the discriminator."""
         encoder, c = list(self.encoder.parameters()), self.config
-        adversarial = {"lr": c.adversary_lr, "betas": (0.5, 0.9), "fused": True}
-        rest = [*self.decoder.parameters(), *self.observation.parameters()]
-        found: dict[str, torch.optim.Optimizer] = {
-            "reconstruction": torch.optim.Adam([*encoder, *rest], lr=c.lr, fused=True),
-            "discriminator": torch.optim.Adam(self.discriminators.parameters(), **adversarial),  # type: ignore[arg-type]
-            "generator": torch.optim.Adam(encoder, **adversarial),  # type: ignore[arg-type]
+        decoder = [*self.decoder.parameters(), *self.observation.parameters()]
+        adam = partial(torch.optim.Adam, lr=c.lr, fused=True)
+        adversarial_adam = partial(torch.optim.Adam, lr=c.adversary_lr, betas=(0.5, 0.9), fused=True)
+        optimizers: dict[str, torch.optim.Optimizer] = {
+            "reconstruction": adam([*encoder, *decoder]),
+            "discriminator": adversarial_adam(self.discriminators.parameters()),
+            "generator": adversarial_adam(encoder),
         }
         if self.classes:
-            found["classifier"] = torch.optim.Adam(encoder, lr=c.lr, fused=True)
-        return found
+            optimizers["classifier"] = adam(encoder)
+        return optimizers

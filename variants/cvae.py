@@ -1,22 +1,23 @@
-"""CVAE: a VAE of x given a condition c, which is the class label or the part of the image that is seen.
+"""CVAE: a conditional VAE of x given c, where c is the class label or the observed part of an image.
 
-Sohn, Lee & Yan 2015, NeurIPS 28. Equation 4: with z ~ q(z|x, c),
+Sohn, Lee & Yan 2015, NeurIPS 28. With one sample z ~ q(z|x, c), the method maximises the bound (equation 4)
 
-    log p(x|c) >= log p(x|c, z) - KL(q(z|x, c) || p(z|c)),  maximised,
+    log p(x|c) >= log p(x|c, z) - KL(q(z|x, c) || p(z|c)).
 
-with a recognition network q(z|x, c), a prior network p(z|c) and a generation network p(x|c, z), all conditioned.
+It has a recognition network q(z|x, c), a prior network p(z|c) and a generation network p(x|c, z).
 
-`condition` label: c is the class. With probability `drop` c is withheld in training, so that q(z|x) is there for
-examples without a label: `encode` never sees one. What is compared is a bound of log p(x), not of log p(x|y): telling
-the class costs -log p(y), which is part of the KL (q puts all weight on the true class; p(y) is uniform), and
-log p(x) = log sum_y p(y) p(x|y) is got from `log_joint` over all classes. `elbo_given_y` is logged beside it.
+With `condition="label"`, c is the class. In training c is withheld with probability `drop`, so that the encoder learns
+to work without a label, which `encode` never sees. The score that is compared is a bound of log p(x), not log p(x|y).
+For this, the KL includes -log p(y), where p(y) is uniform, because the posterior of the class puts all its mass on the
+true class. log p(x) = log sum_y p(y) p(x|y) is computed from `log_joint` of all classes. `elbo_given_y` is logged too.
 
-`condition` quadrants: c are the `observed` quadrants of an image, from the bottom left one clockwise (section 5.1).
-Only missing pixels count: the ELBO is that of log p(missing|seen), and stands beside no other variant's. `objective`
-network is the baseline of the paper: the same generation network without z.
+With `condition="quadrants"`, c is the first `observed` quadrants of an image, clockwise from the bottom left (section
+5.1). Only the missing pixels are modelled: the ELBO is a bound of log p(missing|observed), and cannot be compared with
+that of another variant. `objective="network"` is the baseline of the paper, the generation network without z.
 
-*Departures*: trained by equation 4 alone, not by the hybrid with the Gaussian stochastic network (equation 7); label
-dropout is ours; the prior network of a label is a table, one mean and variance a class; no recurrent prediction.
+*Departures*: the objective is equation 4 alone, not the hybrid with the Gaussian stochastic network (equation 7). The
+dropout of labels is not in the paper. The prior network of a label is a table with one mean and one variance for each
+class. There is no recurrent prediction.
 """
 
 import math
@@ -27,27 +28,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants.base import closed_forms
+from variants.base import Decoder, DecoderVariant, Encoder, Observation, closed_forms
 from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, choice, number
-from variants.base.likelihoods import Observation, Observed
-from variants.base.networks import Decoder, Encoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class CVAEConfig(Config):
-    condition: str = choice("label", "quadrants", help="what is given: the class, or quadrants of the image")
-    drop: float = number(
-        0.1, 0.0, 0.9, help="share of training examples whose label is withheld; 0 leaves encode untrained"
-    )
-    observed: int = number(1, 1, 3, help="quadrants that are seen, of 4 (condition=quadrants)")
-    objective: str = choice("cvae", "network", help="cvae; or network: the paper's baseline without z (quadrants)")
+    condition: str = choice("label", "quadrants", help="x is modelled given its class, or given quadrants of the image")
+    drop: float = number(0.1, 0.0, 0.9, help="share of labels withheld in training; with 0 encode is untrained")
+    observed: int = number(1, 1, 3, help="number of observed quadrants, of 4 (condition=quadrants)")
+    objective: str = choice("cvae", "network", help="network: the paper's baseline without z (condition=quadrants)")
 
 
-class CVAE(Observed):
+class CVAE(DecoderVariant):
     paper = "Sohn, Lee & Yan 2015, Learning Structured Output Representation using Deep CGMs, NeurIPS"
     config_type = CVAEConfig
     config: CVAEConfig
-    seen: Tensor  # (H, W) bool, the pixels that are seen
+    observed_pixels: Tensor  # (H, W) bool, true for observed pixels
 
     def __init__(self, config: CVAEConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
@@ -63,7 +60,7 @@ class CVAE(Observed):
             self.prior_net: nn.Module = nn.Linear(size, 2 * config.latent)
             self.encoder = Encoder(spec, config, 2 * config.latent, extra=size)
         else:
-            self.register_buffer("seen", _quadrants(spec, config.observed), persistent=False)
+            self.register_buffer("observed_pixels", _quadrants(spec, config.observed), persistent=False)
             size = config.width
             self.observer = Encoder(spec, config, size)
             if self.stochastic:
@@ -72,148 +69,159 @@ class CVAE(Observed):
         self.decoder = Decoder(spec, config, config.latent * self.stochastic + size)
         self.observation = Observation(spec)
 
-    def condition(self, batch: Batch, withhold: bool = False) -> Tensor:
-        """(B, C) c: the class as a one-hot vector, zeros where it is unknown; or features of the pixels seen."""
+    def encode_condition(self, batch: Batch, withhold: bool = False) -> Tensor:
+        """Return c, (B, C): the class as a one-hot vector, zeros if it is unknown; or features of observed pixels."""
         if self.config.condition == "quadrants":
-            return self.observer(torch.where(self.seen, batch.x, 0.5)).relu()  # type: ignore[no-any-return]
+            features: Tensor = self.observer(torch.where(self.observed_pixels, batch.x, 0.5)).relu()
+            return features
         if batch.y is None:
             return batch.x.new_zeros(len(batch), self.spec.classes)
-        # a label of -1 compares equal to no class
+        # an unknown label, -1, is equal to no class
         one_hot = (batch.y[:, None] == torch.arange(self.spec.classes, device=batch.y.device)).to(batch.x.dtype)
         if withhold:
             one_hot = one_hot * (torch.rand(len(one_hot), 1, device=one_hot.device) >= self.config.drop)
         return one_hot
 
     def posterior(self, batch: Batch, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z|x, c), (B, Z) each."""
+        """Return the mean and the log-variance of q(z|x, c), (B, Z) each."""
         mean, log_var = self.encoder(batch.x, c if self.conditioned_on == "y" else None).chunk(2, dim=1)
         return mean, log_var
 
-    def prior_given(self, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of p(z|c), (B, Z) each."""
+    def conditional_prior(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the log-variance of p(z|c), (B, Z) each."""
         mean, log_var = self.prior_net(c).chunk(2, dim=1)
         return mean, log_var
 
     def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
-        """What the generation network says, (B, *shape), of z and c from `batch`: without one, no class."""
-        return self.generate(z, self.condition(batch or self._nothing(len(z))))
+        """Return the output of the generation network, (B, *shape); without `batch` the condition is unknown."""
+        return self.generate(z, self.encode_condition(batch or self._unknown_condition(len(z))))
 
     def generate(self, z: Tensor, c: Tensor) -> Tensor:
-        return self.decoder(torch.cat([z, c], 1) if self.stochastic else c)  # type: ignore[no-any-return]
+        output: Tensor = self.decoder(torch.cat([z, c], 1) if self.stochastic else c)
+        return output
 
     def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
-        """Of p(x|c, z); 0 for pixels that are seen."""
-        return self._missing(super().log_likelihood(z, batch))
+        """Return log p(x|c, z) of each value, (B, *shape), in nats; 0 for observed pixels."""
+        return self._mask_observed(super().log_likelihood(z, batch))
 
-    def _missing(self, values: Tensor) -> Tensor:
-        return values if self.conditioned_on == "y" else torch.where(self.seen, 0.0, values)
+    def _mask_observed(self, values: Tensor) -> Tensor:
+        return values if self.conditioned_on == "y" else torch.where(self.observed_pixels, 0.0, values)
 
-    def score(self, batch: Batch, z: Tensor, c: Tensor) -> Tensor:
-        """(B,) -log p(x|c, z) in nats, of the missing pixels where a part is seen."""
-        return closed_forms.per_example(self._missing(self.observation.nll_each(batch.x, self.generate(z, c))))
+    def conditional_nll(self, batch: Batch, z: Tensor, c: Tensor) -> Tensor:
+        """Return -log p(x|c, z), (B,), in nats; only of the missing pixels if c is a part of the image."""
+        return closed_forms.per_example(self._mask_observed(self.observation.nll_each(batch.x, self.generate(z, c))))
 
-    def cost(self, c: Tensor) -> Tensor:
-        """(B,) -log p(y) of the classes that are told, in nats."""
+    def label_nll(self, c: Tensor) -> Tensor:
+        """Return -log p(y), (B,), in nats; 0 for an unknown class and for quadrants."""
         return c.sum(1) * math.log(self.spec.classes) if self.conditioned_on == "y" else c.new_zeros(len(c))
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
-        c = self.condition(batch, withhold=self.training)
+        c = self.encode_condition(batch, withhold=self.training)
         if not self.stochastic:
-            reconstruction = self.score(batch, c, c)
+            reconstruction = self.conditional_nll(batch, c, c)
             return Terms(reconstruction, torch.zeros_like(reconstruction), {"loss": reconstruction.mean()})
         mean, log_var = self.posterior(batch, c)
-        kl = closed_forms.kl_normal(mean, log_var, *self.prior_given(c))
-        reconstruction = self.score(batch, closed_forms.reparameterize(mean, log_var), c)
+        kl = closed_forms.kl_normal(mean, log_var, *self.conditional_prior(c))
+        reconstruction = self.conditional_nll(batch, closed_forms.reparameterize(mean, log_var), c)
         s = self.config
         loss = reconstruction.mean() + closed_forms.ramp(step, s.warmup) * closed_forms.free_bits(kl, s.free_bits)
         extras = {"kl_per_dimension": kl, f"elbo_given_{self.conditioned_on}": -(reconstruction + kl.sum(1))}
-        return Terms(reconstruction, kl.sum(1) + self.cost(c), {"loss": loss}, extras)
+        return Terms(reconstruction, kl.sum(1) + self.label_nll(c), {"loss": loss}, extras)
 
     def encode(self, batch: Batch) -> Tensor:
-        blind = replace(batch, y=None)
-        c = self.condition(blind)
-        return self.posterior(blind, c)[0] if self.stochastic else c
+        unlabelled = replace(batch, y=None)
+        c = self.encode_condition(unlabelled)
+        return self.posterior(unlabelled, c)[0] if self.stochastic else c
 
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        """The mean of p(x|c, z), c from `batch`: without one, no class, or nothing seen. Pixels seen stay."""
-        return self._kept(super().decode(z, batch), batch)
+        """Return the mean of p(x|c, z), (B, *shape). Observed pixels keep their values.
+
+        c is computed from `batch`; without `batch` the class is unknown, or no pixel is observed.
+        """
+        return self._keep_observed(super().decode(z, batch), batch)
 
     def sample_x(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        return self._kept(super().sample_x(z, batch), batch)
+        return self._keep_observed(super().sample_x(z, batch), batch)
 
-    def _kept(self, values: Tensor, batch: Batch | None) -> Tensor:
-        return values if self.conditioned_on == "y" or batch is None else torch.where(self.seen, batch.x, values)
+    def _keep_observed(self, values: Tensor, batch: Batch | None) -> Tensor:
+        if self.conditioned_on == "y" or batch is None:
+            return values
+        return torch.where(self.observed_pixels, batch.x, values)
 
-    def _nothing(self, n: int, y: Tensor | None = None) -> Batch:
-        """Images of which nothing is seen."""
+    def _unknown_condition(self, n: int, y: Tensor | None = None) -> Batch:
+        """Return a batch of n grey images as the condition, for which no pixel is observed."""
         return Batch(torch.full((n, *self.spec.shape), 0.5, device=self.device), y)
 
     def sample_prior(self, n: int, condition: Batch | None = None) -> Tensor:
-        """z ~ p(z|c), or draws from the mixture of the classes' priors.
+        """Return z ~ p(z|c), (n, Z); without a condition, from the mixture of the priors of all classes.
 
-        With nothing seen, which training never meets, of no use.
+        For quadrants the condition should be given, because training never sees an image without observed pixels.
         """
-        condition = condition or self._nothing(n, self._classes(n))
+        condition = condition or self._unknown_condition(n, self._random_classes(n))
         if not self.stochastic:
-            return self.condition(condition)
+            return self.encode_condition(condition)
         return self.prior_from_noise(torch.randn(n, self.config.latent, device=self.device), condition)
 
     def prior_from_noise(self, noise: Tensor, condition: Batch | None = None) -> Tensor:
-        mean, log_var = self.prior_given(
-            self.condition(condition or self._nothing(len(noise), self._classes(len(noise))))
+        mean, log_var = self.conditional_prior(
+            self.encode_condition(condition or self._unknown_condition(len(noise), self._random_classes(len(noise))))
         )
         return torch.addcmul(mean, (0.5 * log_var).exp(), noise)
 
-    def _classes(self, n: int) -> Tensor | None:
+    def _random_classes(self, n: int) -> Tensor | None:
         return torch.randint(self.spec.classes, (n,), device=self.device) if self.conditioned_on == "y" else None
 
     def sample(self, n: int, y: Tensor | None = None, noise: bool = False) -> Tensor:
-        """Classes are drawn evenly where `y` does not ask for them."""
-        batch = self._nothing(n, self._classes(n) if y is None else y)
+        """Return n samples of x, (n, *shape). The classes are `y`, or random ones from a uniform distribution."""
+        batch = self._unknown_condition(n, self._random_classes(n) if y is None else y)
         z = self.sample_prior(n, batch)
         return self.sample_x(z, batch) if noise else self.decode(z, batch)
 
     def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
-        """(B,) log p(z|c) + log p(y) for a class that is told; log p(z|seen) for quadrants."""
-        c = self.condition(batch)
+        """Return log p(z|c), (B,), in nats; for a known class, log p(z|y) + log p(y)."""
+        c = self.encode_condition(batch)
         if not self.stochastic:
             return torch.zeros(len(c), device=c.device)
-        return closed_forms.per_example(closed_forms.log_normal(z, *self.prior_given(c))) - self.cost(c)
+        return closed_forms.per_example(closed_forms.log_normal(z, *self.conditional_prior(c))) - self.label_nll(c)
 
     def sample_posterior(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor]:
-        c = self.condition(batch)
+        c = self.encode_condition(batch)
         if not self.stochastic:
             return c.repeat_interleave(k, 0), torch.zeros(len(c) * k, device=c.device)
         return closed_forms.sample_normal(*self.posterior(batch, c), k)
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """`classes`: a row a class, a column one noise. `completions`: true image, what is seen, then draws."""
+        """Return `classes` or `completions`.
+
+        `classes` has a row for each class, and the samples of a column share their noise. Each row of `completions` has
+        a true image, its observed part, and samples of the whole.
+        """
         columns = 8
         if self.conditioned_on == "y":
             rows = min(self.spec.classes, 20)
             y = torch.arange(rows, device=self.device)
-            mean, log_var = self.prior_given(F.one_hot(y, self.spec.classes).float())
+            mean, log_var = self.conditional_prior(F.one_hot(y, self.spec.classes).float())
             noise = torch.randn(1, columns, self.config.latent, device=self.device)
             z = (mean[:, None] + (0.5 * log_var).exp()[:, None] * noise).flatten(0, 1)
             x = self.decode(z, Batch(z, y.repeat_interleave(columns)))
             return {"classes": x.unflatten(0, (rows, columns))}
         part = batch[slice(0, columns)]
         many = Batch(part.x.repeat_interleave(columns - 2, 0))
-        draws = self.decode(self.sample_prior(len(many), many), many).unflatten(0, (len(part), columns - 2))
-        shown = torch.stack([part.x, torch.where(self.seen, part.x, 0.5)], 1)
-        return {"completions": torch.cat([shown, draws], 1)}
+        samples = self.decode(self.sample_prior(len(many), many), many).unflatten(0, (len(part), columns - 2))
+        true = torch.stack([part.x, torch.where(self.observed_pixels, part.x, 0.5)], 1)
+        return {"completions": torch.cat([true, samples], 1)}
 
 
 def _quadrants(spec: DataSpec, observed: int) -> Tensor:
-    """(H, W) bool, true where a pixel is seen: bottom left, then top left, then top right."""
+    """Return the mask of observed pixels, (H, W): the quadrants bottom left, then top left, then top right."""
     if len(spec.shape) != 3:
         shape = "x".join(map(str, spec.shape))
         raise InputError(f"condition='quadrants': {spec.name} has examples of {shape}; expected images")
     height, width = (s // 2 for s in spec.shape[1:])
-    seen = torch.zeros(spec.shape[1:], dtype=torch.bool)
-    seen[height:, :width] = True
+    mask = torch.zeros(spec.shape[1:], dtype=torch.bool)
+    mask[height:, :width] = True
     if observed > 1:
-        seen[:height, :width] = True
+        mask[:height, :width] = True
     if observed > 2:
-        seen[:height, width:] = True
-    return seen
+        mask[:height, width:] = True
+    return mask

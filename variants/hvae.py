@@ -1,26 +1,27 @@
-"""HVAE: a hierarchy of latent variables, inferred by a ladder that shares its top-down half with the prior.
+"""HVAE: a hierarchy of latent variables, inferred by a ladder network.
 
-Sønderby et al. 2016, arXiv:1602.02282. Levels z_1 (below) to z_L, p(z_L) = N(0, I):
+Sønderby et al. 2016, arXiv:1602.02282. The levels are z_1 at the bottom to z_L at the top, with p(z_L) = N(0, I):
 
     p(x, z) = p(x|z_1) p(z_1|z_2) ... p(z_L)
 
     bottom up   d_n = MLP(d_{n-1}), d_0 = x;  q^_n = N(Linear(d_n), softplus(Linear(d_n)))          (equations 13 to 15)
     top down    q(z_L|x) = q^_L;  q(z_n|z_{n+1}, x) is the precision-weighted product of q^_n and p(z_n|z_{n+1})
-                                                                                               (equations 17 to 19)
-    minimised   -log p(x|z_1) + sum_n KL(q(z_n|z_{n+1}, x) || p(z_n|z_{n+1})),  the KL warmed up        (section 2.3)
+                                                                                                    (equations 17 to 19)
+    loss        -log p(x|z_1) + sum_n KL(q(z_n|z_{n+1}, x) || p(z_n|z_{n+1})) with a warm-up of the KL     (section 2.3)
 
-Only deterministic features pass upward, and each KL is against the predicted prior. `merge` plain is the deep VAE that
-the paper compares with: q(z_1|x) q(z_2|z_1) ..., samples pass upward, and the KL is estimated by those samples; only
-its sum over levels is a KL, and a level's share may be negative.
+Only the deterministic features d_n are passed upwards, and the KL of a level is taken from its predicted prior. With
+`merge="plain"` the variant is the deep VAE of the paper's comparison: q(z_1|x) q(z_2|z_1) ... passes samples upwards,
+and the KL is estimated from these samples. Then only the sum over the levels is a KL; the part of a level may be
+negative.
 
-z is laid out from z_1 to z_L; a level has half the latents and units of the one below, as in the paper (64-32-16-8-4).
-`depth` counts the layers of each block; `network` conv puts a convolutional pyramid between x and the first block, and
-its mirror between z_1 and x.
+The latent dimensions are in the order z_1 to z_L. Each level has half the dimensions and units of the level below, as
+in the paper (64-32-16-8-4). `depth` is the number of layers in each block. `network="conv"` puts convolutions between x
+and the first block, and their mirror image between z_1 and x.
 
-Batch normalisation is what keeps upper levels alive: with layer normalisation in its place they closed on MNIST.
+Batch normalisation keeps the upper levels active. With layer normalisation instead they collapsed on MNIST.
 
-*Departures*: the statistics for testing are running averages of the last steps, not collected anew; Adam at one
-learning rate, unless the trainer is given a schedule.
+*Departures*: batch normalisation uses running averages for evaluation; the paper computes the statistics anew. Adam has
+a constant learning rate, unless the trainer is given a schedule.
 """
 
 from collections.abc import Mapping
@@ -31,24 +32,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants.base import closed_forms
+from variants.base import Decoder, DecoderVariant, Features, Observation, closed_forms
 from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, choice, number
-from variants.base.likelihoods import Observation, Observed
-from variants.base.networks import Decoder, Features
 
 Gaussian = tuple[Tensor, Tensor]  # mean and log-variance, (B, Z_n) each
-FLOOR = 1e-5  # of a variance, as in the authors' program
+VARIANCE_FLOOR = 1e-5  # as in the authors' code
 
 
 @dataclass(frozen=True, kw_only=True)
 class HVAEConfig(Config):
-    latent: int = number(32, 1, 65536, help="latent dimensions of the lowest level; each level above has half")
+    latent: int = number(32, 1, 65536, help="latent dimensions of the lowest level; each higher level has half as many")
     depth: int = number(2, 1, 64, help="layers of each block")
     levels: int = number(3, 1, 16, help="levels of latent variables")
-    merge: str = choice("ladder", "plain", help="ladder; or plain: a deep VAE, inferred from the bottom up")
+    merge: str = choice("ladder", "plain", help="ladder, or plain: a deep VAE with bottom-up inference")
 
 
-class HVAE(Observed):
+class HVAE(DecoderVariant):
     paper = "Sønderby et al. 2016, Ladder Variational Autoencoders, arXiv:1602.02282"
     config_type = HVAEConfig
     config: HVAEConfig
@@ -74,73 +73,80 @@ class HVAE(Observed):
         self.observation = Observation(spec)
 
     def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
-        """z of all levels; given z_1, x does not depend on the others."""
-        return self.decoder(self.foot(z[:, : self.levels[0]]))  # type: ignore[no-any-return]
+        """Return the parameters of p(x|z), which depend only on z_1; z holds all levels."""
+        output: Tensor = self.decoder(self.foot(z[:, : self.levels[0]]))
+        return output
 
-    def predicted(self, n: int, above: Tensor | None, like: Tensor) -> Gaussian:
-        """p(z_n|z_{n+1}), counted from 0; the standard normal on top."""
+    def predicted_prior(self, level: int, above: Tensor | None, like: Tensor) -> Gaussian:
+        """Return p(z_n|z_{n+1}) of a level counted from 0, given the z `above` it; N(0, I) if that is None."""
         if above is None:
-            zero = like.new_zeros(len(like), self.levels[n])
+            zero = like.new_zeros(len(like), self.levels[level])
             return zero, zero
-        return _gaussian(self.down[n](above))
+        return _gaussian(self.down[level](above))
 
     def infer(self, batch: Batch, noise: bool, k: int = 1) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
-        """For each level from z_1 up: `k` draws (or the mean) of q, q itself, and p, both given the draws."""
-        return (self._ladder if self.ladder else self._plain)(batch, noise, k)
+        """Return z, q and p of each level from z_1 up. q and p of a level depend on the z of its neighbour.
 
-    def _ladder(self, batch: Batch, noise: bool, k: int) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
-        d, seen = self.stem(batch.x), []
+        z are `k` samples of q for each example, (B k, Z_n), or the means of q if `noise` is false.
+        """
+        return (self._infer_ladder if self.ladder else self._infer_plain)(batch, noise, k)
+
+    def _infer_ladder(self, batch: Batch, noise: bool, k: int) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
+        d, bottom_up = self.stem(batch.x), []
         for up, head in zip(self.up, self.inferred, strict=True):
             d = up(d)
-            seen.append(_repeated(_gaussian(head(d)), k))
+            bottom_up.append(_repeat(_gaussian(head(d)), k))
         zs: list[Tensor] = []
         qs: list[Gaussian] = []
         ps: list[Gaussian] = []
         for n in reversed(range(len(self.levels))):
-            p = self.predicted(n, zs[0] if zs else None, seen[n][0])
-            q = _merge(seen[n], p) if zs else seen[n]
+            p = self.predicted_prior(n, zs[0] if zs else None, bottom_up[n][0])
+            q = _product(bottom_up[n], p) if zs else bottom_up[n]
             zs.insert(0, closed_forms.reparameterize(*q) if noise else q[0])
             qs.insert(0, q)
             ps.insert(0, p)
         return zs, qs, ps
 
-    def _plain(self, batch: Batch, noise: bool, k: int) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
+    def _infer_plain(self, batch: Batch, noise: bool, k: int) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
         below = self.stem(batch.x)
         zs: list[Tensor] = []
         qs: list[Gaussian] = []
         for up, head in zip(self.up, self.inferred, strict=True):
-            qs.append(_repeated(_gaussian(head(up(below))), 1 if zs else k))
+            qs.append(_repeat(_gaussian(head(up(below))), 1 if zs else k))
             below = closed_forms.reparameterize(*qs[-1]) if noise else qs[-1][0]
             zs.append(below)
         above = [*zs[1:], None]
-        return zs, qs, [self.predicted(n, z, below) for n, z in enumerate(above)]
+        return zs, qs, [self.predicted_prior(n, z, below) for n, z in enumerate(above)]
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         zs, qs, ps = self.infer(batch, noise=True)
         if self.ladder:
             kl = torch.cat([closed_forms.kl_normal(*q, *p) for q, p in zip(qs, ps, strict=True)], 1)
-        else:  # z_n and z_{n+1} are drawn together, so that only log q - log p of the draws is unbiased
-            each = zip(zs, qs, ps, strict=True)
-            kl = torch.cat([closed_forms.log_normal(z, *q) - closed_forms.log_normal(z, *p) for z, q, p in each], 1)
+        else:  # p depends on a sample that depends on z_n, so the closed form would be biased
+            triples = zip(zs, qs, ps, strict=True)
+            kl = torch.cat([closed_forms.log_normal(z, *q) - closed_forms.log_normal(z, *p) for z, q, p in triples], 1)
         reconstruction, c = self.nll(batch, zs[0]), self.config
         loss = reconstruction.mean() + closed_forms.ramp(step, c.warmup) * closed_forms.free_bits(kl, c.free_bits)
         return Terms(reconstruction, kl.sum(1), {"loss": loss}, {"kl_per_dimension": kl})
 
     def encode(self, batch: Batch) -> Tensor:
-        """Means of all levels, each given the means above (ladder) or below (plain) it."""
+        """Return the means of all levels, (B, Z), each given the mean of the level above (ladder) or below (plain)."""
         return torch.cat(self.infer(batch, noise=False)[0], 1)
 
-    def descend(self, zs: list[Tensor], noise: Tensor) -> Tensor:
-        """(n, Z) the levels that stand below those in `zs` (top level last), from standard noise (n, Z), and `zs`."""
+    def complete_from_top(self, zs: list[Tensor], noise: Tensor) -> Tensor:
+        """Return z of all levels, (n, Z): `zs`, the highest levels (the top one last), and samples of those below.
+
+        `noise` is standard normal noise for all levels, (n, Z).
+        """
         parts = noise.split(self.levels, dim=1)
         while len(zs) < len(self.levels):
             level = len(self.levels) - len(zs) - 1
-            mean, log_var = self.predicted(level, zs[0] if zs else None, noise)
+            mean, log_var = self.predicted_prior(level, zs[0] if zs else None, noise)
             zs = [torch.addcmul(mean, (0.5 * log_var).exp(), parts[level]), *zs]
         return torch.cat(zs, 1)
 
     def prior_from_noise(self, noise: Tensor, condition: Batch | None = None) -> Tensor:
-        return self.descend([], noise)
+        return self.complete_from_top([], noise)
 
     def sample_prior(self, n: int, condition: Batch | None = None) -> Tensor:
         return self.prior_from_noise(self._noise(n))
@@ -150,9 +156,9 @@ class HVAE(Observed):
 
     def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
         zs = z.split(self.levels, dim=1)
-        priors = [self.predicted(n, above, z) for n, above in enumerate([*zs[1:], None])]
-        each = [closed_forms.per_example(closed_forms.log_normal(part, *p)) for part, p in zip(zs, priors, strict=True)]
-        return torch.stack(each).sum(0)
+        priors = [self.predicted_prior(n, above, z) for n, above in enumerate([*zs[1:], None])]
+        log_p = [closed_forms.per_example(closed_forms.log_normal(z, *p)) for z, p in zip(zs, priors, strict=True)]
+        return torch.stack(log_p).sum(0)
 
     def sample_posterior(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor]:
         zs, qs, _ = self.infer(batch, noise=True, k=k)
@@ -160,19 +166,22 @@ class HVAE(Observed):
         return torch.cat(zs, 1), torch.stack(log_q).sum(0)
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """`levels`: draws; then, of each of three draws, the top level kept, the top two, ...; the rest redrawn."""
+        """Return `levels`. Its first row has samples of the prior. In each other row the highest levels are fixed.
+
+        For each of three samples there is a row with its top level fixed, one with its top two levels, and so on.
+        """
         columns = 8
         rows = [self.sample(columns)]
         for _ in range(3):
             first = list(self.sample_prior(1).split(self.levels, dim=1))
-            for kept in range(1, len(self.levels)):
-                fixed = [z.expand(columns, -1) for z in first[-kept:]]
-                rows.append(self.decode(self.descend(fixed, self._noise(columns))))
+            for fixed_levels in range(1, len(self.levels)):
+                fixed = [z.expand(columns, -1) for z in first[-fixed_levels:]]
+                rows.append(self.decode(self.complete_from_top(fixed, self._noise(columns))))
         return {"levels": torch.stack(rows)}
 
 
 class _Norm(nn.BatchNorm1d):
-    """Batch normalisation; a training batch of one example, which has no spread, is taken by the running averages."""
+    """Batch normalisation that uses the running averages for a training batch of one example, which has no variance."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and len(x) > 1:
@@ -187,15 +196,15 @@ def _block(inputs: int, width: int, depth: int) -> nn.Sequential:
 
 def _gaussian(values: Tensor) -> Gaussian:
     mean, variance = values.chunk(2, dim=1)
-    return mean, (F.softplus(variance) + FLOOR).log()
+    return mean, (F.softplus(variance) + VARIANCE_FLOOR).log()
 
 
-def _repeated(q: Gaussian, k: int) -> Gaussian:
+def _repeat(q: Gaussian, k: int) -> Gaussian:
     return q if k == 1 else (q[0].repeat_interleave(k, 0), q[1].repeat_interleave(k, 0))
 
 
-def _merge(a: Gaussian, b: Gaussian) -> Gaussian:
-    """The product of two Gaussians: precisions add up, means are weighted by them (equations 17 and 18)."""
+def _product(a: Gaussian, b: Gaussian) -> Gaussian:
+    """Return the product of two Gaussians: their precisions add up and weight the means (equations 17 and 18)."""
     precision_a, precision_b = (-a[1]).exp(), (-b[1]).exp()
     precision = precision_a + precision_b
     return (a[0] * precision_a + b[0] * precision_b) / precision, -precision.log()

@@ -1,20 +1,20 @@
-"""VRAE: a VAE of whole sequences, whose encoder and decoder are recurrent networks.
+"""VRAE: a VAE of whole sequences with a recurrent encoder and a recurrent decoder.
 
-Fabius & van Amersfoort 2014, arXiv:1412.6581. With steps x_1 ... x_T and one z a sequence:
+Fabius & van Amersfoort 2014, arXiv:1412.6581. With steps x_1 ... x_T and one z for a whole sequence:
 
-    h_t = f(h_{t-1}, x_t),  mean and log-variance of q(z|x) are linear in h_T             (equations 2 to 4)
-    h'_0 = tanh(W z + b),   h'_t = f(h'_{t-1}, input_t),  p(x_t|z, ...) is read from h'_t   (equations 5 to 7)
+    h_t = f(h_{t-1}, x_t),   mean and log-variance of q(z|x) are linear in h_T             (equations 2 to 4)
+    h'_0 = tanh(W z + b),    h'_t = f(h'_{t-1}, input_t),   p(x_t|z, ...) is linear in h'_t  (equations 5 to 7)
 
-`feeding` free: input_t is the mean that the decoder gave at t-1, so that x reaches it through z alone; the steps are
-independent given z. teacher: input_t is the true x_{t-1}, withheld with probability `drop` (word dropout, Bowman et
-al. 2016), which makes the likelihood sharper and z easier to ignore: read its KL beside every likelihood. It generates
-by reading its own draws (its means, where they are continuous). z is an input of every step as well.
+With `feeding="free"`, input_t is the decoder's own mean of step t-1. Then x reaches the decoder only through z, and the
+steps are independent given z. With `feeding="teacher"` (teacher forcing), input_t is the true x_{t-1}, which is
+withheld with probability `drop` (word dropout, Bowman et al. 2016). Teacher forcing gives a better likelihood, but
+makes z easier to ignore, so its likelihood should be read together with the KL. To generate, such a decoder reads its
+own samples, or its own means if the values are continuous.
 
-Sequences differ in length, which is given, not modelled. What stands in the padding reaches neither the recurrence nor
-the loss.
+The length of a sequence is given and not modelled. Padding affects neither the recurrence nor the loss.
 
-*Departures*: GRU or LSTM cells instead of tanh units (depth > 1 stacks them); z also enters each step; Adam, and no
-weight on the KL but the warm-up that is set. `width` is the size of the recurrent state.
+*Departures*: the cells are GRU or LSTM cells instead of tanh units, and `depth` > 1 stacks them. z is also an input of
+each step. The optimizer is Adam. The KL has no weight but the optional warm-up.
 """
 
 from collections.abc import Mapping
@@ -24,20 +24,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from variants.base import closed_forms
+from variants.base import GaussianPosterior, Observation, closed_forms
 from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, choice, number
-from variants.base.gaussian import GaussianPosterior
-from variants.base.likelihoods import Observation
 
 
 @dataclass(frozen=True, kw_only=True)
 class VRAEConfig(Config):
     width: int = number(128, 1, 65536, help="units of the recurrent state")
     cell: str = choice("gru", "lstm", help="recurrent cell")
-    feeding: str = choice("free", "teacher", help="what the decoder reads: its own last output, or the true last step")
-    drop: float = number(0.0, 0.0, 1.0, help="share of true steps withheld from the decoder in training (teacher)")
-    directions: int = number(2, 1, 2, help="1: the encoder reads forwards; 2: backwards too")
-    clip: float = number(5.0, 0.0, help="largest norm of the gradient; 0 for no clipping")
+    feeding: str = choice("free", "teacher", help="the decoder reads its own last mean, or the true last step")
+    drop: float = number(0.0, 0.0, 1.0, help="share of true steps that are withheld in training (feeding=teacher)")
+    directions: int = number(2, 1, 2, help="1: the encoder reads forwards; 2: also backwards")
+    clip: float = number(5.0, 0.0, help="largest norm of the gradient of the loss; 0 for no clipping")
 
 
 class VRAE(GaussianPosterior):
@@ -49,7 +47,7 @@ class VRAE(GaussianPosterior):
     def __init__(self, config: VRAEConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
         if config.network != "mlp":
-            raise InputError(f"network={config.network!r}: vrae is recurrent; leave it at mlp")
+            raise InputError(f"network={config.network!r}: vrae is recurrent; expected mlp, the default")
         c, recurrent = config, nn.GRU if config.cell == "gru" else nn.LSTM
         self.factorized = c.feeding == "free"
         (self.size,) = spec.shape
@@ -64,103 +62,108 @@ class VRAE(GaussianPosterior):
         self.observation = Observation(spec)
 
     def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z|x), (B, Z) each."""
-        x, mask = _steps(batch)
+        x, mask = _masked(batch)
         last = mask.sum(1, keepdim=True) - 1  # (B, 1)
-        places = torch.arange(x.shape[1], device=x.device)
-        backwards = torch.where(mask, last - places, places)  # real steps in reverse; padding stays where it is
-        read = []
-        for reader, order in zip(self.readers, (places.expand_as(backwards), backwards), strict=False):
+        positions = torch.arange(x.shape[1], device=x.device)
+        backwards = torch.where(mask, last - positions, positions)  # reverses only the real steps
+        last_states = []
+        for reader, order in zip(self.readers, (positions.expand_as(backwards), backwards), strict=False):
             states = reader(x.gather(1, order[..., None].expand_as(x)))[0]
-            read.append(states.gather(1, last[..., None].expand(-1, -1, states.shape[2])).squeeze(1))
-        mean, log_var = self.head(torch.cat(read, 1)).chunk(2, dim=1)
+            last_states.append(states.gather(1, last[..., None].expand(-1, -1, states.shape[2])).squeeze(1))
+        mean, log_var = self.head(torch.cat(last_states, 1)).chunk(2, dim=1)
         return mean, log_var
 
-    def begin(self, z: Tensor) -> Any:
-        """The decoder's first state: (depth, B, width), or a pair of them for an LSTM."""
+    def initial_state(self, z: Tensor) -> Any:
+        """Return the decoder's initial state, (depth, B, width); for an LSTM a pair of such tensors."""
         state = self.start(z).tanh().view(len(z), self.states, self.config.width).transpose(0, 1).contiguous()
         return state if self.config.cell == "gru" else state.chunk(2)
 
-    def free(self, z: Tensor, steps: int, known: Batch | None = None, noise: bool = False) -> tuple[Tensor, Tensor]:
-        """(B, steps, D) outputs of a decoder that reads its own last step, or the true one where `given` has it.
+    def generate(
+        self, z: Tensor, steps: int, observed: Batch | None = None, noise: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return outputs and values of a decoder that reads the values it generated before, (B, steps, D) each.
 
-        The second of the two holds what was read: of a decoder that was taught by true steps a draw, where steps are
-        discrete or `noise` is asked for; the mean otherwise.
+        A value is the mean of p(x_t|z, ...). With teacher forcing it is a sample, if the data are discrete or `noise`
+        is true. Steps that are real in the mask of `observed` take their true values.
         """
-        state, x = self.begin(z), torch.zeros(len(z), 1, self.size, device=z.device)
-        outputs, read = [], []
-        drawn = not self.factorized and (noise or self.spec.likelihood != "gaussian")
+        state, x = self.initial_state(z), torch.zeros(len(z), 1, self.size, device=z.device)
+        outputs, values = [], []
+        sampled = not self.factorized and (noise or self.spec.likelihood != "gaussian")
         for t in range(steps):
             h, state = self.writer(torch.cat([x, z[:, None]], 2), state)
             outputs.append(self.output(h))
-            x = self.observation.sample_x(outputs[-1]) if drawn else self.observation.mean(outputs[-1])
-            if known is not None and known.mask is not None:
-                x = torch.where(known.mask[:, t : t + 1, None], known.x[:, t : t + 1], x)
-            read.append(x)
-        return torch.cat(outputs, 1), torch.cat(read, 1)
+            x = self.observation.sample_x(outputs[-1]) if sampled else self.observation.mean(outputs[-1])
+            if observed is not None and observed.mask is not None:
+                x = torch.where(observed.mask[:, t : t + 1, None], observed.x[:, t : t + 1], x)
+            values.append(x)
+        return torch.cat(outputs, 1), torch.cat(values, 1)
 
-    def taught(self, z: Tensor, batch: Batch) -> Tensor:
-        """(B, T, D) outputs of a decoder that reads the true step before each."""
-        x, _ = _steps(batch)
+    def teacher_forced(self, z: Tensor, batch: Batch) -> Tensor:
+        """Return the outputs of a decoder that reads the true previous step, (B, T, D)."""
+        x, _ = _masked(batch)
         x = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
         if self.training and self.config.drop:
             x = x * (torch.rand(x.shape[:2], device=x.device) >= self.config.drop)[..., None]
-        h, _ = self.writer(torch.cat([x, z[:, None].expand(-1, x.shape[1], -1)], 2), self.begin(z))
-        return self.output(h)  # type: ignore[no-any-return]
+        h, _ = self.writer(torch.cat([x, z[:, None].expand(-1, x.shape[1], -1)], 2), self.initial_state(z))
+        output: Tensor = self.output(h)
+        return output
 
     def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
-        """(B, T, D) of true steps, where it was taught by them; else of its own; as long as `batch`, or the longest."""
+        """Return the parameters of p(x_t|z, ...), (B, T, D); with teacher forcing, given the true steps of `batch`.
+
+        Without `batch`, sequences are generated with the length of the longest sequence in the data.
+        """
         if batch is not None and not self.factorized:
-            return self.taught(z, batch)
-        return self.free(z, self._length(batch))[0]
+            return self.teacher_forced(z, batch)
+        return self.generate(z, self._length(batch))[0]
 
     def _length(self, batch: Batch | None) -> int:
         return self.spec.steps if batch is None else batch.x.shape[1]
 
     def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
-        x, mask = _steps(batch)
+        x, mask = _masked(batch)
         return super().log_likelihood(z, Batch(x, mask=mask))
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
-        reconstruction, kl = self.bound(batch)
-        c = self.config
-        loss = reconstruction.mean() + closed_forms.ramp(step, c.warmup) * closed_forms.free_bits(kl, c.free_bits)
-        return Terms(reconstruction, kl.sum(1), {"loss": loss}, {"kl_per_dimension": kl})
+        bound, c = self.bound(batch), self.config
+        kl = closed_forms.ramp(step, c.warmup) * closed_forms.free_bits(bound.kl, c.free_bits)
+        loss = bound.reconstruction.mean() + kl
+        return Terms(bound.reconstruction, bound.kl.sum(1), {"loss": loss}, {"kl_per_dimension": bound.kl})
 
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        """(B, T, D) what the decoder says when it reads its own steps; as long as `batch`, else the longest."""
-        return self.observation.mean(self.free(z, self._length(batch))[0])
+        """Return means of x, (B, T, D), generated from z alone and as long as `batch`, or the longest sequence."""
+        return self.observation.mean(self.generate(z, self._length(batch))[0])
 
     def sample_x(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        """As `decode`; a decoder that was taught by true steps reads its own draws."""
-        outputs, read = self.free(z, self._length(batch), noise=True)
-        return self.observation.sample_x(outputs) if self.factorized else read
+        outputs, values = self.generate(z, self._length(batch), noise=True)
+        return self.observation.sample_x(outputs) if self.factorized else values
 
     def forecast(self, batch: Batch, prefix: Tensor, candidates: int = 500) -> Tensor:
-        """(B, T, D) sequences whose first `prefix` (B,) steps are as given, and the others foretold from those alone.
+        """Continue sequences, (B, T, D): the first `prefix` (B,) steps are kept, and the rest is forecast from them.
 
-        They are the decoder's means for one z from about p(z|prefix): one of `candidates` from the prior, by its
-        likelihood of the prefix (sampling importance resampling, Rubin 1988). The encoder, which knows whole sequences
-        only, is not asked.
+        The forecast is the decoder's mean for one z from approximately p(z|prefix). It is chosen from `candidates`
+        samples of the prior in proportion to the likelihood of the prefix (sampling importance resampling, Rubin 1988).
+        The encoder is not used, because it was trained on whole sequences.
         """
-        x, mask = _steps(batch)
-        known = Batch(x, mask=mask & (torch.arange(x.shape[1], device=x.device) < prefix[:, None]))
+        x, mask = _masked(batch)
+        in_prefix = mask & (torch.arange(x.shape[1], device=x.device) < prefix[:, None])
+        observed = Batch(x, mask=in_prefix)
         z = self.sample_prior(candidates)
         index = torch.arange(len(x), device=x.device).repeat_interleave(candidates)
-        weight = -self.nll(known[index], z.repeat(len(x), 1)).view(len(x), candidates)
+        weight = -self.nll(observed[index], z.repeat(len(x), 1)).view(len(x), candidates)
         z = z[torch.multinomial(weight.softmax(1), 1).squeeze(1)]
-        output = self.free(z, x.shape[1], None if self.factorized else known)[0]
-        return torch.where(known.mask[..., None], x, self.observation.mean(output))  # type: ignore[index]
+        output = self.generate(z, x.shape[1], None if self.factorized else observed)[0]
+        return torch.where(in_prefix[..., None], x, self.observation.mean(output))
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """`forecasts`: the true sequence, then continuations of its first half; NaN behind the end."""
+        """Return `forecasts`. Each row has a true sequence and three forecasts from its first half."""
         part = batch[slice(0, 6)]
-        mask = _steps(part)[1]
+        mask = _masked(part)[1]
         rows = torch.stack([part.x, *(self.forecast(part, (mask.sum(1) + 1) // 2) for _ in range(3))], 1)
         return {"forecasts": torch.where(mask[:, None, :, None], rows, torch.nan)}
 
 
-def _steps(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Values (B, T, D) with zeros in the padding, and the mask (B, T)."""
+def _masked(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the values, (B, T, D), with zeros in the padding, and the mask, (B, T)."""
     mask = batch.x.new_ones(batch.x.shape[:2], dtype=torch.bool) if batch.mask is None else batch.mask
     return torch.where(mask[..., None], batch.x, 0.0), mask

@@ -1,13 +1,12 @@
-"""A fixed list of trainings, rerun for months, that says when something got worse.
+"""Suites of fixed trainings that are rerun for months, and report when something got worse.
 
-verdict      statistics: pinned baseline, first look, confirmation, drift
-judged       which series are judged, and how each stands
-speed        how fast each case trains, beside a fixed piece of arithmetic
-trainings    what a rerun is made of
-rerun        trains, measures, logs and judges
-history      what MLflow knows of a suite, and its baselines
-changes      what changed since the baseline
-summary      in words, as Markdown
-page         one HTML file: status, sparklines, alarms
-finish       what comes of a rerun: words, a page, a notification, an exit code
+control_chart  statistics: baseline, first look, confirmation, drift
+history        the reruns that MLflow has, their baselines, and what changed since a baseline
+verdicts       which series get a verdict, and which
+report         the summary, the page, the notification and the exit code of a rerun
+cases          training and measuring the cases
+speed          how fast each case trains, beside a fixed small training
+rerun          one rerun: train, measure, log and assess
+
+The first four only read and show: they import nothing that trains. README.md describes the method.
 """

@@ -1,74 +1,68 @@
-"""`python -m pipeline.benchmark`: rerun a suite of fixed trainings, and say whether anything got worse."""
+"""`python -m pipeline.benchmark`: rerun a suite of fixed trainings, and report whether anything got worse."""
 
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline import cli
 
-ABOUT = """Rerun a suite of fixed trainings, and say whether anything got worse since the pinned baseline.
+ABOUT = """Rerun a suite of fixed trainings, and report whether anything got worse since the pinned baseline.
 
-Each case is trained on fresh seeds, scored on the test split, and timed; everything is in MLflow. What looks worse is
-trained once more on other seeds before it is called so. A baseline takes five reruns, and is good with twelve: --pin
-names them."""
+Each case is trained on fresh seeds, scored on the test split, and timed. All results are in MLflow. A case that looks
+worse is trained a second time on other seeds before it is called worse. A baseline needs five reruns, and twelve make
+it good; --pin pins the last reruns."""
 
-EPILOG = """verdicts: ok, better, no history, suspect (confirming), drifting, worse, failed
-exit codes: 0 nothing got worse; 1 something is worse, drifts or failed; 2 bad usage; 3 a fault of this program;
+EPILOG = """verdicts: ok, better, no history, suspect (being confirmed), drifting, worse, failed
+exit codes: 0 nothing got worse; 1 something is worse, drifting or failed; 2 bad usage; 3 a defect of this program;
 130 interrupted
 
 examples:
-  python -m pipeline.benchmark smoke --workers 2            some minutes on two cores
-  python -m pipeline.benchmark smoke --pin v1               the last reruns are what later ones are judged by
-  python -m pipeline.benchmark smoke --report               the page, of what is known
-  python -m pipeline.benchmark smoke --aside --summary out.md      for a pull request: judged, and not remembered
+  python -m pipeline.benchmark smoke --workers 2            a few minutes on two cores
+  python -m pipeline.benchmark smoke --pin v1               compare later reruns with the last ones until now
+  python -m pipeline.benchmark smoke --report               write the page, and train nothing
+  python -m pipeline.benchmark smoke --aside --summary out.md      for a pull request
 
 suites:
 """
 
 
-def main(words: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     from studies import benchmark as suites
 
-    helped = {"-h", "--help"} & set(words)
-    made = {name: suites.get(name) for name in suites.names()} if helped else {}
-    listed = "\n".join(f"  {name:<8} {s.about}; {s.cost}" for name, s in made.items())
-    parser = cli.parser("benchmark", ABOUT, *cli.COMPUTE, epilog=EPILOG + listed)
+    helps = {name: suites.get(name) for name in suites.names()} if {"-h", "--help"} & set(arguments) else {}
+    lines = "\n".join(f"  {name:<8} {suite.about}; {suite.cost}" for name, suite in helps.items())
+    parser = cli.parser("benchmark", ABOUT, "--out", *cli.COMPUTE, epilog=EPILOG + lines)
     parser.add_argument("suite", metavar="SUITE", help=f"one of {', '.join(suites.names())}")
-    parser.add_argument("--pin", metavar="NAME", help="make a baseline of the last reruns, and rerun nothing")
-    parser.add_argument("--last", type=cli.positive, metavar="N", help="with --pin: how many, at most (20)")
-    parser.add_argument("--report", action="store_true", help="write the page of what is known, and rerun nothing")
-    parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where pages go (reports)")
-    parser.add_argument("--aside", action="store_true", help="leave it out of what later reruns are judged by")
-    parser.add_argument("--summary", type=Path, metavar="FILE", help="add the summary in Markdown to a file")
-    arguments = parser.parse_args(words)
+    parser.add_argument("--pin", metavar="NAME", help="pin the last reruns as a baseline, and train nothing")
+    parser.add_argument("--last", type=cli.positive, metavar="N", help="with --pin: the most reruns to pin (20)")
+    parser.add_argument("--report", action="store_true", help="write the page of the reruns so far, and train nothing")
+    parser.add_argument("--aside", action="store_true", help="do not use this rerun to assess later reruns")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="append a summary in Markdown to this file")
+    options = parser.parse_args(arguments)
 
-    from pipeline.benchmark import control_chart, history, page, rerun
-    from pipeline.benchmark.finish import check, finish
+    from pipeline.benchmark import control_chart, history, report, rerun
     from pipeline.progress import Display
     from pipeline.tracker import Tracker
     from variants import InputError
 
-    suite, display = arguments.suite, Display()
+    suite, display = options.suite, Display()
     suites.get(suite)
-    if arguments.last and not arguments.pin:
-        raise InputError(f"--last {arguments.last}: it goes with --pin NAME")
-    if arguments.pin:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        chosen = history.pin(
-            Tracker(rerun.experiment(suite)), suite, arguments.pin, arguments.last or history.DEFAULT, now
-        )
-        doubtful = [r.id for r in chosen if r.tags.get("verdict") in control_chart.BAD]
-        if doubtful:
-            display.say(f"mind: {len(doubtful)} of them were no good news when they came: {', '.join(doubtful)}")
-        display.say(f"{suite}: baseline {arguments.pin} of {len(chosen)} reruns, {chosen[0].id} to {chosen[-1].id}")
+    if options.last and not options.pin:
+        raise InputError(f"--last {options.last}: this option needs --pin NAME")
+    if options.pin:
+        tracker, last = Tracker(history.experiment(suite)), options.last or history.BASELINE_SIZE
+        pinned = history.pin(tracker, suite, options.pin, last, datetime.now(UTC).isoformat(timespec="seconds"))
+        alarms = [r.id for r in pinned if r.tags.get("verdict") in control_chart.ALARMS]
+        if alarms:
+            display.say(f"warning: {len(alarms)} of them were worse, drifting or failed: {', '.join(alarms)}")
+        display.say(f"{suite}: baseline {options.pin} of {len(pinned)} reruns, {pinned[0].id} to {pinned[-1].id}")
         return 0
-    if arguments.report:
-        display.say(f"the page: {page.write(suite, arguments.out / rerun.experiment(suite))}")
+    if options.report:
+        display.say(f"the page: {report.write_page(suite, options.out)}")
         return 0
-    check(arguments.out, arguments.summary)
-    request = rerun.RerunRequest(suite=suite, aside=arguments.aside, compute=cli.compute(arguments))
-    found = rerun.run(request, display)
-    return finish(found, display, arguments.out, arguments.summary)
+    report.check_output(options.out, options.summary)
+    request = rerun.RerunRequest(suite=suite, aside=options.aside, compute=cli.compute(options))
+    return report.publish(rerun.run(request, display), display, options.out, options.summary)
 
 
 if __name__ == "__main__":
-    cli.run(main, "the same command goes on where this one stopped")
+    cli.run(main, "the same command continues where this one stopped")

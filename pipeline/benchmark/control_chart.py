@@ -1,20 +1,23 @@
-"""Did it get worse, or did noise move? Statistics on the means of reruns, against a pinned baseline.
+"""Statistics that tell a real change from noise: control charts on the means of reruns, against a pinned baseline.
 
-A rerun gives each series (a case's metric) a mean over trainings on fresh seeds. R reruns are pinned as the baseline;
-their means are x_1 ... x_R, with mean m and standard deviation s. A later rerun x is judged by
+A *series* is one metric of one case of a suite. Each rerun gives it one value: the mean over trainings on fresh seeds.
+R reruns are pinned as the baseline; their values have the mean m and the standard deviation s. A later value x is
+assessed by three tests:
 
-    first look      x beyond m - t s sqrt(1 + 1/R), a one-sided t prediction interval at 1%: suspect
-    confirmation    the mean of it and of a second rerun beyond m - t s sqrt(1/2 + 1/R), at the level below, and the
-                    second alone beyond 5%: worse
-    drift           z_i = .3 x_i + .7 z_(i-1), z_0 = m (EWMA, Roberts 1959), over all reruns since, each cut off where
-                    a single one would be beyond doubt; z beyond its own prediction limit: drifting
+    first look      x is beyond m - t s sqrt(1 + 1/R), a one-sided t prediction interval at 1%: suspect
+    confirmation    the mean of x and of the value of a second rerun is beyond m - t s sqrt(1/2 + 1/R), at the level
+                    below, and the second value alone is beyond its limit at 5%: worse
+    drift           z_i = .3 x_i + .7 z_(i-1) with z_0 = m (EWMA, Roberts 1959) over all reruns since the baseline is
+                    beyond its own prediction limit: drifting. Each x_i is first clipped to the limits at the level
+                    below, so that a single outlier is soon forgotten.
 
-each only where the change is no smaller than what matters. The level of an alarm is a month's share of false alarms,
-divided among the series and reruns of that month (Bonferroni).
+All three also require that the change is at least as large as the smallest change that matters. A suite may raise
+false alarms in a given share of months; this share is divided by the number of series and of reruns in a month
+(Bonferroni), which gives the level of one test.
 
-Where trainings of different reruns differ no more than those of one rerun, as fresh seeds make it, s comes from all of
-them (R n - 1 degrees of freedom); where an F test at 1% says that they do, or where a rerun has one value only, as
-speed has, from the means alone (R - 1).
+If the trainings of different reruns differ no more than those of one rerun, as expected with fresh seeds, s is
+estimated from all trainings (R n - 1 degrees of freedom). It is estimated from the R values alone (R - 1 degrees of
+freedom) if an F test at 1% finds that reruns differ more, or if a rerun has only one value, as for speed.
 """
 
 import math
@@ -26,18 +29,19 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-Word = Literal["failed", "worse", "drifting", "suspect", "no history", "better", "ok"]
-WORDS: tuple[Word, ...] = ("failed", "worse", "drifting", "suspect", "no history", "better", "ok")  # worst first
-BAD: tuple[Word, ...] = ("failed", "worse", "drifting")  # somebody should hear of it
-LEAST = 5  # reruns of a baseline
-SUSPECT, SECOND, UNEQUAL = 0.01, 0.05, 0.01
-ALARM, DRIFT = 0.045, 0.005  # false ones a month and suite; looks at an EWMA are alike: far fewer in truth
-WEIGHT = 0.3  # of the newest rerun, in the EWMA
+Verdict = Literal["failed", "worse", "drifting", "suspect", "no history", "better", "ok"]
+VERDICTS: tuple[Verdict, ...] = ("failed", "worse", "drifting", "suspect", "no history", "better", "ok")  # worst first
+ALARMS: tuple[Verdict, ...] = ("failed", "worse", "drifting")  # verdicts that people are notified of
+MIN_RERUNS = 5  # the fewest reruns that make a baseline
+SUSPECT_LEVEL, SECOND_LEVEL, UNEQUAL_LEVEL = 0.01, 0.05, 0.01
+# Shares of months with a false alarm. Successive values of an EWMA are correlated: it raises far fewer than its share.
+MONTHLY_ALARMS, MONTHLY_DRIFTS = 0.045, 0.005
+EWMA_WEIGHT = 0.3  # of the newest rerun
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One rerun of a series: mean and standard deviation of `n` trainings."""
+    """One series in one rerun: mean and standard deviation of `n` trainings."""
 
     mean: float
     sd: float = math.nan
@@ -46,7 +50,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Baseline:
-    """`spread` is the standard deviation of a rerun's mean."""
+    """A series in the baseline. `spread` is the standard deviation of a rerun's mean, with `df` degrees of freedom."""
 
     centre: float
     spread: float
@@ -54,27 +58,29 @@ class Baseline:
     reruns: int
 
     def reach(self, level: float, reruns: float = 1.0) -> float:
-        """How far the mean of so many reruns may lie from the centre, at a one-sided level."""
+        """Return how far the mean of `reruns` reruns may lie from the centre, at a one-sided level."""
         return _t(level, self.df) * self.spread * math.sqrt(1 / reruns + 1 / self.reruns)
 
 
 @dataclass(frozen=True)
 class Levels:
+    """The one-sided levels of a single test of one series in one rerun."""
+
     alarm: float
     drift: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """A verdict, with its numbers in the metric's unit. `low` and `high` are the limits of the first look."""
+class Assessment:
+    """A verdict and its numbers, in the metric's unit. `low` and `high` are the limits of the first look."""
 
-    word: Word
+    verdict: Verdict
     value: float
     centre: float
     low: float
     high: float
-    smoothed: float  # the EWMA
-    least: float  # the smallest change that matters
+    ewma: float
+    smallest_effect: float  # the smallest change that matters
 
     @property
     def change(self) -> float:
@@ -82,74 +88,80 @@ class Judgement:
 
 
 def levels(series: int, monthly: int) -> Levels:
-    """Of a suite with so many judged series, and reruns a month."""
-    looks = max(1, series * monthly)
-    return Levels(ALARM / looks, DRIFT / looks)
+    """Return the levels for a suite with that many series and reruns in a month."""
+    tests = max(1, series * monthly)
+    return Levels(MONTHLY_ALARMS / tests, MONTHLY_DRIFTS / tests)
 
 
 def baseline(samples: Sequence[Sample]) -> Baseline:
-    """Of at least `LEAST` reruns; raises `ValueError` for fewer."""
-    if len(samples) < LEAST:
-        raise ValueError(f"{len(samples)} reruns; expected {LEAST} or more")
+    """Estimate the centre and the spread of one series. Raises `ValueError` for fewer than `MIN_RERUNS` samples."""
+    if len(samples) < MIN_RERUNS:
+        raise ValueError(f"{len(samples)} reruns; expected {MIN_RERUNS} or more")
     means = np.array([s.mean for s in samples])
     reruns, n = len(samples), samples[0].n
     between = float(means.var(ddof=1)) * n
     spread, df = math.sqrt(between / n), reruns - 1
     if n > 1 and all(s.n == n for s in samples):
-        inside = float(np.mean([s.sd**2 for s in samples]))
-        apart = between / inside if inside else math.inf if between else 0.0
-        if stats.f.sf(apart, reruns - 1, reruns * (n - 1)) > UNEQUAL:
-            pooled = (between * (reruns - 1) + inside * reruns * (n - 1)) / (reruns * n - 1)
+        within = float(np.mean([s.sd**2 for s in samples]))
+        ratio = between / within if within else math.inf if between else 0.0
+        if stats.f.sf(ratio, reruns - 1, reruns * (n - 1)) > UNEQUAL_LEVEL:
+            pooled = (between * (reruns - 1) + within * reruns * (n - 1)) / (reruns * n - 1)
             spread, df = math.sqrt(pooled / n), reruns * n - 1
     return Baseline(float(means.mean()), spread, df, reruns)
 
 
-def judge(
+def assess(
     base: Baseline,
-    since: Sequence[float],
+    values: Sequence[float],
     better: Literal["maximize", "minimize"],
     share: float,
     level: Levels,
     suspect: float | None = None,
-) -> Judgement:
-    """The verdict on the last of the means `since` the baseline, in their order.
+) -> Assessment:
+    """Assess the last one of the values that a series took since its baseline, oldest first.
 
-    `share` of the centre is the smallest change that matters. `suspect` is the mean that the last one is to confirm;
-    without it, a first look is taken. Changes are counted as `better` says: worse is below.
+    Args:
+        base: The baseline of the series.
+        values: The means of all reruns since then.
+        better: Which direction of change is an improvement.
+        share: The smallest change that matters, as a share of the centre.
+        level: The levels of the confirmation and of the drift.
+        suspect: The suspect value that the last value is to confirm; None takes a first look.
     """
     sign = 1.0 if better == "maximize" else -1.0
-    least = share * abs(base.centre)
-    now = sign * (since[-1] - base.centre)
-    smoothed, reach = _smoothed(base, [sign * (x - base.centre) for x in since], level)
-    first = base.reach(SUSPECT)
-    word: Word = "ok"
-    if suspect is None and now < -max(first, least):
-        word = "suspect"
-    elif suspect is not None and _confirmed(base, now, sign * (suspect - base.centre), least, level):
-        word = "worse"
-    elif smoothed < -max(reach, least):
-        word = "drifting"
-    elif now > max(base.reach(level.alarm), least) or smoothed > max(reach, least):
-        word = "better"
+    smallest = share * abs(base.centre)
+    change = sign * (values[-1] - base.centre)  # negative if it is worse
+    ewma, ewma_reach = _ewma(base, [sign * (x - base.centre) for x in values], level)
+    first = base.reach(SUSPECT_LEVEL)
+    verdict: Verdict = "ok"
+    if suspect is None and change < -max(first, smallest):
+        verdict = "suspect"
+    elif suspect is not None and _confirmed(base, change, sign * (suspect - base.centre), smallest, level):
+        verdict = "worse"
+    elif ewma < -max(ewma_reach, smallest):
+        verdict = "drifting"
+    elif change > max(base.reach(level.alarm), smallest) or ewma > max(ewma_reach, smallest):
+        verdict = "better"
     c = base.centre
-    return Judgement(
-        word=word, value=since[-1], centre=c, low=c - first, high=c + first, smoothed=c + sign * smoothed, least=least
-    )
+    return Assessment(
+        verdict=verdict, value=values[-1], centre=c, low=c - first, high=c + first, ewma=c + sign * ewma,
+        smallest_effect=smallest,
+    )  # fmt: skip
 
 
-def _confirmed(base: Baseline, now: float, before: float, least: float, level: Levels) -> bool:
-    both = (now + before) / 2
-    return both < -max(base.reach(level.alarm, 2), least) and now < -base.reach(SECOND)
+def _confirmed(base: Baseline, second: float, first: float, smallest: float, level: Levels) -> bool:
+    mean = (second + first) / 2
+    return mean < -max(base.reach(level.alarm, 2), smallest) and second < -base.reach(SECOND_LEVEL)
 
 
-def _smoothed(base: Baseline, changes: Sequence[float], level: Levels) -> tuple[float, float]:
-    """The EWMA of changes, and how far it may lie from 0."""
-    cut = base.reach(level.alarm)
+def _ewma(base: Baseline, changes: Sequence[float], level: Levels) -> tuple[float, float]:
+    """Return the EWMA of the clipped changes, and how far it may lie from 0."""
+    limit = base.reach(level.alarm)
     z = 0.0
     for change in changes:
-        z = WEIGHT * min(max(change, -cut), cut) + (1 - WEIGHT) * z
-    rest = (1 - WEIGHT) ** len(changes)
-    variance = WEIGHT / (2 - WEIGHT) * (1 - rest**2) + (1 - rest) ** 2 / base.reruns
+        z = EWMA_WEIGHT * min(max(change, -limit), limit) + (1 - EWMA_WEIGHT) * z
+    rest = (1 - EWMA_WEIGHT) ** len(changes)
+    variance = EWMA_WEIGHT / (2 - EWMA_WEIGHT) * (1 - rest**2) + (1 - rest) ** 2 / base.reruns
     return z, _t(level.drift, base.df) * base.spread * math.sqrt(variance)
 
 

@@ -1,24 +1,42 @@
-"""What MLflow knows of a suite: its reruns in their order, and which of them are a baseline."""
+"""The reruns of a suite as MLflow stores them: results, baselines, and what changed since a baseline."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pipeline.benchmark import speed
-from pipeline.benchmark.control_chart import LEAST, Sample
+from pipeline import machine
+from pipeline.benchmark.control_chart import MIN_RERUNS, Sample
 from pipeline.tracker import Record, Tracker
 from variants import InputError
 
-PIN = "baseline."  # begins the tag of a rerun that belongs to one: baseline.NAME = when it was pinned
-SD = "sd/"  # begins the names of standard deviations over seeds
-DEFAULT = 20  # reruns that are pinned, at most
+PIN = "baseline."  # prefix of a tag: baseline.NAME = when the rerun was pinned as a part of the baseline NAME
+SD = "sd/"  # prefix of the names of standard deviations over seeds
+SPEED = "speed/"  # prefix of the metrics that depend on the hardware
+BASELINE_SIZE = 20  # the most reruns that are pinned, unless another number is asked for
+PACKAGES = "packages.txt"  # artifact of a rerun: the versions of all installed packages
+MAX_COMMITS, MAX_CHANGES = 12, 40  # the most commits, and changes in all, that are listed
+
+
+def experiment(suite: str) -> str:
+    """Return the name of the MLflow experiment that holds the reruns of a suite."""
+    return f"benchmark-{suite}"
+
+
+def case_of(series: str) -> str:
+    """Return the case, or the anchor, of a series such as `vae/test/elbo`."""
+    return series.split("/", 1)[0]
+
+
+def metric_of(series: str) -> str:
+    return series.split("/", 1)[1]
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """A rerun as it was tracked. `cases`: case -> digest of all that it is made of."""
+    """A rerun as it was tracked: its MLflow run, tags and metrics. The names of metrics are series."""
 
     run: str
     tags: Mapping[str, str]
@@ -30,16 +48,17 @@ class Rerun:
 
     @property
     def started(self) -> str:
+        """When it started, in ISO format and UTC."""
         return self.tags["started"]
 
     @property
     def confirms(self) -> str:
-        """The id of the rerun that it repeats in part, or nothing."""
+        """The id of the rerun whose suspect cases it repeated; empty for an ordinary rerun."""
         return self.tags.get("confirms", "")
 
     @property
     def aside(self) -> bool:
-        """Whether it is left out of what later ones are judged by."""
+        """Whether later reruns are assessed without it."""
         return self.tags.get("aside") == "yes"
 
     @property
@@ -52,111 +71,146 @@ class Rerun:
 
     @cached_property
     def cases(self) -> dict[str, str]:
+        """For each case, a digest of all that defines it: variant, settings, data and evaluation."""
         return self._json("cases")
 
     @cached_property
     def failed(self) -> dict[str, str]:
-        """case -> why it has no numbers."""
+        """For each case without numbers, the reason."""
         return self._json("failed")
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """case -> digest of what its fixed seed gave."""
+        """For each case, a digest of the test scores of the training on its fixed seed."""
         return self._json("bits")
 
     @cached_property
     def verdicts(self) -> dict[str, str]:
-        """series -> verdict, but for those that are ok."""
+        """For each series that is not ok, its verdict."""
         return self._json("verdicts")
 
     @property
     def changes(self) -> list[str]:
-        """What had changed since the baseline of then."""
+        """What had changed since the baseline of that time."""
         return self.tags.get("changes", "").splitlines()
 
     @property
     def baselines(self) -> dict[str, str]:
-        """The baselines it belongs to, and when they were pinned."""
+        """For each baseline that it belongs to, when that was pinned."""
         return {k.removeprefix(PIN): v for k, v in self.tags.items() if k.startswith(PIN)}
 
     def _json(self, tag: str) -> dict[str, Any]:
         try:
             return dict(json.loads(self.tags.get(tag, "{}")))
-        except ValueError:  # longer than MLflow takes
+        except ValueError:  # MLflow truncated it
             return {}
 
     def sample(self, series: str) -> Sample | None:
-        """Mean, spread and number of a series, such as vae/test/elbo."""
+        """Return the mean and standard deviation of a series over its trainings, or None if it has no value."""
         if series not in self.metrics:
             return None
-        single = SD + series not in self.metrics
-        return Sample(self.metrics[series], self.metrics.get(SD + series, float("nan")), 1 if single else self._n)
-
-    @property
-    def _n(self) -> int:
-        return int(self.tags["seeds"])
-
-
-def record(made: Record) -> Rerun:
-    return Rerun(made.id, made.tags, made.metrics)
+        n = int(self.tags["seeds"]) if SD + series in self.metrics else 1
+        return Sample(self.metrics[series], self.metrics.get(SD + series, float("nan")), n)
 
 
 def read(tracker: Tracker, suite: str) -> list[Rerun]:
-    """All that ended by themselves, oldest first; one that repeats another in part comes right after it."""
-    found = [record(r) for r in tracker.find(kind="rerun", suite=suite)]
-    return sorted((r for r in found if r.complete), key=lambda r: r.started)
+    """Return all complete reruns, oldest first. One that confirms another follows that one."""
+    records: list[Record] = tracker.find(kind="rerun", suite=suite)
+    reruns = [Rerun(r.id, r.tags, r.metrics) for r in records]
+    return sorted((r for r in reruns if r.complete), key=lambda r: r.started)
 
 
-def pinned(reruns: Sequence[Rerun], name: str | None = None) -> tuple[str, list[Rerun]]:
-    """A baseline's name and reruns; the one that was pinned last, where none is named. Nothing where there is none."""
-    when = {n: at for r in reruns for n, at in r.baselines.items() if _members(reruns, n) >= LEAST}
-    if not when:
+def latest_baseline(reruns: Sequence[Rerun]) -> tuple[str, list[Rerun]]:
+    """Return the name and the reruns of the baseline that was pinned last, or an empty name and list."""
+    pinned = {name: when for r in reruns for name, when in r.baselines.items() if _is_pinned(reruns, name)}
+    if not pinned:
         return "", []
-    name = name or max(when, key=lambda n: when[n])
+    name = max(pinned, key=lambda n: pinned[n])
     return name, [r for r in reruns if name in r.baselines]
 
 
-def _members(reruns: Sequence[Rerun], name: str) -> int:
-    return sum(name in r.baselines for r in reruns)
+def _is_pinned(reruns: Sequence[Rerun], name: str) -> bool:
+    return sum(name in r.baselines for r in reruns) >= MIN_RERUNS
 
 
 def pin(tracker: Tracker, suite: str, name: str, last: int, now: str) -> list[Rerun]:
-    """Make a baseline of the last complete reruns. Raises `InputError` where there are too few that are alike."""
+    """Pin the last complete reruns of a suite, at most `last` of them, as the baseline `name`, and return them.
+
+    Raises:
+        InputError: If the baseline exists, or if there are too few reruns with the same cases.
+    """
     reruns = read(tracker, suite)
-    if _members(reruns, name) >= LEAST:
-        raise InputError(f"--pin {name}: there is a baseline of that name; choose another, which then takes its place")
+    if _is_pinned(reruns, name):
+        raise InputError(f"--pin {name}: this baseline exists; choose another name for a new one, which replaces it")
     whole = [r for r in reruns if not (r.confirms or r.aside or r.failed)]
-    alike = [r for r in whole if r.cases == whole[-1].cases] if whole else []
-    chosen = alike[-last:]
-    if len(chosen) < LEAST:
+    same = [r for r in whole if r.cases == whole[-1].cases] if whole else []
+    chosen = same[-last:]
+    if len(chosen) < MIN_RERUNS:
         raise InputError(
-            f"--pin {name}: {len(chosen)} reruns of {suite} as it is now; a baseline needs {LEAST} or more, and 12 "
-            f"find small changes; python -m pipeline.benchmark {suite} adds one"
+            f"--pin {name}: a baseline needs {MIN_RERUNS} or more reruns with the present cases, and 12 to find small "
+            f"changes; {suite} has {len(chosen)}; python -m pipeline.benchmark {suite} adds one"
         )
     for rerun in chosen:
-        run = tracker.again(rerun.run)
+        run = tracker.reopen(rerun.run)
         run.tags({PIN + name: now})
-        problem = run.settle()
+        problem = run.close()
         if problem:
-            raise InputError(f"--pin {name}: MLflow does not take it: {problem}; give the same command again")
+            raise InputError(f"--pin {name}: MLflow did not accept it ({problem}); give the same command again")
     return chosen
 
 
 def comparable(reruns: Iterable[Rerun], now: Rerun, series: str) -> list[Rerun]:
-    """Those whose numbers of a series mean the same: the same case and data; of speed, the same hardware as well."""
+    """Return the reruns in which a series has the same meaning: the same case and, for speed, the same hardware."""
     case = case_of(series)
     return [
         r
         for r in reruns
         if r.cases.get(case) == now.cases.get(case)
         and series in r.metrics
-        and (metric_of(series) not in (speed.JUDGED, speed.ECHO) or r.hardware == now.hardware)
+        and (r.hardware == now.hardware or not metric_of(series).startswith(SPEED))
     ]
 
 
-def case_of(series: str) -> str:
-    return series.split("/", 1)[0]
+def changes(before: Rerun, now: Rerun, tracker: Tracker) -> list[str]:
+    """Return what changed between two reruns, one line for each change. `now` is a rerun of this process."""
+    lines = _changes(before, now, tracker)
+    extra = len(lines) - MAX_CHANGES
+    return [*lines[:MAX_CHANGES], f"and {extra} more changes"] if extra > 0 else lines
 
 
-def metric_of(series: str) -> str:
-    return series.split("/", 1)[1]
+def _changes(before: Rerun, now: Rerun, tracker: Tracker) -> list[str]:
+    lines = _changed_commits(before.tags.get("commit", ""), now.tags.get("commit", ""))
+    with suppress(Exception):  # without the list of packages, the verdicts still hold
+        lines += _changed_packages(tracker.text(before.run, PACKAGES), machine.packages())
+    if now.tags.get("python") != before.tags.get("python"):
+        lines.append(f"Python {before.tags.get('python')} -> {now.tags.get('python')}")
+    data, old = (json.loads(r.tags.get("data", "{}")) for r in (now, before))
+    lines += [f"data set {n}: other data (digest {d[:8]})" for n, d in data.items() if n in old and old[n] != d]
+    if now.hardware != before.hardware:
+        return [*lines, f"hardware: {before.hardware} -> {now.hardware} (speed is not compared)"]
+    # on the same hardware, the same code gives the same numbers for the same seed: a difference has a cause
+    same = [c for c, digest in now.cases.items() if before.cases.get(c) == digest]
+    shared = [c for c in same if c in now.fingerprints and c in before.fingerprints]
+    other = sorted(c for c in shared if now.fingerprints[c] != before.fingerprints[c])
+    return [*lines, f"the same seed gives other numbers: {', '.join(other)}"] if other else lines
+
+
+def _changed_commits(old: str, new: str) -> list[str]:
+    if old == new:
+        return []
+    log = machine.git("log", "--oneline", f"{old.split('-')[0]}..{new.split('-')[0]}").splitlines()
+    lines = [f"commit {line[:100]}" for line in log[:MAX_COMMITS]]
+    if len(log) > MAX_COMMITS:
+        lines.append(f"and {len(log) - MAX_COMMITS} more commits")
+    if not log:
+        lines = [f"commit {old[:12] or 'unknown'} -> {new[:12] or 'unknown'}"]
+    if "-dirty" in new:
+        lines.append("uncommitted changes in the working tree")
+    return lines
+
+
+def _changed_packages(old: str, new: str) -> list[str]:
+    before, after = (dict(line.split("==", 1) for line in text.splitlines() if "==" in line) for text in (old, new))
+    lines = [f"{n} {before[n]} -> {after[n]}" for n in sorted(before.keys() & after.keys()) if before[n] != after[n]]
+    lines += [f"{n} {after[n]} is new" for n in sorted(after.keys() - before.keys())]
+    return lines + [f"{n} was removed" for n in sorted(before.keys() - after.keys())]

@@ -1,7 +1,7 @@
-"""One rerun: every case on fresh seeds and once on its fixed one, speed, and the environment, all in MLflow; judged.
+"""One rerun of a suite: train every case, log everything to MLflow, and compare with the baseline.
 
-A rerun in which something looks worse is repeated at once for the cases in question, on other seeds, before anybody
-is told. Cut off, it goes on where it was when the same command is given again.
+If something looks worse, the cases in question are trained a second time at once, on other seeds, before anybody is
+notified. A rerun that was interrupted continues when the same command is given again.
 """
 
 import json
@@ -13,135 +13,119 @@ from pathlib import Path
 
 from pipeline import executor as executors
 from pipeline import machine
-from pipeline.benchmark import changes, control_chart, history, summary
-from pipeline.benchmark.cases import AGAIN, Maker, prepared
+from pipeline.benchmark import cases, control_chart, history, report
 from pipeline.benchmark.history import Rerun
-from pipeline.benchmark.verdicts import Line, RerunOutcome, lines
+from pipeline.benchmark.verdicts import RerunOutcome, SeriesVerdict, assess_rerun
 from pipeline.executor import Compute
 from pipeline.progress import Display
 from pipeline.tracker import Run, Tracker, views
 from studies import benchmark as suites
 from variants import InputError
 
-NOTE = "mlflow.note.content"  # the description that MLflow shows with a run
-
 
 @dataclass(frozen=True, kw_only=True)
 class RerunRequest:
-    """A rerun as it is asked for. `slot` names the time of a schedule that it is for."""
+    """What to rerun."""
 
     suite: str
-    slot: str | None = None
-    aside: bool = False
+    slot: str | None = None  # the name of the scheduled time that the rerun is for, if it is scheduled
+    aside: bool = False  # whether later reruns are assessed without this one
     compute: Compute = Compute()
 
 
-def experiment(suite: str) -> str:
-    return f"benchmark-{suite}"
+def run(request: RerunRequest, display: Display, check_lease: Callable[[], None] = lambda: None) -> RerunOutcome:
+    """Rerun a suite, and assess every series.
 
+    Args:
+        request: What to rerun.
+        display: Shows messages and progress.
+        check_lease: Called before the verdict is published; it raises if another process has taken the rerun over.
 
-def run(request: RerunRequest, display: Display, alive: Callable[[], None] = lambda: None) -> RerunOutcome:
-    """Rerun a suite, and judge. `alive` raises where the rerun is no longer ours, before anything is made of it.
-
-    Raises `InputError` before anything is trained for an unknown suite, variant or setting, and for data that are
-    not here.
+    Raises:
+        InputError: Before anything is trained, if the suite, a variant or a setting is unknown or data are missing.
     """
     suite = suites.get(request.suite)
     threads = machine.prepare(request.compute.threads, request.compute.workers)
     device = machine.device(request.compute.device)
-    cases = prepared(suite, device)
+    prepared = cases.prepare(suite, device)
     tags = {
         **machine.environment(device, threads), "suite": request.suite, "seeds": str(suite.seeds),
         "slot": request.slot or "", "aside": "yes" if request.aside else "no",
     }  # fmt: skip
     with machine.exclusive(Path(f"benchmark-{request.suite}.lock"), f"{request.suite} is being rerun"):
-        tracker = Tracker(experiment(request.suite))
+        tracker = Tracker(history.experiment(request.suite))
         tracker.catch_up()
-        known = history.read(tracker, request.suite)
-        with (
-            _identity(request, tags) as (id_, started),
-            executors.open_executor(request.compute) as executor,
-        ):
-            maker = Maker(
-                suite=suite,
-                tags=tags,
-                tracker=tracker,
-                executor=executor,
-                display=display,
-                number=len(known) + 1,
-                timed=cases,
-            )
-            before = [r for r in known if r.id != id_ and r.confirms != id_]
-            with maker.begin(id_, started) as parent:
-                now = maker.make(parent, id_, started, cases)
-                name, base = history.pinned(before)
-                found = lines(suite, now, base, before)
-                suspected = {history.case_of(x.series) for x in found if x.word == "suspect"}
-                again = None
-                if suspected:
-                    _tell(parent, found, "suspect", name)
-                    display.say(f"{', '.join(sorted(suspected))}: looks worse; trained once more on other seeds")
-                    few = {n: c for n, c in cases.items() if n in suspected}
-                    anchors = tuple(a for a in suite.anchors if a in suspected)
-                    more = {"confirms": id_}
-                    with maker.begin(id_ + AGAIN, started, parent.id, more) as second:
-                        again = maker.make(second, id_ + AGAIN, started, few, anchors, more)
-                    found = lines(suite, now, base, before, again)
-                alive()
-                changed = changes.since(base, now, tracker) if base else []
-                lacks = "" if base else _lacks(known, request.suite, now)
+        reruns = history.read(tracker, request.suite)
+        with _identity(request, tags) as (id_, started), executors.open_executor(request.compute) as executor:
+            trainer = cases.CaseTrainer(
+                suite=suite, tags=tags, tracker=tracker, executor=executor, display=display, number=len(reruns) + 1,
+                cases=prepared,
+            )  # fmt: skip
+            earlier = [r for r in reruns if r.id != id_ and r.confirms != id_]
+            baseline, base = history.latest_baseline(earlier)
+            with trainer.open_run(id_, started) as parent:
+                now = trainer.measure(parent, id_, started)
+                series = assess_rerun(suite, now, base, earlier)
+                suspects = {history.case_of(s.series) for s in series if s.verdict == "suspect"}
+                confirmation = None
+                if suspects:
+                    _tag(parent, series, "suspect", baseline)
+                    display.say(f"{', '.join(sorted(suspects))}: looks worse, and is trained again on other seeds")
+                    second_id = id_ + cases.CONFIRMATION
+                    with trainer.open_run(second_id, started, parent=parent.id, confirms=id_) as second:
+                        confirmation = trainer.measure(second, second_id, started, only=suspects, confirms=id_)
+                    series = assess_rerun(suite, now, base, earlier, confirmation)
+                check_lease()
                 outcome = RerunOutcome(
-                    suite=request.suite,
-                    rerun=now,
-                    again=again,
-                    baseline=name,
-                    reruns=len(base),
-                    lines=found,
-                    changes=changed,
-                    missing=lacks,
-                )
-                _tell(parent, found, outcome.word, name)
-                parent.tags({"changes": "\n".join(changed), NOTE: summary.markdown(outcome)})
+                    suite=request.suite, rerun=now, confirmation=confirmation, baseline=baseline,
+                    baseline_size=len(base), series=series,
+                    changes=history.changes(base[-1], now, tracker) if base else [],
+                    no_baseline="" if base else _no_baseline(reruns, request.suite, now),
+                )  # fmt: skip
+                _tag(parent, series, outcome.verdict, baseline)
+                parent.tags({"changes": "\n".join(outcome.changes)})
+                parent.describe(report.markdown(outcome))
             problem = parent.wait(60)
             if problem:
-                raise InputError(f"trained, but not yet in MLflow: {problem}; the same command goes on")
-            maker.forget(id_)
-            views.write_reruns(tracker.client, tracker.experiment, [x.series for x in found])
+                raise InputError(f"the rerun is done, but MLflow does not have it: {problem}; start again to go on")
+            trainer.delete_checkpoints(id_)
+            views.write_reruns(tracker.client, tracker.experiment, [s.series for s in series])
     return outcome
 
 
-def _lacks(known: Sequence[Rerun], suite: str, now: Rerun) -> str:
-    whole = 1 + sum(1 for r in known if not (r.confirms or r.aside or r.failed) and r.cases == now.cases)
-    need = control_chart.LEAST - whole
-    if need > 0:
-        return f"no baseline is pinned: {whole} reruns of this kind, {need} more are needed (12 find small changes)"
-    return f"no baseline is pinned: {whole} reruns can be; python -m pipeline.benchmark {suite} --pin NAME"
+def _no_baseline(reruns: Sequence[Rerun], suite: str, now: Rerun) -> str:
+    same = 1 + sum(1 for r in reruns if not (r.confirms or r.aside or r.failed) and r.cases == now.cases)
+    missing = control_chart.MIN_RERUNS - same
+    if missing > 0:
+        return f"no baseline is pinned, which needs {missing} more reruns (12 in all find small changes)"
+    return f"no baseline is pinned; python -m pipeline.benchmark {suite} --pin NAME makes one of {same} reruns"
 
 
-def _tell(parent: Run, found: Sequence[Line], word: str, baseline: str) -> None:
-    notable = {x.series: x.word for x in found if x.word != "ok"}
-    parent.tags({"verdict": word, "verdicts": json.dumps(notable), "baseline": baseline or "none"})
+def _tag(parent: Run, series: Sequence[SeriesVerdict], verdict: str, baseline: str) -> None:
+    notable = {s.series: s.verdict for s in series if s.verdict != "ok"}
+    parent.tags({"verdict": verdict, "verdicts": json.dumps(notable), "baseline": baseline or "none"})
 
 
 @contextmanager
 def _identity(request: RerunRequest, tags: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The id of this rerun, and when it was begun.
+    """Provide the id of this rerun, and when it started.
 
-    A slot has its own; another is that of a rerun that was cut off here, if there is one, and nothing changed since.
+    The id of a scheduled rerun follows from its slot. Another rerun takes the id of one that was interrupted in this
+    folder, if nothing has changed since, so that it continues that one.
     """
     now = datetime.now(UTC)
     started = now.isoformat(timespec="milliseconds")
     if request.slot:
         yield f"slot-{request.slot}", started
         return
-    mine = Path("mlruns") / ".runs" / f"{experiment(request.suite)}.json"
+    path = Path("mlruns") / ".runs" / f"{history.experiment(request.suite)}.json"
     try:
-        kept = json.loads(mine.read_text())
+        unfinished = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
-        kept = {}
-    if kept.get("tags") != tags:
-        kept = {"tags": tags, "id": now.strftime("%Y-%m-%dT%H%M%SZ"), "started": started}
-        machine.writable(mine.parent)
-        mine.write_text(json.dumps(kept))
-    yield kept["id"], kept["started"]
-    mine.unlink(missing_ok=True)
+        unfinished = {}
+    if unfinished.get("tags") != tags:
+        unfinished = {"tags": tags, "id": now.strftime("%Y-%m-%dT%H%M%SZ"), "started": started}
+        machine.writable(path.parent)
+        path.write_text(json.dumps(unfinished))
+    yield unfinished["id"], unfinished["started"]
+    path.unlink(missing_ok=True)

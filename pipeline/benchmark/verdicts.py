@@ -1,4 +1,4 @@
-"""Which series of a rerun are judged, and how each stands."""
+"""Which series of a rerun get a verdict, and what it is."""
 
 import math
 from collections.abc import Sequence
@@ -8,9 +8,8 @@ from typing import Literal
 
 from pipeline import metrics
 from pipeline.benchmark import control_chart, history
-from pipeline.benchmark.control_chart import Judgement, Word
+from pipeline.benchmark.control_chart import Assessment, Verdict
 from pipeline.benchmark.history import Rerun
-from pipeline.reproduce.task import plain
 from studies.anchors import ANCHORS
 from studies.benchmark import Suite
 from variants import InputError
@@ -19,125 +18,136 @@ Better = Literal["maximize", "minimize"]
 
 
 @dataclass(frozen=True)
-class Line:
-    """A series and its verdict: with its numbers, or with the reason why there are none."""
+class SeriesVerdict:
+    """The verdict on one series, with either the numbers that it rests on or the reason why there are none.
+
+    A case that failed as a whole has one verdict, whose `series` is the name of the case.
+    """
 
     series: str
-    word: Word
-    judgement: Judgement | None = None
+    verdict: Verdict
+    assessment: Assessment | None = None
     reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RerunOutcome:
-    """What a rerun found. `lines` has one for each judged series, the worst first."""
+    """The result of a rerun."""
 
     suite: str
     rerun: Rerun
-    again: Rerun | None  # the repetition of what looked worse
-    baseline: str
-    reruns: int  # of the baseline
-    lines: list[Line]
-    changes: list[str]
-    missing: str  # what a baseline lacks, where there is none
+    confirmation: Rerun | None  # the second rerun of the suspect cases, if there were any
+    baseline: str  # its name; empty if none is pinned
+    baseline_size: int
+    series: list[SeriesVerdict]  # the worst first
+    changes: list[str]  # since the baseline
+    no_baseline: str  # what a baseline needs, if none is pinned
 
     @property
-    def word(self) -> Word:
-        return overall(self.lines)
+    def verdict(self) -> Verdict:
+        return overall(self.series)
 
 
-def overall(found: Sequence[Line]) -> Word:
-    """The worst verdict. Where some series have no history, those that have speak for the suite."""
-    words = {line.word for line in found}
-    known = words - {"no history"} or words
-    return next((w for w in control_chart.WORDS if w in known), "no history")
+def overall(series: Sequence[SeriesVerdict]) -> Verdict:
+    """Return the worst verdict. Series without a history count only if no series has one."""
+    verdicts = {s.verdict for s in series}
+    informed = verdicts - {"no history"} or verdicts
+    return next((v for v in control_chart.VERDICTS if v in informed), "no history")
 
 
-def series_of(suite: Suite, now: Rerun) -> dict[str, tuple[Better, float]]:
-    """The judged series of a rerun: which way is better, and the smallest change that matters as a share."""
-    found: dict[str, tuple[Better, float]] = {}
-    for series in now.metrics:
-        if series.startswith(history.SD) or history.case_of(series) not in suite.cases:
+def anchor_series(anchor: str, metric: str) -> str:
+    """Return the name of the series of an anchor's metric."""
+    return f"{anchor}/{metrics.mlflow_name(metric)}"
+
+
+def series_of(suite: Suite, rerun: Rerun) -> dict[str, tuple[Better, float]]:
+    """Return the series that get a verdict: for each, the better direction and the smallest effect as a share."""
+    series: dict[str, tuple[Better, float]] = {}
+    for name in rerun.metrics:
+        if name.startswith(history.SD) or history.case_of(name) not in suite.cases:
             continue
-        metric = history.metric_of(series)
-        for name, share in suite.judged.items():
-            if metric == name or metric.startswith(f"{name}_"):
+        metric = history.metric_of(name)
+        for declared, share in suite.smallest_effects.items():
+            if metric == declared or metric.startswith(f"{declared}_"):
                 better = metrics.find(metric).better
-                assert better, metric  # which `check` saw to
-                found[series] = better, share
-    for name in suite.anchors:
-        for metric, (sign, _) in ANCHORS[name].budgets["cpu"].expected.items():
-            if of_anchor(name, plain(metric)) in now.metrics:
-                better = "minimize" if sign == "<=" else "maximize"
-                found[of_anchor(name, plain(metric))] = better, suite.anchor_effect
-    return found
+                assert better, metric  # `check` has refused the suite otherwise
+                series[name] = better, share
+    for anchor in suite.anchors:
+        for metric, (sign, _) in ANCHORS[anchor].budgets["cpu"].expected.items():
+            if (name := anchor_series(anchor, metric)) in rerun.metrics:
+                series[name] = "minimize" if sign == "<=" else "maximize", suite.anchor_effect
+    return series
 
 
-def _lost(suite: Suite, base: Sequence[Rerun], now: Rerun) -> list[str]:
-    """Judged series that the same case had in the baseline, and has no more under any name."""
+def _missing_series(suite: Suite, before: Rerun, now: Rerun) -> list[str]:
+    """Return the series that the same case had in the baseline and has no longer, under any name of the metric."""
 
-    def kinds(rerun: Rerun) -> dict[tuple[str, str], str]:
+    def by_metric(rerun: Rerun) -> dict[tuple[str, str], str]:
+        declared = suite.smallest_effects
         return {
-            (history.case_of(s), next((n for n in suite.judged if history.metric_of(s).startswith(n)), s)): s
+            (history.case_of(s), next((n for n in declared if history.metric_of(s).startswith(n)), s)): s
             for s in series_of(suite, rerun)
         }
 
-    had, has = kinds(base[-1]), kinds(now)
-    alike = {c for c, digest in now.cases.items() if base[-1].cases.get(c) == digest and c not in now.failed}
-    return [series for kind, series in had.items() if kind not in has and kind[0] in alike]
-
-
-def of_anchor(name: str, metric: str) -> str:
-    return f"{name}/{metric}"
+    had, has = by_metric(before), by_metric(now)
+    same = {c for c, digest in now.cases.items() if before.cases.get(c) == digest and c not in now.failed}
+    return [series for key, series in had.items() if key not in has and key[0] in same]
 
 
 def check(suite: Suite) -> None:
-    """Raise `InputError` for a suite that has something judged of which nobody knows what is better."""
-    for name in suite.judged:
+    """Raise `InputError` if a metric of the suite does not exist, or if it has no better direction."""
+    for name in suite.smallest_effects:
         better = ""
-        for spelt in (name, f"{name}_{'0' * 6}"):  # some metrics bear the name of their judge
+        for spelling in (name, f"{name}_{'0' * 6}"):  # some metrics end in the digest of their classifier
             with suppress(KeyError):
-                better = better or metrics.find(spelt).better
+                better = better or metrics.find(spelling).better
         if not better:
             raise InputError(
-                f"judged metric {name!r}: it has no better direction, or does not exist; see pipeline/metrics.py"
+                f"metric {name!r} of the suite does not exist, or neither direction of it is better; expected one of "
+                "pipeline/metrics.py"
             )
 
 
-def lines(
-    suite: Suite, now: Rerun, base: Sequence[Rerun], before: Sequence[Rerun], again: Rerun | None = None
-) -> list[Line]:
-    """A verdict for each judged series of a rerun, the worst first. `again` repeats the cases that were suspected."""
+def assess_rerun(
+    suite: Suite, now: Rerun, base: Sequence[Rerun], earlier: Sequence[Rerun], confirmation: Rerun | None = None
+) -> list[SeriesVerdict]:
+    """Return a verdict for each series of a rerun, the worst first.
+
+    Args:
+        suite: Declares which metrics get a verdict.
+        now: The rerun to assess.
+        base: The reruns of the baseline, which is empty if none is pinned.
+        earlier: All reruns before this one.
+        confirmation: The second rerun of the cases that were suspect at the first look, if it has been made.
+    """
     judged = series_of(suite, now)
     level = control_chart.levels(len(judged), suite.monthly)
-    found = [Line(case, "failed", reason=reason) for case, reason in now.failed.items()]
-    if again:
-        found += [Line(case, "failed", reason=reason) for case, reason in again.failed.items()]
+    reasons = [*now.failed.items(), *(confirmation.failed.items() if confirmation else ())]
     if base:
-        found += [
-            Line(s, "failed", reason="the baseline has a number, and this rerun none") for s in _lost(suite, base, now)
-        ]
+        missing = "the baseline has a number, and this rerun has none"
+        reasons += [(series, missing) for series in _missing_series(suite, base[-1], now)]
+    verdicts = [SeriesVerdict(series, "failed", reason=reason) for series, reason in reasons]
     last = base[-1].started if base else ""
-    since = [r for r in before if r.started > last and not r.aside]
+    since = [r for r in earlier if r.started > last and not r.aside]
     for series, (better, share) in judged.items():
-        known = [s for r in history.comparable(base, now, series) if (s := r.sample(series)) and math.isfinite(s.mean)]
         if not math.isfinite(now.metrics[series]):
-            found.append(Line(series, "failed", reason=f"it is {now.metrics[series]}"))
+            verdicts.append(SeriesVerdict(series, "failed", reason=f"its value is {now.metrics[series]}"))
             continue
-        if len(known) < control_chart.LEAST:
-            why = (
-                f"{len(known)} comparable reruns in the baseline; {control_chart.LEAST} are needed"
-                if base
-                else "no baseline"
-            )
-            found.append(Line(series, "no history", reason=why))
+        pinned = [r.sample(series) for r in history.comparable(base, now, series)]
+        samples = [s for s in pinned if s and math.isfinite(s.mean)]
+        if len(samples) < control_chart.MIN_RERUNS:
+            needed = f"the baseline has {len(samples)} comparable reruns; {control_chart.MIN_RERUNS} are needed"
+            reason = needed if base else "no baseline is pinned"
+            verdicts.append(SeriesVerdict(series, "no history", reason=reason))
             continue
-        means = [x for r in history.comparable(since, now, series) if math.isfinite(x := r.metrics[series])]
-        means.append(now.metrics[series])
-        pinned = control_chart.baseline(known)
-        first = control_chart.judge(pinned, means, better, share, level)
-        if again and first.word == "suspect" and math.isfinite(again.metrics.get(series, math.nan)):
-            both = [*means, again.metrics[series]]
-            first = control_chart.judge(pinned, both, better, share, level, suspect=means[-1])
-        found.append(Line(series, first.word, first))
-    return sorted(found, key=lambda x: control_chart.WORDS.index(x.word))
+        values = [x for r in history.comparable(since, now, series) if math.isfinite(x := r.metrics[series])]
+        values.append(now.metrics[series])
+        baseline = control_chart.baseline(samples)
+        assessment = control_chart.assess(baseline, values, better, share, level)
+        if confirmation and assessment.verdict == "suspect":
+            second = confirmation.metrics.get(series, math.nan)
+            if math.isfinite(second):
+                both = [*values, second]
+                assessment = control_chart.assess(baseline, both, better, share, level, suspect=values[-1])
+        verdicts.append(SeriesVerdict(series, assessment.verdict, assessment))
+    return sorted(verdicts, key=lambda v: control_chart.VERDICTS.index(v.verdict))

@@ -1,29 +1,36 @@
-"""Which variant, with which settings, for my data, and how sure.
+"""Compares variants on a data set: which one, with which settings, and how certain the answer is.
 
-statistics   estimates, intervals and tests, on plain arrays
-analysis     from scores of finals to leaderboards, pairs and verdicts in words
-protocol     equal budgets, a choice on validation data, fresh seeds, one look at the test split
+statistics   estimates, intervals and tests on plain arrays
+analysis     leaderboards, tests of every pair of variants, and conclusions in sentences
+protocol     studies, choices on validation data, finals on fresh seeds
 figures      the figures of the report
-report       one HTML file, its tables, what joins MLflow
+report       the report as one HTML file, its tables, and what is logged to MLflow
 across       ranks over several data sets
 
-`load("digits")` gives what was tracked as pandas frames, for plots of your own.
+`load("digits")` returns the tracked scores as pandas frames, for plots of your own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-__all__ = ["Frames", "load"]
+if TYPE_CHECKING:
+    from pipeline.tracker import Record, Tracker
+
+__all__ = ["Frames", "curves", "load"]
+
+CURVES = ("train/elbo", "train/reconstruction", "train/kl", "valid/elbo", "valid/reconstruction", "valid/kl")
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Tidy tables of what MLflow holds on a data set. Metrics keep their names; what is undefined is NaN.
+    """The runs of a data set as tidy tables. Metrics keep their names, and are NaN where they are undefined.
 
-    `finals`: a row a final, with run, variant, config, seed, state, params and metrics. `trials`: a row a trial, with
-    study and trial number as well. `curves`: a row an epoch of a final: run, variant, config, seed, epoch, metrics.
+    `finals` has a row for each final: run, variant, config, seed, state, params and metrics. `trials` has a row for
+    each trial, also with the study and the number of the trial. `curves` has a row for each epoch of a final: run,
+    variant, config, seed, epoch and metrics.
     """
 
     finals: pd.DataFrame
@@ -31,49 +38,55 @@ class Frames:
     curves: pd.DataFrame
 
 
-CURVES = ("train/elbo", "train/reconstruction", "train/kl", "valid/elbo", "valid/reconstruction", "valid/kl")
-
-
 def load(dataset: str) -> Frames:
-    """What was tracked of a data set, from the store of MLFLOW_TRACKING_URI or `mlflow.db` here.
+    """Load the runs of a data set from the store of MLFLOW_TRACKING_URI, or else from `mlflow.db`.
 
-    Trials of a variant that takes images row by row (`vrae`) are those of DATASET-rows, and are among them. Raises
-    `InputError` where the store cannot be opened.
+    The trials include those on the same images row by row (`pipeline.data.as_sequences`).
+
+    Raises:
+        InputError: If the store cannot be opened.
     """
     from pipeline import data
-    from pipeline.tracker import Record, Tracker
+    from pipeline.tracker import Tracker
 
     tracker = Tracker(dataset)
-    sources = [tracker, *(Tracker(rows) for rows in [f"{dataset}-rows"] if rows in data.names())]
-
-    def row(record: Record, *tags: str) -> dict[str, Any]:
-        known = {name: record.tags.get(name) for name in tags}
-        params = {k: _number(v) for k, v in record.params.items()}
-        return {"run": record.id, **known, "model": record.model, **params, **record.metrics}
-
+    rows = data.as_sequences(dataset)
+    trackers = [tracker, Tracker(rows)] if rows else [tracker]
     finals = tracker.find(kind="final")
-    names = ("variant", "config", "seed", "state", "reason")
-    points = []
-    for record in finals:
-        by: dict[int, dict[str, float]] = {}
-        for metric in CURVES:
-            for step, value in tracker.curve(record.id, metric):
-                by.setdefault(step, {})[metric] = value
-        about = {"run": record.id, **{name: record.tags.get(name) for name in names[:3]}}
-        points += [{**about, "epoch": step, **by[step]} for step in sorted(by)]
+    points = [
+        {"run": r.id, **{tag: r.tags.get(tag) for tag in ("variant", "config", "seed")}, "epoch": epoch, **values}
+        for r in finals
+        for epoch, values in sorted(curves(tracker, r.id, CURVES).items())
+    ]
+    trials = [_row(r, "variant", "study", "trial", "seed", "state") for t in trackers for r in t.find(kind="trial")]
     return Frames(
-        pd.DataFrame([row(r, *names) for r in finals]),
-        pd.DataFrame(
-            [row(r, "variant", "study", "trial", "seed", "state") for t in sources for r in t.find(kind="trial")]
-        ),
+        pd.DataFrame([_row(r, "variant", "config", "seed", "state", "reason") for r in finals]),
+        pd.DataFrame(trials),
         pd.DataFrame(points),
     )
 
 
-def _number(word: str) -> Any:
+def curves(tracker: "Tracker", run_id: str, metrics: Sequence[str]) -> dict[int, dict[str, float]]:
+    """Return the values of metrics of a run by epoch."""
+    values: dict[int, dict[str, float]] = {}
+    for metric in metrics:
+        for epoch, value in tracker.curve(run_id, metric):
+            values.setdefault(epoch, {})[metric] = value
+    return values
+
+
+def _row(record: "Record", *tags: str) -> dict[str, Any]:
+    params = {name: _number(text) for name, text in record.params.items()}
+    return {
+        "run": record.id, **{tag: record.tags.get(tag) for tag in tags}, "model": record.model, **params,
+        **record.metrics,
+    }  # fmt: skip
+
+
+def _number(text: str) -> int | float | str:
     for kind in (int, float):
         try:
-            return kind(word)
+            return kind(text)
         except ValueError:
             continue
-    return word
+    return text

@@ -1,83 +1,78 @@
-"""`python -m pipeline.compare`: which variant, with which settings, for my data, and how sure."""
+"""`python -m pipeline.compare`: compare variants on a data set, and write a report."""
 
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
 from pipeline import cli
 
-ABOUT = """Compare all variants on one data set, and write the answer.
+ABOUT = """Compare all variants on one data set, and write a report.
 
-Each variant's configuration is chosen on validation data from its study, trained again on fresh seeds, and scored once
-on the test split. --run searches first what has no study yet, each variant with the same budget. Finals that exist are
-used again: stop it whenever you like, and give the same command to go on. The answer is a report of one HTML file with
-its tables (CSV, LaTeX) and figures; everything is in MLflow too."""
+The configuration of each variant is chosen on validation data among the trials of its study, trained again on fresh
+seeds, and scored once on the test split. --run first searches each variant that has no study yet, with the same budget
+for each. Trainings that exist are used again, so a comparison that was interrupted continues with the same command. The
+report is one HTML file, with its tables (CSV, LaTeX) and figures beside it; MLflow holds everything, too."""
 
 EPILOG = """examples:
-  python -m pipeline.compare --run                                  the embedded digits, all variants
+  python -m pipeline.compare --run                                       all variants on the embedded digits
   python -m pipeline.compare --run --trials 6 --epochs 30 --seeds 3      a quick look
-  python -m pipeline.compare --dataset mnist                        of the studies that exist
+  python -m pipeline.compare --dataset mnist                             only variants that have a study
   python -m pipeline.compare --dataset mine.npz --variant vae --variant hvae --run
-  python -m pipeline.compare --dataset digits --dataset sprites --run          ranks over both as well
+  python -m pipeline.compare --dataset digits --dataset sprites --run    also ranks over both data sets
 """
 
 
-def main(words: list[str]) -> int:
-    common = ("--trials", "--epochs", "--timeout", "--seed", "--storage", *cli.COMPUTE)
+def main(arguments: list[str]) -> int:
+    common = ("--trials", "--epochs", "--timeout", "--seed", "--storage", "--out", *cli.COMPUTE)
     parser = cli.parser("compare", ABOUT, *common, epilog=EPILOG)
     parser.add_argument(
-        "--dataset", action="append", metavar="NAME|PATH", help="what to compare on (digits); several: ranks over them"
+        "--dataset", action="append", metavar="NAME|PATH", help="a data set (digits); several also give ranks over them"
     )
-    parser.add_argument("--variant", action="append", metavar="NAME", help="a variant; repeatable (all)")
-    parser.add_argument("--run", action="store_true", help="search what has no study, or too few trials")
-    parser.add_argument("--seeds", type=cli.positive, metavar="N", help="fresh seeds of each final (5)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where reports go, a folder each (reports)")
-    arguments = parser.parse_args(words)
+    parser.add_argument("--variant", action="append", metavar="NAME", help="a variant; may be repeated (all)")
+    parser.add_argument("--run", action="store_true", help="search variants that have no study or too few trials")
+    parser.add_argument("--seeds", type=cli.positive, metavar="N", help="number of fresh seeds of each final (5)")
+    options = parser.parse_args(arguments)
 
     from pipeline.compare import across, protocol, report
     from pipeline.progress import Display
     from pipeline.tracker import Tracker, views
 
-    options = ("trials", "epochs", "timeout", "seeds", "seed", "storage")
+    fields = ("trials", "epochs", "timeout", "seeds", "seed", "storage")
     request = protocol.CompareRequest(
-        **{name: getattr(arguments, name) for name in options if getattr(arguments, name) is not None},
-        variants=tuple(arguments.variant or ()),
-        train=arguments.run,
-        compute=cli.compute(arguments),
+        **{name: getattr(options, name) for name in fields if getattr(options, name) is not None},
+        variants=tuple(options.variant or ()),
+        train=options.run,
+        compute=cli.compute(options),
     )
-    sources = list(dict.fromkeys(arguments.dataset or ["digits"]))
+    sources = list(dict.fromkeys(options.dataset or [request.dataset]))
     protocol.check(request, sources)
     display = Display()
-    folder = arguments.out or Path("reports")
-    command = " ".join(["python -m pipeline.compare", *map(shlex.quote, words)])
-    compared, pages = [], {}
+    command = shlex.join(["python", "-m", "pipeline.compare", *arguments])
+    comparisons, pages = [], {}
     for source in sources:
-        found = protocol.run(replace(request, dataset=source), display)
-        tracker = Tracker(found.dataset)
-        written = report.write(found, tracker, folder / found.dataset, command)
-        champions = report.log(found, written, tracker)
-        for line in report.answers(found):
-            display.say(line)
-        for line in found.warnings:
-            display.say(f"mind: {line}")
-        for variant, reason in found.left_out.items():
-            display.say(f"left out: {variant}: {reason}")
+        comparison = protocol.run(replace(request, dataset=source), display)
+        dataset, tracker = comparison.dataset, Tracker(comparison.dataset)
+        written = report.write(comparison, tracker, options.out / dataset, command)
+        champions = report.log(comparison, written, tracker)
+        for answer in report.answers(comparison):
+            display.say(answer)
+        for warning in comparison.warnings:
+            display.say(f"warning: {warning}")
+        for variant, reason in comparison.left_out.items():
+            display.say(f"{variant} was left out: {reason}")
         for uri in champions:
-            display.say(f'its model: variants.load("{uri}")')
+            display.say(f'to load its model: from pipeline import model; model.load("{uri}")')
         link = views.link(tracker.uri, tracker.experiment, "Variants")
-        display.say(
-            f"in MLflow: python -m pipeline.ui --dataset {found.dataset} --view Variants --open, which shows {link}"
-        )
+        display.say(f"in MLflow: python -m pipeline.ui --dataset {dataset} --view Variants --open, which shows {link}")
         display.say(f"the report: {written.page.absolute()}")
-        compared.append(found)
-        pages[found.dataset] = str(written.page)
-    if len(compared) > 1:
-        page, said = across.write(compared, folder / "across", command, pages)
-        for line in said:
-            display.say(f"on the whole: {line}")
+        comparisons.append(comparison)
+        pages[dataset] = str(written.page)
+    if len(comparisons) > 1:
+        page, answers = across.write(comparisons, options.out / "across", command, pages)
+        for answer in answers:
+            display.say(f"over all data sets: {answer}")
         display.say(f"the ranks: {page.absolute()}")
     return 0
 
 
 if __name__ == "__main__":
-    cli.run(main, "the same command goes on where this one stopped")
+    cli.run(main, "the same command continues where this one stopped")

@@ -1,4 +1,4 @@
-"""From scores of finals to an answer: leaderboards by criterion, every pair, and verdicts in words."""
+"""Turns the scores of finals into leaderboards, tests of every pair of variants, and conclusions in sentences."""
 
 import math
 from collections.abc import Mapping
@@ -7,113 +7,125 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pipeline import metrics
 from pipeline.compare import statistics
 from pipeline.compare.statistics import Difference, Estimate
 
-Array = NDArray[np.float64]
 ALPHA = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
-    """What is asked. `chosen` on validation data picks each variant's configuration; `judged` on test decides.
+    """A question that a comparison answers by one metric.
 
-    `beside` are test metrics that belong next to it, without a verdict.
+    Args:
+        name: A short name, such as `elbo`.
+        question: The question in a sentence.
+        validation_metric: Chooses the configuration of each variant among its trials.
+        test_metric: Ranks the variants by their finals.
+        related_metrics: Further test metrics that are shown beside it, without a conclusion.
+        caution: What a reader has to know about the metric.
     """
 
     name: str
     question: str
-    chosen: str
-    judged: str
-    beside: tuple[str, ...] = ()
+    validation_metric: str
+    test_metric: str
+    related_metrics: tuple[str, ...] = ()
     caution: str = ""
+
+    @property
+    def sign(self) -> float:
+        """1 if a higher test score is better, else -1."""
+        return -1.0 if metrics.find(self.test_metric).better == "minimize" else 1.0
+
+    @property
+    def direction(self) -> str:
+        return "lower is better" if self.sign < 0 else "higher is better"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoardRow:
-    """One variant on a leaderboard, in the metric's own unit; `mean` has Student's interval, `middle` the bootstrap's.
-
-    `reason` says why there is no number.
-    """
+    """The scores of one variant, in the metric's own unit; without a `mean`, `reason` says why there is none."""
 
     variant: str
     seeds: int
-    mean: Estimate | None = None
-    middle: Estimate | None = None  # interquartile mean
+    mean: Estimate | None = None  # with Student's interval
+    middle: Estimate | None = None  # the interquartile mean, with a bootstrap interval
     rank: Estimate | None = None
-    beside: Mapping[str, float] | None = None
+    related: Mapping[str, float] | None = None  # mean over seeds of each related metric
     reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """`better` and `worse` by the mean; `sure` where the difference holds after Holm's correction."""
+    """Two variants, of which `better` has the better mean over the seeds that both have."""
 
     better: str
     worse: str
-    difference: (
-        Difference  # better less worse, positive, in the metric's unit; for metrics that fall, worse less better
-    )
-    chance: Estimate  # probability of improvement
-    corrected: float
-    sure: bool
+    difference: Difference  # how much better, so its mean is positive, also for metrics of which lower is better
+    chance: Estimate  # the probability of improvement
+    p: float  # after Holm's correction for all pairs
+    significant: bool
 
 
 @dataclass(frozen=True)
 class Board:
+    """The leaderboard of one criterion."""
+
     criterion: Criterion
-    rows: list[BoardRow]  # best first; without a number last
+    rows: list[BoardRow]  # the best first, and those without a score last
     pairs: list[Pair]
-    words: list[str]
+    conclusions: list[str]  # sentences
 
 
 def board(criterion: Criterion, finals: pd.DataFrame, reasons: Mapping[str, str]) -> Board:
-    """The answer by one criterion. `finals` has a row a run: variant, seed, state, and a column a metric.
+    """Rank the variants by one criterion.
 
-    `reasons` says of each variant that is not in it why.
+    Args:
+        criterion: The criterion.
+        finals: One row for each run: variant, seed, state, reason, and a column for each metric.
+        reasons: For each variant that is missing in `finals`, the reason.
     """
-    metric = metrics.find(criterion.judged)
-    sign = -1.0 if metric.better == "minimize" else 1.0
-    scores, rows = {}, []
+    sign, unit = criterion.sign, metrics.find(criterion.test_metric).unit
+    scores: dict[str, pd.Series[float]] = {}
+    without_score = []
     for variant, runs in finals.groupby("variant", sort=True):
         name = str(variant)
-        known = runs.set_index("seed").get(criterion.judged, pd.Series(dtype=float)).dropna().sort_index()
-        if known.empty:
-            failed = runs.get("reason", pd.Series(dtype=object)).dropna()
-            why = f"all seeds failed: {failed.iloc[0]}" if len(failed) else "undefined for this variant"
-            rows.append(BoardRow(variant=name, seeds=0, reason=why))
+        values = runs.set_index("seed").get(criterion.test_metric, pd.Series(dtype=float)).dropna().sort_index()
+        if len(values):
+            scores[name] = values
             continue
-        scores[name] = known
-    rows += [BoardRow(variant=v, seeds=0, reason=why) for v, why in reasons.items()]
-    ranked = _ranks(scores, sign)
-    shown = [_row(name, s, finals, criterion, ranked.get(name)) for name, s in scores.items()]
-    shown.sort(key=lambda row: -sign * row.mean.value)  # type: ignore[union-attr]
+        failures = runs.get("reason", pd.Series(dtype=object)).dropna()
+        reason = f"all seeds failed: {failures.iloc[0]}" if len(failures) else "undefined for this variant"
+        without_score.append(BoardRow(variant=name, seeds=0, reason=reason))
+    without_score += [BoardRow(variant=v, seeds=0, reason=reason) for v, reason in reasons.items()]
+    ranks = _ranks(scores, sign)
+    order = sorted(scores, key=lambda name: -sign * float(np.mean(scores[name].to_numpy(dtype=float))))
+    rows = [_row(name, scores[name], finals, criterion, ranks.get(name)) for name in order]
     pairs = _pairs(scores, sign)
-    return Board(criterion, [*shown, *rows], pairs, _words(shown, pairs, metric.unit, scores))
+    return Board(criterion, [*rows, *without_score], pairs, _conclusions(order, pairs, unit))
 
 
 def _row(
-    name: str, known: "pd.Series[float]", finals: pd.DataFrame, criterion: Criterion, rank: Estimate | None
+    name: str, scores: "pd.Series[float]", finals: pd.DataFrame, criterion: Criterion, rank: Estimate | None
 ) -> BoardRow:
-    values = known.to_numpy(dtype=float)
-    level = statistics.paired(values, np.zeros_like(values)).mean
+    values = scores.to_numpy(dtype=float)
     runs = finals[finals["variant"] == name]
-    beside = {m: float(runs[m].mean()) for m in criterion.beside if m in runs and runs[m].notna().any()}
+    related = {m: float(runs[m].mean()) for m in criterion.related_metrics if m in runs and runs[m].notna().any()}
     return BoardRow(
         variant=name,
         seeds=len(values),
-        mean=level,
+        mean=statistics.paired(values, np.zeros_like(values)).mean,
         middle=statistics.interval(statistics.iqm, values[:, None]),
         rank=rank,
-        beside=beside,
+        related=related,
     )
 
 
 def _ranks(scores: Mapping[str, "pd.Series[float]"], sign: float) -> dict[str, Estimate]:
-    """Over the seeds that all variants have; nothing where there are none."""
+    """Rank the variants over the seeds that all of them have; empty if there are none."""
     if len(scores) < 2:
         return {}
     shared = sorted(set.intersection(*(set(s.index) for s in scores.values())))
@@ -123,41 +135,45 @@ def _ranks(scores: Mapping[str, "pd.Series[float]"], sign: float) -> dict[str, E
 
 
 def _pairs(scores: Mapping[str, "pd.Series[float]"], sign: float) -> list[Pair]:
-    found = []
-    for one, two in combinations(scores, 2):
-        shared = sorted(set(scores[one].index) & set(scores[two].index))
+    tests = []
+    for better, worse in combinations(scores, 2):
+        shared = sorted(set(scores[better].index) & set(scores[worse].index))
         if not shared:
             continue
-        a, b = (sign * scores[n].loc[shared].to_numpy(dtype=float) for n in (one, two))
+        a, b = (sign * scores[n].loc[shared].to_numpy(dtype=float) for n in (better, worse))
         if b.mean() > a.mean():
-            one, two, a, b = two, one, b, a
+            better, worse, a, b = worse, better, b, a
         chance = statistics.interval(statistics.improvement, a[:, None], b[:, None])
-        found.append((one, two, statistics.paired(a, b), chance))
-    corrected = statistics.holm([difference.p for _, _, difference, _ in found])
+        tests.append((better, worse, statistics.paired(a, b), chance))
+    corrected = statistics.holm([difference.p for _, _, difference, _ in tests])
     return [
-        Pair(better=one, worse=two, difference=difference, chance=chance, corrected=p, sure=p < ALPHA)
-        for (one, two, difference, chance), p in zip(found, corrected, strict=True)
+        Pair(better=better, worse=worse, difference=difference, chance=chance, p=p, significant=p < ALPHA)
+        for (better, worse, difference, chance), p in zip(tests, corrected, strict=True)
     ]
 
 
-def _words(rows: list[BoardRow], pairs: list[Pair], unit: str, scores: Mapping[str, "pd.Series[float]"]) -> list[str]:
-    """The first place, then each pair in the order of the board."""
-    if not rows:
-        return ["No variant has a number here."]
-    if len(rows) == 1:
-        return [f"{rows[0].variant} is the only variant with a number here; there is nothing to compare it with."]
-    place = {row.variant: i for i, row in enumerate(rows)}
-    said = []
-    for pair in sorted(pairs, key=lambda p: (place[p.better], place[p.worse])):
-        d, n = pair.difference, pair.difference.pairs
-        by = f"{d.mean.value:.3g} [{d.mean.low:.3g}, {d.mean.high:.3g}] {unit}"
-        if math.isnan(pair.corrected):
-            said.append(
-                f"{pair.better} is ahead of {pair.worse} by {d.mean.value:.3g} {unit}, with one seed: no evidence."
+def _conclusions(order: list[str], pairs: list[Pair], unit: str) -> list[str]:
+    """Return a sentence for each pair, in the order of the leaderboard."""
+    if not order:
+        return ["No variant has a score here."]
+    if len(order) == 1:
+        return [f"{order[0]} is the only variant with a score here, so there is nothing to compare it with."]
+    sentences = []
+    for pair in sorted(pairs, key=lambda p: (order.index(p.better), order.index(p.worse))):
+        mean, n = pair.difference.mean, pair.difference.pairs
+        difference = f"{mean.value:.3g} [{mean.low:.3g}, {mean.high:.3g}] {unit}"
+        correction = f" after correction for {len(pairs)} pairs" if len(pairs) > 1 else ""
+        if math.isnan(pair.p):
+            sentences.append(
+                f"{pair.better} is ahead of {pair.worse} by {mean.value:.3g} {unit}, but one seed is no evidence."
             )
-        elif pair.sure:
-            said.append(f"{pair.better} beats {pair.worse} by {by}, with {n} seeds (p = {pair.corrected:.2g}).")
+        elif pair.significant:
+            sentences.append(
+                f"{pair.better} beats {pair.worse} by {difference}, with {n} seeds (p = {pair.p:.2g}{correction})."
+            )
         else:
-            of = f", p = {pair.corrected:.2g} after correction for {len(pairs)} pairs" if len(pairs) > 1 else ""
-            said.append(f"{pair.better} and {pair.worse} cannot be told apart with {n} seeds: {by}{of}.")
-    return said
+            sentences.append(
+                f"{pair.better} and {pair.worse} cannot be told apart with {n} seeds: the difference is {difference} "
+                f"(p = {pair.p:.2g}{correction})."
+            )
+    return sentences

@@ -1,14 +1,15 @@
-"""The protocol: equal budgets, a choice on validation data, fresh seeds, and one look at the test split.
+"""The protocol of a comparison: equal budgets, choices on validation data, fresh seeds, one look at the test split.
 
-What is done stays done. Called again, after whatever end, `run` goes on, and ends in the same numbers.
+Studies and finals that exist are used again. A comparison that was interrupted continues when `run` is called again,
+and ends with the same numbers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+import torch
 
 import variants
 from pipeline import data as datasets
@@ -24,58 +25,74 @@ from pipeline.study.driver import StudyRequest
 from pipeline.study.driver import run as search
 from pipeline.study.results import StudyRecord, read_study
 from pipeline.tracker import Record, Run, Tracker
+from studies import Study
 from variants import Config, InputError
 
-SEEDS = 5
 SIZES = Sizes(ais_n=20, ais_temperatures=200, gap_n=10, draws=3)
 PARTS = ("bounds", "annealing", "latents", "probe", "clusters", "samples", "generation")
 CRITERIA = (
     Criterion(
         name="elbo",
-        question="Which models the data best?",
-        chosen="valid/elbo",
-        judged="test/elbo",
-        beside=(f"test/iw{SIZES.iw_k}", "test/ais"),
-        caution="The bound at beta = 1. A variant without a density q(z|x) has none; annealing (AIS) covers it too.",
+        question="Which variant models the data best?",
+        validation_metric="valid/elbo",
+        test_metric="test/elbo",
+        related_metrics=(f"test/iw{SIZES.iw_k}", "test/ais"),
+        caution="This is the bound at beta = 1. A variant whose q(z|x) has no density has no such bound, but annealed "
+        "importance sampling (AIS) can estimate its likelihood.",
     ),
     Criterion(
         name="probe",
-        question="Whose code says most about the class?",
-        chosen="probe/accuracy",
-        judged="probe/linear_all",
-        beside=("probe/linear_100", "probe/knn", "probe/raw_linear_all", "probe/untrained_linear_all"),
-        caution="A linear classifier on codes. One that does not beat raw values and an untrained encoder says nothing.",
+        question="Which variant's code tells most about the class?",
+        validation_metric="probe/accuracy",
+        test_metric="probe/linear_all",
+        related_metrics=("probe/linear_100", "probe/knn", "probe/raw_linear_all", "probe/untrained_linear_all"),
+        caution="This is the accuracy of a linear classifier on codes. Codes are useful only if they beat raw values "
+        "and the codes of an untrained encoder.",
     ),
     Criterion(
         name="reconstruction",
-        question="Which gives examples back best?",
-        chosen="valid/reconstruction",
-        judged="test/reconstruction",
-        beside=("test/kl",),
-        caution="By itself it favours codes that hold everything and a prior that fits nothing; read the KL beside it.",
+        question="Which variant reconstructs examples best?",
+        validation_metric="valid/reconstruction",
+        test_metric="test/reconstruction",
+        related_metrics=("test/kl",),
+        caution="Alone, this favours codes that store everything, under a prior that does not fit them. Read it with "
+        "the KL.",
     ),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRequest:
-    """A comparison as it is asked for. Without `train`, studies that are missing are left out, with the reason."""
+    """What to compare, and with which budget.
 
-    dataset: str = "digits"
-    variants: tuple[str, ...] = ()  # all, where none is named
+    Args:
+        dataset: The name or the path of a data set.
+        variants: The variants to compare; empty for all.
+        train: Whether to run studies that are missing or have too few trials. Otherwise such variants are left out.
+        trials: The number of trials of each study.
+        epochs: The largest number of epochs of a trial.
+        timeout: Seconds after which a study starts no further trial.
+        seeds: The number of finals of each chosen configuration.
+        seed: The seed of the studies.
+        storage: The address of the Optuna store.
+        compute: Where trainings run.
+    """
+
+    dataset: str = Study.dataset
+    variants: tuple[str, ...] = ()
     train: bool = False
-    trials: int = 20
-    epochs: int = 100
-    timeout: float | None = None  # seconds, of each study
-    seeds: int = SEEDS
+    trials: int = Study.trials
+    epochs: int = Study.epochs
+    timeout: float | None = None
+    seeds: int = 5
     seed: int = 0
-    storage: str = "sqlite:///optuna.db"
+    storage: str = StudyRequest.storage
     compute: Compute = Compute()
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A variant on the data as it takes them, and its study."""
+    """A variant with its study. `source` and `data` are the data set in the form that the variant needs."""
 
     variant: str
     source: str
@@ -85,34 +102,33 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The configuration that a variant is judged with by a criterion, and its validation score there."""
+    """The configuration of a variant that is best by a criterion on validation data, and its validation score."""
 
     criterion: str
     variant: str
     trial: int
     value: float
     config: Config
-    key: str  # of the configuration, as finals bear it
+    key: str  # `final.config_key`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything that a report tells. `finals` has a row a run, and a column a metric."""
+    """The results of a comparison. `finals` has a row for each run, and a column for each metric."""
 
     dataset: str
     candidates: Mapping[str, Candidate]
-    left_out: Mapping[str, str]  # variant -> why
+    left_out: Mapping[str, str]  # variant -> reason
     choices: list[Choice]
     finals: pd.DataFrame
     boards: list[Board]
     warnings: list[str]
-    parent: str  # the run of the comparison
     environment: Mapping[str, str]
-    weights: Mapping[str, int]  # of each variant's model, by its main configuration
+    weights: Mapping[str, int]  # variant -> number of weights
 
 
 def check(request: CompareRequest, sources: Sequence[str]) -> None:
-    """Raise `InputError` for an unknown variant, or a data set of these that cannot be loaded, before work starts."""
+    """Raise `InputError` if a variant is unknown or one of these data sets cannot be loaded."""
     for variant in request.variants:
         variants.get(variant)
     for source in sources:
@@ -120,107 +136,113 @@ def check(request: CompareRequest, sources: Sequence[str]) -> None:
 
 
 def run(request: CompareRequest, display: Display) -> Comparison:
-    """Search what is missing, choose, train the finals that are missing, and compare.
+    """Run the studies that are missing, choose configurations, train the finals that are missing, and compare.
 
-    Raises `InputError` before anything is trained: for an unknown variant or data set, and where there is no study.
+    Raises:
+        InputError: If a variant or the data set is unknown, or no variant has a study.
     """
     threads = machine.prepare(request.compute.threads, request.compute.workers)
     device = machine.device(request.compute.device)
-    base = datasets.load(request.dataset)
-    wanted = request.variants or tuple(variants.names())
-    sources, left_out = _sources(wanted, request.dataset, base)
-    with machine.exclusive(Path(f"compare-{base.spec.name}.lock"), f"{base.spec.name} is being compared"):
-        candidates: dict[str, Candidate] = {}
-        for variant, (source, data) in sources.items():
-            study = _study(request, variant, source, data, display)
-            if study is None:
-                left_out[variant] = f"it has no study: python -m pipeline.study --variant {variant} --dataset {source}"
-            elif study.digest != data.digest:
-                left_out[variant] = f"its study {study.name} is of other data (digest {study.digest[:8]})"
-            elif not any(t.state == "complete" for t in study.trials):
-                left_out[variant] = f"no trial of its study {study.name} was completed"
-            else:
-                candidates[variant] = Candidate(variant, source, data.to(device), study)
-                training_run.cache_data(source, device, candidates[variant].data)
+    data = datasets.load(request.dataset)
+    dataset = data.spec.name
+    with machine.exclusive(Path(f"compare-{dataset}.lock"), f"{dataset} is being compared"):
+        candidates, left_out = _candidates(request, data, device, display)
         if not candidates:
-            raise InputError(
-                f"--dataset {request.dataset}: no variant has a study on it; add --run, which searches them all"
-            )
+            raise InputError(f"--dataset {request.dataset}: no variant has a study of it; add --run to search them all")
         choices = _choices(candidates)
-        tracker = Tracker(base.spec.name)
-        tags = {**machine.environment(device, threads), "dataset": base.spec.name}
-        with _parent(tracker, base.spec.name, tags) as parent:
-            wanted_finals = {one.key(s.data): (s, one) for s, one in _finals(candidates, choices, request.seeds)}
+        tracker = Tracker(dataset)
+        tags = {**machine.environment(device, threads), "dataset": dataset}
+        with _parent(tracker, dataset, tags) as parent:
+            finals = {f.key(c.data): (c, f) for c, f in _finals(candidates, choices, request.seeds)}
             ready = final.existing(tracker)
             missing = {
                 key: final.FinalTask(
-                    final=one,
+                    final=f,
                     key=key,
-                    source=s.source,
-                    digest=s.data.digest,
-                    dataset=tracker.dataset,
+                    source=c.source,
+                    digest=c.data.digest,
+                    dataset=dataset,
                     address=tracker.address,
                     parent=parent.id,
                     tags=tags,
                 )
-                for key, (s, one) in wanted_finals.items()
+                for key, (c, f) in finals.items()
                 if key not in ready
             }
             with executors.open_executor(request.compute) as executor:
-                final.train(executor, missing, len(ready), display)
+                final.train(executor, missing, len(finals) - len(missing), display)
             problems = tracker.catch_up(patience=60)
             if problems:
-                raise InputError(f"finals are trained, but not yet in MLflow: {problems[0]}; the same command goes on")
+                raise InputError(
+                    f"the finals are trained, but not yet in MLflow: {problems[0]}; give the same command again"
+                )
             ready = final.existing(tracker)
-            records = [(one, ready[key]) for key, (_, one) in wanted_finals.items()]
+        records = [(f, ready[key]) for key, (_, f) in finals.items()]
         frame = _frame(records)
-        boards = [_board(c, choices, frame, left_out) for c in CRITERIA if c.name != "probe" or base.spec.classes]
         return Comparison(
-            dataset=base.spec.name,
+            dataset=dataset,
             candidates=candidates,
             left_out=left_out,
             choices=choices,
             finals=frame,
-            boards=boards,
+            boards=[_board(c, choices, frame, left_out) for c in CRITERIA if c.name != "probe" or data.spec.classes],
             warnings=_warnings(candidates, frame, request),
-            parent=parent.id,
-            environment={**tags, **{f"digest of {s.source}": s.data.digest for s in candidates.values()}},
-            weights={one.variant: int(record.params["weights"]) for one, record in reversed(records)},
+            environment={**tags, **{f"digest of {c.source}": c.data.digest for c in candidates.values()}},
+            weights={f.variant: int(record.params["weights"]) for f, record in reversed(records)},
         )
 
 
-def _sources(wanted: Sequence[str], dataset: str, base: Data) -> tuple[dict[str, tuple[str, Data]], dict[str, str]]:
-    """The data of each variant: the set itself, or its images row by row for one that takes sequences."""
+def _candidates(
+    request: CompareRequest, data: Data, device: torch.device, display: Display
+) -> tuple[dict[str, Candidate], dict[str, str]]:
+    """Return the variants that can be compared, with their studies, and the reason for each of the others."""
+    sources, left_out = _sources(request.variants or tuple(variants.names()), request.dataset, data)
+    candidates = {}
+    for variant, (source, own_data) in sources.items():
+        study = _study(request, variant, source, own_data, display)
+        if study is None:
+            left_out[variant] = f"it has no study: run python -m pipeline.study --variant {variant} --dataset {source}"
+        elif study.digest != own_data.digest:
+            left_out[variant] = f"its study {study.name} used other data (digest {study.digest[:8]})"
+        elif not any(t.state == "complete" for t in study.trials):
+            left_out[variant] = f"no trial of its study {study.name} was completed"
+        else:
+            candidates[variant] = Candidate(variant, source, own_data.to(device), study)
+            training_run.cache_data(source, device, candidates[variant].data)
+    return candidates, left_out
+
+
+def _sources(names: Sequence[str], dataset: str, data: Data) -> tuple[dict[str, tuple[str, Data]], dict[str, str]]:
+    """Return the data set of each variant, as sequences if the variant needs them, and the reasons of the others."""
     sources, left_out = {}, {}
-    for name in wanted:
+    rows = datasets.as_sequences(dataset)
+    for name in names:
         cls = variants.get(name)
-        rows = f"{dataset}-rows"
-        source, data = dataset, base
-        if "mask" in cls.required_fields and not base.spec.steps and rows in datasets.names():
-            source, data = rows, datasets.load(rows)
+        source, own_data = dataset, data
+        if rows and "mask" in cls.required_fields and not data.spec.steps:
+            source, own_data = rows, datasets.load(rows)
         try:
-            trainer.build(name, cls.config_type(), data.spec)
+            trainer.build(name, cls.config_type(), own_data.spec)
         except InputError as error:
             left_out[name] = str(error)
             continue
-        sources[name] = (source, data)
+        sources[name] = (source, own_data)
     return sources, left_out
 
 
 def _study(request: CompareRequest, variant: str, source: str, data: Data, display: Display) -> StudyRecord | None:
-    """The study of a variant; where it may be trained, with the asked number of trials."""
+    """Return the study of a variant, or None if there is none. With `request.train`, run missing trials first."""
     name = f"{variant}-{data.spec.name}"
-    ready = read_study(request.storage, name)
-    if not request.train or (ready and len(ready.trials) >= request.trials):
-        return ready
+    study = read_study(request.storage, name)
+    if not request.train or (study and len(study.trials) >= request.trials):
+        return study
     display.say(f"{variant}: {request.trials} trials of at most {request.epochs} epochs on {data.spec.name}")
-    epochs = ready.epochs if ready else request.epochs
     search(
         StudyRequest(
             variant=variant,
             dataset=source,
             trials=request.trials,
-            epochs=epochs,
+            epochs=study.epochs if study else request.epochs,
             timeout=request.timeout,
             seed=request.seed,
             storage=request.storage,
@@ -231,41 +253,39 @@ def _study(request: CompareRequest, variant: str, source: str, data: Data, displ
 
 
 def _choices(candidates: Mapping[str, Candidate]) -> list[Choice]:
-    """One configuration a variant and criterion: the complete trial that is best on validation data."""
-    chosen = []
+    """Choose a configuration for each criterion and variant: the complete trial that is best on validation data."""
+    choices = []
     for criterion in CRITERIA:
         for variant, candidate in candidates.items():
-            best = candidate.study.best(criterion.chosen)
+            best = candidate.study.best(criterion.validation_metric)
             if best is not None:
-                key = final.config_key(variant, best.config)
-                chosen.append(
-                    Choice(
-                        criterion=criterion.name,
-                        variant=variant,
-                        trial=best.number,
-                        value=best.metrics[criterion.chosen],
-                        config=best.config,
-                        key=key,
-                    )
+                choice = Choice(
+                    criterion=criterion.name,
+                    variant=variant,
+                    trial=best.number,
+                    value=best.metrics[criterion.validation_metric],
+                    config=best.config,
+                    key=final.config_key(variant, best.config),
                 )
-    return chosen
+                choices.append(choice)
+    return choices
 
 
 def _finals(
     candidates: Mapping[str, Candidate], choices: Sequence[Choice], seeds: int
 ) -> Iterator[tuple[Candidate, Final]]:
-    """Each chosen configuration once on each fresh seed, whatever the number of criteria that chose it."""
+    """Yield each chosen configuration once for each fresh seed, even if several criteria chose it."""
     configs = {choice.key: choice for choice in choices}
     for seed in range(final.FIRST_SEED, final.FIRST_SEED + seeds):
         for choice in configs.values():
-            s = candidates[choice.variant]
+            candidate = candidates[choice.variant]
             yield (
-                s,
+                candidate,
                 Final(
                     variant=choice.variant,
                     config=choice.config,
-                    epochs=s.study.epochs,
-                    patience=s.study.patience,
+                    epochs=candidate.study.epochs,
+                    patience=candidate.study.patience,
                     seed=seed,
                     sizes=SIZES,
                     parts=PARTS,
@@ -274,45 +294,51 @@ def _finals(
 
 
 def _frame(records: Sequence[tuple[Final, Record]]) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
-    for one, record in records:
-        known = {"run": record.id, "variant": one.variant, "config": one.config_key, "seed": one.seed}
-        state = {"state": record.tags["state"], "reason": record.tags.get("reason"), "model": record.model}
-        scores = dict(record.metrics) if record.tags["state"] == "complete" else {}
-        rows.append({**known, **state, **scores})
+    """Return a row for each final. A final that failed has no scores."""
+    rows = []
+    for f, record in records:
+        state = record.tags["state"]
+        row = {"run": record.id, "variant": f.variant, "config": f.config_key, "seed": f.seed}
+        row |= {"state": state, "reason": record.tags.get("reason"), "model": record.model}
+        rows.append({**row, **(record.metrics if state == "complete" else {})})
     return pd.DataFrame(rows)
 
 
 def _board(criterion: Criterion, choices: Sequence[Choice], frame: pd.DataFrame, left_out: Mapping[str, str]) -> Board:
-    keys = {c.key for c in choices if c.criterion == criterion.name}
-    reasons = dict(left_out)
-    for variant in frame["variant"].unique():
-        if variant not in {c.variant for c in choices if c.criterion == criterion.name}:
-            reasons[variant] = f"no trial has {criterion.chosen}"
-    return board(criterion, frame[frame["config"].isin(keys)], reasons)
+    chosen = {c.variant: c.key for c in choices if c.criterion == criterion.name}
+    others = [v for v in frame["variant"].unique() if v not in chosen]
+    reasons = {**left_out, **dict.fromkeys(others, f"no trial has {criterion.validation_metric}")}
+    return board(criterion, frame[frame["config"].isin(chosen.values())], reasons)
 
 
 def _warnings(candidates: Mapping[str, Candidate], frame: pd.DataFrame, request: CompareRequest) -> list[str]:
-    """What a reader has to know before the tables are believed."""
-    said = []
-    budgets = {v: (len(s.study.trials), s.study.epochs) for v, s in candidates.items()}
+    """Return sentences, without a full stop, that a reader has to know before believing the tables."""
+    warnings = []
+    budgets = {v: (len(c.study.trials), c.study.epochs) for v, c in candidates.items()}
     if len(set(budgets.values())) > 1:
-        each = ", ".join(f"{v} {trials} trials of {epochs} epochs" for v, (trials, epochs) in budgets.items())
-        said.append(f"the budgets differ ({each}): a variant may win for having been tuned for longer")
-    failed = frame[frame["state"] != "complete"]
-    for _, row in failed.iterrows():
-        said.append(f"{row['variant']} with seed {row['seed']} failed: {row['reason']}")
+        text = ", ".join(f"{v} {trials} trials of {epochs} epochs" for v, (trials, epochs) in budgets.items())
+        warnings.append(f"the budgets differ ({text}): a variant may win only because it was tuned for longer")
+    for _, row in frame[frame["state"] != "complete"].iterrows():
+        warnings.append(f"{row['variant']} with seed {row['seed']} failed: {row['reason']}")
     if request.seeds == 1:
-        said.append("one seed only: no interval and no verdict can be given; --seeds 5 gives both")
+        warnings.append("one seed allows neither intervals nor tests; use --seeds 5")
     if len(candidates) == 1:
-        said.append(f"{next(iter(candidates))} is alone: there is nothing to compare it with")
-    return said
+        warnings.append(f"{next(iter(candidates))} is the only variant: there is nothing to compare it with")
+    return warnings
 
 
 def _parent(tracker: Tracker, dataset: str, tags: Mapping[str, str]) -> Run:
-    """The run of the comparison, the same each time; runs that a process left behind when it died are set right."""
+    """Open the run of the comparison, which is the same each time.
+
+    Finals of processes that died are marked as interrupted, so that they are trained again.
+    """
     tracker.catch_up()
     for record in tracker.find(kind="final"):
         if "state" not in record.tags:
             tracker.mark_ended(record.id, "interrupted")
-    return tracker.run(f"comparison of {dataset}", {**tags, "kind": "comparison"}, key=f"comparison-{dataset}")
+    return tracker.run(f"comparison of {dataset}", {**tags, "kind": "comparison"}, key=run_key(dataset))
+
+
+def run_key(dataset: str) -> str:
+    """Return the key of the run that holds the comparison of a data set."""
+    return f"comparison-{dataset}"

@@ -1,234 +1,240 @@
-"""The report: one HTML file that needs no network, its figures, and its tables as CSV and LaTeX."""
+"""Writes the report of a comparison: one HTML file that needs no network, its figures, and tables as CSV and LaTeX."""
 
 import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline import metrics, pages
+from pipeline import compare, metrics, pages
 from pipeline.compare import figures
 from pipeline.compare.analysis import Board
-from pipeline.compare.protocol import Comparison
+from pipeline.compare.protocol import Comparison, run_key
 from pipeline.evaluate import report as evaluation
 from pipeline.tracker import Tracker, views
 
 STRIPS = {
-    "reconstructions": "The same test images, given back", "samples": "Draws from the prior",
-    "traversals": "One code, its most informative dimensions moved",
+    "reconstructions": "Reconstructions of the same test images", "samples": "Samples of x from the prior",
+    "traversals": "Traversals of the most informative dimensions of one code",
 }  # fmt: skip
-SHOWN = ("cost", "configurations", "importances", "everything", "environment")  # tables, beside those of the boards
+SHOWN = ("cost", "configurations", "importances", "everything", "environment")  # tables on the page, besides the boards
+SCORES = ("test/", "probe/", "latent/", "sample/", "use/")  # prefixes of the scores of a final
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Where it lies, and its tables by name."""
+    """The page of a report, and its tables by name."""
 
     page: Path
     tables: Mapping[str, pd.DataFrame]
 
 
-def write(found: Comparison, tracker: Tracker, folder: Path, command: str) -> Report:
-    """Write `report.html`, `figures/` and `tables/` into a folder."""
+def write(comparison: Comparison, tracker: Tracker, folder: Path, command: str) -> Report:
+    """Write `report.html`, `figures/` and `tables/` into a folder. `command` is shown as the way to repeat it."""
     for part in ("figures", "tables"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    names = sorted(found.candidates)
-    shown = _shown(found)
+    names = sorted(comparison.candidates)
+    shown = _shown_finals(comparison)
     details = {row["variant"]: json.loads(tracker.text(row["run"], evaluation.FILE)) for _, row in shown.iterrows()}
-    vectors = {n: d["vectors"].get("kl_per_dimension", []) for n, d in details.items()}
-    pictures = _figures(found, tracker, names, vectors)
-    for name, themes in pictures.items():
+    kl = {n: d["vectors"]["kl_per_dimension"] for n, d in details.items() if d["vectors"].get("kl_per_dimension")}
+    charts = _figures(comparison, tracker, names, kl)
+    for name, themes in charts.items():
         (folder / "figures" / f"{name}.png").write_bytes(themes["light"])
-    strips = _strips(found, tracker, shown, vectors, folder)
-    tables = _tables(found)
+    strips = _strips(comparison, tracker, shown, kl, folder)
+    tables = _tables(comparison)
     for name, table in tables.items():
         table.to_csv(folder / "tables" / f"{name}.csv", index=False)
         tex = table.to_latex(index=False, escape=True, float_format="%.4g")
         (folder / "tables" / f"{name}.tex").write_text(tex, encoding="utf-8")
     html = pages.page(
-        "report", title=f"Which VAE variant for {found.dataset}?", subtitle=_subtitle(found), answers=answers(found),
-        warnings=found.warnings, boards=[_board(b, tables) for b in found.boards],
-        figures={n: figures.uris(themes) for n, themes in pictures.items()},
-        strips=strips, strips_words=STRIPS,
-        verdicts=[(n, " ".join(d["words"])) for n, d in details.items() if d["words"]],
-        champions=[uri for uri, _, _ in _champions(found)], command=command,
-        **{n: pages.table(tables[n]) for n in SHOWN},
+        "report", title=f"Which VAE variant for {comparison.dataset}?", subtitle=_subtitle(comparison),
+        answers=answers(comparison), warnings=comparison.warnings,
+        boards=[_board(board, tables) for board in comparison.boards],
+        figures={name: figures.uris(themes) for name, themes in charts.items()},
+        strips=[(kind, title, strips[kind]) for kind, title in STRIPS.items() if kind in strips],
+        conclusions=[(name, " ".join(d["words"])) for name, d in details.items() if d["words"]],
+        champions=[uri for uri, _, _ in _champions(comparison)], command=command,
+        **{name: pages.table(tables[name]) for name in SHOWN},
     )  # fmt: skip
     (folder / "report.html").write_text(html, encoding="utf-8")
     return Report(folder / "report.html", tables)
 
 
-def log(found: Comparison, written: Report, tracker: Tracker) -> list[str]:
-    """The report and its tables into the comparison's run, the champions into the registry. Returns their addresses."""
-    searched = {name for s in found.candidates.values() for name in s.study.space}
+def log(comparison: Comparison, report: Report, tracker: Tracker) -> list[str]:
+    """Log the report and its tables to the run of the comparison, and register the champions. Returns their URIs."""
+    searched = {name for candidate in comparison.candidates.values() for name in candidate.study.space}
     views.write(tracker.client, tracker.experiment, sorted(searched))
-    with tracker.run(f"comparison of {found.dataset}", {}, key=f"comparison-{found.dataset}") as run:
-        run.files(written.page.parent, "report")
-        for board in found.boards:
+    with tracker.run(f"comparison of {comparison.dataset}", {}, key=run_key(comparison.dataset)) as run:
+        run.files(report.page.parent, "report")
+        for board in comparison.boards:
             name = f"board_{board.criterion.name}"
-            run.table(f"{name}.json", written.tables[name].astype(str).to_dict("list"))
-    champions = _champions(found)
+            run.table(f"{name}.json", report.tables[name].astype(str).to_dict("list"))
+    champions = _champions(comparison)
     for _, model, alias in champions:
-        tracker.register(f"vae-{found.dataset}", model, alias)
+        tracker.register(f"vae-{comparison.dataset}", model, alias)
     return [uri for uri, _, _ in champions]
 
 
-def _champions(found: Comparison) -> list[tuple[str, str, str]]:
-    """Of each criterion (address, model, alias): of its first variant, the final that is best on validation data."""
+def _champions(comparison: Comparison) -> list[tuple[str, str, str]]:
+    """Return (URI, id of the model, alias) for each criterion.
+
+    The champion is, among the finals of the first variant on the board, the one that is best on validation data.
+    """
     champions = []
-    for board in found.boards:
+    for board in comparison.boards:
+        criterion = board.criterion
         best = next((r.variant for r in board.rows if r.mean is not None), None)
-        keys = [c.key for c in found.choices if c.criterion == board.criterion.name and c.variant == best]
+        keys = [c.key for c in comparison.choices if c.criterion == criterion.name and c.variant == best]
         if keys:
-            runs = found.finals[(found.finals["config"] == keys[0]) & (found.finals["state"] == "complete")]
-            better = metrics.find(board.criterion.chosen).better
-            first = runs.sort_values(board.criterion.chosen, ascending=better == "minimize").iloc[0]
-            alias = f"champion-{board.criterion.name}"
-            champions.append((f"models:/vae-{found.dataset}@{alias}", first["model"], alias))
+            finals = _complete(comparison, keys)
+            rising = metrics.find(criterion.validation_metric).better == "minimize"
+            first = finals.sort_values(criterion.validation_metric, ascending=rising).iloc[0]
+            alias = f"champion-{criterion.name}"
+            champions.append((f"models:/vae-{comparison.dataset}@{alias}", first["model"], alias))
     return champions
 
 
-def answers(found: Comparison) -> list[str]:
-    """A sentence a criterion: who is first, and who cannot be told apart from it."""
-    said = []
-    for board in found.boards:
+def answers(comparison: Comparison) -> list[str]:
+    """Answer the question of each criterion: which variant is best, and which ones cannot be told apart from it."""
+    texts = []
+    for board in comparison.boards:
+        criterion = board.criterion
         rows = [r for r in board.rows if r.mean is not None]
         if not rows:
-            said.append(f"{board.criterion.question} Nobody can say: no variant has {board.criterion.judged} here.")
+            texts.append(f"{criterion.question} There is no answer, because no variant has {criterion.test_metric}.")
             continue
-        first, unit = rows[0], metrics.find(board.criterion.judged).unit
+        first, unit = rows[0], metrics.find(criterion.test_metric).unit
         assert first.mean is not None
-        rivals = [p.worse for p in board.pairs if p.better == first.variant and not p.sure]
-        rest = [p.worse for p in board.pairs if p.better == first.variant and p.sure]
-        value = f"{first.mean.value:.4g}" + (
-            f" [{first.mean.low:.4g}, {first.mean.high:.4g}]" if np.isfinite(first.mean.low) else ""
-        )
-        words = f"{board.criterion.question} {first.variant}: {value} {unit}."
-        if rest:
-            words += f" It beats {_listed(rest)}."
+        interval = f" [{first.mean.low:.4g}, {first.mean.high:.4g}]" if np.isfinite(first.mean.low) else ""
+        text = f"{criterion.question} {first.variant}: {first.mean.value:.4g}{interval} {unit}."
+        beaten = [p.worse for p in board.pairs if p.better == first.variant and p.significant]
+        rivals = [p.worse for p in board.pairs if p.better == first.variant and not p.significant]
+        if beaten:
+            text += f" It beats {_listed(beaten)}."
         if rivals:
-            words += f" It cannot be told apart from {_listed(rivals)} with {first.seeds} seed(s)."
-        said.append(words)
-    return said
+            seeds = "one seed" if first.seeds == 1 else f"{first.seeds} seeds"
+            text += f" It cannot be told apart from {_listed(rivals)} with {seeds}."
+        texts.append(text)
+    return texts
 
 
 def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _subtitle(found: Comparison) -> str:
-    runs = len(found.finals)
-    seeds = found.finals["seed"].nunique()
-    return f"{len(found.candidates)} variants, {seeds} fresh seeds, {runs} trainings scored once on the test split."
+def _subtitle(comparison: Comparison) -> str:
+    variants, seeds, finals = len(comparison.candidates), comparison.finals["seed"].nunique(), len(comparison.finals)
+    return f"{variants} variants, {seeds} fresh seeds, {finals} trainings, each scored once on the test split."
 
 
-def _shown(found: Comparison) -> pd.DataFrame:
-    """A row a variant: its first complete final, of its main configuration."""
-    keys = _main_keys(found)
-    frame = found.finals[(found.finals["state"] == "complete") & found.finals["config"].isin(keys.values())]
-    return frame.sort_values("seed").groupby("variant", as_index=False).first()
+def _complete(comparison: Comparison, config_keys: Sequence[str]) -> pd.DataFrame:
+    """Return the complete finals of some configurations."""
+    finals = comparison.finals
+    return finals[(finals["state"] == "complete") & finals["config"].isin(config_keys)]
 
 
-def _main_keys(found: Comparison) -> dict[str, str]:
-    """The configuration of each variant that the ELBO chose; the reconstruction, where there is none."""
+def _shown_finals(comparison: Comparison) -> pd.DataFrame:
+    """Return a row for each variant: the first complete final of its main configuration."""
+    return _main_finals(comparison).sort_values("seed").groupby("variant", as_index=False).first()
+
+
+def _main_finals(comparison: Comparison) -> pd.DataFrame:
+    """Return the complete finals of each variant's main configuration.
+
+    That is the one which the ELBO chose, or the reconstruction for a variant that has no ELBO.
+    """
     keys: dict[str, str] = {}
     for criterion in ("elbo", "reconstruction", "probe"):
-        for choice in found.choices:
+        for choice in comparison.choices:
             if choice.criterion == criterion:
                 keys.setdefault(choice.variant, choice.key)
-    return keys
+    return _complete(comparison, list(keys.values()))
 
 
-def trials(found: Comparison) -> pd.DataFrame:
-    """A row a trial: variant, number, state, its configuration, and its validation scores."""
+def _trials(comparison: Comparison) -> pd.DataFrame:
+    """Return a row for each trial: variant, number, state, configuration and validation scores."""
     rows = [
         {"variant": name, "trial": t.number, "state": t.state, **dataclasses.asdict(t.config), **t.metrics}
-        for name, candidate in found.candidates.items()
+        for name, candidate in comparison.candidates.items()
         for t in candidate.study.trials
     ]
     return pd.DataFrame(rows)
 
 
 def _figures(
-    found: Comparison, tracker: Tracker, names: list[str], vectors: Mapping[str, list[float]]
+    comparison: Comparison, tracker: Tracker, names: list[str], kl: Mapping[str, list[float]]
 ) -> dict[str, dict[str, bytes]]:
-    tried, finals = trials(found), found.finals
-    main = finals[finals["config"].isin(_main_keys(found).values())]
-    made = {}
-    for board in found.boards:
+    trials, finals, main = _trials(comparison), comparison.finals, _main_finals(comparison)
+    charts = {}
+    for board in comparison.boards:
         if any(r.mean for r in board.rows):
-            keys = {c.key for c in found.choices if c.criterion == board.criterion.name}
-            made[f"board_{board.criterion.name}"] = figures.leaderboard(
-                board, finals[finals["config"].isin(keys)], names
-            )
-    elbo = ("valid/elbo", "test/elbo", "ELBO (nats)")
-    if "probe/accuracy" in tried:
-        made["elbo_probe"] = figures.scatter(
-            tried, finals, elbo, ("probe/accuracy", "probe/linear_all", "probe accuracy"), names
-        )
-        made["probes"] = figures.probes(main, names)
-    made["rate_distortion"] = figures.scatter(
-        tried, finals, ("valid/kl", "test/kl", "rate: KL (nats)"),
+            keys = {c.key for c in comparison.choices if c.criterion == board.criterion.name}
+            runs = finals[finals["config"].isin(keys)]
+            charts[f"board_{board.criterion.name}"] = figures.leaderboard(board, runs, names)
+    if "probe/accuracy" in trials:
+        charts["elbo_probe"] = figures.scatter(
+            trials, finals, ("valid/elbo", "test/elbo", "ELBO (nats)"),
+            ("probe/accuracy", "probe/linear_all", "probe accuracy"), names,
+        )  # fmt: skip
+        charts["probes"] = figures.probes(main, names)
+    charts["rate_distortion"] = figures.scatter(
+        trials, finals, ("valid/kl", "test/kl", "rate: KL (nats)"),
         ("valid/reconstruction", "test/reconstruction", "distortion: reconstruction (nats)"), names,
     )  # fmt: skip
-    if any(vectors.values()):
-        made["spectra"] = figures.spectra(vectors, names)
-    scored = "valid/elbo" if "valid/elbo" in tried else "valid/reconstruction"
-    better = metrics.find(scored).better
-    made["budget"] = figures.budgets(tried, scored, better, names)
-    made["curves"] = figures.curves(curves(main, tracker, scored), scored, names)
-    return made
+    if kl:
+        charts["spectra"] = figures.spectra(kl, names)
+    metric = "valid/elbo" if "valid/elbo" in trials else "valid/reconstruction"
+    charts["budget"] = figures.budgets(trials, metric, metrics.find(metric).better, names)
+    charts["curves"] = figures.curves(_curves(main, tracker, metric), metric, names)
+    return charts
 
 
-def curves(finals: pd.DataFrame, tracker: Tracker, *wanted: str) -> pd.DataFrame:
-    """A row an epoch of each complete final: variant, seed, epoch, and the metrics wanted."""
+def _curves(finals: pd.DataFrame, tracker: Tracker, metric: str) -> pd.DataFrame:
+    """Return a row for each epoch of each final: variant, seed, epoch and the metric."""
     rows = []
-    for _, run in finals[finals["state"] == "complete"].iterrows():
-        by: dict[int, dict[str, Any]] = {}
-        for metric in wanted:
-            for step, value in tracker.curve(run["run"], metric):
-                by.setdefault(step, {})[metric] = value
-        last = max(by, default=0)
+    for _, final in finals.iterrows():
+        values = compare.curves(tracker, final["run"], [metric])
+        last = max(values, default=0)
         rows += [
-            {"variant": run["variant"], "seed": run["seed"], "epoch": step, **values}
-            for step, values in by.items()
-            if step < last or last == 1  # the last point repeats the kept epoch
+            {"variant": final["variant"], "seed": final["seed"], "epoch": epoch, **value}
+            for epoch, value in values.items()
+            if epoch < last or last == 1  # the last point repeats the epoch whose weights were kept
         ]
-    return pd.DataFrame(rows, columns=["variant", "seed", "epoch", *wanted])
+    return pd.DataFrame(rows, columns=["variant", "seed", "epoch", metric])
 
 
 def _strips(
-    found: Comparison, tracker: Tracker, shown: pd.DataFrame, vectors: Mapping[str, list[float]], folder: Path
+    comparison: Comparison, tracker: Tracker, shown: pd.DataFrame, kl: Mapping[str, list[float]], folder: Path
 ) -> dict[str, list[tuple[str, str]]]:
+    """Write strips of images as PNG. Returns (variant, image as URI) for each kind in `STRIPS`."""
     strips: dict[str, list[tuple[str, str]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         models = {}
         for _, row in shown.iterrows():
-            data = found.candidates[row["variant"]].data
+            data = comparison.candidates[row["variant"]].data
             model = tracker.model(row["model"], Path(scratch) / row["model"])
             models[row["variant"]] = (model.to(data.train.x.device), data)
-        known = {n: v for n, v in vectors.items() if v}
-        for what, name, png in figures.side_by_side(models, known) if models else ():
-            strips.setdefault(what, []).append((name, figures.uri(png)))
-            (folder / "figures" / f"{what}_{name}.png").write_bytes(png)
+        for kind, name, png in figures.side_by_side(models, kl) if models else ():
+            strips.setdefault(kind, []).append((name, figures.uri(png)))
+            (folder / "figures" / f"{kind}_{name}.png").write_bytes(png)
     return strips
 
 
-def _tables(found: Comparison) -> dict[str, pd.DataFrame]:
+def _tables(comparison: Comparison) -> dict[str, pd.DataFrame]:
     tables = {}
-    for board in found.boards:
+    for board in comparison.boards:
         tables[f"board_{board.criterion.name}"] = _board_table(board)
         tables[f"pairs_{board.criterion.name}"] = _pairs_table(board)
-    tables["finals"] = found.finals
-    tables["everything"] = _everything(found)
-    tables["cost"] = _cost(found)
-    tables["configurations"] = _configurations(found)
-    tables["importances"] = _importances(found)
-    tables["environment"] = pd.DataFrame(found.environment.items(), columns=["what", "value"])
+    tables["finals"] = comparison.finals
+    tables["everything"] = _scores_table(comparison)
+    tables["cost"] = _cost_table(comparison)
+    tables["configurations"] = _configurations_table(comparison)
+    tables["importances"] = _importances_table(comparison)
+    tables["environment"] = pd.DataFrame(comparison.environment.items(), columns=["what", "value"])
     return tables
 
 
@@ -244,7 +250,7 @@ def _board_table(board: Board) -> pd.DataFrame:
         row["IQM, bootstrap interval"] = f"{r.middle.value:.4g} [{r.middle.low:.4g}, {r.middle.high:.4g}]"
         row["rank"] = f"{r.rank.value:.2g} [{r.rank.low:.2g}, {r.rank.high:.2g}]" if r.rank else "—"
         row["seeds"] = str(r.seeds)
-        row |= {m: f"{v:.4g}" for m, v in (r.beside or {}).items()}
+        row |= {metric: f"{value:.4g}" for metric, value in (r.related or {}).items()}
         rows.append(row)
     return pd.DataFrame(rows).fillna("—")
 
@@ -253,71 +259,68 @@ def _pairs_table(board: Board) -> pd.DataFrame:
     rows = [
         {
             "better": p.better, "worse": p.worse, "difference": f"{p.difference.mean.value:.3g}",
-            "95% interval": f"[{p.difference.mean.low:.3g}, {p.difference.mean.high:.3g}]", "p": f"{p.corrected:.2g}",
+            "95% interval": f"[{p.difference.mean.low:.3g}, {p.difference.mean.high:.3g}]", "p": f"{p.p:.2g}",
             "effect": f"{p.difference.effect:.2g}",
             "P(better)": f"{p.chance.value:.2f} [{p.chance.low:.2f}, {p.chance.high:.2f}]",
-            "pairs": p.difference.pairs, "sure": "yes" if p.sure else "no",
+            "pairs": p.difference.pairs, "significant": "yes" if p.significant else "no",
         }
         for p in board.pairs
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def _everything(found: Comparison) -> pd.DataFrame:
-    """A metric a row, a variant a column: mean and standard deviation over seeds."""
-    frame = found.finals[found.finals["config"].isin(_main_keys(found).values())]
-    frame = frame[frame["state"] == "complete"]
-    tested = [c for c in frame.columns if str(c).startswith(("test/", "probe/", "latent/", "sample/", "use/"))]
+def _scores_table(comparison: Comparison) -> pd.DataFrame:
+    """Return a row for each metric and a column for each variant: mean and standard deviation over seeds."""
+    finals = _main_finals(comparison)
     rows = []
-    for metric in sorted(tested):
+    for metric in sorted(c for c in finals.columns if str(c).startswith(SCORES)):
         row: dict[str, Any] = {"metric": metric}
-        for name, values in frame.groupby("variant")[metric]:
-            known = values.dropna()
-            spread = f" ± {known.std():.2g}" if len(known) > 1 else ""
-            row[str(name)] = f"{known.mean():.4g}{spread}" if len(known) else "—"
+        for name, column in finals.groupby("variant")[metric]:
+            values = column.dropna()
+            spread = f" ± {values.std():.2g}" if len(values) > 1 else ""
+            row[str(name)] = f"{values.mean():.4g}{spread}" if len(values) else "—"
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _cost(found: Comparison) -> pd.DataFrame:
-    main = found.finals[found.finals["config"].isin(_main_keys(found).values())]
+def _cost_table(comparison: Comparison) -> pd.DataFrame:
+    finals = _main_finals(comparison)
     rows = []
-    for name, s in sorted(found.candidates.items()):
-        states = [t.state for t in s.study.trials]
-        mine = main[main["variant"] == name]
-        seconds = mine["time/trial_seconds"].mean() if "time/trial_seconds" in mine else float("nan")
+    for name, candidate in sorted(comparison.candidates.items()):
+        study, own_finals = candidate.study, finals[finals["variant"] == name]
+        states = [t.state for t in study.trials]
+        seconds = own_finals["time/trial_seconds"].mean() if "time/trial_seconds" in own_finals else float("nan")
         rows.append({
-            "variant": name, "study": s.study.name, "trials": len(states), "pruned": states.count("pruned"),
-            "failed": states.count("failed"), "epochs at most": s.study.epochs, "search, s": f"{s.study.seconds:.0f}",
-            "a final, s": f"{seconds:.1f}", "weights": f"{found.weights.get(name, 0):,}", "data": s.source,
+            "variant": name, "study": study.name, "trials": len(states), "pruned": states.count("pruned"),
+            "failed": states.count("failed"), "epochs at most": study.epochs, "search, s": f"{study.seconds:.0f}",
+            "a final, s": f"{seconds:.1f}", "weights": f"{comparison.weights.get(name, 0):,}",
+            "data": candidate.source,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def _configurations(found: Comparison) -> pd.DataFrame:
+def _configurations_table(comparison: Comparison) -> pd.DataFrame:
     rows = []
-    for c in found.choices:
-        own = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in dataclasses.asdict(c.config).items()}
-        rows.append(
-            {"variant": c.variant, "chosen by": c.criterion, "trial": c.trial, "score": f"{c.value:.4g}", **own}
-        )
+    for c in comparison.choices:
+        values = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in dataclasses.asdict(c.config).items()}
+        row = {"variant": c.variant, "chosen by": c.criterion, "trial": c.trial, "score": f"{c.value:.4g}"}
+        rows.append({**row, **values})
     return pd.DataFrame(rows).fillna("—")
 
 
-def _importances(found: Comparison) -> pd.DataFrame:
+def _importances_table(comparison: Comparison) -> pd.DataFrame:
     rows = [
         {"variant": name, "objective": objective, **{k: f"{v:.2f}" for k, v in shares.items()}}
-        for name, s in sorted(found.candidates.items())
-        for objective, shares in s.study.importances.items()
+        for name, candidate in sorted(comparison.candidates.items())
+        for objective, shares in candidate.study.importances.items()
     ]
     return pd.DataFrame(rows).fillna("—")
 
 
 def _board(board: Board, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    c, metric = board.criterion, metrics.find(board.criterion.judged)
+    name = board.criterion.name
     return {
-        "name": c.name, "question": c.question, "caution": c.caution, "chosen": c.chosen, "judged": c.judged,
-        "unit": metric.unit, "better": "lower is better" if metric.better == "minimize" else "higher is better",
-        "words": board.words, "table": pages.table(tables[f"board_{c.name}"]),
-        "pairs": pages.table(tables[f"pairs_{c.name}"]),
+        "criterion": board.criterion, "unit": metrics.find(board.criterion.test_metric).unit,
+        "conclusions": board.conclusions, "table": pages.table(tables[f"board_{name}"]),
+        "pairs": pages.table(tables[f"pairs_{name}"]),
     }  # fmt: skip

@@ -1,15 +1,18 @@
-"""A name or a path -> training, validation and test splits as tensors, and the facts about them.
+"""Loads a data set from a name or a path, and splits it into training, validation and test tensors.
 
     data = load("digits")
-    data.train.x   (N, C, H, W), (N, D), or (N, T, D) with a mask (N, T), as stored; its type says what it is:
-                   bool     binary values                      -> given to a variant as {0., 1.}
-                   uint8    grey values of a Bernoulli data set -> binarised anew each time they are drawn (training)
-                   uint8    8-bit values (`logistic8`)         -> k / 255
-                   float32  continuous, standardised by the training split
-    data.batch(data.train, index)    what a variant gets
+    batch = data.batch(data.train, index)    # some examples as a variant gets them, in float32
 
-Splits are fixed: stratified by class where there are labels, drawn with one seed that no option changes, so that
-studies with different seeds are compared on the same examples. Validation and test are binarised once.
+`data.train.x` is stored as (N, C, H, W), (N, D), or (N, T, D) with a mask (N, T). Its type decides how `batch`
+converts it:
+
+    bool     binary values become 0.0 and 1.0
+    uint8    grey values of a Bernoulli data set are binarised again each time a training example is read
+    uint8    8-bit values (`logistic8`) are divided by 255
+    float32  continuous values are standardised by the training split when the data are loaded
+
+The splits are stratified by class where there are labels, and drawn with a seed that no option changes, so that all
+studies use the same examples. Validation and test are binarised once.
 """
 
 import hashlib
@@ -22,17 +25,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data._catalogue import CATALOGUE, cache, places
+from pipeline.data._catalogue import CATALOGUE, as_sequences, cache, search_folders
 from pipeline.data._files import read
 from pipeline.data._raw import SPLIT_SEED, Factors, Layout, Raw, stratified
 from variants import Batch, DataSpec, InputError
 
-__all__ = ["Data", "Factors", "cache", "load", "names", "places"]
+__all__ = ["Data", "Factors", "as_sequences", "cache", "load", "names", "search_folders"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A data set, split and ready. `digest` (sha256) covers values, labels and splits."""
+    """A data set that is split and ready for training. `digest` (sha256) covers values, labels and splits."""
 
     spec: DataSpec
     train: Batch
@@ -40,53 +43,63 @@ class Data:
     test: Batch
     digest: str
     source: str
-    shift: Tensor  # continuous data are (x - shift) / scale; 0 and 1 for the other kinds
+    shift: Tensor  # continuous values are stored as (x - shift) / scale; 0 and 1 for other likelihoods
     scale: Tensor
     layout: Layout
     factors: tuple[Factors, Factors, Factors] | None = None  # of train, valid and test
 
     def to(self, device: torch.device) -> "Data":
-        """The same data with every split on `device`."""
+        """Return the same data with every split on `device`."""
         splits = {name: getattr(self, name).to(device) for name in ("train", "valid", "test")}
         return replace(self, **splits, shift=self.shift.to(device), scale=self.scale.to(device))
 
     def with_labels(self, n: int) -> "Data":
-        """The same data, in which `n` training examples, evenly from all classes, keep their label; others get -1."""
+        """Return the same data with `n` labelled training examples, evenly from all classes; other labels become -1.
+
+        Raises:
+            InputError: If there are no labels, or `n` is less than the number of classes.
+        """
         y = self.train.y
         if y is None or n < self.spec.classes:
-            raise InputError(f"{n} labels of {self.spec.name}: expected at least one for each of its classes")
+            raise InputError(
+                f"{n} labels of {self.spec.name}: expected at least one for each of its {self.spec.classes} classes"
+            )
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(SPLIT_SEED)).to(y.device)
-        few = torch.full_like(y, -1)
+        labels = torch.full_like(y, -1)
         for c in range(self.spec.classes):
             chosen = order[y[order] == c][: n // self.spec.classes]
-            few[chosen] = c
-        return replace(self, train=replace(self.train, y=few))
+            labels[chosen] = c
+        return replace(self, train=replace(self.train, y=labels))
 
-    def most_frequent(self) -> "Data":
-        """The same data, of which only the most frequent class is left for training and validation."""
+    def only_most_frequent_class(self) -> "Data":
+        """Return the same data with only the examples of the most frequent class for training and validation."""
         if self.train.y is None:
-            raise InputError(f"{self.spec.name} has no labels; expected classes, of which one is the most frequent")
-        return self.only(int(self.train.y.mode().values))
+            raise InputError(f"{self.spec.name} has no labels; expected a data set with classes")
+        return self.only_class(int(self.train.y.mode().values))
 
-    def only(self, c: int) -> "Data":
-        """The same data, of which only class `c` is left for training and validation."""
-        left = []
+    def only_class(self, c: int) -> "Data":
+        """Return the same data with only the examples of class `c` for training and validation.
+
+        Raises:
+            InputError: If a split has no example of the class.
+        """
+        splits = []
         for split in (self.train, self.valid):
             chosen = None if split.y is None else torch.eq(split.y, c).nonzero()[:, 0]
             if chosen is None or not len(chosen):
-                raise InputError(f"class {c} alone: {self.spec.name} has no examples of it to train and validate on")
-            left.append(split[chosen])
-        return replace(self, train=left[0], valid=left[1])
+                raise InputError(f"class {c}: {self.spec.name} has no examples of it to train and validate on")
+            splits.append(split[chosen])
+        return replace(self, train=splits[0], valid=splits[1])
 
     def batch(self, split: Batch, index: Tensor | slice, generator: torch.Generator | None = None) -> Batch:
-        """Some examples of a split as a variant gets them: float32. `generator` draws the dynamic binarisation."""
+        """Return some examples of a split in float32. `generator` draws the binarisation of grey training values."""
         batch = split[index]
         return replace(batch, x=self._values(batch.x, generator))
 
     def batches(self, split: Batch, size: int = 1024, seed: int = SPLIT_SEED) -> Iterator[Batch]:
-        """A whole split in its order, `size` examples at a time; the last batch may be shorter.
+        """Yield a whole split in its order, in batches of `size` examples; the last batch may be shorter.
 
-        Grey training values are binarised by `seed`, so that scores and codes of a split are the same each time.
+        Grey training values are binarised with `seed`, so that every call yields the same batches.
         """
         generator = torch.Generator(split.x.device).manual_seed(seed)
         for start in range(0, len(split), size):
@@ -101,27 +114,30 @@ class Data:
 
 
 def binarize(grey: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One draw from Bernoulli(grey / 255) for each of the values (uint8), as float32."""
+    """Draw from Bernoulli(grey / 255) for each value (uint8). Returns float32 of the same shape."""
     return torch.bernoulli(grey.float() / 255, generator=generator)
 
 
 def names() -> list[str]:
-    """The data sets that have a name."""
+    """Return the names of the data sets that `load` knows, sorted."""
     return sorted(CATALOGUE)
 
 
-def load(source: str, *, binarized: bool = True, progress: bool = True) -> Data:
-    """Load a data set by name, or from the path of a file (arrays, a table, sequences) or a folder of images.
+def load(source: str, *, binarized: bool = True) -> Data:
+    """Load a data set.
 
-    `binarized=False` keeps grey values of a Bernoulli data set as probabilities in [0, 1]. That scores no likelihood;
-    it is there to reproduce programs that train on them.
+    Args:
+        source: A name, or the path of a file (arrays, a table, sequences) or of a folder of images.
+        binarized: False keeps the grey values of a Bernoulli data set as probabilities in [0, 1]. The training loss is
+            then no likelihood; this only serves to reproduce programs that train in this way.
 
-    Raises `InputError` for an unknown name, an unreadable file, and values that cannot be modelled.
+    Raises:
+        InputError: If the name is unknown, the file cannot be read, or its values cannot be modelled.
     """
     if source in CATALOGUE:
-        raw = CATALOGUE[source](progress)
+        raw = CATALOGUE[source]()
     elif Path(source).exists():
-        raw = read(Path(source), progress)
+        raw = read(Path(source))
     elif re.search(r"[/\\.]", source):
         raise InputError(f"--dataset {source}: there is no such file or folder")
     else:
@@ -130,7 +146,7 @@ def load(source: str, *, binarized: bool = True, progress: bool = True) -> Data:
 
 
 def _prepare(raw: Raw, binarized: bool) -> Data:
-    """Check, split, standardise and binarise."""
+    """Check, split, standardise and binarise what was read."""
     raw = raw.checked()
     index = raw.splits or stratified(raw.y, len(raw.x), 10)
     x, y = torch.from_numpy(raw.x), None if raw.y is None else torch.from_numpy(raw.y)
@@ -139,7 +155,7 @@ def _prepare(raw: Raw, binarized: bool) -> Data:
         mask = torch.arange(x.shape[1]) < torch.from_numpy(raw.lengths)[:, None]
     shift, scale = torch.zeros(()), torch.ones(())
     if raw.likelihood == "gaussian":
-        # per feature of a table, per channel of sequences, one pair for images
+        # one mean and scale for each feature of a table, for each channel of sequences, and for all pixels of images
         train = x[index[0]] if mask is None else x[index[0]][mask[index[0]]]
         axes = (0,) if train.ndim == 2 else tuple(range(train.ndim))
         shift, scale = train.mean(axes), train.std(axes)
@@ -150,19 +166,20 @@ def _prepare(raw: Raw, binarized: bool) -> Data:
     if raw.likelihood == "bernoulli" and x.dtype == torch.uint8 and not binarized:
         x = x.float() / 255
     splits = [Batch(*(None if field is None else field[i] for field in (x, y, mask))) for i in index]  # type: ignore[arg-type]
-    for k in (1, 2):  # validation and test: once, with a fixed seed
+    for k in (1, 2):  # validation and test are binarised once, with a fixed seed
         if raw.likelihood == "bernoulli" and splits[k].x.dtype == torch.uint8:
             generator = torch.Generator().manual_seed(SPLIT_SEED + k)
             splits[k] = replace(splits[k], x=binarize(splits[k].x, generator).bool())
     classes = 0 if raw.y is None else int(raw.y.max()) + 1
     shape, steps = (x.shape[1:], 0) if mask is None else (x.shape[2:], x.shape[1])
     spec = DataSpec(name=raw.name, shape=tuple(shape), likelihood=raw.likelihood, classes=classes, steps=steps)
-    natural: Layout = "images" if len(shape) == 3 else "table"
+    layout: Layout = "images" if len(shape) == 3 else "table"
     if mask is not None:
-        natural = "lines" if raw.likelihood == "gaussian" else "roll"
-    layout = raw.layout or natural
-    known = raw.factors
-    causes = None if known is None else (known[index[0].numpy()], known[index[1].numpy()], known[index[2].numpy()])
+        layout = "lines" if raw.likelihood == "gaussian" else "roll"
+    factors = None
+    if raw.factors is not None:
+        train_factors, valid_factors, test_factors = (raw.factors[i.numpy()] for i in index)
+        factors = (train_factors, valid_factors, test_factors)
     return Data(
         spec=spec,
         train=splits[0],
@@ -172,15 +189,15 @@ def _prepare(raw: Raw, binarized: bool) -> Data:
         source=raw.source,
         shift=shift,
         scale=scale,
-        layout=layout,
-        factors=causes,
+        layout=raw.layout or layout,
+        factors=factors,
     )
 
 
 def _digest(raw: Raw, index: list[Tensor]) -> str:
     sha = hashlib.sha256(f"{raw.x.shape}{raw.x.dtype}{raw.likelihood}".encode())
-    causes = None if raw.factors is None else raw.factors.values
-    for array in (raw.x, raw.y, raw.lengths, causes, *(i.numpy() for i in index)):
+    factors = None if raw.factors is None else raw.factors.values
+    for array in (raw.x, raw.y, raw.lengths, factors, *(i.numpy() for i in index)):
         if array is not None:
             sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()

@@ -1,8 +1,9 @@
-"""The data sets that have a name. Each entry reads one, downloading it where it has to."""
+"""The data sets that have a name. Each function of `CATALOGUE` reads one, and downloads it if necessary."""
 
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,26 +15,28 @@ from pipeline.data._raw import Raw
 from variants import InputError
 
 BINARIZED = "https://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/binarized_mnist_{}.amat"
-BINARIZED_SHA256 = {  # of the text files, as TensorFlow Datasets publishes them
+BINARIZED_SHA256 = {  # of the text files, as published by TensorFlow Datasets
     "train": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
     "valid": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
     "test": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
 }
+ROWS = "-rows"  # ends the name of a data set whose images are sequences of their rows
+OTHERWISE = "or use --dataset digits, which needs no file"
 
 
 def cache() -> Path:
-    """Where downloads are kept: the user's cache."""
+    """Return the folder for downloads, which lies in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae-variants"
 
 
-def places() -> list[Path]:
-    """Where data are looked for: the folder named by VARIANTS_DATA, then the cache."""
-    given = os.environ.get("VARIANTS_DATA")
-    return [*([Path(given)] if given else []), cache()]
+def search_folders() -> list[Path]:
+    """Return the folders in which data are searched: the one that VARIANTS_DATA names, then the cache."""
+    folder = os.environ.get("VARIANTS_DATA")
+    return [*([Path(folder)] if folder else []), cache()]
 
 
-def digits(progress: bool) -> Raw:
-    """1,797 handwritten digits, 8x8, 17 grey levels, from scikit-learn (Alpaydin & Kaynak 1998). Embedded."""
+def digits() -> Raw:
+    """Read 1,797 handwritten digits, 8x8 with 17 grey levels, that come with scikit-learn (Alpaydin & Kaynak 1998)."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
@@ -41,67 +44,63 @@ def digits(progress: bool) -> Raw:
     return Raw(name="digits", source="scikit-learn's digits", x=grey, y=y.astype(np.int64), likelihood="bernoulli")
 
 
-def rows(read: Callable[[bool], Raw]) -> Callable[[bool], Raw]:
-    """The same images as sequences: a row of pixels a time step, from the top."""
-
-    def turned(progress: bool) -> Raw:
-        raw = read(progress)
-        x = raw.x[:, 0]
-        lengths = np.full(len(x), x.shape[1], dtype=np.int64)
-        return replace(raw, name=f"{raw.name}-rows", x=x, lengths=lengths, layout="images")
-
-    return turned
+def _rows(read: Callable[[], Raw]) -> Raw:
+    """Turn images into sequences: each row of pixels is a time step, from top to bottom."""
+    raw = read()
+    x = raw.x[:, 0]
+    lengths = np.full(len(x), x.shape[1], dtype=np.int64)
+    return replace(raw, name=raw.name + ROWS, x=x, lengths=lengths, layout="images")
 
 
-def frey_faces(progress: bool) -> Raw:
-    """1,965 frames of one face, 28x20, 8-bit (Roweis, Saul & Hinton 2002). No labels."""
-    path = next((p for q in places() if (p := q / "FreyFaces" / "frey_faces.npz").exists()), None)
+def frey_faces() -> Raw:
+    """Read 1,965 frames of one face, 28x20, 8-bit, without labels (Roweis, Saul & Hinton 2002)."""
+    path = next((p for q in search_folders() if (p := q / "FreyFaces" / "frey_faces.npz").exists()), None)
     if path is None:
         raise InputError(
-            "--dataset frey-faces cannot be had; put FreyFaces/frey_faces.npz, with x (1965, 28, 20) of 8-bit values, "
-            "into the folder that VARIANTS_DATA names, or use the embedded digits"
+            "--dataset frey-faces is not on this machine: put FreyFaces/frey_faces.npz, with x (1965, 28, 20) of 8-bit "
+            f"values, into the folder that VARIANTS_DATA names; {OTHERWISE}"
         )
     try:
         with np.load(path, allow_pickle=False) as file:
             x = file["x"].reshape(-1, 1, 28, 20).astype(np.uint8)
     except Exception as error:
-        raise InputError(f"--dataset frey-faces: {path} is unreadable ({error})") from error
+        raise InputError(f"--dataset frey-faces: {path} cannot be read ({error}); {OTHERWISE}") from error
     return Raw(name="frey-faces", source="Roweis, Saul & Hinton 2002", x=x, y=None, likelihood="logistic8")
 
 
-def _idx(name: str, folder: str) -> Callable[[bool], Raw]:
-    def read(progress: bool) -> Raw:
-        import torchvision.datasets
+def _idx(name: str, folder: str) -> Raw:
+    """Read one of torchvision's data sets of 28x28 images, with its own test split.
 
-        cls = getattr(torchvision.datasets, folder)
-        root = next((p for p in places() if (p / folder / "raw").is_dir()), None)
-        try:
-            parts = [cls(root or cache(), train=train, download=root is None) for train in (True, False)]
-        except Exception as error:
-            raise InputError(
-                f"--dataset {name} cannot be had ({error}); put the four IDX files into {folder}/raw in the folder "
-                "that VARIANTS_DATA names, or use the embedded digits"
-            ) from error
-        x = torch.cat([p.data for p in parts])[:, None].numpy()
-        y = torch.cat([p.targets for p in parts]).numpy()
-        first = torch.arange(len(parts[0]))
-        last = torch.arange(len(parts[0]), len(x))
-        # the official test split; the last 10,000 training examples validate, as in Burda et al. 2016
-        return Raw(
-            name=name,
-            source=f"torchvision {folder}",
-            x=x,
-            y=y.astype(np.int64),
-            likelihood="bernoulli",
-            splits=[first[:-10000], first[-10000:], last],
-        )
+    The last 10,000 training examples are the validation split, as in Burda et al. 2016.
+    """
+    import torchvision.datasets
 
-    return read
+    cls = getattr(torchvision.datasets, folder)
+    root = next((p for p in search_folders() if (p / folder / "raw").is_dir()), None)
+    try:
+        parts = [cls(root or cache(), train=train, download=root is None) for train in (True, False)]
+    except Exception as error:
+        raise InputError(
+            f"--dataset {name} could not be downloaded ({error}): put its four IDX files into {folder}/raw in the "
+            f"folder that VARIANTS_DATA names; {OTHERWISE}"
+        ) from error
+    x = torch.cat([p.data for p in parts])[:, None].numpy()
+    y = torch.cat([p.targets for p in parts]).numpy()
+    first = torch.arange(len(parts[0]))
+    last = torch.arange(len(parts[0]), len(x))
+    return Raw(
+        name=name,
+        source=f"torchvision {folder}",
+        x=x,
+        y=y.astype(np.int64),
+        likelihood="bernoulli",
+        splits=[first[:-10000], first[-10000:], last],
+    )
 
 
-def binarized_mnist(progress: bool) -> Raw:
-    """The fixed binarisation of Larochelle & Murray 2011: no labels, and its own order and splits."""
-    root = next((p for p in places() if (p / "BinarizedMNIST").is_dir()), None)
+def binarized_mnist() -> Raw:
+    """Read MNIST as binarised by Larochelle & Murray 2011, without labels, in its own order and splits."""
+    root = next((p for p in search_folders() if (p / "BinarizedMNIST").is_dir()), None)
     path = (root or cache()) / "BinarizedMNIST" / "binarized_mnist.npz"
     parts = ("train", "valid", "test")
     if not path.exists():
@@ -111,7 +110,7 @@ def binarized_mnist(progress: bool) -> Raw:
             arrays = [file[p].reshape(-1, 1, 28, 28).astype(np.bool_) for p in parts]
     except Exception as error:
         raise InputError(
-            f"--dataset binarized-mnist: {path} is unreadable ({error}); delete it and try again"
+            f"--dataset binarized-mnist: {path} cannot be read ({error}); delete it and try again"
         ) from error
     ends = np.cumsum([0, *map(len, arrays)])
     splits = [torch.arange(a, b) for a, b in pairwise(ends)]
@@ -126,7 +125,7 @@ def binarized_mnist(progress: bool) -> Raw:
 
 
 def _download_binarized(path: Path) -> None:
-    """Fetch the three text files, check them against the published sha256, and keep them as one .npz."""
+    """Download the three text files, check them against the published sha256, and save them as one .npz."""
     arrays = {}
     for part, digest in BINARIZED_SHA256.items():
         text = path.with_name(f"binarized_mnist_{part}.amat")
@@ -135,24 +134,28 @@ def _download_binarized(path: Path) -> None:
             torch.hub.download_url_to_file(BINARIZED.format(part), str(text), hash_prefix=digest)
         except (OSError, RuntimeError) as error:
             raise InputError(
-                f"--dataset binarized-mnist cannot be had ({error}); put BinarizedMNIST/binarized_mnist.npz into the "
-                "folder that VARIANTS_DATA names, or use the embedded digits"
+                f"--dataset binarized-mnist could not be downloaded ({error}): put BinarizedMNIST/binarized_mnist.npz "
+                f"into the folder that VARIANTS_DATA names; {OTHERWISE}"
             ) from error
         arrays[part] = np.fromfile(text, np.uint8).reshape(-1, 784, 2)[:, :, 0] - ord("0")
         text.unlink()
-    whole = path.with_name("part.npz")
-    np.savez_compressed(whole, train=arrays["train"], valid=arrays["valid"], test=arrays["test"])
-    whole.replace(path)
+    partial_file = path.with_name("part.npz")
+    np.savez_compressed(partial_file, train=arrays["train"], valid=arrays["valid"], test=arrays["test"])
+    partial_file.replace(path)
 
 
-CATALOGUE: dict[str, Callable[[bool], Raw]] = {
+CATALOGUE: dict[str, Callable[[], Raw]] = {
     "digits": digits,
-    "digits-rows": rows(digits),
-    "mnist": _idx("mnist", "MNIST"),
-    "mnist-rows": rows(_idx("mnist", "MNIST")),
-    "fashion-mnist": _idx("fashion-mnist", "FashionMNIST"),
+    "mnist": partial(_idx, "mnist", "MNIST"),
+    "fashion-mnist": partial(_idx, "fashion-mnist", "FashionMNIST"),
     "binarized-mnist": binarized_mnist,
     "frey-faces": frey_faces,
-    "sprites": lambda progress: _sprites.load(32),
-    "sprites-64": lambda progress: _sprites.load(64),
+    "sprites": partial(_sprites.load, 32),
+    "sprites-64": partial(_sprites.load, 64),
 }
+CATALOGUE |= {name + ROWS: partial(_rows, CATALOGUE[name]) for name in ("digits", "mnist")}
+
+
+def as_sequences(name: str) -> str | None:
+    """Return the name of the data set that holds the images of `name` row by row, or None if there is none."""
+    return name + ROWS if name + ROWS in CATALOGUE else None

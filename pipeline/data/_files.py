@@ -1,7 +1,8 @@
-"""A person's own data: arrays, tables, sequences, or a folder of images. Nothing that is read is executed."""
+"""Reads a user's own data: arrays, tables, sequences, or a folder of images. No file is executed or unpickled."""
 
 import zipfile
 import zlib
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,17 +10,18 @@ import numpy as np
 
 from pipeline.data._raw import Factors, Raw, from_values
 from pipeline.data._sequences import long, music, padded, ucr
+from pipeline.progress import Display
 from variants import InputError
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 KEYS = ("x", "y", "lengths", "factors", "factor_names", "unordered")
-MANY = 2000  # images, from which on reading them shows its progress
+MANY = 2000  # reading at least this many images shows its progress
 
 
-def read(path: Path, progress: bool) -> Raw:
-    """Read a file or folder. Raises `InputError` where it is of no known kind, corrupt or unreadable."""
+def read(path: Path) -> Raw:
+    """Read a file or folder. Raises `InputError` if its kind is unknown, or if it cannot be read."""
     if path.is_dir():
-        return _images(path, progress)
+        return _images(path)
     readers = {".npz": _npz, ".csv": _table, ".parquet": _table, ".ts": ucr, ".tsv": ucr, ".mat": music}
     if path.suffix not in readers:
         kinds = ", ".join(readers)
@@ -31,11 +33,11 @@ def _npz(path: Path) -> Raw:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in KEYS}
-            found = ", ".join(file.files) or "nothing"
+            names = ", ".join(file.files) or "nothing"
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"--dataset {path} cannot be read ({type(error).__name__}: {error})") from error
     if "x" not in arrays:
-        raise InputError(f"--dataset {path} holds {found}; expected an array x (N, ...), and optionally y (N,)")
+        raise InputError(f"--dataset {path} holds {names}; expected an array x (N, ...), and optionally y (N,)")
     if "lengths" in arrays:
         raw = padded(f"--dataset {path}", path.stem, arrays["x"], arrays.get("y"), arrays["lengths"])
     else:
@@ -43,18 +45,21 @@ def _npz(path: Path) -> Raw:
     if "factors" not in arrays:
         return raw
     columns = arrays["factors"].shape[1] if arrays["factors"].ndim == 2 else 0
-    names = arrays.get("factor_names", [f"factor {i}" for i in range(columns)])
+    factor_names = arrays.get("factor_names", [f"factor {i}" for i in range(columns)])
     unordered = tuple(map(str, arrays.get("unordered", ())))
-    return replace(raw, factors=Factors(tuple(map(str, names)), arrays["factors"], unordered))
+    return replace(raw, factors=Factors(tuple(map(str, factor_names)), arrays["factors"], unordered))
 
 
 def _table(path: Path) -> Raw:
-    """A row an example; or, with the columns series and time, a row a step. A column called label holds the class."""
+    """Read a table with one row for each example, or, with the columns series and time, one row for each step.
+
+    A column called label holds the class.
+    """
     import pandas
 
     try:
         table = pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
-    except Exception as error:  # pandas and pyarrow have many kinds
+    except Exception as error:  # pandas and pyarrow raise many types
         raise InputError(f"--dataset {path} cannot be read ({type(error).__name__}: {error})") from error
     values = table.drop(columns=["series", "time", "label"], errors="ignore")
     text = [str(c) for c in values if values[c].dtype.kind not in "biuf"]
@@ -69,23 +74,25 @@ def _table(path: Path) -> Raw:
     return from_values(f"--dataset {path}", path.stem, values.to_numpy(), y)
 
 
-def _images(folder: Path, progress: bool) -> Raw:
-    from rich.console import Console
-    from rich.progress import track
-
+def _images(folder: Path) -> Raw:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
     if not files:
         raise InputError(f"--dataset {folder}: no image in it or its subfolders ({', '.join(sorted(IMAGES))})")
     classes = {p.relative_to(folder).parts[0] for p in files if p.parent != folder}
     if classes and any(p.parent == folder for p in files):
-        raise InputError(f"--dataset {folder}: images both in it and in its subfolders; expected one subfolder a class")
-    hide = not progress or len(files) < MANY
-    shown = track(files, "reading images", console=Console(stderr=True), disable=hide, transient=True)
-    images = [_image(p) for p in shown]
+        raise InputError(f"--dataset {folder}: images in it and in its subfolders; expected a subfolder for each class")
+    with Display().progress("reading images", len(files)) if len(files) >= MANY else nullcontext() as progress:
+        images = []
+        for path in files:
+            images.append(_image(path))
+            if progress:
+                progress.advance()
     for path, image in zip(files, images, strict=True):
         if image.shape[:2] != images[0].shape[:2]:
             sizes = [f"{i.shape[1]}x{i.shape[0]}" for i in (images[0], image)]
-            raise InputError(f"--dataset {folder}: {files[0].name} is {sizes[0]}, {path} is {sizes[1]}; resize to one")
+            raise InputError(
+                f"--dataset {folder}: {files[0].name} is {sizes[0]}, {path} is {sizes[1]}; resize all to one size"
+            )
     if any(i.ndim == 3 for i in images):
         images = [i if i.ndim == 3 else np.repeat(i[..., None], 3, axis=2) for i in images]
     y = np.array([p.relative_to(folder).parts[0] for p in files]) if len(classes) > 1 else None
@@ -94,7 +101,7 @@ def _images(folder: Path, progress: bool) -> Raw:
 
 
 def _image(path: Path) -> np.ndarray:
-    """(H, W) grey or (H, W, 3) colour, uint8."""
+    """Read an image as (H, W) grey or (H, W, 3) colour values, uint8."""
     from PIL import Image, UnidentifiedImageError
 
     try:

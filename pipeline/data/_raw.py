@@ -1,4 +1,4 @@
-"""A data set as it was read, before it is split."""
+"""A data set as it was read from its source, before it is split."""
 
 import re
 from dataclasses import dataclass
@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 from variants import InputError
 from variants.base.contract import Likelihood
 
-LEAST = 30  # fewer examples cannot be split into three parts that mean anything
-SPLIT_SEED = 20131220  # the day the VAE appeared on arXiv; changing it changes every split
-Layout = Literal["images", "table", "lines", "roll"]  # how examples are best drawn
+MINIMUM = 30  # with fewer examples, a validation or test split would have two or less
+SPLIT_SEED = 20131220  # changing it changes every split (the VAE appeared on arXiv on that day)
+Layout = Literal["images", "table", "lines", "roll"]  # how examples are drawn in pictures
 
 
 @dataclass(frozen=True)
 class Factors:
-    """The known causes of each example: `values` (N, F), whole numbers or not, one column for each of `names`.
+    """The known factors of variation of each example.
 
-    The values of those in `unordered` are classes: they have neither an order nor distances.
+    `values` (N, F) are numbers, one column for each of `names`. The values of factors in `unordered` are classes, which
+    have neither an order nor distances.
     """
 
     names: tuple[str, ...]
@@ -31,22 +32,25 @@ class Factors:
         return Factors(self.names, self.values[index], self.unordered)
 
     def checked(self, source: str, n: int) -> "Factors":
-        """Itself, if it fits `n` examples. Raises `InputError`."""
+        """Return these factors. Raises `InputError` if they do not fit `n` examples."""
         shape, kind = self.values.shape, self.values.dtype
         if len(shape) != 2 or shape[0] != n or kind.kind not in "biuf" or not np.isfinite(self.values).all():
             raise InputError(f"{source}: factors are {kind} of shape {shape}; expected finite numbers ({n}, factors)")
         if len(self.names) != shape[1]:
-            raise InputError(f"{source}: {len(self.names)} factor_names for {shape[1]} factors; expected one for each")
+            raise InputError(
+                f"{source}: {len(self.names)} factor_names for {shape[1]} factors; expected a name for each"
+            )
         for name in set(self.unordered) - set(self.names):
-            raise InputError(f"{source}: unordered names {name!r}; expected some of {', '.join(self.names)}")
+            raise InputError(f"{source}: unordered names {name!r}; expected names out of {', '.join(self.names)}")
         return self
 
 
 @dataclass(frozen=True, kw_only=True)
 class Raw:
-    """Values (N, ...) as bool, uint8 or float32; labels (N,) as 0 .. classes - 1; the source's own splits, if any.
+    """Values `x` (N, ...) as bool, uint8 or float32, and labels `y` (N,) from 0 to classes - 1.
 
-    Sequences are (N, T, D) with `lengths` (N,), and zeros behind their ends.
+    Sequences are (N, T, D) with `lengths` (N,), and padded with zeros. `splits` holds the indices of training,
+    validation and test examples if the source defines them.
     """
 
     name: str
@@ -56,15 +60,15 @@ class Raw:
     likelihood: Likelihood
     splits: list[torch.Tensor] | None = None
     lengths: NDArray[np.int64] | None = None
-    layout: Layout | None = None  # where another than the natural one is wanted
+    layout: Layout | None = None  # None: follows from the shape
     factors: Factors | None = None
 
     def checked(self) -> "Raw":
-        """Itself, if it can be modelled. Raises `InputError` for too few, missing or constant values."""
-        if len(self.x) < LEAST:
-            raise InputError(f"{self.source}: {len(self.x)} examples; expected at least {LEAST}, to split three ways")
+        """Return this data set. Raises `InputError` if it has too few examples, missing or constant values."""
+        if len(self.x) < MINIMUM:
+            raise InputError(f"{self.source}: {len(self.x)} examples; expected at least {MINIMUM} for three splits")
         if self.x[0].size == 0:
-            raise InputError(f"{self.source}: x has shape {self.x.shape}; an example holds no value")
+            raise InputError(f"{self.source}: x has shape {self.x.shape}; expected examples with values")
         if self.x.dtype.kind == "f" and not np.isfinite(self.x).all():
             bad = ~np.isfinite(self.x.reshape(len(self.x), -1)).all(1)
             raise InputError(
@@ -79,9 +83,10 @@ class Raw:
 
 
 def from_values(source: str, name: str, x: NDArray[Any], y: NDArray[Any] | None) -> Raw:
-    """A `Raw` from a person's own arrays: the likelihood is chosen by their type and values.
+    """Make a `Raw` of arrays, and choose the likelihood by their type and values.
 
-    Binary (bool, or only 0 and 1): Bernoulli. uint8: discretised logistic. Other numbers: Gaussian.
+    The likelihood is Bernoulli for binary values (bool, or only 0 and 1), a discretised logistic for other uint8, and
+    Gaussian for other numbers. Raises `InputError` for other types and for shapes that are no examples.
     """
     if x.dtype.kind not in "biuf":
         raise InputError(f"{source}: x has type {x.dtype}; expected numbers")
@@ -98,36 +103,39 @@ def from_values(source: str, name: str, x: NDArray[Any], y: NDArray[Any] | None)
         likelihood = "logistic8"
     else:
         x = x.astype(np.float32)
-    known = None if y is None else labels(source, y, len(x))
-    return Raw(name=slug(name), source=source, x=np.ascontiguousarray(x), y=known, likelihood=likelihood)
+    codes = None if y is None else labels(source, y, len(x))
+    return Raw(name=slug(name), source=source, x=np.ascontiguousarray(x), y=codes, likelihood=likelihood)
 
 
 def slug(name: str) -> str:
-    """A name that is safe in paths and addresses."""
+    """Return a name that is safe in paths and URLs."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "data"
 
 
 def stratified(y: NDArray[np.int64] | None, n: int, share: int, test: bool = True) -> list[torch.Tensor]:
-    """Indices for training, validation (1/share) and, with `test`, test (as many), of each class by itself."""
+    """Split `n` examples at random, each class by itself, and return the sorted indices of each split.
+
+    Validation gets 1/`share` of each class, test as many if `test` is true, and training the rest.
+    """
     rng = np.random.default_rng(SPLIT_SEED)
     groups = [np.arange(n)] if y is None else [np.flatnonzero(y == c) for c in range(int(y.max()) + 1)]
     parts: list[list[NDArray[np.int64]]] = [[], [], []]
     for group in groups:
         group = rng.permutation(group)
-        held = round(len(group) / share)
-        rest = 2 * held if test else held
-        for part, chosen in zip(parts, (group[rest:], group[:held], group[held:rest]), strict=True):
+        size = round(len(group) / share)
+        rest = 2 * size if test else size
+        for part, chosen in zip(parts, (group[rest:], group[:size], group[size:rest]), strict=True):
             part.append(chosen)
-    found = [torch.from_numpy(np.sort(np.concatenate(part))) for part in parts]
-    return found if test else found[:2]
+    splits = [torch.from_numpy(np.sort(np.concatenate(part))) for part in parts]
+    return splits if test else splits[:2]
 
 
 def labels(source: str, y: NDArray[Any], n: int) -> NDArray[np.int64]:
-    """Labels of any kind as 0 .. classes - 1."""
+    """Convert whole numbers or strings to labels (N,) from 0 to classes - 1. Raises `InputError` for other labels."""
     if y.dtype == object:
         y = y.astype(str)
     if y.ndim != 1 or len(y) != n:
-        raise InputError(f"{source}: y has shape {y.shape}; expected ({n},), a label for each of the examples in x")
+        raise InputError(f"{source}: y has shape {y.shape}; expected ({n},), a label for each example in x")
     if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.round(y)).all()):
         raise InputError(f"{source}: y holds fractions or NaN; expected class labels (whole numbers or strings)")
     if y.dtype.kind not in "biufUS":
@@ -135,5 +143,4 @@ def labels(source: str, y: NDArray[Any], n: int) -> NDArray[np.int64]:
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) > n // 2:
         raise InputError(f"{source}: y has {len(classes)} different values in {n} examples; expected class labels")
-    found: NDArray[np.int64] = codes.astype(np.int64)
-    return found
+    return np.asarray(codes, dtype=np.int64)

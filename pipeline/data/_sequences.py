@@ -1,4 +1,4 @@
-"""Sequences: files of the UCR archive, polyphonic music, and a person's own."""
+"""Reads sequences: files of the UCR/UEA archive, polyphonic music, and a user's own arrays and tables."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from pipeline.data._raw import Raw, labels, slug, stratified
 from variants import InputError
 from variants.base.contract import Likelihood
 
-LIMIT = 100_000  # steps; longer ones are a mistake of the reader's or need cutting first
+LIMIT = 100_000  # steps; longer sequences have to be cut first
 
 
 def from_sequences(
@@ -24,10 +24,10 @@ def from_sequences(
     y: NDArray[Any] | None,
     splits: list[torch.Tensor] | None = None,
 ) -> Raw:
-    """A `Raw` of sequences (T_i, D), padded by zeros to the longest.
+    """Make a `Raw` of sequences (T_i, D), padded with zeros to the longest, and choose the likelihood of a step.
 
-    The likelihood is that of a step: 0 and 1 only: Bernoulli; whole numbers in one column (T_i,): one of as many
-    symbols; other numbers: Gaussian.
+    It is Bernoulli for values of only 0 and 1, categorical for whole numbers in sequences of shape (T_i,), and Gaussian
+    for other numbers. Raises `InputError` for other types and unequal shapes.
     """
     if not series:
         raise InputError(f"{source}: there is no sequence in it")
@@ -35,13 +35,15 @@ def from_sequences(
         if s.dtype.kind not in "biuf":
             raise InputError(f"{source}: sequence {number} has values of type {s.dtype}; expected numbers")
         if s.ndim not in (1, 2) or not 0 < len(s) <= LIMIT:
-            raise InputError(f"{source}: sequence {number} has shape {s.shape}; expected (T,) or (T, D), T from 1")
+            raise InputError(
+                f"{source}: sequence {number} has shape {s.shape}; expected (T,) or (T, D), 1 <= T <= {LIMIT}"
+            )
         if s.ndim != series[0].ndim or s.shape[1:] != series[0].shape[1:]:
             raise InputError(
-                f"{source}: sequence {number} has {s.shape[1:]} values a step, the first {series[0].shape[1:]}"
+                f"{source}: sequence {number} has steps of shape {s.shape[1:]}; expected {series[0].shape[1:]}"
             )
         if s.dtype.kind == "f" and not np.isfinite(s).all():
-            raise InputError(f"{source}: sequence {number} holds NaN or infinity inside; drop it or fill it in")
+            raise InputError(f"{source}: sequence {number} holds NaN or infinity inside; drop it or fill them in")
     values = np.concatenate(series)
     likelihood: Likelihood = "gaussian"
     dtype: Any = np.float32
@@ -57,18 +59,18 @@ def from_sequences(
     x = np.zeros((len(series), int(lengths.max()), series[0].shape[1]), dtype=dtype)
     for row, s in zip(x, series, strict=True):
         row[: len(s)] = s
-    known = None if y is None else labels(source, y, len(x))
-    return Raw(name=slug(name), source=source, x=x, y=known, likelihood=likelihood, splits=splits, lengths=lengths)
+    codes = None if y is None else labels(source, y, len(x))
+    return Raw(name=slug(name), source=source, x=x, y=codes, likelihood=likelihood, splits=splits, lengths=lengths)
 
 
 def ucr(path: Path) -> Raw:
-    """NAME_TRAIN.ts or .tsv of the UCR/UEA archive, and NAME_TEST beside it as the test split (Dau et al. 2019).
+    """Read NAME_TRAIN.ts or .tsv of the UCR/UEA archive, with NAME_TEST beside it as the test split (Dau et al. 2019).
 
-    A fifth of the training file validates, of each class by itself. Without a _TEST file all is split three ways.
+    A fifth of each class of the training file is the validation split. Without NAME_TEST, one file is split in three.
     """
     read = _ts if path.suffix == ".ts" else _tsv
     if path.stem.endswith("_TEST"):
-        raise InputError(f"--dataset {path}: name the file that ends in _TRAIN; _TEST beside it becomes the test split")
+        raise InputError(f"--dataset {path}: name the file that ends in _TRAIN; _TEST beside it is the test split")
     series, names = read(path)
     name = path.stem.removesuffix("_TRAIN")
     other = path.with_name(f"{name}_TEST{path.suffix}")
@@ -85,26 +87,26 @@ def ucr(path: Path) -> Raw:
 
 
 def _tsv(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
-    """A label and the values of one channel in each line; NaN at the end pads."""
+    """Read a label and the values of one channel from each line. NaN at the end is padding."""
     import pandas
 
     try:
         table = pandas.read_csv(path, sep="\t", header=None)
         values = table.iloc[:, 1:].to_numpy(np.float64)
     except (OSError, ValueError) as error:
-        raise InputError(f"--dataset {path} cannot be read as label and values between tabs ({error})") from error
+        raise InputError(f"--dataset {path} cannot be read as labels and values between tabs ({error})") from error
     return [_trimmed(row[:, None]) for row in values], table[0].to_numpy()
 
 
 def _ts(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
-    """Channels between colons, values between commas, the label last, after a header of lines that begin with @."""
+    """Read lines after a header (@...): values between commas, channels between colons, and then the label."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise InputError(f"--dataset {path} cannot be read ({error})") from error
     facts = dict(_facts(lines))
     if facts.get("timestamps", "false").lower() == "true":
-        raise InputError(f"--dataset {path}: it holds time stamps; expected values at even steps (@timeStamps false)")
+        raise InputError(f"--dataset {path}: it holds time stamps; expected equal intervals (@timeStamps false)")
     labelled = facts.get("classlabel", "false").lower().startswith("true")
     begin = next((i for i, line in enumerate(lines, 1) if line.strip().lower() == "@data"), len(lines))
     series, names = [], []
@@ -124,29 +126,32 @@ def _ts(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
 
 def _facts(lines: list[str]) -> Iterator[tuple[str, str]]:
     for line in lines:
-        found = re.match(r"@(\w+)\s+(.*)", line.strip())
-        if found:
-            yield found[1].lower(), found[2]
+        match = re.match(r"@(\w+)\s+(.*)", line.strip())
+        if match:
+            yield match[1].lower(), match[2]
 
 
 def _trimmed(values: NDArray[Any]) -> NDArray[Any]:
-    """Without the steps at the end in which every channel is missing."""
+    """Remove the last steps in which every channel is missing."""
     real = np.flatnonzero(np.isfinite(values).any(axis=1))
     return values[: real[-1] + 1 if len(real) else 0]
 
 
 def music(path: Path) -> Raw:
-    """Piano rolls as .mat: cells traindata, validdata, testdata of (T, 88) zeros and ones (Boulanger-Lewandowski)."""
+    """Read piano rolls (T, 88) of zeros and ones from the cells traindata, validdata and testdata of a .mat file.
+
+    Boulanger-Lewandowski, Bengio & Vincent 2012 published music in this form.
+    """
     from scipy.io import loadmat
 
     parts = ("traindata", "validdata", "testdata")
     try:
         cells = loadmat(path)
-    except Exception as error:  # scipy has a kind of error for each damage
+    except Exception as error:  # scipy raises many types
         raise InputError(f"--dataset {path} cannot be read as a .mat file ({error})") from error
     if not set(parts) <= set(cells):
-        held = ", ".join(k for k in cells if not k.startswith("__"))
-        raise InputError(f"--dataset {path} holds {held}; expected cells {', '.join(parts)} of (T, 88) rolls")
+        names = ", ".join(k for k in cells if not k.startswith("__"))
+        raise InputError(f"--dataset {path} holds {names}; expected cells {', '.join(parts)} of (T, 88) rolls")
     groups = [list(cells[p].ravel()) for p in parts]
     ends = np.cumsum([0, *map(len, groups)])
     splits = [torch.arange(a, b) for a, b in pairwise(ends)]
@@ -155,7 +160,7 @@ def music(path: Path) -> Raw:
 
 
 def padded(source: str, name: str, x: NDArray[Any], y: NDArray[Any] | None, lengths: NDArray[Any]) -> Raw:
-    """Arrays x (N, T, D), or (N, T) of symbols or one channel, of which the first lengths (N,) steps are real."""
+    """Make a `Raw` of padded sequences x (N, T, D), or (N, T) for symbols or one channel, with their lengths (N,)."""
     if x.ndim not in (2, 3) or lengths.shape != (len(x),) or lengths.dtype.kind not in "iu":
         raise InputError(
             f"{source}: x has shape {x.shape} and lengths {lengths.shape} {lengths.dtype}; "
@@ -167,16 +172,16 @@ def padded(source: str, name: str, x: NDArray[Any], y: NDArray[Any] | None, leng
 
 
 def long(source: str, name: str, table: Any) -> Raw:
-    """A table with a row a step: columns series, time, the values, and optionally label (one a series)."""
+    """Make a `Raw` of a table with a row for each step: columns series, time, values, and optionally label."""
     series, names = [], []
     for key, part in table.groupby("series", sort=True):
         part = part.sort_values("time", kind="stable")
         if part["time"].duplicated().any():
-            raise InputError(f"{source}: series {key} has two rows of one time; expected one row a step")
+            raise InputError(f"{source}: series {key} has two rows of one time; expected one row for each step")
         values = part.drop(columns=["series", "time", "label"], errors="ignore").to_numpy()
         series.append(values[:, 0] if values.shape[1] == 1 else values)
         if "label" in part:
             if part["label"].nunique(dropna=False) != 1:
-                raise InputError(f"{source}: series {key} has several labels; expected one a series")
+                raise InputError(f"{source}: series {key} has several labels; expected one label for each series")
             names.append(part["label"].iloc[0])
     return from_sequences(source, name, series, np.array(names) if names else None)

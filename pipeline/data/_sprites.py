@@ -1,7 +1,8 @@
-"""Sprites: one white shape on black, drawn from five known factors. The factors, and their values, are dSprites'.
+"""Sprites: images of one white shape on black, drawn from five known factors.
 
-Matthey et al. 2017, dSprites: 3 shapes x 6 scales x 40 orientations x 32 horizontal x 32 vertical positions. These
-are the project's own drawings of them, dSprites-like: figures measured on them stand beside no figure of dSprites'.
+The factors and their values are those of dSprites (Matthey et al. 2017): 3 shapes x 6 scales x 40 orientations x 32
+horizontal x 32 vertical positions. The drawings are this project's own, so scores must not be compared with scores on
+dSprites.
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ REACH = 0.17  # half the side of the largest square, as a share of the image's s
 
 
 def load(size: int) -> Raw:
-    """70,000 different sprites of `size` x `size` binary pixels, drawn from all combinations; labels are shapes."""
+    """Draw 70,000 different sprites of `size` x `size` binary pixels. The label of a sprite is its shape."""
     chosen = np.random.default_rng(SEED).choice(int(np.prod(list(SIZES.values()))), sum(SPLITS), replace=False)
     values = np.stack(np.unravel_index(chosen, tuple(SIZES.values())), axis=1).astype(np.int64)
     x = np.concatenate([draw(part, size) for part in np.array_split(values, 70)])[:, None]
@@ -37,12 +38,12 @@ def load(size: int) -> Raw:
 
 
 def draw(values: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
-    """(N, size, size) images of the factors (N, 5), whose columns are those of `SIZES`.
+    """Draw images (N, size, size) of the factors (N, 5), whose columns are those of `SIZES`.
 
-    A pixel is lit where its centre lies in the shape. Scale runs from .5 to 1, orientation once around, and the centre
-    over the middle half of the image to either side, so that no shape is cut.
+    A pixel is white if its centre lies in the shape. The scale goes from 0.5 to 1, the orientation once around, and the
+    centre of the shape over the middle half of the image, so that no shape is cut.
     """
-    found = np.zeros((len(values), size, size), dtype=np.bool_)
+    images = np.zeros((len(values), size, size), dtype=np.bool_)
     for shape, inside in enumerate((_square, _ellipse, _heart)):
         chosen = values[:, 0] == shape
         _, scale, orientation, right, down = values[chosen].T[:, :, None, None].astype(np.float32)
@@ -52,8 +53,8 @@ def draw(values: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
         reach = REACH * (0.5 + 0.5 * scale / (SIZES["scale"] - 1))
         angle = 2 * np.pi * orientation / SIZES["orientation"]
         cos, sin = np.cos(angle) / reach, np.sin(angle) / reach
-        found[chosen] = inside(cos * u + sin * v, cos * v - sin * u)
-    return found
+        images[chosen] = inside(cos * u + sin * v, cos * v - sin * u)
+    return images
 
 
 def _square(u: Plane, v: Plane) -> NDArray[np.bool_]:
@@ -65,8 +66,8 @@ def _ellipse(u: Plane, v: Plane) -> NDArray[np.bool_]:
 
 
 def _heart(u: Plane, v: Plane) -> NDArray[np.bool_]:
-    """(x^2 + y^2 - 1)^3 <= x^2 y^3"""
+    """Return where (x^2 + y^2 - 1)^3 <= x^2 y^3."""
     square, y = (1.1 * u) ** 2, 0.15 - 1.1 * v
     circle = square + y**2 - 1
-    lit: NDArray[np.bool_] = circle * circle * circle <= square * y * y * y
-    return lit
+    inside: NDArray[np.bool_] = circle * circle * circle <= square * y * y * y
+    return inside

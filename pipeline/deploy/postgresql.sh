@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A PostgreSQL server and an MLflow server before it, on this machine alone (127.0.0.1). Not as root.
+# Starts a PostgreSQL server and an MLflow server that uses it, only for this machine (127.0.0.1). It cannot run as root.
 #
-#   pipeline/deploy/postgresql.sh FOLDER            # prints the two settings that studies need; Ctrl-C ends both
+#   pipeline/deploy/postgresql.sh FOLDER            # prints the two settings that studies need; Ctrl-C stops both servers
 #
 set -euo pipefail
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# An array of studies, a variant each, on a cluster with Slurm. A job that is cut off by its time limit is queued
-# again, and goes on where it was: Slurm sends SIGTERM, the study ends its runs as interrupted and keeps checkpoints.
+# An array of studies, one for each variant, on a cluster with Slurm. A job that reaches its time limit is queued again
+# and continues where it stopped: on SIGTERM, the study marks its runs as interrupted and keeps their checkpoints.
 #
 #   sbatch --array=0-5 pipeline/deploy/slurm.sh mnist
 #
@@ -17,7 +17,7 @@ VARIANT="${VARIANTS[${SLURM_ARRAY_TASK_ID:-0}]}"
 CORES="${SLURM_CPUS_PER_TASK:-2}"
 if [[ "$VARIANT" == vrae ]]; then DATASET="$DATASET-rows"; fi
 
-# a store for each study is enough on a shared folder; set VARIANTS_STORAGE to a PostgreSQL server for one that all share
+# on a shared folder, each study can have its own SQLite file; set VARIANTS_STORAGE to share one PostgreSQL server
 STORAGE="${VARIANTS_STORAGE:-sqlite:///optuna-$VARIANT.db}"
 
 python -m pipeline.study --variant "$VARIANT" --dataset "$DATASET" --storage "$STORAGE" \
@@ -26,6 +26,6 @@ STUDY=$!
 trap 'kill -TERM $STUDY' TERM
 code=0
 wait $STUDY || code=$?
-if (( code > 128 )); then wait $STUDY || code=$?; fi  # the first wait ended by the signal
+if (( code > 128 )); then wait $STUDY || code=$?; fi  # the signal ended the first wait
 if (( code == 130 )) && [[ -n "${SLURM_JOB_ID:-}" ]]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"

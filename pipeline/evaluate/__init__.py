@@ -1,14 +1,18 @@
-"""Metrics of a trained model. Each is a plain function of arrays, or of a variant and data; here is the list.
+"""Metrics and pictures of a trained model. Metrics are functions of arrays, or of a variant and data.
 
+codes             codes of data, samples of posterior and prior, and the raw values that they are compared with
+quick             the scores that every trial gets, on training and validation data
 likelihood        log p(x) by importance sampling, and the density of samples by Parzen windows
-ais               log p(x) by annealing, which needs no encoder; its gap; rate and distortion
-latents           what the code uses, and how near the codes are to the prior
+ais               log p(x) by annealed importance sampling, which needs no encoder; rate and distortion
+latents           which latent dimensions are used, and how close the codes are to the prior
 probe             what a simple classifier reads from the codes, with few labels and with all
-clusters          whether groups in the codes are the classes
-disentanglement   whether single dimensions stand for single causes
-samples           how samples compare with real examples, in features of ...
-judge             ... a small classifier, one a data set
-uses              anomalies, missing values, interpolation, classes to order, forecasts, more data
-subject           a model that is scored, and what is found of it
-suite             all of them, on a trained model: `python -m pipeline.evaluate`
+clusters          whether clusters of the codes agree with the classes
+disentanglement   whether single latent dimensions correspond to single factors
+samples           how samples compare with real examples, in the features of a classifier
+classifier        that classifier: one for each data set, trained by a fixed recipe
+downstream        anomalies, missing values, interpolation, samples of a class, forecasts, augmentation
+pictures          reconstructions, samples, traversals and others, as arrays of pixels
+context           a model that is evaluated, how much is spent on it, and the scores that result
+suite             all parts of an evaluation: `python -m pipeline.evaluate`
+report            an evaluation as a table, as a file, and in MLflow
 """

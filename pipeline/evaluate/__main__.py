@@ -1,4 +1,4 @@
-"""`python -m pipeline.evaluate`: score a trained model on the test split, with every metric that it allows."""
+"""`python -m pipeline.evaluate`: score a trained model on the test split, with every metric that is defined for it."""
 
 import tempfile
 import time
@@ -6,18 +6,19 @@ from pathlib import Path
 
 from pipeline import cli
 
-ABOUT = """Score a trained model on the test split, with every metric that its data and kind allow.
+ABOUT = """Score a trained model on the test split, with every metric that is defined for it and its data.
 
-What is undefined for a model gets a reason instead of a number. With --run, figures and pictures join the model's run
-in MLflow, and evaluation.json there holds every figure with its unit, size, error and library versions; with --model
-they are written into the folder evaluation below the model. Choose on validation data; look here once, at the end."""
+A metric that is undefined is shown with the reason instead of a number. With --run, scores and pictures are added to
+the model's run in MLflow, together with evaluation.json, which holds every score with its unit, size, error and the
+versions of libraries. With --model they are written into the folder "evaluation" in the model's folder. Make choices on
+validation data, and use this command once, at the end."""
 
 EPILOG = """parts (--only): bounds annealing latents probe clusters disentanglement samples anomaly imputation
 interpolation generation forecast augmentation
 
 examples:
-  python -m pipeline.evaluate --run 5b1f0e6c...                    the run id stands in MLflow's page of the run
-  python -m pipeline.evaluate --model my-model --dataset mnist     a folder that variants.save wrote
+  python -m pipeline.evaluate --run 5b1f0e6c...                    the run id is shown on the page of the run in MLflow
+  python -m pipeline.evaluate --model my-model --dataset mnist     a folder that variants.save has written
   python -m pipeline.evaluate --model my-model --dataset mine.npz --only probe --only samples
 """
 
@@ -25,14 +26,15 @@ examples:
 def main(words: list[str]) -> int:
     parser = cli.parser("evaluate", ABOUT, "--dataset", "--seed", "--device", "--threads", epilog=EPILOG)
     parser.add_argument("--run", metavar="RUN_ID", help="an MLflow run that holds a trained model")
-    parser.add_argument("--model", metavar="FOLDER", type=Path, help="a folder that variants.save wrote")
-    parser.add_argument("--only", action="append", default=[], metavar="PART", help="some parts only; repeatable")
+    parser.add_argument("--model", metavar="FOLDER", type=Path, help="a folder that variants.save has written")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="PART", help="compute this part only; may be repeated"
+    )
     arguments = parser.parse_args(words)
-
-    from rich.console import Console
 
     from pipeline import data, machine
     from pipeline.evaluate import report, suite
+    from pipeline.progress import Display
     from variants import InputError, load
 
     if (arguments.run is None) == (arguments.model is None):
@@ -40,7 +42,7 @@ def main(words: list[str]) -> int:
     names = suite.names(arguments.only)
     threads = machine.prepare(arguments.threads)
     device = machine.device(arguments.device)
-    console = Console()
+    display = Display()
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.run is None:
             run, saved, source, digest = None, arguments.model, arguments.dataset, None
@@ -60,23 +62,25 @@ def main(words: list[str]) -> int:
         machine.writable(arguments.model / "evaluation")
     begin = time.perf_counter()
     parts = []
-    with report.Progress(names, console) as progress:
-        for part in suite.run(variant, loaded, only=tuple(arguments.only), seed=arguments.seed):
-            parts.append(part)
-            progress.done(part)
+    scored = suite.run(variant, loaded, only=tuple(arguments.only), seed=arguments.seed)
+    with display.progress("evaluation", len(names)) as progress:
+        for name in names:
+            progress.start(name, name)
+            parts.append(next(scored))
+            progress.finish(name)
     about = report.about(variant, loaded, parts, arguments.seed, machine.environment(device, threads))
     if run is None:
         where = report.write(arguments.model / "evaluation", parts, about)
     else:
         where = report.log(run, parts, about)
-        trouble = run.settle()
-        if trouble:
-            where += f" once `python -m pipeline.sync` has sent it ({trouble})"
-    console.print(report.table(parts))
+        problem = run.close()
+        if problem:
+            where += f" once `python -m pipeline.sync` has sent it ({problem})"
+    display.show(report.table(parts))
     for part in parts:
-        if part.words:
-            console.print(part.words, highlight=False)
-    console.print(f"{time.perf_counter() - begin:.0f} s; everything is in {where}", highlight=False)
+        if part.remark:
+            display.say(part.remark)
+    display.say(f"{time.perf_counter() - begin:.0f} s; everything is in {where}")
     return 0
 
 

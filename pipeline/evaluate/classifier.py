@@ -1,7 +1,7 @@
-"""The judge: a small classifier of real data, in whose features samples are compared.
+"""A small classifier of real data, in whose features samples are compared with real examples.
 
-One a data set, trained by a fixed recipe and kept in the cache folder. Whatever changes the recipe changes its hash,
-which is part of every metric's name that rests on it: figures of two judges never meet under one name.
+There is one for each data set. It is trained by a fixed recipe and kept in the cache folder. A hash of the recipe is
+part of the name of every metric that depends on the classifier, so that values of two recipes never share a name.
 """
 
 import hashlib
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from pipeline import checkpoint, machine
 from pipeline.data import Data, cache
-from variants import Batch, InputError
+from pipeline.evaluate.codes import labelled
+from pipeline.metrics import Undefined
+from variants import Batch
 
 Array = NDArray[np.float64]
-RECIPE: dict[str, Any] = {
+RECIPE: dict[str, Any] = {  # its text enters the hash, and so the names of metrics
     "images": "conv 32, conv 64, 3x3, stride 2, ReLU", "sequences": "conv 64, conv 64, width 5, ReLU, mean of steps",
     "tables": "linear 128, ReLU", "features": 64,
     "optimiser": "Adam", "lr": 1e-3, "batch": 128, "steps": 1500, "seed": 0, "scale": "mean variance 1",
@@ -27,27 +29,29 @@ HASH = hashlib.sha256(json.dumps(RECIPE, sort_keys=True).encode()).hexdigest()[:
 
 
 class Classifier(nn.Module):
-    """Features (B, 64), and logits of the classes (B, K), of examples as a variant gets them."""
+    """Computes features (B, 64) and logits of the classes (B, K) of a batch as a variant gets it."""
+
+    scale: Tensor
 
     def __init__(self, data: Data) -> None:
         super().__init__()
         spec, size = data.spec, RECIPE["features"]
-        self.rows = spec.steps > 0 and data.layout == "images"  # rows of an image as steps are judged as the image
+        self.rows = spec.steps > 0 and data.layout == "images"  # an image
         self.steps = spec.steps > 0 and not self.rows
         shape = (1, spec.steps, *spec.shape) if self.rows else spec.shape
         if self.steps:
             body = [nn.Conv1d(shape[-1], 64, 5, padding=2), nn.ReLU(), nn.Conv1d(64, 64, 5, padding=2), nn.ReLU()]
-            wide = 64
+            width = 64
         elif len(shape) == 3:
             body = [nn.Conv2d(shape[0], 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(), nn.Flatten()]
-            wide = 64 * -(-shape[1] // 4) * -(-shape[2] // 4)
+            width = 64 * -(-shape[1] // 4) * -(-shape[2] // 4)
         else:
             body = [nn.Linear(shape[0], 128), nn.ReLU()]
-            wide = 128
+            width = 128
         self.body = nn.Sequential(*body)
-        self.features = nn.Sequential(nn.Linear(wide, size), nn.ReLU())
+        self.features = nn.Sequential(nn.Linear(width, size), nn.ReLU())
         self.classes = nn.Linear(size, spec.classes)
-        self.register_buffer("scale", torch.ones(()))  # of the features, so that distances between them have a unit
+        self.register_buffer("scale", torch.ones(()))  # makes the mean variance of the features 1
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         x = batch.x[:, None] if self.rows else batch.x
@@ -61,54 +65,56 @@ class Classifier(nn.Module):
         return features / self.scale, self.classes(features)
 
 
-def trained(data: Data) -> Classifier:
-    """The judge of a data set, from the cache, or trained now. Raises `InputError` where there are no labels."""
+def trained(data: Data) -> Classifier | Undefined:
+    """Return the classifier of a data set: from the cache if it is there, otherwise trained now and kept there.
+
+    It is undefined for data without labels. Raises `InputError` if the file in the cache is damaged.
+    """
     if not data.spec.classes:
-        raise InputError(f"the judge of samples needs labels, and data set {data.spec.name} has none")
+        return Undefined(f"the classifier of samples needs labels, and data set {data.spec.name} has none")
     path = cache() / "judges" / f"{data.spec.name.replace('/', '-')}-{data.digest[:16]}-{HASH}.safetensors"
     device = data.train.x.device
     with machine.seeded(device, RECIPE["seed"]):
-        made = Classifier(data).to(device)
+        classifier = Classifier(data).to(device)
         saved = checkpoint.load(path)
         if saved:
-            made.load_state_dict(saved[0])
+            classifier.load_state_dict(saved[0])
         else:
-            fit(made, data, data.train, RECIPE["steps"])
-            spread = features(made, data, data.train)[0].var(axis=0).mean() ** 0.5
-            made.scale.fill_(float(spread) or 1.0)  # type: ignore[operator]
-            checkpoint.save(path, {k: v.detach().cpu() for k, v in made.state_dict().items()}, RECIPE)
-    return made.eval()
+            fit(classifier, data, data.train, RECIPE["steps"])
+            spread = features(classifier, data, data.train)[0].var(axis=0).mean() ** 0.5
+            classifier.scale.fill_(float(spread) or 1.0)
+            checkpoint.save(path, {k: v.detach().cpu() for k, v in classifier.state_dict().items()}, RECIPE)
+    return classifier.eval()
 
 
-def fit(made: Classifier, data: Data, split: Batch, steps: int) -> None:
-    """Train a judge on the labelled examples of a split, by the recipe, for so many steps."""
-    assert split.y is not None
-    known = split[torch.ge(split.y, 0).nonzero()[:, 0]]
-    optimiser = torch.optim.Adam(made.parameters(), lr=RECIPE["lr"], fused=True)
+def fit(classifier: Classifier, data: Data, split: Batch, steps: int) -> None:
+    """Train a classifier on the labelled examples of a split by the recipe, for a number of steps."""
+    split = labelled(split)
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=RECIPE["lr"], fused=True)
     order = torch.Generator().manual_seed(RECIPE["seed"])
     noise = torch.Generator(split.x.device).manual_seed(RECIPE["seed"])
-    size = min(RECIPE["batch"], len(known))
-    made.train()
+    size = min(RECIPE["batch"], len(split))
+    classifier.train()
     with torch.enable_grad():
         for _ in range(steps):
-            batch = data.batch(known, torch.randint(len(known), (size,), generator=order).to(split.x.device), noise)
-            loss = nn.functional.cross_entropy(made(batch)[1], batch.y)  # type: ignore[arg-type]
-            optimiser.zero_grad()
+            batch = data.batch(split, torch.randint(len(split), (size,), generator=order).to(split.x.device), noise)
+            loss = nn.functional.cross_entropy(classifier(batch)[1], batch.y)  # type: ignore[arg-type]
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
-    made.eval()
+            optimizer.step()
+    classifier.eval()
 
 
-def features(made: Classifier, data: Data, split: Batch) -> tuple[Array, NDArray[np.int64]]:
-    """(N, 64) features of a split, and the class (N,) that each example is taken for."""
+def features(classifier: Classifier, data: Data, split: Batch) -> tuple[Array, NDArray[np.int64]]:
+    """Return the features of a split, (N, 64), and the predicted class of each example, (N,)."""
     with torch.no_grad():
-        parts = [made(b) for b in data.batches(split)]
-    found = torch.cat([f for f, _ in parts]).double().cpu().numpy()
-    return found, torch.cat([logits.argmax(1) for _, logits in parts]).cpu().numpy()
+        parts = [classifier(b) for b in data.batches(split)]
+    values = torch.cat([f for f, _ in parts]).double().cpu().numpy()
+    return values, torch.cat([logits.argmax(1) for _, logits in parts]).cpu().numpy()
 
 
-def accuracy(made: Classifier, data: Data, split: Batch) -> float:
-    """Share of labelled examples of a split that are taken for what they are."""
+def accuracy(classifier: Classifier, data: Data, split: Batch) -> float:
+    """Return the share of the labelled examples of a split that are classified correctly."""
     assert split.y is not None
     y = split.y.cpu().numpy()
-    return float((features(made, data, split)[1] == y)[y >= 0].mean())
+    return float((features(classifier, data, split)[1] == y)[y >= 0].mean())

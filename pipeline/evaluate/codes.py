@@ -1,4 +1,4 @@
-"""Codes of data, draws of the posterior and of the prior, and the raw values that codes are compared with."""
+"""Codes of data, samples of the posterior and of the prior, and the raw values that codes are compared with."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ MMD_SAMPLES = 2000
 
 
 def encode_split(variant: Variant, data: Data, split: Batch) -> NDArray[np.float64]:
-    """(N, Z) what `encode` gives for each example of a split. Labels are taken away first."""
+    """Return the code of each example of a split, (N, Z). Labels are removed before `encode` sees the examples."""
     variant.eval()
     with torch.no_grad():
         parts = [variant.encode(Batch(b.x, mask=b.mask)) for b in data.batches(split)]
@@ -23,12 +23,15 @@ def encode_split(variant: Variant, data: Data, split: Batch) -> NDArray[np.float
 def posterior_and_prior(
     variant: Variant, data: Data, split: Batch, n: int = MMD_SAMPLES
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N, Z) z ~ q(z|x) of at most `n` examples (codes where it has no density), and `n` of the prior."""
-    few = probe.subset(split, n)
+    """Return one sample of q(z|x) for at most `n` examples, (N, Z), and `n` samples of the prior, (n, Z).
+
+    If q has no density, the codes take the place of its samples.
+    """
+    chosen = probe.subset(split, n)
     variant.eval()
     with machine.seeded(split.x.device, 0):
         parts = []
-        for batch in data.batches(few):
+        for batch in data.batches(chosen):
             proposal = variant.sample_posterior(batch)
             parts.append(variant.encode(batch) if proposal is None else proposal[0])
         prior = variant.sample_prior(n)
@@ -36,17 +39,18 @@ def posterior_and_prior(
 
 
 def raw_values(data: Data, split: Batch) -> NDArray[np.float64]:
-    """(N, pixels) a split as the variants see it."""
+    """Return the values of a split as the variants see them, (N, values)."""
     return torch.cat([b.x.flatten(1) for b in data.batches(split)]).cpu().numpy().astype(np.float64)
 
 
 def labels_of(split: Batch) -> NDArray[np.int64]:
+    """Return the labels of a split that has labels, (N,)."""
     assert split.y is not None
     labels: NDArray[np.int64] = split.y.cpu().numpy()
     return labels
 
 
 def labelled(split: Batch) -> Batch:
-    """The examples whose label is known."""
+    """Return the examples whose label is known, of a split that has labels."""
     assert split.y is not None
     return split[torch.ge(split.y, 0).nonzero()[:, 0]]

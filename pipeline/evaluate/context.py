@@ -1,4 +1,4 @@
-"""A trained model that is scored, how much is spent on it, and what is found: figures, pictures, words."""
+"""A trained model that is evaluated, how much is spent on it, and the scores, pictures and remarks that result."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,26 +13,28 @@ from numpy.typing import NDArray
 from pipeline import metrics, trainer
 from pipeline.data import Data
 from pipeline.evaluate import classifier
-from pipeline.evaluate.codes import encode_split
+from pipeline.evaluate.codes import encode_split, labelled, labels_of
 from pipeline.evaluate.pictures import Picture
-from variants import Batch, InputError, Variant
+from pipeline.metrics import Undefined
+from pipeline.trainer import Totals
+from variants import Batch, Variant
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One number. `value` is None where it is undefined, and `reason` says why. `error` is a standard error."""
+    """One number. If it is undefined, `value` is None and `reason` says why."""
 
     name: str
     value: float | None
-    n: int | None = None  # examples, or draws, that it rests on
-    error: float | None = None
-    k: int | None = None  # importance samples, chains or neighbours
+    n: int | None = None  # number of examples, or of draws, behind it
+    error: float | None = None  # standard error
+    k: int | None = None  # number of importance samples, chains, neighbours or labels
     reason: str = ""
 
     def record(self, seed: int) -> dict[str, Any]:
-        """As JSON takes it, with what is known of the metric."""
+        """Return it for JSON, together with what is known of the metric."""
         metric = metrics.find(self.name)
         about = {"unit": metric.unit, "better": metric.better, "about": metric.about, "seed": seed}
         return {k: v for k, v in dataclasses.asdict(self).items() if k == "value" or v not in (None, "")} | about
@@ -40,38 +42,38 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What one function of this file found."""
+    """The result of one part of an evaluation."""
 
     name: str
     scores: list[Score]
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     vectors: Mapping[str, list[float]] = field(default_factory=dict)
-    words: str = ""
+    remark: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much is spent. The defaults are minutes for MNIST on two cores."""
+    """How much is spent. With the defaults an evaluation on MNIST takes minutes on two cores."""
 
-    iw_k: int = 500
-    iw_n: int = 1000
-    ais_n: int = 50
+    iw_k: int = 500  # importance samples
+    iw_n: int = 1000  # examples of the importance weighted bound
+    ais_n: int = 50  # examples, chains and temperatures of annealing
     ais_chains: int = 4
     ais_temperatures: int = 500
-    gap_n: int = 20
-    labels: tuple[int, ...] = (10, 100, 1000)
+    gap_n: int = 20  # simulated examples of its gap
+    labels: tuple[int, ...] = (10, 100, 1000)  # labels of the probes, and draws of each number
     draws: int = 5
-    samples: int = 10_000
-    anomaly_classes: int = 3
+    samples: int = 10_000  # examples that samples and codes are compared on
+    anomaly_classes: int = 3  # classes, training steps and examples of anomaly detection
     anomaly_steps: int = 1000
     anomaly_n: int = 2000
-    imputed: int = 50
-    augmented: int = 100
+    imputed: int = 50  # examples of imputation and forecasts
+    augmented: int = 100  # labels of augmentation
 
 
 @dataclass(frozen=True)
 class Context:
-    """A trained model, its data, and what several parts need of both."""
+    """A trained model, its data, and what several parts compute from both."""
 
     variant: Variant
     data: Data
@@ -79,30 +81,32 @@ class Context:
     seed: int
 
     @cached_property
-    def referee(self) -> classifier.Classifier:
+    def classifier(self) -> classifier.Classifier | Undefined:
         return classifier.trained(self.data)
 
     @cached_property
+    def totals(self) -> Totals:
+        """The sums of all terms over the test examples."""
+        return trainer.score(self.variant, self.data, self.data.test, seed=self.seed, precision="fp32")
+
+    @cached_property
     def kl(self) -> torch.Tensor | None:
-        """(Z,) mean KL per dimension of test examples, nats, on the CPU."""
+        """The mean KL per dimension of the test examples, (Z,), nats, on the CPU; None if the variant has none."""
         totals = self.totals
         return None if "kl_per_dimension" not in totals.sums else (totals.sums["kl_per_dimension"] / totals.count).cpu()
 
     @cached_property
-    def totals(self) -> Any:
-        return trainer.score(self.variant, self.data, self.data.test, seed=self.seed, precision="fp32")
-
-    @cached_property
     def codes(self) -> tuple[Array, Array]:
-        """Codes of the labelled training and of the test examples."""
-        return encode_split(self.variant, self.data, self.known), encode_split(self.variant, self.data, self.data.test)
+        """The codes of the labelled training examples and of the test examples."""
+        return encode_split(self.variant, self.data, self.train), encode_split(self.variant, self.data, self.data.test)
 
     @cached_property
-    def known(self) -> Batch:
-        y = self.data.train.y
-        return self.data.train if y is None else self.data.train[torch.ge(y, 0).nonzero()[:, 0]]
+    def train(self) -> Batch:
+        """The training examples whose label is known; all of them for data without labels."""
+        return self.data.train if self.data.train.y is None else labelled(self.data.train)
 
-    def labels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def labels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | Undefined:
+        """Return the labels of `train` and of the test examples."""
         if not self.data.spec.classes:
-            raise InputError(f"data set {self.data.spec.name} has no labels")
-        return self.known.y.cpu().numpy(), self.data.test.y.cpu().numpy()  # type: ignore[union-attr]
+            return Undefined(f"data set {self.data.spec.name} has no labels")
+        return labels_of(self.train), labels_of(self.data.test)

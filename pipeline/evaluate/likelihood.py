@@ -1,8 +1,8 @@
-"""How likely a model finds data.
+"""How likely data are under a model.
 
-`importance_weighted` bounds log p(x), more tightly as k grows, and needs an encoder with a density; `ais`, the module
-beside this one, needs none. `parzen` rates samples by a kernel density, and ranks models otherwise than those do: never
-print it beside them as if they were alike.
+`importance_weighted` is a lower bound of log p(x), which becomes tighter as k grows. It needs an encoder whose q(z|x)
+has a density; `pipeline.evaluate.ais` needs none. `parzen` scores samples by a kernel density. It ranks models
+differently from the other two, so its values must not be shown beside theirs as if they were comparable.
 """
 
 import math
@@ -13,62 +13,67 @@ from torch import Tensor
 
 from pipeline import machine
 from pipeline.data import Data
+from pipeline.metrics import Undefined
 from variants import Batch, DataSpec, InputError, Variant
 
-ROWS = 2000  # decoder inputs at a time: on a CPU, more of them leave the cache and are slower
+ROWS = 2000  # decoder inputs at a time; on a CPU, more of them do not fit into the cache and are slower
 
 
 def importance_weighted(
-    variant: Variant,
-    data: Data,
-    split: Batch,
-    k: int,
-    *,
-    seed: int = 0,
-    marginal: bool = True,
-) -> Tensor:
-    """(N,) the importance weighted bound, log 1/k sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x), in nats; float64, CPU.
+    variant: Variant, data: Data, split: Batch, k: int, *, seed: int = 0, marginal: bool = True
+) -> Tensor | Undefined:
+    """Return the importance weighted bound of log p(x) for each example: (N,), nats, float64, on the CPU.
 
-    Burda et al. 2016, equation 8: k = 1 is a sample of the ELBO; higher k bound log p(x) more tightly. An example is
-    encoded once, and all draws of as many examples as fit are scored at once. Where a variant tells a class (`given`
-    "y"), the bound is of log p(x) = log sum_y p(x, y), over all classes, whatever the labels are; not `marginal`, of
-    log p(x, y) for the labels as they are. Where a part of x is given, it is of log p(missing|seen).
+    The bound is log 1/k sum_i p(x, z_i) / q(z_i|x) with z_i ~ q(z|x) (Burda et al. 2016, equation 8). With k = 1 it is
+    a sample of the ELBO; a higher k gives a tighter bound. Each example is encoded once.
 
-    Raises `InputError` where q has no density.
+    If the variant is conditioned on a class, the bound is of log p(x) = log sum_y p(x, y), over all classes, and labels
+    are not used. With `marginal=False` it is of log p(x, y) for the labels as they are. If the variant is conditioned
+    on a part of x, the bound is of log p(missing|observed).
+
+    It is undefined for a variant whose q(z|x) has no density.
     """
-    found = []
+    bounds = []
     variant.eval()
     with machine.seeded(split.x.device, seed):
         for batch in data.batches(split, max(1, ROWS // k)):
-            told = every_class(variant, batch) if marginal else [batch]
-            found.append(torch.stack([bound(variant, known, k) for known in told]).logsumexp(0))
-    return torch.cat(found).cpu()
+            by_class = []
+            for labelled in every_class(variant, batch) if marginal else [batch]:
+                value = bound(variant, labelled, k)
+                if isinstance(value, Undefined):
+                    return value
+                by_class.append(value)
+            bounds.append(torch.stack(by_class).logsumexp(0))
+    return torch.cat(bounds).cpu()
 
 
 def every_class(variant: Variant, batch: Batch) -> list[Batch]:
-    """The examples told each class in turn, where the variant's likelihood wants one; else as they are."""
+    """Return the batch once with each class as its label; as it is if the variant is not conditioned on a class."""
     if variant.conditioned_on != "y":
         return [batch]
     return [replace(batch, y=torch.full((len(batch),), y, device=batch.x.device)) for y in range(variant.spec.classes)]
 
 
-def bound(variant: Variant, batch: Batch, k: int) -> Tensor:
-    """(B,) the importance weighted bound of a batch, with k draws in portions of at most `ROWS` rows; float64."""
+def bound(variant: Variant, batch: Batch, k: int) -> Tensor | Undefined:
+    """Return the importance weighted bound of a batch with k draws: (B,), nats, float64.
+
+    At most `ROWS` rows are decoded at a time.
+    """
     log_weights = []
-    for portion in torch.arange(k).split(max(1, ROWS // len(batch))):
-        proposal = variant.sample_posterior(batch, len(portion))
+    for draws in torch.arange(k).split(max(1, ROWS // len(batch))):
+        proposal = variant.sample_posterior(batch, len(draws))
         if proposal is None:
-            raise InputError(f"{type(variant).__name__} has no density q(z|x); a likelihood bound needs one")
+            return Undefined(f"{type(variant).__name__} has no density q(z|x), which a likelihood bound needs")
         z, log_q = proposal
-        index = torch.arange(len(batch), device=batch.x.device).repeat_interleave(len(portion))
-        log_weights.append((variant.log_joint(z, batch[index]) - log_q).double().view(len(batch), len(portion)))
+        index = torch.arange(len(batch), device=batch.x.device).repeat_interleave(len(draws))
+        log_weights.append((variant.log_joint(z, batch[index]) - log_q).double().view(len(batch), len(draws)))
     return torch.cat(log_weights, 1).logsumexp(1) - math.log(k)
 
 
 def bits_per_dimension(log_p: float, spec: DataSpec) -> float:
-    """-log2 p(x) a value, from log p(x) in nats; of 8-bit values, where that is what a lossless code would need.
+    """Return -log2 p(x) per value, from log p(x) in nats: the size of an ideal lossless code of 8-bit values.
 
-    Raises `InputError` for data whose likelihood is a density or of other than 8-bit values.
+    Raises `InputError` for a likelihood of other values.
     """
     if spec.likelihood != "logistic8":
         raise InputError(f"bits per dimension are of 8-bit values; the likelihood of {spec.name} is {spec.likelihood}")
@@ -76,21 +81,22 @@ def bits_per_dimension(log_p: float, spec: DataSpec) -> float:
 
 
 def parzen(samples: Tensor, x: Tensor, sigma: float) -> Tensor:
-    """(N,) log 1/M sum_j N(x; sample_j, sigma^2 I), nats, higher is better: a density of x (N, D), from samples (M, D).
+    """Return the log-density of x (N, D) under Gaussian kernels at samples (M, D): (N,), nats, higher is better.
 
-    Breuleux, Bengio & Vincent 2011, as in Goodfellow et al. 2014 and Makhzani et al. 2015.
+    It is log 1/M sum_j N(x; sample_j, sigma^2 I) (Breuleux, Bengio & Vincent 2011), as in Goodfellow et al. 2014 and
+    Makhzani et al. 2015.
     """
     scaled = samples.flatten(1) / sigma
     norm = scaled.square().sum(1)
     constant = math.log(len(samples)) + samples[0].numel() * math.log(sigma * math.sqrt(2 * math.pi))
-    found = []
+    densities = []
     for part in (x.flatten(1) / sigma).split(1000):
         squared = part.square().sum(1, keepdim=True) + norm - 2 * part @ scaled.T
-        found.append((-0.5 * squared.clamp(min=0)).logsumexp(1))
-    return torch.cat(found) - constant
+        densities.append((-0.5 * squared.clamp(min=0)).logsumexp(1))
+    return torch.cat(densities) - constant
 
 
-def parzen_width(samples: Tensor, held: Tensor, grid: tuple[float, ...] = ()) -> float:
-    """The sigma at which held-out (validation) examples are likeliest, from a logarithmic grid of .05 to 1."""
+def parzen_width(samples: Tensor, validation: Tensor, grid: tuple[float, ...] = ()) -> float:
+    """Return the sigma that makes validation examples most likely, of a logarithmic grid from 0.05 to 1."""
     grid = grid or tuple(float(s) for s in torch.logspace(math.log10(0.05), 0, 20))
-    return max(grid, key=lambda sigma: float(parzen(samples, held, sigma).mean()))
+    return max(grid, key=lambda sigma: float(parzen(samples, validation, sigma).mean()))

@@ -18,83 +18,85 @@ from variants import Batch, Variant
 
 Picture = NDArray[np.uint8]
 COLUMNS = 8
-SIDE = 256  # pixels that a picture has at least: MLflow's thumbnails are as wide
-REACH = 3.0  # standard deviations of the prior that a traversal goes to either side
+SIDE = 256  # the least width in pixels: that of MLflow's thumbnails
+REACH = 3.0  # how far a traversal goes to either side, in standard deviations of the prior
 
 
 def all_of(variant: Variant, data: Data, kl: Tensor | None) -> dict[str, Picture]:
-    """Every picture that fits: those below, and what the variant shows of itself. Without a prior, no samples.
+    """Return all pictures by name: those of this module, and those that the variant draws of itself.
 
-    `kl` (Z,) is the KL per latent dimension, in nats, where there is one. Draws are fixed by a seed of their own.
+    `kl` (Z,) is the KL per latent dimension in nats, if there is one. A variant that is conditioned on a part of x has
+    no samples. Random draws have a seed of their own.
     """
     variant.eval()
     with machine.seeded(data.valid.x.device, 0):
-        found = {
+        shown = {
             "reconstructions": reconstructions(variant, data),
             "traversals": traversals(variant, data, kl),
             "interpolations": interpolations(variant, data),
             "latent": latent_space(variant, data),
         }
         if variant.conditioned_on != "x":
-            found["samples"] = samples(variant, data)
-            found["aggregate"] = aggregate(*codes.posterior_and_prior(variant, data, data.valid))
+            shown["samples"] = samples(variant, data)
+            shown["aggregate"] = aggregate(*codes.posterior_and_prior(variant, data, data.valid))
         for name, values in variant.pictures(_examples(data, COLUMNS)).items():
-            found[name] = grid(values.flatten(0, 1), data, columns=values.shape[1])
+            shown[name] = grid(values.flatten(0, 1), data, columns=values.shape[1])
     if kl is not None:
-        found["kl"] = kl_spectrum(kl)
-    return found
+        shown["kl"] = kl_spectrum(kl)
+    return shown
 
 
 def reconstructions(variant: Variant, data: Data, n: int = 32) -> Picture:
-    """Validation examples, each with the mean of its reconstruction right below it; of lines, the true one in grey."""
+    """Draw validation examples, with the mean of its reconstruction below each; of line plots, the original in grey."""
     batch = _examples(data, n)
-    again = _ended(variant.decode(variant.encode(batch), batch), batch)
+    true, decoded = _cut(batch.x, batch), _cut(variant.decode(variant.encode(batch), batch), batch)
     if data.layout == "lines":
-        return _lines(again, data, COLUMNS, behind=_ended(batch.x, batch))
-    true = _ended(batch.x, batch)
-    pairs = torch.stack([true.unflatten(0, (-1, COLUMNS)), again.unflatten(0, (-1, COLUMNS))], dim=1)
+        return _lines(decoded, data, COLUMNS, behind=true)
+    pairs = torch.stack([true.unflatten(0, (-1, COLUMNS)), decoded.unflatten(0, (-1, COLUMNS))], dim=1)
     return grid(pairs.flatten(0, 2), data)
 
 
 def samples(variant: Variant, data: Data, n: int = 64) -> Picture:
-    """Draws from the prior, decoded."""
+    """Draw decoded samples of the prior."""
     return grid(variant.sample(n), data)
 
 
 def traversals(variant: Variant, data: Data, kl: Tensor | None, rows: int = 8) -> Picture:
-    """One latent dimension a row, moved by 3 standard deviations of the prior to either side, the others as they are.
+    """Draw what changes with a single latent dimension, one in each row, the most informative (by KL) on top.
 
-    The rest of the code is that of one example. Rows are ordered by KL, the most informative on top.
+    The dimension varies by 3 standard deviations of the prior to either side of 0; the others are those of the code of
+    one example.
     """
     batch = _examples(data, 1)
     code, prior = variant.encode(batch), variant.sample_prior(1000)
     order = range(code.shape[1]) if kl is None else kl.argsort(descending=True).tolist()
-    order = order[:rows]
-    z = code.repeat(len(order) * COLUMNS, 1)
-    for row, dimension in enumerate(order):
+    dimensions = order[:rows]
+    z = code.repeat(len(dimensions) * COLUMNS, 1)
+    for row, dimension in enumerate(dimensions):
         reach = REACH * prior[:, dimension].std()
         z[row * COLUMNS : (row + 1) * COLUMNS, dimension] = torch.linspace(-1, 1, COLUMNS, device=z.device) * reach
     same = batch[torch.zeros(len(z), dtype=torch.int64, device=z.device)]
-    return grid(_ended(variant.decode(z, same), same), data)
+    return grid(_cut(variant.decode(z, same), same), data)
 
 
 def interpolations(variant: Variant, data: Data, rows: int = 8) -> Picture:
-    """Straight lines in the latent space between the codes of two examples, one pair a row.
+    """Draw decoded points on straight lines between the codes of two examples, one pair in each row.
 
-    A condition, or the length of a sequence, is that of the left one.
+    The condition, or the length of a sequence, is that of the left example.
     """
     batch = _examples(data, 2 * rows)
     code = variant.encode(batch)
     steps = torch.linspace(0, 1, COLUMNS, device=code.device)[None, :, None]
     lines = torch.lerp(code[:rows, None], code[rows:, None], steps)
     left = batch[torch.arange(rows, device=code.device).repeat_interleave(COLUMNS)]
-    return grid(_ended(variant.decode(lines.flatten(0, 1), left), left), data)
+    return grid(_cut(variant.decode(lines.flatten(0, 1), left), left), data)
 
 
 def grid(values: Tensor, data: Data, columns: int = COLUMNS) -> Picture:
-    """Examples (N, *shape) in rows of `columns`, as `Data.layout` says.
+    """Draw examples (N, *shape) in rows of `columns`, in the way that `Data.layout` says.
 
-    A table's example is a strip, one cell a feature; a piano roll has time to the right and low pitches below.
+    A row of a table becomes a strip with one cell for each feature; in a piano roll time runs to the right, and low
+    pitches are at the bottom.
     """
     from torchvision.utils import make_grid
 
@@ -115,7 +117,10 @@ def grid(values: Tensor, data: Data, columns: int = COLUMNS) -> Picture:
 
 
 def _lines(values: Tensor, data: Data, columns: int, behind: Tensor | None = None) -> Picture:
-    """Sequences (N, T, D) as small panels of one line a channel; `behind` them others, in grey. Axes are shared."""
+    """Draw sequences (N, T, D) in small panels that share their axes, one line for each channel.
+
+    `behind` are other sequences, drawn in grey behind the first ones.
+    """
     import seaborn
     from matplotlib.collections import LineCollection
 
@@ -143,9 +148,9 @@ def _lines(values: Tensor, data: Data, columns: int, behind: Tensor | None = Non
 
 
 def aggregate(codes: NDArray[np.float64], prior: NDArray[np.float64]) -> Picture:
-    """Draws of the aggregated posterior (N, Z) beside draws of the prior, in the two dimensions that vary most.
+    """Draw samples of the aggregated posterior (N, Z) and of the prior in the two dimensions that vary most.
 
-    Circles stand at 1, 2 and 3 standard deviations of the prior.
+    The circles are at 1, 2 and 3 standard deviations of the prior.
     """
     import seaborn
     from matplotlib.patches import Ellipse
@@ -168,7 +173,7 @@ def aggregate(codes: NDArray[np.float64], prior: NDArray[np.float64]) -> Picture
 
 
 def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
-    """Codes of validation examples in two dimensions (the first two principal components), coloured by class."""
+    """Draw the codes of validation examples in their first two principal components, coloured by class."""
     import seaborn
     from sklearn.decomposition import PCA
 
@@ -203,7 +208,7 @@ def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
 
 
 def kl_spectrum(kl: Tensor) -> Picture:
-    """KL per latent dimension (Z,), nats, sorted: how many dimensions carry information, and how much."""
+    """Draw the KL per latent dimension (Z,) in nats, sorted: how many dimensions carry information, and how much."""
     import seaborn
 
     values = np.sort(kl.cpu().numpy())[::-1]
@@ -220,7 +225,7 @@ def kl_spectrum(kl: Tensor) -> Picture:
 
 
 def rate_distortion(rate: Tensor, distortion: Tensor) -> Picture:
-    """Rate (T + 1,) against distortion (T + 1,), nats, as annealing found them; its last point is the posterior."""
+    """Draw rate against distortion, (T + 1,) each, in nats, from annealing. The last point is the posterior."""
 
     def draw(ax: Any) -> None:
         ax.plot(rate.numpy(), distortion.numpy(), color="#4477aa")
@@ -232,7 +237,7 @@ def rate_distortion(rate: Tensor, distortion: Tensor) -> Picture:
 
 
 def curves(lines: Mapping[str, list[tuple[int, float]]], x: str, y: str) -> Picture:
-    """Named lines over a logarithmic axis."""
+    """Draw named lines over a logarithmic axis."""
     import seaborn
 
     def draw(ax: Any) -> None:
@@ -245,43 +250,43 @@ def curves(lines: Mapping[str, list[tuple[int, float]]], x: str, y: str) -> Pict
     return _figure(draw)
 
 
-def neighbours(drawn: Tensor, data: Data, n: int = COLUMNS - 1) -> Picture:
-    """Samples (N, *shape), a row each, and right of each the training examples that are nearest to it, nearest first.
+def neighbours(generated: Tensor, data: Data, n: int = COLUMNS - 1) -> Picture:
+    """Draw samples (N, *shape), one in each row, followed by the training examples that are nearest to it.
 
-    Nearest by the Euclidean distance of values. A model that repeats its training data shows one image twice.
+    The distance is the Euclidean one between values. A model that repeats its training data shows an image twice.
     """
     train = torch.cat([b.x for b in data.batches(data.train)])
-    flat = [x.flatten(1).double().cpu().numpy() for x in (drawn, train)]
+    flat = [x.flatten(1).double().cpu().numpy() for x in (generated, train)]
     near, _ = sample_metrics.nearest(flat[0], flat[1], n)
-    rows = torch.cat([drawn[:, None].cpu(), train.cpu()[torch.from_numpy(near)]], dim=1)
+    rows = torch.cat([generated[:, None].cpu(), train.cpu()[torch.from_numpy(near)]], dim=1)
     return grid(rows.flatten(0, 1), data, columns=n + 1)
 
 
-def _ended(values: Tensor, batch: Batch) -> Tensor:
-    """Sequences (B, T, D) with NaN behind their ends; anything else as it is."""
+def _cut(values: Tensor, batch: Batch) -> Tensor:
+    """Return sequences (B, T, D) with NaN after their ends, and anything else as it is."""
     if batch.mask is None:
         return values
     return torch.where(batch.mask[..., None], values, math.nan)
 
 
 def _examples(data: Data, n: int) -> Batch:
-    """The first examples of a fixed shuffle of the validation split, again from the start where they are too few."""
+    """Return the first `n` examples of a fixed shuffle of the validation split, repeated if there are fewer."""
     order = torch.randperm(len(data.valid), generator=torch.Generator().manual_seed(1))
     return data.batch(data.valid, order.repeat(n // len(order) + 1)[:n].to(data.valid.x.device))
 
 
 def _unit(values: Tensor, data: Data) -> Tensor:
-    """Into [0, 1]: continuous data by the range of the validation split, in their own units."""
+    """Map values to [0, 1]; continuous data by their range in the validation split."""
     if data.spec.likelihood == "gaussian":
-        seen = data.valid.x.float().cpu()
-        axes: Any = 0 if seen.ndim == 2 else tuple(range(seen.ndim))
-        low, high = torch.amin(seen, axes), torch.amax(seen, axes)
+        valid = data.valid.x.float().cpu()
+        axes: Any = 0 if valid.ndim == 2 else tuple(range(valid.ndim))
+        low, high = torch.amin(valid, axes), torch.amax(valid, axes)
         values = (values - low) / torch.where(high > low, high - low, 1.0)
     return values.clamp(0, 1)
 
 
 def _figure(draw: Callable[[Any], None], size: tuple[float, float] = (4.2, 3.4), columns: int = 1) -> Picture:
-    """What `draw` puts on axes, as pixels; `size` in inches. Nothing global is touched: no pyplot, no style."""
+    """Return what `draw` draws on axes as pixels. `size` is in inches. No global state, such as pyplot's, changes."""
     import matplotlib
     import seaborn
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,4 +1,4 @@
-"""What a simple classifier reads from codes: logistic regression (Alain & Bengio 2016), nearest neighbours."""
+"""What a simple classifier reads from codes: logistic regression (Alain & Bengio 2016) or nearest neighbours."""
 
 import warnings
 
@@ -10,21 +10,22 @@ from variants import Batch, InputError
 
 Array = NDArray[np.float64]
 Classes = NDArray[np.int64]
-TRAINING_EXAMPLES = 10_000  # at most; more cost minutes and move the accuracy by less than a seed does
+TRAINING_EXAMPLES = 10_000  # at most; more take minutes and change the accuracy by less than another seed does
 
 
 def subset(split: Batch, n: int = TRAINING_EXAMPLES) -> Batch:
-    """`n` examples of a split, drawn once with a fixed seed; all of them where there are no more."""
+    """Return `n` examples of a split, drawn with a fixed seed; all of them if there are no more."""
     if len(split) <= n:
         return split
     index = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:n]
     return split[index.sort().values.to(split.x.device)]
 
 
-def accuracy(train_x: Array, train_y: NDArray[np.int64], test_x: Array, test_y: NDArray[np.int64]) -> float:
-    """Share of test examples (N, Z) classified rightly, in [0, 1], higher is better.
+def accuracy(train_x: Array, train_y: Classes, test_x: Array, test_y: Classes) -> float:
+    """Return the share of test examples (N, Z) that are classified correctly, in [0, 1]; higher is better.
 
-    Multinomial logistic regression with an L2 penalty (C = 1) on features standardised by the training part.
+    The classifier is a multinomial logistic regression with an L2 penalty (C = 1), on features that are standardised by
+    the training examples.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -34,21 +35,21 @@ def accuracy(train_x: Array, train_y: NDArray[np.int64], test_x: Array, test_y: 
     if len(np.unique(train_y)) < 2:
         return float(np.mean(test_y == train_y[0]))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 200 steps settle the accuracy, if not each weight
+        warnings.simplefilter("ignore", ConvergenceWarning)  # after 200 steps the accuracy no longer changes
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(train_x, train_y)
     return float(model.score(test_x, test_y))
 
 
 def random_projection(train_x: Array, test_x: Array, dimensions: int) -> tuple[Array, Array]:
-    """Both arrays (N, D) in `dimensions` fixed random Gaussian directions: a baseline for a code of that size."""
+    """Project both arrays (N, D) on `dimensions` fixed random Gaussian directions, as a baseline for such codes."""
     directions = np.random.default_rng(0).standard_normal((train_x.shape[1], dimensions))
     return train_x @ directions, test_x @ directions
 
 
 def principal_components(train_x: Array, test_x: Array, dimensions: int) -> tuple[Array, Array]:
-    """Both arrays (N, D) in the first `dimensions` principal components of the training part: a linear code's baseline.
+    """Project both arrays (N, D) on the first `dimensions` principal components of the training examples.
 
-    As many as there are, where there are fewer.
+    This is the baseline of a linear code. If there are fewer components, all of them are used.
     """
     from sklearn.decomposition import PCA
 
@@ -57,11 +58,11 @@ def principal_components(train_x: Array, test_x: Array, dimensions: int) -> tupl
 
 
 def by_labels(train: tuple[Array, Classes], test: tuple[Array, Classes], n: int, draws: int, seed: int = 0) -> Array:
-    """(draws,) share of test examples classified rightly by a logistic regression that knows `n` training labels.
+    """Return the test accuracy of a logistic regression that is trained on `n` labels: (draws,), higher is better.
 
-    Higher is better. A draw takes the labels evenly from all classes. Codes are centred and divided by one common
-    scale, both of all training codes, which need no labels: columns that vary little stay small, and the penalty
-    (C = 1) keeps them from being heard. Raises `InputError` for fewer labels than classes, or more than there are.
+    Each draw takes the labels evenly from all classes. Codes are centred and divided by one common scale, both computed
+    from all training codes, which needs no labels. So columns that vary little stay small, and the penalty (C = 1)
+    limits their influence. Raises `InputError` for fewer labels than classes, or more than training examples.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -70,24 +71,24 @@ def by_labels(train: tuple[Array, Classes], test: tuple[Array, Classes], n: int,
     classes = np.unique(train_y)
     if not len(classes) <= n <= len(train_y):
         raise InputError(f"{n} labels: expected {len(classes)} (one a class) to {len(train_y)} (all)")
-    (train_x, test_x), found = scaled(train_x, test_x), []
+    (train_x, test_x), accuracies = scaled(train_x, test_x), []
     for draw in range(draws):
         order = np.random.default_rng((seed, draw)).permutation(len(train_y))
-        # examples in turn from each class: the first, the second, ... of their class in the drawn order
+        # number the examples of each class in the drawn order, and take the first ones of every class
         turn = np.empty(len(order), dtype=np.int64)
         for c in classes:
-            mine = order[train_y[order] == c]
-            turn[mine] = np.arange(len(mine))
+            members = order[train_y[order] == c]
+            turn[members] = np.arange(len(members))
         chosen = order[np.argsort(turn[order], kind="stable")][:n]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model = LogisticRegression(max_iter=200).fit(train_x[chosen], train_y[chosen])
-        found.append(model.score(test_x, test_y))
-    return np.array(found)
+        accuracies.append(model.score(test_x, test_y))
+    return np.array(accuracies)
 
 
 def neighbours(train: tuple[Array, Classes], test: tuple[Array, Classes], k: int = 10) -> float:
-    """Share of test examples whose class most of their `k` nearest training codes have; higher is better."""
+    """Return the share of test examples that have the class of most of their `k` nearest training codes."""
     from sklearn.neighbors import KNeighborsClassifier
 
     model = KNeighborsClassifier(min(k, len(train[1])), algorithm="brute").fit(*train)
@@ -95,7 +96,7 @@ def neighbours(train: tuple[Array, Classes], test: tuple[Array, Classes], k: int
 
 
 def scaled(train_x: Array, test_x: Array) -> tuple[Array, Array]:
-    """Both (N, Z), centred and divided by one scale: the root mean square of the training part's deviations."""
+    """Centre both arrays (N, Z) and divide them by one scale: the root mean square deviation of the training part."""
     mean = train_x.mean(axis=0)
     scale = float(np.sqrt(((train_x - mean) ** 2).mean())) or 1.0
     return (train_x - mean) / scale, (test_x - mean) / scale

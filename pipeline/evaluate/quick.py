@@ -1,4 +1,4 @@
-"""The scores that every trial gets: quick to compute, and on training and validation data only."""
+"""The scores that every trial gets. They are quick to compute and use training and validation data only."""
 
 import torch
 
@@ -9,17 +9,19 @@ from variants import Variant
 
 
 def scores(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict[str, float]:
-    """The metrics that every trial gets, on training and validation data only.
+    """Return the metrics of a trial by name.
 
-    Where the prior is not of each example: `latent/mmd` and the moments of the aggregated posterior against it, and
-    `latent/active_units`; of a hierarchy instead, from the KL per dimension (Z,), KL and active units by level. Where
-    there are labels, `probe/accuracy` (share of validation examples, higher is better) and, beside it,
-    `probe/random_projection`: the same probe on as many random directions of the raw values. A code that does not beat
-    that has learned nothing that a class depends on.
+    For a variant with one prior for all examples they are `latent/mmd` and the moments of the aggregated posterior, and
+    `latent/active_units`. For a hierarchy, KL and active units of each level take the place of the latter; they are
+    computed from `kl`, the mean KL per dimension (Z,) in nats.
+
+    If there are labels, they include `probe/accuracy`, the share of validation examples that a probe of the codes
+    classifies correctly, and `probe/random_projection`, the same probe on equally many random projections of the raw
+    values. A code that does not beat the latter has learned nothing that the classes depend on.
     """
     valid = encode_split(variant, data, data.valid)
     metrics: dict[str, float] = {}
-    if variant.conditioned_on != "x":  # where a part of x is given, there is a prior for each part, and none for all
+    if variant.conditioned_on != "x":  # conditioned on a part of x, each example has a prior of its own
         aggregated, prior = posterior_and_prior(variant, data, data.valid)
         metrics["latent/mmd"] = latents.mmd(aggregated, prior)
         metrics |= latents.moments(aggregated, prior)
@@ -28,18 +30,18 @@ def scores(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict
     if kl is not None and variant.levels:
         metrics |= latents.by_level(kl, variant.levels)
     if data.spec.classes:
-        few = probe.subset(labelled(data.train))
-        y = labels_of(few), labels_of(data.valid)
-        metrics["probe/accuracy"] = probe.accuracy(encode_split(variant, data, few), y[0], valid, y[1])
-        random = probe.random_projection(raw_values(data, few), raw_values(data, data.valid), valid.shape[1])
+        train = probe.subset(labelled(data.train))
+        y = labels_of(train), labels_of(data.valid)
+        metrics["probe/accuracy"] = probe.accuracy(encode_split(variant, data, train), y[0], valid, y[1])
+        random = probe.random_projection(raw_values(data, train), raw_values(data, data.valid), valid.shape[1])
         metrics["probe/random_projection"] = probe.accuracy(random[0], y[0], random[1], y[1])
     return metrics
 
 
 def baselines(data: Data) -> dict[str, float]:
-    """`probe/raw_pixels`: the probe on the raw values. The same for every variant and trial of a data set."""
+    """Return `probe/raw_pixels`, the probe of the raw values. It depends on the data alone."""
     if not data.spec.classes:
         return {}
-    few = probe.subset(labelled(data.train))
-    raw = probe.accuracy(raw_values(data, few), labels_of(few), raw_values(data, data.valid), labels_of(data.valid))
-    return {"probe/raw_pixels": raw}
+    train = probe.subset(labelled(data.train))
+    y = labels_of(train), labels_of(data.valid)
+    return {"probe/raw_pixels": probe.accuracy(raw_values(data, train), y[0], raw_values(data, data.valid), y[1])}

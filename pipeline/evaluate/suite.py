@@ -1,12 +1,12 @@
-"""The full evaluation of a trained model: every metric that its data and kind allow, and a reason for each other one.
+"""The full evaluation of a trained model: every metric that is defined for it, and a reason for each of the others.
 
 for part in suite.run(variant, data):
-    part.figures, part.pictures
+    part.scores, part.pictures
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -28,285 +28,264 @@ from pipeline.evaluate import (
 )
 from pipeline.evaluate.codes import encode_split, posterior_and_prior, raw_values
 from pipeline.evaluate.context import Context, Part, Score, Sizes
+from pipeline.metrics import Undefined
 from variants import Batch, InputError, Variant
 
 Array = NDArray[np.float64]
+NO_DENSITY = "q(z|x) has no density"
+NO_KL = "q(z|x) has no KL per dimension"
 
 
 def run(
     variant: Variant, data: Data, *, sizes: Sizes | None = None, only: tuple[str, ...] = (), seed: int = 0
 ) -> Iterator[Part]:
-    """Score a model on the test split, part by part. `only` names some of `PARTS`; the model stays as it is."""
+    """Score a model on the test split, part by part; `only` selects some of `PARTS`. The model does not change."""
     context = Context(variant.eval(), data, sizes or Sizes(), seed)
     for name in names(only):
         yield PARTS[name](context)
 
 
 def names(only: Sequence[str] = ()) -> list[str]:
-    """The parts of an evaluation, in their order. Raises `InputError` for one that does not exist."""
+    """Return the names of the parts in their order, or those of `only`. Raises `InputError` for an unknown part."""
     for name in only:
         if name not in PARTS:
             raise InputError(f"part {name!r}: expected {', '.join(PARTS)}")
     return [name for name in PARTS if not only or name in only]
 
 
-def _bounds(s: Context) -> Part:
-    totals, data = s.totals, s.data
-    rows = [_mean("test/reconstruction", totals.sums["reconstruction"], totals.count)]
+def _bounds(context: Context) -> Part:
+    totals, data, sizes = context.totals, context.data, context.sizes
+    scores = [_mean("test/reconstruction", totals.sums["reconstruction"], totals.count)]
     if "kl" in totals.sums:
-        both = totals.sums["reconstruction"] + totals.sums["kl"]
-        rows += [_mean("test/kl", totals.sums["kl"], totals.count), _mean("test/elbo", -both, totals.count)]
+        loss = totals.sums["reconstruction"] + totals.sums["kl"]
+        scores += [_mean("test/kl", totals.sums["kl"], totals.count), _mean("test/elbo", -loss, totals.count)]
     else:
-        rows += [Score(name=n, value=None, reason="q(z|x) has no density") for n in ("test/kl", "test/elbo")]
-    name = f"test/iw{s.sizes.iw_k}"
-    few = probe.subset(data.test, s.sizes.iw_n)
-    try:
-        each = likelihood.importance_weighted(s.variant, data, few, s.sizes.iw_k, seed=s.seed).numpy()
-    except InputError as error:
-        return Part(name="bounds", scores=[*rows, Score(name=name, value=None, reason=str(error))])
-    rows.append(_average(name, each, k=s.sizes.iw_k))
-    if s.variant.conditioned_on == "x":
-        return Part(
-            name="bounds",
-            scores=rows,
-            words="likelihoods are of what is missing, given what is seen: of no other variant's kind",
-        )
+        scores += _undefined(("test/kl", "test/elbo"), NO_DENSITY)
+    name, split = f"test/iw{sizes.iw_k}", probe.subset(data.test, sizes.iw_n)
+    bound = likelihood.importance_weighted(context.variant, data, split, sizes.iw_k, seed=context.seed)
+    if isinstance(bound, Undefined):
+        return Part(name="bounds", scores=scores + _undefined([name], bound.reason))
+    each = bound.numpy()
+    scores.append(_average(name, each, k=sizes.iw_k))
+    if context.variant.conditioned_on == "x":
+        remark = "likelihoods are of the missing part given the observed part; those of other variants do not compare"
+        return Part(name="bounds", scores=scores, remark=remark)
     if data.spec.likelihood == "logistic8":
         bits = likelihood.bits_per_dimension(float(each.mean()), data.spec)
-        rows.append(Score(name="test/bits_per_dimension", value=bits, n=len(each), k=s.sizes.iw_k))
-    return Part(name="bounds", scores=rows)
+        scores.append(Score(name="test/bits_per_dimension", value=bits, n=len(each), k=sizes.iw_k))
+    return Part(name="bounds", scores=scores)
 
 
-def _annealing(s: Context) -> Part:
-    data, sizes = s.data, s.sizes
-    few = probe.subset(data.test, sizes.ais_n)
-    batch = next(data.batches(few, len(few)))
+def _annealing(context: Context) -> Part:
+    variant, data, sizes, seed = context.variant, context.data, context.sizes, context.seed
+    split = probe.subset(data.test, sizes.ais_n)
+    batch = next(data.batches(split, len(split)))
     pilot = next(data.batches(probe.subset(data.valid, 8), 8))
-    names = ("test/ais", "test/ais_gap", "test/ais_less_iw")
-    try:
-        tuned = ais.tune(s.variant, pilot, sizes.ais_temperatures, seed=s.seed)
-    except InputError as error:
-        return Part(name="annealing", scores=[Score(name=n, value=None, reason=str(error)) for n in names])
-    found = ais.estimate(s.variant, batch, tuned, chains=sizes.ais_chains, seed=s.seed)
-    gap = ais.gap(s.variant, batch[slice(0, sizes.gap_n)], tuned, chains=sizes.ais_chains, seed=s.seed).numpy()
+    tuned = ais.tune(variant, pilot, sizes.ais_temperatures, seed=seed)
+    if isinstance(tuned, Undefined):
+        return Part(name="annealing", scores=_undefined(("test/ais", "test/ais_gap", "test/ais_less_iw"), tuned.reason))
     k = sizes.ais_chains
-    rows = [_average(names[0], found.log_p.numpy(), k=k), _average(names[1], gap, k=k)]
-    try:
-        bound = likelihood.importance_weighted(s.variant, data, few, sizes.iw_k, seed=s.seed)
-        rows.append(_average(names[2], (found.log_p - bound).numpy(), k=sizes.iw_k))
-    except InputError as error:
-        rows.append(Score(name=names[2], value=None, reason=str(error)))
-    return Part(
-        name="annealing",
-        scores=rows,
-        pictures={"rate_distortion": pictures.rate_distortion(found.rate, found.distortion)},
-    )
-
-
-def _latents(s: Context) -> Part:
-    test, variant = s.codes[1], s.variant
-    words, spectrum = "", {}
-    if s.kl is None:
-        rows = [Score(name="latent/active_units_kl", value=None, reason="q(z|x) has no KL per dimension")]
+    annealed = ais.estimate(variant, batch, tuned, chains=k, seed=seed)
+    gap = ais.gap(variant, batch[slice(0, sizes.gap_n)], tuned, chains=k, seed=seed).numpy()
+    scores = [_average("test/ais", annealed.log_p.numpy(), k=k), _average("test/ais_gap", gap, k=k)]
+    bound = likelihood.importance_weighted(variant, data, split, sizes.iw_k, seed=seed)
+    if isinstance(bound, Undefined):
+        scores += _undefined(["test/ais_less_iw"], bound.reason)
     else:
-        rows = [Score(name="latent/active_units_kl", value=latents.active_units_kl(s.kl), n=s.totals.count)]
-        words, spectrum = latents.verdict(s.kl), {"kl_per_dimension": s.kl.tolist()}
-    names = ("latent/active_units_cov", "latent/dimension_kl", "latent/mutual_information")
-    try:
-        if variant.conditioned_on == "x":
-            raise InputError("the prior is of each example")
-        if variant.conditioned_on or variant.levels or variant.latent_classes:
-            raise InputError("the prior's dimensions depend on a class, or on the level above")
-        posterior, prior = posterior_and_prior(variant, s.data, s.data.test, s.sizes.samples)
-        apart = latents.dimension_kl(posterior, prior)
-    except InputError as error:
-        return Part(
-            name="latents",
-            scores=[*rows, *(Score(name=n, value=None, reason=str(error)) for n in names)],
-            pictures={},
-            vectors=spectrum,
-            words=words,
-        )
-    rows.append(Score(name=names[0], value=latents.active_units(test, prior), n=len(test)))
-    rows.append(Score(name=names[1], value=apart, n=len(posterior), k=5))
-    if s.kl is None:
-        rows.append(Score(name=names[2], value=None, reason="q(z|x) has no KL per dimension"))
+        scores.append(_average("test/ais_less_iw", (annealed.log_p - bound).numpy(), k=sizes.iw_k))
+    curve = pictures.rate_distortion(annealed.rate, annealed.distortion)
+    return Part(name="annealing", scores=scores, pictures={"rate_distortion": curve})
+
+
+def _latents(context: Context) -> Part:
+    variant, kl, test = context.variant, context.kl, context.codes[1]
+    remark, vectors = "", {}
+    if kl is None:
+        scores = _undefined(["latent/active_units_kl"], NO_KL)
     else:
-        rows.append(Score(name=names[2], value=float(s.kl.sum()) - apart, n=len(posterior), k=5))
-    return Part(name="latents", scores=rows, pictures={}, vectors=spectrum, words=words)
+        active = latents.active_units_kl(kl)
+        scores = [Score(name="latent/active_units_kl", value=active, n=context.totals.count)]
+        remark, vectors = latents.verdict(kl), {"kl_per_dimension": kl.tolist()}
+    if variant.conditioned_on == "x":
+        divergence: float | Undefined = Undefined("each example has a prior of its own")
+    elif variant.conditioned_on or variant.levels or variant.latent_classes:
+        divergence = Undefined("the prior's dimensions depend on a class, or on the level above")
+    else:
+        posterior, prior = posterior_and_prior(variant, context.data, context.data.test, context.sizes.samples)
+        divergence = latents.dimension_kl(posterior, prior)
+    if isinstance(divergence, Undefined):
+        undefined = ("latent/active_units_cov", "latent/dimension_kl", "latent/mutual_information")
+        scores += _undefined(undefined, divergence.reason)
+    else:
+        n, active = len(posterior), latents.active_units(test, prior)
+        scores.append(Score(name="latent/active_units_cov", value=active, n=len(test)))
+        scores.append(Score(name="latent/dimension_kl", value=divergence, n=n, k=5))
+        if kl is None:
+            scores += _undefined(["latent/mutual_information"], NO_KL)
+        else:
+            scores.append(Score(name="latent/mutual_information", value=float(kl.sum()) - divergence, n=n, k=5))
+    return Part(name="latents", scores=scores, vectors=vectors, remark=remark)
 
 
-def _probe(s: Context) -> Part:
-    sizes = s.sizes
-    names = [*(f"linear_{n}" for n in sizes.labels), "linear_all", "knn"]
-    try:
-        y = s.labels()
-    except InputError as error:
-        return Part(name="probe", scores=[Score(name=f"probe/{n}", value=None, reason=str(error)) for n in names])
-    raw = raw_values(s.data, s.known), raw_values(s.data, s.data.test)
-    with machine.seeded(s.variant.device, s.seed):
-        untrained = type(s.variant)(s.variant.config, s.variant.spec).to(s.variant.device)
-    plain = encode_split(untrained, s.data, s.known), encode_split(untrained, s.data, s.data.test)
-    ways = {"": s.codes, "raw_": raw, "untrained_": plain}
-    ways["pca_"] = probe.principal_components(*raw, s.codes[0].shape[1])
-    rows, curves = [], {}
-    few = np.sort(np.random.default_rng(s.seed).permutation(len(y[0]))[: probe.TRAINING_EXAMPLES])
-    for way, (train, test) in ways.items():
+def _probe(context: Context) -> Part:
+    variant, data, sizes, seed = context.variant, context.data, context.sizes, context.seed
+    labels = context.labels()
+    if isinstance(labels, Undefined):
+        undefined = [*(f"probe/linear_{n}" for n in sizes.labels), "probe/linear_all", "probe/knn"]
+        return Part(name="probe", scores=_undefined(undefined, labels.reason))
+    train_y, test_y = labels
+    raw = raw_values(data, context.train), raw_values(data, data.test)
+    with machine.seeded(variant.device, seed):
+        untrained = type(variant)(variant.config, variant.spec).to(variant.device)
+    features = {
+        "": context.codes,
+        "raw_": raw,
+        "untrained_": (encode_split(untrained, data, context.train), encode_split(untrained, data, data.test)),
+        "pca_": probe.principal_components(*raw, context.codes[0].shape[1]),
+    }
+    scores, curves = [], {}
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(train_y))[: probe.TRAINING_EXAMPLES])
+    classes, total = len(np.unique(train_y)), len(train_y)
+    for prefix, (train, test) in features.items():
         curve = []
-        for n in (*(n for n in sizes.labels if n != len(y[0])), len(y[0])):
-            everything = n == len(y[0])
-            name = f"probe/{way}linear_{'all' if everything else n}"
-            try:
-                each = probe.by_labels((train, y[0]), (test, y[1]), n, 1 if everything else sizes.draws, s.seed)
-            except InputError as error:
-                rows.append(Score(name=name, value=None, reason=str(error)))
+        for n in (*(n for n in sizes.labels if n != total), total):
+            name = f"probe/{prefix}linear_{'all' if n == total else n}"
+            if not classes <= n <= total:
+                scores += _undefined([name], f"{n} labels: it takes {classes} (one a class) to {total} (all)")
                 continue
-            rows.append(_average(name, each, n=len(test), k=n))
+            draws = 1 if n == total else sizes.draws
+            each = probe.by_labels((train, train_y), (test, test_y), n, draws, seed)
+            scores.append(_average(name, each, n=len(test), k=n))
             curve.append((n, float(each.mean())))
-        curves[way.removesuffix("_").replace("pca", "PCA") or "codes"] = curve
-        near = probe.neighbours((train[few], y[0][few]), (test, y[1]))
-        rows.append(Score(name=f"probe/{way}knn", value=near, n=len(test), k=10))
-    return Part(
-        name="probe",
-        scores=rows,
-        pictures={"probe_curve": pictures.curves(curves, "labels", "accuracy of a linear probe")},
-    )
+        curves[prefix.removesuffix("_").replace("pca", "PCA") or "codes"] = curve
+        accuracy = probe.neighbours((train[chosen], train_y[chosen]), (test, test_y))
+        scores.append(Score(name=f"probe/{prefix}knn", value=accuracy, n=len(test), k=10))
+    picture = pictures.curves(curves, "labels", "accuracy of a linear probe")
+    return Part(name="probe", scores=scores, pictures={"probe_curve": picture})
 
 
-def _clusters(s: Context) -> Part:
-    try:
-        y = s.labels()[1]
-        found = clusters.scores(s.codes[1], y, s.seed)
-    except InputError as error:
-        names = [f"latent/{way}_{score}" for way in ("kmeans", "mixture") for score in ("ari", "nmi", "accuracy")]
-        return Part(name="clusters", scores=[Score(name=n, value=None, reason=str(error)) for n in names])
-    return Part(name="clusters", scores=[Score(name=f"latent/{n}", value=v, n=len(y)) for n, v in found.items()])
+def _clusters(context: Context) -> Part:
+    labels = context.labels()
+    values = labels if isinstance(labels, Undefined) else clusters.scores(context.codes[1], labels[1], context.seed)
+    methods = [f"{method}_{score}" for method in ("kmeans", "mixture") for score in ("ari", "nmi", "accuracy")]
+    return Part(name="clusters", scores=_named("latent/", values, methods, n=len(context.data.test)))
 
 
-def _disentanglement(s: Context) -> Part:
-    known = s.data.factors
-    if known is None:
-        reason = f"the causes of {s.data.spec.name} are not known (an .npz may hold them as factors)"
-        return Part(name="disentanglement", scores=[Score(name="latent/mig", value=None, reason=reason)])
-    apart = [n in known[2].unordered for n in known[2].names]
-    with machine.seeded(s.variant.device, s.seed):
-        scale = (
-            s.variant.sample_prior(1000).std(0).double().cpu().numpy()
-        )  # of which the metrics know one value alone, 1
-    try:
-        found = disentanglement.scores(s.codes[1] / scale, known[2].values, apart, s.seed)
-    except InputError as error:
-        return Part(name="disentanglement", scores=[Score(name="latent/mig", value=None, reason=str(error))])
-    return Part(
-        name="disentanglement", scores=[Score(name=f"latent/{n}", value=v, n=len(s.codes[1])) for n, v in found.items()]
-    )
+def _disentanglement(context: Context) -> Part:
+    variant, factors = context.variant, context.data.factors
+    if factors is None:
+        reason = f"the factors of {context.data.spec.name} are not known (an .npz file may hold them as factors)"
+        return Part(name="disentanglement", scores=_undefined(["latent/mig"], reason))
+    test = factors[2]
+    unordered = [n in test.unordered for n in test.names]
+    with machine.seeded(variant.device, context.seed):  # the metrics expect codes whose prior has a deviation of 1
+        scale = variant.sample_prior(1000).std(0).double().cpu().numpy()
+    values = disentanglement.scores(context.codes[1] / scale, test.values, unordered, context.seed)
+    return Part(name="disentanglement", scores=_named("latent/", values, ["mig"], n=len(context.codes[1])))
 
 
-def _samples(s: Context) -> Part:
-    variant, data = s.variant, s.data
-    n = min(s.sizes.samples, len(data.test), len(data.valid))
-    try:
-        if variant.conditioned_on == "x":
-            raise InputError("it makes no whole examples")
-        if n < 10:
-            raise InputError(f"{n} examples are too few to compare samples with; expected 10 or more")
-        made = s.referee
-    except InputError as error:
-        return Part(
-            name="samples", scores=[Score(name=f"sample/frechet_{classifier.HASH}", value=None, reason=str(error))]
-        )
+def _samples(context: Context) -> Part:
+    variant, data, seed = context.variant, context.data, context.seed
+    n = min(context.sizes.samples, len(data.test), len(data.valid))
+    trained: classifier.Classifier | Undefined
+    if variant.conditioned_on == "x":
+        trained = Undefined("it generates no whole examples")
+    elif n < 10:
+        trained = Undefined(f"{n} examples are too few to compare samples with; it takes 10 or more")
+    else:
+        trained = context.classifier
+    if isinstance(trained, Undefined):
+        return Part(name="samples", scores=_undefined([f"sample/frechet_{classifier.HASH}"], trained.reason))
     true = probe.subset(data.test, n)
-    with machine.seeded(variant.device, s.seed):
-        drawn_x = torch.cat([variant.sample(len(i), noise=True) for i in torch.arange(n).split(1000)])
-    fake_split = Batch(drawn_x if true.mask is None else drawn_x * true.mask[..., None], mask=true.mask)
-    real = classifier.features(made, data, true)[0]
-    fake = classifier.features(made, data, fake_split)[0]
-    other = classifier.features(made, data, probe.subset(data.valid, n))[0]  # which the judge was not trained on
-    rows = []
+    with machine.seeded(variant.device, seed):
+        x = torch.cat([variant.sample(len(i), noise=True) for i in torch.arange(n).split(1000)])
+    fake_split = Batch(x if true.mask is None else x * true.mask[..., None], mask=true.mask)
+    real = classifier.features(trained, data, true)[0]
+    fake = classifier.features(trained, data, fake_split)[0]
+    other = classifier.features(trained, data, probe.subset(data.valid, n))[0]  # the classifier was not trained on it
+    scores = []
     for floor, points in (("", fake), ("floor_", other)):
-        for name, value in samples.manifold(real, points).items():
-            rows.append(Score(name=f"sample/{name}_{floor}{classifier.HASH}", value=value, n=n, k=5))
-        rows.append(Score(name=f"sample/frechet_{floor}{classifier.HASH}", value=samples.frechet(real, points), n=n))
-        kid = samples.kid(real, points, seed=s.seed)
-        rows.append(Score(name=f"sample/kid_{floor}{classifier.HASH}", value=kid[0], n=n, error=kid[1]))
-    shown = {}
-    if data.layout == "images":
-        shown["neighbours"] = pictures.neighbours(drawn_x[:8], data)
-    return Part(name="samples", scores=rows, pictures=shown)
+        suffix = f"{floor}{classifier.HASH}"
+        scores += _named("sample/", samples.manifold(real, points), [], suffix=f"_{suffix}", n=n, k=5)
+        scores.append(Score(name=f"sample/frechet_{suffix}", value=samples.frechet(real, points), n=n))
+        kid, error = samples.kid(real, points, seed=seed)
+        scores.append(Score(name=f"sample/kid_{suffix}", value=kid, n=n, error=error))
+    shown = {"neighbours": pictures.neighbours(x[:8], data)} if data.layout == "images" else {}
+    return Part(name="samples", scores=scores, pictures=shown)
 
 
-def _anomaly(s: Context) -> Part:
-    data, sizes = s.data, s.sizes
-    few = probe.subset(data.test, sizes.anomaly_n)
-    found: dict[str, list[float]] = {}
-    try:
-        s.labels()
-        if s.variant.conditioned_on == "x":
-            raise InputError("it models a part of an example only")
-        for normal in range(min(sizes.anomaly_classes, data.spec.classes)):
-            alone = data.only(normal)
-            each = -(-len(alone.train) // s.variant.config.batch)
-            epochs = max(1, round(sizes.anomaly_steps / each))
-            config = dataclasses.replace(
-                s.variant.config, warmup=min(s.variant.config.warmup, sizes.anomaly_steps // 4)
-            )
-            with torch.random.fork_rng():
-                torch.manual_seed(s.seed)
-                learner = type(s.variant)(config, s.variant.spec).to(s.variant.device)
-                for _ in trainer.train(learner, alone, epochs=epochs, seed=s.seed):
-                    pass
-            for way, value in downstream.anomaly(learner, alone, few, normal).items():
-                found.setdefault(way, []).append(value)
-    except InputError as error:
-        return Part(name="anomaly", scores=[Score(name="use/anomaly_reconstruction", value=None, reason=str(error))])
-    # classes are tasks of unlike difficulty, no repetitions of one: their spread is no error
-    rows = [Score(name=f"use/anomaly_{way}", value=float(np.mean(each)), n=len(each)) for way, each in found.items()]
-    missing = [w for w in ("elbo", "iw") if w not in found]
-    rows += [Score(name=f"use/anomaly_{way}", value=None, reason="q(z|x) has no density") for way in missing]
-    return Part(name="anomaly", scores=rows)
+def _anomaly(context: Context) -> Part:
+    variant, data, sizes, seed = context.variant, context.data, context.sizes, context.seed
+    normals = range(min(sizes.anomaly_classes, data.spec.classes))
+    absent = [c for c in normals for s in (data.train, data.valid) if s.y is None or not torch.eq(s.y, c).any()]
+    reason = f"data set {data.spec.name} has no labels" if not data.spec.classes else ""
+    if variant.conditioned_on == "x":
+        reason = reason or "it models a part of an example only"
+    elif absent:
+        reason = f"class {absent[0]}: {data.spec.name} has no examples of it to train and validate on"
+    if reason:
+        return Part(name="anomaly", scores=_undefined(["use/anomaly_reconstruction"], reason))
+    split = probe.subset(data.test, sizes.anomaly_n)
+    areas: dict[str, list[float]] = {}
+    for normal in normals:
+        one_class = data.only_class(normal)
+        epochs = max(1, round(sizes.anomaly_steps / -(-len(one_class.train) // variant.config.batch)))
+        config = dataclasses.replace(variant.config, warmup=min(variant.config.warmup, sizes.anomaly_steps // 4))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            learner = type(variant)(config, variant.spec).to(variant.device)
+            trainer.fit(learner, one_class, epochs=epochs, seed=seed)
+        values = downstream.anomaly(learner, one_class, split, normal)
+        if isinstance(values, Undefined):
+            return Part(name="anomaly", scores=_undefined(["use/anomaly_reconstruction"], values.reason))
+        for name, value in values.items():
+            areas.setdefault(name, []).append(value)
+    # the classes are tasks of different difficulty, not repetitions: their spread is no standard error
+    scores = [Score(name=f"use/anomaly_{k}", value=float(np.mean(each)), n=len(each)) for k, each in areas.items()]
+    missing = [f"use/anomaly_{name}" for name in ("elbo", "iw") if name not in areas]
+    return Part(name="anomaly", scores=scores + _undefined(missing, NO_DENSITY))
 
 
-def _imputation(s: Context) -> Part:
-    few = probe.subset(s.data.test, s.sizes.imputed)
-    try:
-        found = downstream.imputation(s.variant, s.data, few)
-    except InputError as error:
-        return Part(name="imputation", scores=[Score(name="use/imputation_gibbs", value=None, reason=str(error))])
-    rows = [_average(f"use/imputation_{way}", each) for way, each in found.items()]
-    if "importance" not in found:
-        rows.append(Score(name="use/imputation_importance", value=None, reason="q(z|x) has no density"))
-    return Part(name="imputation", scores=rows)
+def _imputation(context: Context) -> Part:
+    split = probe.subset(context.data.test, context.sizes.imputed)
+    losses = downstream.imputation(context.variant, context.data, split)
+    if isinstance(losses, Undefined):
+        return Part(name="imputation", scores=_undefined(["use/imputation_gibbs"], losses.reason))
+    scores = [_average(f"use/imputation_{name}", each) for name, each in losses.items()]
+    if "importance" not in losses:
+        scores += _undefined(["use/imputation_importance"], NO_DENSITY)
+    return Part(name="imputation", scores=scores)
 
 
-def _interpolation(s: Context) -> Part:
-    return _plain(
-        s, "interpolation", ("jump", "length"), lambda: downstream.interpolation(s.variant, s.data, s.data.test)
-    )
+def _interpolation(context: Context) -> Part:
+    values = downstream.interpolation(context.variant, context.data, context.data.test)
+    return Part(name="interpolation", scores=_named("use/interpolation_", values, ["jump", "length"]))
 
 
-def _generation(s: Context) -> Part:
-    names = (f"accuracy_{classifier.HASH}", f"real_{classifier.HASH}")
-
-    def scored() -> dict[str, float]:
-        found = downstream.generation(s.variant, s.data, s.referee)
-        return {f"{name}_{classifier.HASH}": value for name, value in found.items()}
-
-    return _plain(s, "generation", names, scored)
-
-
-def _forecast(s: Context) -> Part:
-    few = probe.subset(s.data.test, s.sizes.imputed)
-    return _plain(s, "forecast", ("model",), lambda: downstream.forecast(s.variant, s.data, few))
+def _generation(context: Context) -> Part:
+    values: dict[str, float] | Undefined
+    if isinstance(trained := context.classifier, Undefined):
+        values = trained
+    else:
+        values = downstream.generation(context.variant, context.data, trained)
+    names = ["accuracy", "real"]
+    return Part(name="generation", scores=_named("use/generation_", values, names, suffix=f"_{classifier.HASH}"))
 
 
-def _augmentation(s: Context) -> Part:
-    try:
-        found = downstream.augmentation(s.variant, s.data, min(s.sizes.augmented, len(s.known)))
-    except InputError as error:
-        return Part(name="augmentation", scores=[Score(name="use/augmentation_with", value=None, reason=str(error))])
-    gain = found["with"] - found["without"]
-    rows = [_average(f"use/augmentation_{way}", each) for way, each in found.items()]
-    return Part(name="augmentation", scores=[*rows, _average("use/augmentation_gain", gain)])
+def _forecast(context: Context) -> Part:
+    split = probe.subset(context.data.test, context.sizes.imputed)
+    values = downstream.forecast(context.variant, context.data, split)
+    return Part(name="forecast", scores=_named("use/forecast_", values, ["model"]))
+
+
+def _augmentation(context: Context) -> Part:
+    n = min(context.sizes.augmented, len(context.train))
+    accuracies = downstream.augmentation(context.variant, context.data, n)
+    if isinstance(accuracies, Undefined):
+        return Part(name="augmentation", scores=_undefined(["use/augmentation_with"], accuracies.reason))
+    scores = [_average(f"use/augmentation_{name}", each) for name, each in accuracies.items()]
+    gain = _average("use/augmentation_gain", accuracies["with"] - accuracies["without"])
+    return Part(name="augmentation", scores=[*scores, gain])
 
 
 PARTS: Mapping[str, Callable[[Context], Part]] = {
@@ -318,11 +297,23 @@ PARTS: Mapping[str, Callable[[Context], Part]] = {
 }  # fmt: skip
 
 
-def _plain(s: Context, use: str, names: tuple[str, ...], scored: Callable[[], Mapping[str, float]]) -> Part:
-    try:
-        return Part(name=use, scores=[Score(name=f"use/{use}_{name}", value=value) for name, value in scored().items()])
-    except InputError as error:
-        return Part(name=use, scores=[Score(name=f"use/{use}_{name}", value=None, reason=str(error)) for name in names])
+def _undefined(names: Iterable[str], reason: str) -> list[Score]:
+    return [Score(name=name, value=None, reason=reason) for name in names]
+
+
+def _named(
+    prefix: str,
+    values: Mapping[str, float] | Undefined,
+    names: Iterable[str],
+    *,
+    suffix: str = "",
+    n: int | None = None,
+    k: int | None = None,
+) -> list[Score]:
+    """Return a score for each value; if they are undefined, a reason for each of `names`."""
+    if isinstance(values, Undefined):
+        return _undefined((prefix + name + suffix for name in names), values.reason)
+    return [Score(name=prefix + name + suffix, value=value, n=n, k=k) for name, value in values.items()]
 
 
 def _mean(name: str, total: torch.Tensor, n: int) -> Score:

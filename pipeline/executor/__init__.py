@@ -11,14 +11,15 @@ ever read from a file or a store.
 
 import os
 import signal
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from variants import InputError
 
-__all__ = ["Compute", "Ended", "Executor", "Kind", "Resources", "Task", "open_executor", "run_all"]
+if TYPE_CHECKING:
+    from pipeline.progress import Progress
 
 Kind = Literal["local", "ray"]
 MAX_DEATHS = 5  # after so many processes died while running one task, the task is given up
@@ -59,6 +60,16 @@ class Task(Protocol):
     def run(self, resources: Resources, report: Report) -> Any: ...
 
 
+class TitledTask(Task, Protocol):
+    """A task whose progress can be shown. It reports (number of the step that has ended, a note)."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def steps(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Ended:
     """A task that has ended, either with its result, or because its process died (`died` then gives the reason)."""
@@ -66,6 +77,12 @@ class Ended:
     key: Hashable
     result: Any = None
     died: str = ""
+
+    def result_of(self, title: str) -> Any:
+        """Return the result of the task with that title. Raises `InputError` if the task was given up."""
+        if self.died:
+            raise InputError(f"{title} was given up after {MAX_DEATHS} processes died while running it: {self.died}")
+        return self.result
 
 
 OnProgress = Callable[[Hashable, Any], None]  # receives a task's key and the message that it reported
@@ -115,6 +132,26 @@ def run_all(
                 continue
             del running[end.key]
             on_end(end)
+
+
+def run_with_progress(executor: Executor, tasks: Mapping[str, TitledTask], progress: "Progress") -> dict[str, Ended]:
+    """Run tasks and show their progress. Returns how each of them ended."""
+    waiting = list(tasks.items())
+    ended: dict[str, Ended] = {}
+
+    def next_task() -> tuple[str, Task] | None:
+        if not waiting:
+            return None
+        key, task = waiting.pop(0)
+        progress.start(key, task.title, task.steps)
+        return key, task
+
+    def on_end(end: Ended) -> None:
+        ended[str(end.key)] = end
+        progress.finish(end.key)
+
+    run_all(executor, next_task, lambda key, message: progress.update(key, *message), on_end)
+    return ended
 
 
 @contextmanager

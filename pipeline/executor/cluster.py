@@ -14,7 +14,7 @@ from variants import InputError
 
 
 class RayExecutor:
-    """Runs each task with its share of the CPUs and, on CUDA, of a GPU. Progress messages of tasks are not passed on."""
+    """Runs each task with its share of the CPUs and, on CUDA, of a GPU. Progress messages are not passed on."""
 
     def __init__(self, compute: Compute) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

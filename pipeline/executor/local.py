@@ -58,10 +58,9 @@ class ProcessPool:
 
     def wait(self, on_progress: OnProgress) -> list[Ended]:
         while True:
-            by_pipe = {w.pipe: w for w in self._workers if w.key is not None}
-            ends = []
-            for pipe in wait(list(by_pipe)):
-                ends += by_pipe[pipe].receive(on_progress)  # type: ignore[index]
+            busy = [w for w in self._workers if w.key is not None]
+            ready = wait([w.pipe for w in busy])
+            ends = [end for w in busy if w.pipe in ready for end in w.receive(on_progress)]
             if ends:
                 return ends
 

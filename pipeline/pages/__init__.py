@@ -1,4 +1,7 @@
-"""Pages of one HTML file each that need no network: templates of this folder, in the colours of the reader's choice."""
+"""HTML pages that are one file each and need no network, in the reader's choice of light or dark colours.
+
+The templates are the files of this folder.
+"""
 
 from typing import Any
 
@@ -7,12 +10,12 @@ import pandas as pd
 from markupsafe import Markup
 
 
-def page(template: str, **facts: Any) -> str:
-    """A template of this folder as HTML."""
+def page(template: str, **values: Any) -> str:
+    """Render the template `NAME.html.j2` of this folder with the given values."""
     loader = jinja2.PackageLoader("pipeline.pages", ".")
-    return jinja2.Environment(loader=loader, autoescape=True).get_template(f"{template}.html.j2").render(**facts)
+    return jinja2.Environment(loader=loader, autoescape=True).get_template(f"{template}.html.j2").render(**values)
 
 
 def table(frame: pd.DataFrame) -> Markup:
-    """A table as HTML; nothing for an empty one."""
+    """Return a data frame as an HTML table, or nothing if it is empty."""
     return Markup(frame.to_html(index=False, border=0, escape=True)) if len(frame) else Markup("")

@@ -1,5 +1,5 @@
-"""Published figures beside ours: `python -m pipeline.reproduce`.
+"""Repeats published results: `python -m pipeline.reproduce`.
 
-training   one training of an anchor, checkpointed and logged
+task       trains the models of an anchor with one seed, and has them measured
 measure    what is measured of the trained models, once, on the test split
 """

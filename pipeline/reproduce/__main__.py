@@ -1,12 +1,12 @@
-"""`python -m pipeline.reproduce`: published figures, and ours beside them."""
+"""`python -m pipeline.reproduce`: trains variants as their papers do, and prints the published results beside ours."""
 
 import difflib
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from pipeline import cli
@@ -14,15 +14,18 @@ from pipeline.executor import Compute
 from studies.anchors import ANCHORS, Anchor, Budget
 from variants import InputError
 
-ABOUT = """Train a variant in its paper's setting, and print the published figure, ours, the gap, and what differs.
+if TYPE_CHECKING:
+    from pipeline.progress import Display
 
-Without a NAME it lists the anchors. Everything is logged to MLflow under the anchor's data set. A run that is cut off
-goes on when the same command is given again. Nothing is chosen on test data, which are scored once, at the end."""
+ABOUT = """Train a variant in the setting of its paper, and print the published result, ours, the gap, and what differs.
+
+Without a NAME, all anchors are listed. Everything is logged to MLflow under the data set of the anchor. If the command
+is interrupted, the same command continues. Nothing is chosen on test data, which are scored once, at the end."""
 
 EPILOG = """examples:
-  python -m pipeline.reproduce                         the list
-  python -m pipeline.reproduce vae-mnist               some ten minutes on two cores
-  python -m pipeline.reproduce hvae-plain --seeds 3 --workers 3     three seeds at a time
+  python -m pipeline.reproduce                         lists the anchors
+  python -m pipeline.reproduce vae-mnist               takes about ten minutes on two cores
+  python -m pipeline.reproduce hvae-plain --seeds 3 --workers 3     trains three seeds at the same time
   python -m pipeline.reproduce vae-mnist --budget paper
 """
 
@@ -33,7 +36,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--budget", choices=("cpu", "gpu", "paper"), default="cpu", help="how long to train (cpu)")
     arguments = parser.parse_args(words)
     if arguments.name is None:
-        _list()
+        _print_list()
         return 0
     anchor = ANCHORS.get(arguments.name)
     if anchor is None:
@@ -46,139 +49,125 @@ def main(words: list[str]) -> int:
     return _run(arguments.name, anchor, arguments.budget, seeds, cli.compute(arguments))
 
 
-def _list() -> None:
+def _print_list() -> None:
     for name, anchor in ANCHORS.items():
         trainings = [t for budget in anchor.budgets.values() for t in budget.trainings.values()]
-        used = " and ".join(sorted({t.variant for t in trainings}))
+        variants = " and ".join(sorted({t.variant for t in trainings}))
         costs = {"cpu": f"cpu ({anchor.cost} on two cores)"}
-        forms = ", ".join(costs.get(form, f"{form} (cost not measured)") for form in anchor.budgets)
+        budgets = ", ".join(costs.get(budget, f"{budget} (cost not measured)") for budget in anchor.budgets)
         published = ", ".join(f"{metric} {value:g}" for metric, value in anchor.published.items())
-        print(f"{name}: {used} on {Path(trainings[0].dataset).stem}; budgets {forms}")
+        print(f"{name}: {variants} on {Path(trainings[0].dataset).stem}; budgets {budgets}")
         print(f"    {anchor.about}\n    published: {published}\n    source: {anchor.source}\n")
 
 
-def _run(name: str, anchor: Anchor, form: str, seeds: Sequence[int], compute: Compute) -> int:
+def _run(name: str, anchor: Anchor, budget_name: str, seeds: Sequence[int], compute: Compute) -> int:
     from pipeline import executor as executors
     from pipeline import machine
-    from pipeline.executor import Ended
-    from pipeline.reproduce import training
-    from pipeline.reproduce.task import FOLDER, AnchorTask
+    from pipeline.progress import Display
+    from pipeline.reproduce.task import FOLDER, AnchorTask, check
     from pipeline.tracker import Tracker
 
-    used = machine.prepare(compute.threads, compute.workers)
+    threads = machine.prepare(compute.threads, compute.workers)
     device = machine.device(compute.device)
-    budget = anchor.budgets[form]
-    spec = training.check(budget.trainings.values())
+    budget = anchor.budgets[budget_name]
+    spec = check(budget.trainings.values())
     machine.writable(FOLDER)
     tracker = Tracker(spec.name)
     tracker.catch_up()
-    tags = {**machine.environment(device, used), "dataset": spec.name, "anchor": name, "budget": form}
-    console = Console()
-    tasks = [
-        AnchorTask(name=name, form=form, seed=seed, dataset=tracker.dataset, address=tracker.address, tags=tags)
+    tags = {**machine.environment(device, threads), "dataset": spec.name, "anchor": name, "budget": budget_name}
+    tasks = {
+        f"seed {seed}": AnchorTask(
+            name=name, budget=budget_name, seed=seed, dataset=tracker.dataset, address=tracker.address, tags=tags
+        )
         for seed in seeds
-    ]
-    left = list(tasks)
-    results: dict[int, Mapping[str, float]] = {}
-    with training.Bars(budget.trainings, seeds, console) as bars:
-
-        def ended(end: Ended) -> None:
-            if end.died:
-                raise InputError(
-                    f"seed {end.key} was given up after {executors.MAX_DEATHS} processes died at it: {end.died}"
-                )
-            results[int(str(end.key))] = end.result
-
-        with executors.open_executor(compute) as executor:
-            executors.run_all(executor, lambda: ((t := left.pop(0)).seed, t) if left else None, bars.show, ended)
+    }
+    display = Display()
+    with display.progress(name, len(tasks)) as progress, executors.open_executor(compute) as executor:
+        ended = executors.run_with_progress(executor, tasks, progress)
+    results = [ended[key].result_of(task.title) for key, task in tasks.items()]
     for problem in tracker.catch_up(patience=5):
-        console.print(f"not yet in MLflow: {problem}; python -m pipeline.sync sends it", highlight=False)
-    reached = _report(name, anchor, budget, seeds, [results[seed] for seed in seeds], console)
-    for task in tasks:
+        display.say(f"not yet in MLflow: {problem}; python -m pipeline.sync sends it")
+    reached = _report(display, name, anchor, budget, seeds, results)
+    for task in tasks.values():
         shutil.rmtree(task.folder)
     return 0 if reached else 1
 
 
+Scores = Mapping[str, Sequence[float]]  # the scores of all seeds, by metric
+
+
 def _report(
-    name: str,
-    anchor: Anchor,
-    budget: Budget,
-    seeds: Sequence[int],
+    display: "Display", name: str, anchor: Anchor, budget: Budget, seeds: Sequence[int],
     results: Sequence[Mapping[str, float]],
-    console: Console,
-) -> bool:
-    """Print the table. True where every expectation was reached (by the mean over seeds)."""
-    spread = f"mean and range of seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
-    console.print(f"[bold]{name}[/]: {anchor.about}", highlight=False)
-    found = {
-        metric: [r[metric] for r in results if metric in r] for metric in dict.fromkeys(m for r in results for m in r)
-    }
-    reached = {m: _reached(budget, m, values) for m, values in found.items() if m in budget.expected}
-    if len(budget.trainings) > 1 and all(any(m.startswith(f"{key}/") for m in found) for key in budget.trainings):
-        console.print(_columns(anchor, budget, found, reached, spread))
-    else:
-        console.print(_rows(anchor, budget, found, reached, spread))
-    console.print(f"published: {anchor.source}\ndiffers: {anchor.differs}", highlight=False)
-    for metric in anchor.published.keys() - {k for m in found for k in (m, m.split("/", 1)[-1])}:
-        console.print(f"for orientation, published: {metric} {anchor.published[metric]:g}")
-    return all(reached.values())
-
-
-Values = Mapping[str, Sequence[float]]  # of a metric, by seed
+) -> bool:  # fmt: skip
+    """Print the table. Returns whether every expectation is reached by the mean over seeds."""
+    heading = f"mean and range of seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    metrics = dict.fromkeys(metric for result in results for metric in result)
+    scores = {metric: [result[metric] for result in results if metric in result] for metric in metrics}
+    models = {metric.split("/", 1)[0] for metric in metrics if "/" in metric}
+    by_model = len(budget.trainings) > 1 and models >= set(budget.trainings)
+    display.say(f"{name}: {anchor.about}")
+    display.show((_table_of_models if by_model else _table_of_metrics)(anchor, budget, scores, heading))
+    display.say(f"published: {anchor.source}\ndiffers: {anchor.differs}")
+    for metric in anchor.published.keys() - metrics - {metric.split("/", 1)[-1] for metric in metrics}:
+        display.say(f"published, but not measured here: {metric} {anchor.published[metric]:g}")
+    return all(_reached(budget, metric, scores[metric]) for metric in scores if metric in budget.expected)
 
 
 def _reached(budget: Budget, metric: str, values: Sequence[float]) -> bool:
     sign, bound = budget.expected[metric]
-    ours = statistics.fmean(values)
-    return ours <= bound if sign == "<=" else ours >= bound
+    mean = statistics.fmean(values)
+    return mean <= bound if sign == "<=" else mean >= bound
 
 
 def _cell(values: Sequence[float]) -> str:
-    wide = f" [{min(values):.4g}, {max(values):.4g}]" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.4g}{wide}"
+    spread = f" [{min(values):.4g}, {max(values):.4g}]" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4g}{spread}"
 
 
-def _expected(budget: Budget, metric: str, reached: Mapping[str, bool]) -> str:
+def _expectation(budget: Budget, metric: str, values: Sequence[float]) -> str:
     if metric not in budget.expected:
         return ""
     sign, bound = budget.expected[metric]
-    return f"{sign} {bound:g} {'reached' if reached[metric] else 'SHORT'}"
+    return f"{sign} {bound:g} {'reached' if _reached(budget, metric, values) else 'SHORT'}"
 
 
-def _rows(anchor: Anchor, budget: Budget, found: Values, reached: Mapping[str, bool], spread: str) -> Table:
-    """A metric a row, beside what is published and expected."""
-    table = Table()
-    for heading in ("", "published", "expected", f"ours ({spread})", "gap"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for metric, values in found.items():
-        published = anchor.published.get(metric, anchor.published.get(metric.split("/", 1)[-1]))
-        gap = "" if published is None else f"{statistics.fmean(values) - published:+.3g}"
-        known = "" if published is None else f"{published:g}"
-        table.add_row(metric, known, _expected(budget, metric, reached), _cell(values), gap)
+def _table(headings: Sequence[str], title: str = "") -> Table:
+    table = Table("", title=title)
+    for heading in headings:
+        table.add_column(heading, justify="right")
     return table
 
 
-def _columns(anchor: Anchor, budget: Budget, found: Values, reached: Mapping[str, bool], spread: str) -> Table:
-    """A metric a row, a training a column, and "—" where a metric is undefined."""
+def _table_of_metrics(anchor: Anchor, budget: Budget, scores: Scores, heading: str) -> Table:
+    """Return a table with a row for each metric, and what is published and expected beside it."""
+    table = _table(["published", "expected", f"ours ({heading})", "gap"])
+    for metric, values in scores.items():
+        published = anchor.published.get(metric, anchor.published.get(metric.split("/", 1)[-1]))
+        gap = "" if published is None else f"{statistics.fmean(values) - published:+.3g}"
+        cell = "" if published is None else f"{published:g}"
+        table.add_row(metric, cell, _expectation(budget, metric, values), _cell(values), gap)
+    return table
+
+
+def _table_of_models(anchor: Anchor, budget: Budget, scores: Scores, heading: str) -> Table:
+    """Return a table with a row for each metric and a column for each model; "—" where a metric is undefined."""
     models = list(budget.trainings)
-    table = Table("", "published", *models, title=spread)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    shared = dict.fromkeys(m.split("/", 1)[1] for m in found if m.split("/", 1)[0] in models)
-    for metric in shared:
-        published = anchor.published.get(metric)
-        cells = []
-        for model in models:
-            name = f"{model}/{metric}"
-            cell = _cell(found[name]) if name in found else "—"
-            cells.append(" ".join(filter(None, (cell, _expected(budget, name, reached)))))
-        table.add_row(metric, "" if published is None else f"{published:g}", *cells)
+    table = _table(["published", *models], heading)
+
+    def cell(metric: str) -> str:
+        if metric not in scores:
+            return "—"
+        return f"{_cell(scores[metric])} {_expectation(budget, metric, scores[metric])}".rstrip()
+
+    for metric in dict.fromkeys(m.split("/", 1)[1] for m in scores if m.split("/", 1)[0] in models):
+        published = f"{anchor.published[metric]:g}" if metric in anchor.published else ""
+        table.add_row(metric, published, *(cell(f"{model}/{metric}") for model in models))
     table.add_section()
-    for metric in (m for m in found if m.split("/", 1)[0] not in models):
-        words = " ".join(filter(None, (_cell(found[metric]), _expected(budget, metric, reached))))
-        table.add_row(metric, "", words)
+    for metric in (m for m in scores if m.split("/", 1)[0] not in models):
+        table.add_row(metric, "", cell(metric))
     return table
 
 
 if __name__ == "__main__":
-    cli.run(main, "the same command goes on where this one stopped")
+    cli.run(main, "the same command continues where this one stopped")

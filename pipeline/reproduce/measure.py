@@ -1,187 +1,202 @@
-"""What is measured of an anchor's trained models, once, on the test split. Each function returns metrics by name."""
+"""What is measured of the trained models of an anchor, once, on the test split.
+
+Each function takes the trained models by name, and returns scores by name. Log-likelihoods and their bounds are in nats
+per example. `seconds` are seconds of training and validation.
+"""
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from pipeline import machine, trainer
 from pipeline.data import Data
-from pipeline.evaluate import codes as latent_codes
-from pipeline.evaluate import context, latents, likelihood, probe, suite
-from pipeline.reproduce.training import Trained
-from variants import InputError, Variant
+from pipeline.evaluate import codes, context, latents, likelihood, probe, suite
+from pipeline.metrics import defined
+from pipeline.training_run import TrainingRun
+from variants import Batch, InputError, Variant
 
-Models = Mapping[str, Trained]
+Models = Mapping[str, TrainingRun]
 
 
 def likelihoods(models: Models, k: int = 500, n: int = 1000) -> dict[str, float]:
-    """-ELBO, active units (KL > .01) and levels over the whole test split; the bound with `k` samples on `n`; nats."""
-    found: dict[str, float] = {"k": k, "n": n}
+    """Measure the ELBO, active units (KL > .01) and levels on the whole test split.
+
+    The importance weighted bound with `k` samples is measured on `n` test examples.
+    """
+    scores: dict[str, float] = {"k": k, "n": n}
     for name, m in models.items():
         totals = trainer.score(m.variant, m.data, m.data.test, seed=0, precision="fp32")
         kl = (totals.sums["kl_per_dimension"] / totals.count).cpu()
-        found[f"{name}/-elbo"] = float(totals.sums["reconstruction"] + totals.sums["kl"]) / totals.count
-        found |= {f"{name}/{key}": value for key, value in _bound(m, k, n).items()}
-        found[f"{name}/seconds"] = m.seconds
-        found[f"{name}/active_units"] = float(latents.active_units_kl(kl))
+        scores[f"{name}/-elbo"] = float(totals.sums["reconstruction"] + totals.sums["kl"]) / totals.count
+        scores |= {f"{name}/{key}": value for key, value in _bound(m, k, n).items()}
+        scores[f"{name}/seconds"] = m.seconds
+        scores[f"{name}/active_units"] = float(latents.active_units_kl(kl))
         if m.variant.levels:
-            levels = latents.by_level(kl, m.variant.levels)
-            found |= {f"{name}/{key.removeprefix('latent/')}": value for key, value in levels.items()}
+            by_level = latents.by_level(kl, m.variant.levels)
+            scores |= {f"{name}/{key.removeprefix('latent/')}": value for key, value in by_level.items()}
     if {"ladder", "vae"} <= set(models):
-        found["vae/-log p(x) above the ladder's"] = found["vae/-log p(x)"] - found["ladder/-log p(x)"]
-    return found
+        scores["vae/-log p(x) above the ladder's"] = scores["vae/-log p(x)"] - scores["ladder/-log p(x)"]
+    return scores
 
 
 def labels(models: Models, k: int = 100, n: int = 1000) -> dict[str, float]:
-    """log p(x) over all classes, and log p(x|y) of the true ones: the joint, less log p(y)."""
-    found = likelihoods(models, k, n)
-    m = models["cvae"]
-    found["cvae/-log p(x|y)"] = found["cvae/-log p(x, y)"] - float(np.log(m.data.spec.classes))
-    found["vae/-log p(x) above the cvae's"] = found["vae/-log p(x)"] - found["cvae/-log p(x)"]
-    return found
+    """Measure log p(x), summed over all classes, and log p(x|y) of the true classes: log p(x, y) - log p(y)."""
+    scores = likelihoods(models, k, n)
+    classes = models["cvae"].data.spec.classes
+    scores["cvae/-log p(x|y)"] = scores["cvae/-log p(x, y)"] - float(np.log(classes))
+    scores["vae/-log p(x) above the cvae's"] = scores["vae/-log p(x)"] - scores["cvae/-log p(x)"]
+    return scores
 
 
 def quadrants(models: Models, k: int = 100) -> dict[str, float]:
-    """-log p(missing|seen) over the whole test split, by importance sampling with `k` draws from q(z|x)."""
-    found: dict[str, float] = {}
+    """Measure -log p(missing|observed) on the whole test split, by importance sampling with `k` draws from q(z|x)."""
+    scores: dict[str, float] = {}
     for name, m in models.items():
-        size = 1 if name.startswith("network") else k  # the network is deterministic
-        found[name] = -float(likelihood.importance_weighted(m.variant, m.data, m.data.test, size).mean())
+        draws = 1 if name.startswith("network") else k  # the network is deterministic
+        scores[name] = -float(_log_p(m, m.data.test, draws).mean())
     for observed in (1, 2, 3):
-        found[f"gap {observed}"] = found[f"network {observed}"] - found[f"cvae {observed}"]
-    return found
+        scores[f"gap {observed}"] = scores[f"network {observed}"] - scores[f"cvae {observed}"]
+    return scores
 
 
 def parzen(models: Models, samples: int = 10_000) -> dict[str, float]:
-    """Mean log-density of the 10,000 grey test images; sigma is that at which 1,000 validation images are likeliest."""
+    """Measure the mean Parzen log-density of the grey test images.
+
+    The kernel width sigma is the one at which 1,000 validation images have the highest density.
+    """
     (m,) = models.values()
     m.variant.eval()
     with machine.seeded(m.variant.device, 0):
-        drawn = torch.cat([m.variant.sample(1000).flatten(1) for _ in range(samples // 1000)])
-    sigma = likelihood.parzen_width(drawn, probe.subset(m.data.valid, 1000).x)
-    each = likelihood.parzen(drawn, m.data.test.x, sigma)
-    codes, prior = latent_codes.posterior_and_prior(m.variant, m.data, m.data.test)
-    moments = {k.removeprefix("latent/"): v for k, v in latents.moments(codes, prior).items()}
-    error = float(each.std()) / len(each) ** 0.5
+        sampled = torch.cat([m.variant.sample(1000).flatten(1) for _ in range(samples // 1000)])
+    sigma = likelihood.parzen_width(sampled, probe.subset(m.data.valid, 1000).x)
+    log_density = likelihood.parzen(sampled, m.data.test.x, sigma)
+    aggregated, prior = codes.posterior_and_prior(m.variant, m.data, m.data.test)
+    moments = {k.removeprefix("latent/"): v for k, v in latents.moments(aggregated, prior).items()}
     return {
-        "parzen": float(each.mean()), "parzen standard error": error, "sigma": sigma, "samples": float(samples),
-        "mmd": latents.mmd(codes, prior), **moments, "seconds": m.seconds,
+        "parzen": float(log_density.mean()), "parzen standard error": _standard_error(log_density), "sigma": sigma,
+        "samples": float(samples), "mmd": latents.mmd(aggregated, prior), **moments, "seconds": m.seconds,
     }  # fmt: skip
 
 
 def classification(models: Models) -> dict[str, float]:
-    """Share of test examples whose likeliest class, the last columns of the code, is wrong."""
+    """Measure the share of test examples whose most likely class, by the last columns of the code, is wrong."""
     (m,) = models.values()
-    codes = latent_codes.encode_split(m.variant, m.data, m.data.test)[:, -m.data.spec.classes :]
-    assert m.data.test.y is not None
-    return {"error": float((codes.argmax(1) != m.data.test.y.cpu().numpy()).mean()), "seconds": m.seconds}
+    logits = codes.encode_split(m.variant, m.data, m.data.test)[:, -m.data.spec.classes :]
+    return {"error": float((logits.argmax(1) != codes.labels_of(m.data.test)).mean()), "seconds": m.seconds}
 
 
 def ecg(models: Models) -> dict[str, float]:
-    """A linear probe on the codes, and how well the reconstruction tells normal heartbeats from others."""
+    """Measure a linear probe on the codes, and how well the reconstruction separates normal heartbeats from others."""
     m, normal = models["all"], models["normal"]
-    y, test = m.data.train.y, m.data.test.y
-    assert y is not None and test is not None
-    most = int(y.mode().values)
-    train_x, test_x = (latent_codes.encode_split(m.variant, m.data, split) for split in (m.data.train, m.data.test))
-    found = {
-        "accuracy": probe.accuracy(train_x, y.cpu().numpy(), test_x, test.cpu().numpy()),
-        "auc": float(roc_auc_score((test != most).cpu().numpy(), _errors(normal.variant, m.data))),
-        "auc, trained on all": float(roc_auc_score((test != most).cpu().numpy(), _errors(m.variant, m.data))),
+    train, test = m.data.train, m.data.test
+    train_y, test_y = codes.labels_of(train), codes.labels_of(test)
+    abnormal = test_y != int(torch.from_numpy(train_y).mode().values)
+    train_x, test_x = (codes.encode_split(m.variant, m.data, split) for split in (train, test))
+    scores = {
+        "accuracy": probe.accuracy(train_x, train_y, test_x, test_y),
+        "auc": float(roc_auc_score(abnormal, _reconstructions(normal.variant, m.data))),
+        "auc, trained on all": float(roc_auc_score(abnormal, _reconstructions(m.variant, m.data))),
     }
-    totals = trainer.score(m.variant, m.data, m.data.test, seed=0, precision="fp32")
-    found["kl"] = float(totals.sums["kl"]) / totals.count
-    found["-elbo"] = float(totals.sums["reconstruction"]) / totals.count + found["kl"]
-    raw = [split.x.flatten(1).cpu().numpy() for split in (m.data.train, m.data.test)]
-    found["accuracy, raw values"] = probe.accuracy(raw[0], y.cpu().numpy(), raw[1], test.cpu().numpy())
-    return found | {"seconds": m.seconds + normal.seconds}
+    totals = trainer.score(m.variant, m.data, test, seed=0, precision="fp32")
+    scores["kl"] = float(totals.sums["kl"]) / totals.count
+    scores["-elbo"] = float(totals.sums["reconstruction"]) / totals.count + scores["kl"]
+    raw = [split.x.flatten(1).cpu().numpy() for split in (train, test)]
+    scores["accuracy, raw values"] = probe.accuracy(raw[0], train_y, raw[1], test_y)
+    return scores | {"seconds": m.seconds + normal.seconds}
 
 
 def steps(models: Models, k: int = 500) -> dict[str, float]:
-    """Nats a step: sums over all test sequences divided by their steps (pooled), and the mean over sequences."""
+    """Measure nats per time step: the sum over all test sequences divided by all their steps.
+
+    Beside it stands the mean over sequences, each divided by its own number of steps.
+    """
     (m,) = models.values()
     test = m.data.test
     assert test.mask is not None
     lengths = test.mask.sum(1).double().cpu()
     totals = trainer.score(m.variant, m.data, test, seed=0, precision="fp32")
     kl = float(totals.sums["kl"])
-    bound = -likelihood.importance_weighted(m.variant, m.data, test, k)
+    bound = -_log_p(m, test, k)
     return {
         "-elbo a step": (float(totals.sums["reconstruction"]) + kl) / float(lengths.sum()),
         "-log p(x) a step": float(bound.sum() / lengths.sum()),
         "-log p(x) a step, mean over sequences": float((bound / lengths).mean()),
-        "kl a step": kl / float(lengths.sum()),
-        "kl a sequence": kl / totals.count,
-        "k": k,
-        "seconds": m.seconds,
-    }
-
-
-TABLE = ("bounds", "annealing", "latents", "probe", "samples", "anomaly")
+        "kl a step": kl / float(lengths.sum()), "kl a sequence": kl / totals.count, "k": k, "seconds": m.seconds,
+    }  # fmt: skip
 
 
 def evaluation(models: Models) -> dict[str, float]:
-    """Parts of the evaluation of each model, shorter than by default where that costs most.
+    """Run parts of the evaluation on each model, with less effort than by default where they take longest.
 
-    Those whose test images differ are refused: their columns say nothing.
+    Raises `InputError` if the models have different test images, because their scores could not be compared.
     """
     images = {hashlib.sha256(m.data.test.x.cpu().numpy().tobytes()).hexdigest() for m in models.values()}
     if len(images) > 1:
-        raise InputError("the models are of different test images; expected the same, whatever their shape")
-    found: dict[str, float] = {}
+        raise InputError("the models have different test images; expected the same values, in whatever shape")
     sizes = context.Sizes(ais_temperatures=300, anomaly_steps=300)
+    scores: dict[str, float] = {}
     for name, m in models.items():
-        for part in TABLE:
-            found |= {f"{name}/{key}": value for key, value in _kept(m, part, sizes).items()}
-        found[f"{name}/seconds"] = m.seconds
-    return found
+        scores |= _parts(name, m, ("bounds", "annealing", "latents", "probe", "samples", "anomaly"), sizes)
+        scores[f"{name}/seconds"] = m.seconds
+    return scores
 
 
 def disentanglement(models: Models) -> dict[str, float]:
-    """The parts of an evaluation that are about codes: bounds, latents and disentanglement, of each model."""
-    found: dict[str, float] = {}
+    """Run the parts of the evaluation that are about codes on each model: bounds, latents and disentanglement."""
+    scores: dict[str, float] = {}
     for name, m in models.items():
-        for part in ("bounds", "latents", "disentanglement"):
-            found |= {f"{name}/{key}": value for key, value in _kept(m, part, context.Sizes()).items()}
-    found["mig, beta 4 above beta 1"] = found["beta 4/latent/mig"] - found["beta 1/latent/mig"]
-    return found
+        scores |= _parts(name, m, ("bounds", "latents", "disentanglement"), context.Sizes())
+    scores["mig, beta 4 above beta 1"] = scores["beta 4/latent/mig"] - scores["beta 1/latent/mig"]
+    return scores
 
 
-def _kept(m: Trained, part: str, sizes: context.Sizes) -> dict[str, float]:
-    """The figures of a part, from the file beside the checkpoint, where an interrupted run left it, or measured now."""
-    path = m.path.with_name(f"{m.path.stem}-{part}.json")
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    (scored,) = suite.run(m.variant, m.data, sizes=sizes, only=(part,))
-    values = {f.name: f.value for f in scored.scores if f.value is not None}
-    fresh = path.with_suffix(".part")
-    fresh.write_text(json.dumps(values), encoding="utf-8")
-    fresh.replace(path)
-    return values
+def _parts(name: str, m: TrainingRun, parts: tuple[str, ...], sizes: context.Sizes) -> dict[str, float]:
+    """Return the scores of some parts of the evaluation, each under "NAME/METRIC".
+
+    The scores of each part are kept in a file beside the checkpoint, from which an interrupted command reads them.
+    """
+    scores: dict[str, float] = {}
+    for part in parts:
+        path = m.path.with_name(f"{m.path.stem}-{part}.json")
+        if not path.exists():
+            (result,) = suite.run(m.variant, m.data, sizes=sizes, only=(part,))
+            values = {score.name: score.value for score in result.scores if score.value is not None}
+            unfinished = path.with_suffix(".part")
+            unfinished.write_text(json.dumps(values), encoding="utf-8")
+            unfinished.replace(path)
+        scores |= {f"{name}/{key}": value for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    return scores
 
 
-def _bound(m: Trained, k: int, n: int) -> dict[str, float]:
-    few = probe.subset(m.data.test, n)
-    each = -likelihood.importance_weighted(m.variant, m.data, few, k)
-    found = {"-log p(x)": float(each.mean()), "standard error": float(each.std()) / len(each) ** 0.5}
+def _bound(m: TrainingRun, k: int, n: int) -> dict[str, float]:
+    examples = probe.subset(m.data.test, n)
+    bound = -_log_p(m, examples, k)
+    scores = {"-log p(x)": float(bound.mean()), "standard error": _standard_error(bound)}
     if m.variant.conditioned_on == "y":
-        found["-log p(x, y)"] = -float(likelihood.importance_weighted(m.variant, m.data, few, k, marginal=False).mean())
-    return found
+        scores["-log p(x, y)"] = -float(_log_p(m, examples, k, marginal=False).mean())
+    return scores
 
 
-def _errors(variant: Variant, data: Data) -> Any:
-    """(N,) reconstruction of each test example, nats."""
+def _log_p(m: TrainingRun, split: Batch, k: int, marginal: bool = True) -> Tensor:
+    return defined(likelihood.importance_weighted(m.variant, m.data, split, k, marginal=marginal))
+
+
+def _standard_error(values: Tensor) -> float:
+    return float(float(values.std()) / len(values) ** 0.5)
+
+
+def _reconstructions(variant: Variant, data: Data) -> NDArray[np.float32]:
+    """Return -log p(x|z) of each test example: (N,), nats."""
     variant.eval()
-    zero = torch.zeros((), device=variant.device)
+    step = torch.zeros((), device=variant.device)
     with machine.seeded(variant.device, 0):
-        each: list[Tensor] = [variant.terms(b, zero).reconstruction for b in data.batches(data.test)]
-    return torch.cat(each).cpu().numpy()
+        return torch.cat([variant.terms(b, step).reconstruction for b in data.batches(data.test)]).cpu().numpy()
 
 
 MEASURES: Mapping[str, Callable[..., dict[str, float]]] = {

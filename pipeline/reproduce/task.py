@@ -1,77 +1,129 @@
-"""An anchor with one seed, as a task of an engine."""
+"""Trains the models of an anchor with one seed and measures them, as one task of an executor."""
 
+import hashlib
 import json
-import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pipeline import machine
-from pipeline.executor import Resources
-from pipeline.reproduce import training
+import variants
+from pipeline import data as datasets
+from pipeline import machine, trainer
+from pipeline.data import Data
+from pipeline.executor import Report, Resources
+from pipeline.metrics import mlflow_name
 from pipeline.reproduce.measure import MEASURES
 from pipeline.tracker import Address, Tracker
-from studies.anchors import ANCHORS
+from pipeline.training_run import TrainingPlan, TrainingRun
+from studies.anchors import ANCHORS, Training
+from variants import Config, DataSpec, InputError
 
 FOLDER = Path("checkpoints")
 
 
+def checkpoint_folder(anchor: str, budget: str, seed: int) -> Path:
+    """Return the folder that holds an anchor's checkpoints and scores until all seeds of a command are measured.
+
+    Its name depends on the settings of the trainings: after these are changed, training starts afresh.
+    """
+    settings = hashlib.sha256(repr(ANCHORS[anchor].budgets[budget]).encode()).hexdigest()[:8]
+    return FOLDER / f"{anchor}-{budget}-{seed}-{settings}"
+
+
+def prepared(training: Training) -> Data:
+    """Return the data of a training. Raises `InputError` if they cannot be found."""
+    source = training.dataset
+    if "/" in source:
+        paths = [folder / source for folder in datasets.search_folders()]
+        path = next((p for p in paths if p.exists()), None)
+        if path is None:
+            raise InputError(f"{source} is in none of the data folders; name a folder that holds it in VARIANTS_DATA")
+        source = str(path)
+    data = datasets.load(source, binarized=not training.grey)
+    if training.labels:
+        data = data.with_labels(training.labels)
+    return data.only_most_frequent_class() if training.normal else data
+
+
+def check(trainings: Iterable[Training]) -> DataSpec:
+    """Raise `InputError` if any of the trainings cannot start. Returns the data spec of the first one."""
+    specs = []
+    for training in trainings:
+        specs.append(prepared(training).spec)
+        trainer.build(training.variant, _config(training), specs[-1])
+    return specs[0]
+
+
+def _config(training: Training) -> Config:
+    return variants.get(training.variant).config_type(**training.settings)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AnchorTask:
-    """An anchor with one seed, as a task: its trainings, and what is measured of them."""
+    """Trains the models of an anchor with one seed, and measures them on the test split.
 
-    name: str
-    form: str
+    It reports (epochs so far, a note) after each epoch. If it is interrupted and run again, it continues from its
+    checkpoints, loads the models that are trained, and does not measure anything twice.
+    """
+
+    name: str  # of the anchor
+    budget: str  # the name of one of its budgets
     seed: int
-    dataset: str  # the experiment
+    dataset: str  # the MLflow experiment
     address: Address
     tags: Mapping[str, str]
-    parent: str | None = None  # a run below which this one stands
+    parent: str | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} seed {self.seed}"
+
+    @property
+    def steps(self) -> int:
+        """The number of epochs of all trainings."""
+        return sum(t.epochs for t in ANCHORS[self.name].budgets[self.budget].trainings.values())
 
     @property
     def folder(self) -> Path:
-        """Checkpoints and the result, until whoever asked takes them away."""
-        return self.place(self.name, self.form, self.seed)
+        return checkpoint_folder(self.name, self.budget, self.seed)
 
-    @staticmethod
-    def place(name: str, form: str, seed: int) -> Path:
-        return FOLDER / f"{name}-{form}-{seed}"
-
-    def run(self, resources: Resources, report: Callable[[Any], None]) -> dict[str, float]:
-        folder = self.folder
-        known, result = folder / "run.json", folder / "result.json"
-        machine.writable(folder)
-        if result.exists():  # of this command, when it was cut off in another seed
+    def run(self, resources: Resources, report: Report) -> dict[str, float]:
+        """Return the scores by name."""
+        machine.writable(self.folder)
+        key_file, result = self.folder / "key", self.folder / "result.json"
+        if result.exists():  # another seed of the same command was interrupted after this one had ended
             return dict(json.loads(result.read_text()))
-        if not known.exists():
-            known.write_text(json.dumps({"key": uuid.uuid4().hex}))
-        anchor = ANCHORS[self.name]
-        budget = anchor.budgets[self.form]
+        if not key_file.exists():
+            key_file.write_text(uuid.uuid4().hex)
+        key = key_file.read_text()
+        anchor, device = ANCHORS[self.name], machine.device(resources.device)
+        budget = anchor.budgets[self.budget]
         tracker = Tracker(self.dataset, self.address)
-        about = {**self.tags, "kind": "reproduce", "seed": str(self.seed)}
-        device = machine.device(resources.device)
-        key = json.loads(known.read_text())["key"]
-        with tracker.run(f"{self.name} {self.form} {self.seed}", about, parent=self.parent, key=key) as run:
-            models = {
-                name: training.train(
-                    each, self.seed, device, tracker, run, f"{self.name} {name} {self.seed}",
-                    folder / f"{name}.safetensors",
-                    lambda epoch, name=name: report((name, epoch.number, epoch.metrics)),  # type: ignore[misc]
-                    dict(self.tags),
-                )
-                for name, each in budget.trainings.items()
-            }  # fmt: skip
-            report(("", 0, {}))
-            found = dict(MEASURES[anchor.measure](models, **budget.options))
-            run.metrics({f"anchor/{plain(name)}": value for name, value in found.items()}, 0)
-            facts = {"measured": found, "published": dict(anchor.published)}
+        tags = {**self.tags, "kind": "reproduce", "seed": str(self.seed)}
+        with tracker.run(f"{self.name} {self.budget} {self.seed}", tags, parent=self.parent, key=key) as run:
+            models: dict[str, TrainingRun] = {}
+            epochs = 0
+            for name, training in budget.trainings.items():
+                title, child_tags = f"{self.name} {name} {self.seed}", {**tags, "variant": training.variant}
+                with tracker.run(title, child_tags, parent=run.id, key=f"{key}-{name}") as child:
+                    plan = TrainingPlan(
+                        variant=training.variant, config=_config(training), epochs=training.epochs,
+                        patience=training.patience, seed=self.seed, lr_schedule=training.schedule,
+                    )  # fmt: skip
+                    path = self.folder / f"{name}.safetensors"
+                    models[name] = model = TrainingRun(plan, prepared(training).to(device), child, path)
+                    for epoch in model.epochs():
+                        report((epochs + epoch.number, f"{name}  {epoch.summary()}"))
+                    logged = path.with_suffix(".logged")
+                    if not logged.exists():
+                        child.model(model.variant, model.scores(), model.best_epoch)
+                        logged.touch()
+                epochs += training.epochs
+            report((epochs, "measuring on the test split"))
+            scores = dict(MEASURES[anchor.measure](models, **budget.options))
+            run.metrics({f"anchor/{mlflow_name(name)}": value for name, value in scores.items()}, 0)
+            facts = {"measured": scores, "published": dict(anchor.published)}
             run.text("anchor/result.json", json.dumps(facts, indent=2))
-        result.write_text(json.dumps(found))
-        return found
-
-
-def plain(name: str) -> str:
-    """A name that MLflow takes for a metric."""
-    return re.sub(r"[^\w\-. /]+", "", name)
+        result.write_text(json.dumps(scores))
+        return scores

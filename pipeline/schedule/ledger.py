@@ -1,13 +1,14 @@
-"""A row a slot: what became of each, in SQLite or PostgreSQL, beside Optuna's tables.
+"""The ledger: one row for each slot, in SQLite or PostgreSQL, beside the tables of Optuna.
 
-    waiting -> running -> done       a rerun ended, whatever its verdict (the exit code says)
-       ^          |  `--> failed     given up
-       '----------'                  its process died, or failed: tried again later
-    missed                           came while nobody was there, or waited until the next one came
+    waiting -> running -> done       a rerun ended with a verdict, good or bad (the exit code tells which)
+       ^          |  `--> failed     it was given up
+       '----------'                  its process died, or it failed: it is tried again later
+    missed                           no scheduler was running at that time, or it waited until the next slot came
 
-At most one row of a suite is running: a partial unique index says so, whatever the number of machines. Whoever runs it
-holds a lease, renewed by a heartbeat, and a token that grows with each attempt (a fence): one that lost its lease can
-neither renew it nor end the slot. Every change is one statement, which finds its row as it was expected, or nothing.
+At most one slot of a suite is running, on any number of machines: a partial unique index ensures that. The process that
+runs it holds a lease, which a heartbeat renews, and a token, which grows with each attempt. A process that lost its
+lease has an old token and can neither renew the lease nor release the slot. Every change is a single statement, which
+applies only if the row is still as it was read.
 """
 
 import time
@@ -27,16 +28,11 @@ from variants import InputError
 
 State = Literal["waiting", "running", "done", "failed", "missed"]
 FINAL: tuple[State, ...] = ("done", "failed", "missed")
-LEASE = 120.0  # seconds without a heartbeat, after which a process counts as dead
-BEAT = 20.0  # seconds between heartbeats
-ATTEMPTS = 4
-BACKOFF = 60.0  # seconds until the second attempt, four times as long until each other
-
-IMPATIENT = {
-    "connect_timeout": 10,
-    "options": "-c statement_timeout=10000",
-    "tcp_user_timeout": 15_000,
-}  # of PostgreSQL
+LEASE_SECONDS = 120.0  # a process whose last heartbeat is older than this counts as dead
+HEARTBEAT = 20.0  # seconds between two renewals of a lease
+MAX_ATTEMPTS = 4
+BACKOFF = 60.0  # seconds until the second attempt; each further attempt waits four times as long
+POSTGRESQL_TIMEOUTS = {"connect_timeout": 10, "options": "-c statement_timeout=10000", "tcp_user_timeout": 15_000}
 
 _tables = MetaData()
 SLOTS = Table(
@@ -48,9 +44,9 @@ SLOTS = Table(
     Column("ended", Float(53)), Column("code", Integer), Column("note", Text, nullable=False, default=""),
 )  # fmt: skip
 _RUNNING = text("state = 'running'")
-ONE = Index(
+ONE_RUNNING = Index(
     "benchmark_one_running", SLOTS.c.suite, unique=True, sqlite_where=_RUNNING, postgresql_where=_RUNNING
-)  # fmt: skip
+)
 SCHEDULES = Table(
     "benchmark_schedules", _tables, Column("suite", String(100), primary_key=True),
     Column("cron", String(200), nullable=False), Column("zone", String(100), nullable=False),
@@ -59,8 +55,8 @@ SCHEDULES = Table(
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A slot that is ours as long as the token is."""
+class Lease:
+    """The right to run a slot. It holds for as long as the slot is running and its token is this one."""
 
     suite: str
     slot: float
@@ -69,7 +65,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class SlotRow:
-    """A slot as it is written down. Times are seconds since 1970."""
+    """A slot as the ledger has it. Times are seconds since 1970; `due` is when it may be started."""
 
     suite: str
     slot: float
@@ -86,41 +82,45 @@ class SlotRow:
 
 
 class Ledger:
-    """Raises `InputError` where the store cannot be opened. `clock` gives the time: a server's own, if there is one."""
+    """The tables of slots and of schedules. Raises `InputError` if the store cannot be opened.
+
+    The time is that of the PostgreSQL server, so that all machines agree, or of this machine for SQLite. `clock` may
+    replace it by another function that returns seconds since 1970.
+    """
 
     def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
         lite = url.startswith("sqlite")
         if not lite and not url.startswith("postgresql"):
             raise InputError(f"--storage {url.split(':', 1)[0]}:...: expected sqlite:///FILE or postgresql://...")
         try:
-            # a connection is made for each change and given back: a service that waits for days holds none
+            # each change opens a connection and closes it: a service that waits for days holds none
             self._engine = sqlalchemy.create_engine(
-                url, poolclass=sqlalchemy.pool.NullPool, connect_args={"timeout": 20} if lite else IMPATIENT
+                url, poolclass=sqlalchemy.pool.NullPool, connect_args={"timeout": 20} if lite else POSTGRESQL_TIMEOUTS
             )
             if lite and self._engine.url.database:
                 Path(self._engine.url.database).absolute().parent.mkdir(parents=True, exist_ok=True)
             self._create()
         except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
             kind, first = url.split(":", 1)[0], (str(error).splitlines() or [""])[0]
-            where = url if lite else f"{kind}://..."  # it may hold a password
-            raise InputError(f"--storage {where} cannot be opened ({type(error).__name__}: {first})") from error
-        self._clock = clock or (time.time if lite else self._server)
+            address = url if lite else f"{kind}://..."  # the whole one may contain a password
+            raise InputError(f"--storage {address} cannot be opened ({type(error).__name__}: {first})") from error
+        self._clock = clock or (time.time if lite else self._server_time)
 
     def _create(self) -> None:
         tables = [CreateTable(t, if_not_exists=True) for t in _tables.sorted_tables]
-        made: list[Any] = [*tables, CreateIndex(ONE, if_not_exists=True)]
-        for training_run in range(3):  # two that make them at once may collide in PostgreSQL, if-not-exists or not
+        statements: list[Any] = [*tables, CreateIndex(ONE_RUNNING, if_not_exists=True)]
+        for attempt in range(3):  # two processes that create them at once may collide in PostgreSQL all the same
             try:
                 with self._engine.begin() as connection:
-                    for statement in made:
+                    for statement in statements:
                         connection.execute(statement)
                 return
             except SQLAlchemyError:
-                if training_run == 2:
+                if attempt == 2:
                     raise
                 time.sleep(0.2)
 
-    def _server(self) -> float:
+    def _server_time(self) -> float:
         with self._engine.connect() as connection:
             return float(connection.execute(text("select extract(epoch from clock_timestamp())")).scalar_one())
 
@@ -128,51 +128,58 @@ class Ledger:
         return self._clock()
 
     def _change(self, statement: Any) -> int:
+        """Execute a statement, and return how many rows it changed."""
         with self._engine.begin() as connection:
             return int(connection.execute(statement).rowcount)
 
-    def schedule(self, suite: str, cron: Cron, since: float) -> None:
-        """Write a suite's times down; other times than before count from `since` on."""
+    def set_schedule(self, suite: str, cron: Cron, since: float) -> None:
+        """Store the times of a suite. If they differ from the stored ones, they apply from `since` on."""
         values = {"cron": cron.expression, "zone": cron.zone, "since": since}
         here = SCHEDULES.c.suite == suite
-        other = (SCHEDULES.c.cron != cron.expression) | (SCHEDULES.c.zone != cron.zone)
-        if not self._change(update(SCHEDULES).where(here, other).values(values)):
-            self._add(SCHEDULES, [{"suite": suite, **values}])
+        differs = (SCHEDULES.c.cron != cron.expression) | (SCHEDULES.c.zone != cron.zone)
+        if not self._change(update(SCHEDULES).where(here, differs).values(values)):
+            self._insert_new(SCHEDULES, [{"suite": suite, **values}])
 
-    def _add(self, table: Table, rows: list[dict[str, Any]]) -> None:
-        """Insert rows, but those whose key is there."""
+    def _insert_new(self, table: Table, rows: list[dict[str, Any]]) -> None:
+        """Insert the rows whose key does not exist yet."""
         insert: Any = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
         with self._engine.begin() as connection:
             connection.execute(insert(table).on_conflict_do_nothing(), rows)
 
     def cron(self, suite: str) -> tuple[Cron, float] | None:
-        """A suite's times, and since when they count; None for a suite that was never scheduled."""
+        """Return the times of a suite and since when they apply, or None if it was never scheduled."""
         with self._engine.connect() as connection:
             row = connection.execute(select(SCHEDULES).where(SCHEDULES.c.suite == suite)).first()
         return (Cron(row.cron, row.zone), row.since) if row else None
 
-    def plan(self, suite: str) -> list[SlotRow]:
-        """Write down what came since the last look: the newest slot waits, older ones were missed, and what a dead
-        process ran waits again. Returns the slots that are given up by this, each to one caller alone.
+    def _known_cron(self, suite: str) -> tuple[Cron, float]:
+        schedule = self.cron(suite)
+        assert schedule, f"{suite} is not scheduled"
+        return schedule
+
+    def refresh(self, suite: str) -> list[SlotRow]:
+        """Record all slots that came since the last call, and free the slot of a process that died.
+
+        Of the new slots, the newest waits and the others were missed. Returns the slots that this call has given up;
+        of several callers, only one gets each.
         """
-        known = self.cron(suite)
-        assert known, f"{suite} is not scheduled"
-        cron, since = known
+        cron, since = self._known_cron(suite)
         now = self.now()
         here = SLOTS.c.suite == suite
         dead = here & (SLOTS.c.state == "running") & (SLOTS.c.lease < now)
         values = {"token": SLOTS.c.token + 1, "note": SLOTS.c.note + " its process died;"}
-        self._change(update(SLOTS).where(dead, SLOTS.c.attempts < ATTEMPTS).values(state="waiting", due=now, **values))
+        retry = dead & (SLOTS.c.attempts < MAX_ATTEMPTS)
+        self._change(update(SLOTS).where(retry).values(state="waiting", due=now, **values))
         given_up = self._give_up(dead, now, values)
         with self._engine.connect() as connection:
             last = connection.execute(select(func.max(SLOTS.c.slot)).where(here)).scalar()
-        came = cron.between(max(since, last or 0.0), now)
-        if came:
-            absent = {"suite": suite, "state": "missed", "note": "nobody was there"}
-            rows: list[dict[str, Any]] = [{**absent, "slot": slot, "due": slot} for slot in came]
+        new = cron.between(max(since, last or 0.0), now)
+        if new:
+            missed = {"suite": suite, "state": "missed", "note": "no scheduler was running"}
+            rows: list[dict[str, Any]] = [{**missed, "slot": slot, "due": slot} for slot in new]
             rows[-1] |= {"state": "waiting", "note": ""}
-            self._add(SLOTS, rows)
-        newest = came[-1] if came else last
+            self._insert_new(SLOTS, rows)
+        newest = new[-1] if new else last
         if newest is None:
             return given_up
         older = here & (SLOTS.c.slot < newest) & (SLOTS.c.state == "waiting")
@@ -180,68 +187,71 @@ class Ledger:
         self._change(update(SLOTS).where(older, SLOTS.c.attempts == 0).values(state="missed", ended=now, **note))
         return given_up + self._give_up(older, now, note)
 
-    def _give_up(self, which: Any, now: float, values: dict[str, Any]) -> list[SlotRow]:
-        """Mark slots as failed. Returns those that this call marked, and no other."""
+    def _give_up(self, condition: Any, now: float, values: dict[str, Any]) -> list[SlotRow]:
+        """Mark slots as failed. Returns only those that this call has marked."""
         with self._engine.connect() as connection:
-            found = connection.execute(select(SLOTS).where(which)).all()
-        mine = []
-        for row in found:
-            this = which & (SLOTS.c.slot == row.slot) & (SLOTS.c.token == row.token)
-            if self._change(update(SLOTS).where(this).values(state="failed", ended=now, **values)):
-                mine += [r for r in self.rows(row.suite) if r.slot == row.slot]
-        return mine
+            rows = connection.execute(select(SLOTS).where(condition)).all()
+        marked = []
+        for row in rows:
+            unchanged = condition & (SLOTS.c.slot == row.slot) & (SLOTS.c.token == row.token)
+            if self._change(update(SLOTS).where(unchanged).values(state="failed", ended=now, **values)):
+                marked += [r for r in self.rows(row.suite) if r.slot == row.slot]
+        return marked
 
-    def late(self, suite: str, slots: int) -> str:
-        """In words, that so many slots or more came and went since the last rerun that ended; said once, to one."""
-        known = self.cron(suite)
-        assert known, f"{suite} is not scheduled"
-        cron, since = known
+    def overdue(self, suite: str, slots: int) -> str:
+        """Return a message if `slots` slots or more have passed since the last rerun that ended, else nothing.
+
+        Each such gap is reported once, to one caller.
+        """
+        cron, since = self._known_cron(suite)
         done = select(func.max(SLOTS.c.slot)).where(SLOTS.c.suite == suite, SLOTS.c.state == "done")
         with self._engine.connect() as connection:
             last = max(since, connection.execute(done).scalar() or 0.0)
-        missing = len(cron.between(last, self.now())) - 1  # the newest may be at work
-        fresh = (SCHEDULES.c.suite == suite) & (SCHEDULES.c.told != last)
-        if missing < slots or not self._change(update(SCHEDULES).where(fresh).values(told=last)):
+        passed = len(cron.between(last, self.now())) - 1  # the newest may be running
+        unreported = (SCHEDULES.c.suite == suite) & (SCHEDULES.c.told != last)
+        if passed < slots or not self._change(update(SCHEDULES).where(unreported).values(told=last)):
             return ""
-        return f"No rerun ended since {cron.local(last)}; {missing} slots came and went."
+        return f"No rerun has ended since {cron.local(last)}, while {passed} slots passed."
 
-    def claim(self, suite: str, owner: str) -> Claim | None:
-        """The slot that is due, if there is one and none is running. Call `plan` before."""
+    def acquire(self, suite: str, owner: str) -> Lease | None:
+        """Take the slot that is due. Returns None if there is none, or if one is running. Call `refresh` before."""
         now = self.now()
-        waiting = (SLOTS.c.suite == suite) & (SLOTS.c.state == "waiting") & (SLOTS.c.due <= now)
+        due = (SLOTS.c.suite == suite) & (SLOTS.c.state == "waiting") & (SLOTS.c.due <= now)
         with self._engine.connect() as connection:
-            row = connection.execute(select(SLOTS).where(waiting).order_by(SLOTS.c.slot.desc())).first()
+            row = connection.execute(select(SLOTS).where(due).order_by(SLOTS.c.slot.desc())).first()
         if row is None:
             return None
-        seen = waiting & (SLOTS.c.slot == row.slot) & (SLOTS.c.token == row.token)
+        unchanged = due & (SLOTS.c.slot == row.slot) & (SLOTS.c.token == row.token)
         values = {
             "state": "running", "token": row.token + 1, "attempts": row.attempts + 1, "owner": owner,
-            "lease": now + LEASE, "began": row.began or now,
+            "lease": now + LEASE_SECONDS, "began": row.began or now,
         }  # fmt: skip
         try:
-            changed = self._change(update(SLOTS).where(seen).values(values))
-        except IntegrityError:  # another slot is running
+            changed = self._change(update(SLOTS).where(unchanged).values(values))
+        except IntegrityError:  # another slot of the suite is running
             return None
-        return Claim(suite, row.slot, row.token + 1) if changed else None
+        return Lease(suite, row.slot, row.token + 1) if changed else None
 
-    def _mine(self, claim: Claim) -> Any:
+    def _leased(self, lease: Lease) -> Any:
         return (
-            (SLOTS.c.suite == claim.suite) & (SLOTS.c.slot == claim.slot) & (SLOTS.c.token == claim.token)
+            (SLOTS.c.suite == lease.suite) & (SLOTS.c.slot == lease.slot) & (SLOTS.c.token == lease.token)
             & (SLOTS.c.state == "running")
         )  # fmt: skip
 
-    def beat(self, claim: Claim) -> bool:
-        """Renew the lease. False where the slot is no longer ours."""
-        return bool(self._change(update(SLOTS).where(self._mine(claim)).values(lease=self.now() + LEASE)))
+    def renew(self, lease: Lease) -> bool:
+        """Renew a lease. Returns False if it was lost."""
+        return bool(self._change(update(SLOTS).where(self._leased(lease)).values(lease=self.now() + LEASE_SECONDS)))
 
-    def end(self, claim: Claim, code: int, note: str = "", pause: float = 0.0) -> State | None:
-        """What becomes of a slot by the exit code of its rerun; None where it is no longer ours.
+    def release(self, lease: Lease, code: int, note: str = "", pause: float = 0.0) -> State | None:
+        """End a slot, and return its new state, or None if the lease was lost.
 
-        0 and 1 are verdicts: done. 130 was asked to stop: it waits, as if it had not begun, for `pause` seconds. Others
-        are tried again, later each time, and failed in the end.
+        Exit codes 0 and 1 are verdicts: the slot is done. 130 means that the rerun was asked to stop: the slot waits
+        for at least `pause` seconds, and the attempt does not count. After any other code it is tried again, later each
+        time, and failed after `MAX_ATTEMPTS` attempts.
         """
         now = self.now()
-        attempts = self._attempts(claim)
+        with self._engine.connect() as connection:
+            attempts = connection.execute(select(SLOTS.c.attempts).where(self._leased(lease))).scalar() or 0
         note = f" {note};" if note else ""
         values: dict[str, Any] = {"code": code, "ended": now, "note": SLOTS.c.note + note}
         state: State
@@ -250,33 +260,30 @@ class Ledger:
         elif code == 130:
             state = "waiting"
             values |= {"attempts": SLOTS.c.attempts - 1, "due": now + pause, "ended": None}
-        elif attempts >= ATTEMPTS:
+        elif attempts >= MAX_ATTEMPTS:
             state = "failed"
         else:
             state = "waiting"
             values |= {"due": now + BACKOFF * 4 ** (attempts - 1), "ended": None}
-        return state if self._change(update(SLOTS).where(self._mine(claim)).values(state=state, **values)) else None
+        return state if self._change(update(SLOTS).where(self._leased(lease)).values(state=state, **values)) else None
 
-    def _attempts(self, claim: Claim) -> int:
-        with self._engine.connect() as connection:
-            return int(connection.execute(select(SLOTS.c.attempts).where(self._mine(claim))).scalar() or 0)
-
-    def waits(self, suite: str) -> bool:
-        """Whether a slot could be claimed now, as far as can be seen without trying."""
+    def has_due_slot(self, suite: str) -> bool:
+        """Return whether `acquire` would probably succeed now."""
         now, here = self.now(), SLOTS.c.suite == suite
         with self._engine.connect() as connection:
-            busy = connection.execute(select(SLOTS.c.slot).where(here, SLOTS.c.state == "running")).first()
+            running = connection.execute(select(SLOTS.c.slot).where(here, SLOTS.c.state == "running")).first()
             due = connection.execute(select(SLOTS.c.slot).where(here, SLOTS.c.state == "waiting", SLOTS.c.due <= now))
-            return busy is None and due.first() is not None
+            return running is None and due.first() is not None
 
     def rows(self, suite: str | None = None, last: int | None = None) -> list[SlotRow]:
-        """Slots, oldest first; the last ones, where a number is given."""
+        """Return slots, oldest first: all of them, or the `last` ones."""
         query = select(SLOTS).order_by(SLOTS.c.slot.desc())
         query = query.where(SLOTS.c.suite == suite) if suite else query
         with self._engine.connect() as connection:
-            found = connection.execute(query.limit(last) if last else query).all()
-        return [SlotRow(**row._mapping) for row in reversed(found)]
+            rows = connection.execute(query.limit(last) if last else query).all()
+        return [SlotRow(**row._mapping) for row in reversed(rows)]
 
     def suites(self) -> list[str]:
+        """Return the names of all suites that were ever scheduled."""
         with self._engine.connect() as connection:
             return sorted(connection.execute(select(SCHEDULES.c.suite)).scalars())

@@ -1,4 +1,7 @@
-"""One slot: claimed, rerun under a lease that a thread renews, and ended. A process of its own, which may die."""
+"""One slot: acquire its lease, rerun the suite while a thread renews the lease, and release it.
+
+This runs in a process of its own, which may die at any moment.
+"""
 
 import os
 import platform
@@ -11,62 +14,63 @@ from contextlib import contextmanager
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import notify
-from pipeline.machine import Busy
-from pipeline.schedule.ledger import BEAT, LEASE, Claim, Ledger
+from pipeline.machine import AlreadyRunning
+from pipeline.schedule.ledger import HEARTBEAT, LEASE_SECONDS, Lease, Ledger
 from variants import InputError
 
-LATE = 2  # slots without a rerun, after which somebody hears of it
-LIMIT = 12 * 3600.0  # seconds that a rerun may take
-BUSY = 60.0  # seconds until a slot is tried that found its suite at work
-Alive = Callable[[], None]  # raises `Lost` where the slot is no longer ours
-Rerun = Callable[[str, Alive], int]  # of a slot's name; gives the exit code
+OVERDUE_SLOTS = 2  # people are notified if so many slots pass without a rerun
+TIME_LIMIT = 12 * 3600.0  # seconds that a rerun may take
+BUSY_PAUSE = 60.0  # seconds until the next attempt, if the suite is being rerun by hand
+Say = Callable[[str], None]  # prints a line
+CheckLease = Callable[[], None]  # raises `LeaseLost` if the lease was lost
+RunSlot = Callable[[str, CheckLease], int]  # reruns the suite for the slot of that name, and returns the exit code
 
 
-class Lost(RuntimeError):
-    """The lease ran out, and somebody else has the slot."""
+class LeaseLost(RuntimeError):
+    """The lease was not renewed in time, so that another process may have the slot."""
 
 
-class RerunTooLong(RuntimeError):
-    """A rerun that had more time than it was given."""
+class RerunTimeout(RuntimeError):
+    """The rerun took longer than it was allowed to."""
 
 
-def tend(ledger: Ledger, suite: str, say: Callable[[str], None]) -> None:
-    """Write down what came, and tell somebody of slots that are given up, and of no rerun for too long."""
-    for row in ledger.plan(suite):
-        _tell(suite, "failed", f"Slot {name(row.slot)} was tried {row.attempts} times, and is given up:{row.note}", say)
-    words = ledger.late(suite, LATE)
-    if words:
-        _tell(suite, "no rerun for too long", words, say)
+def refresh(ledger: Ledger, suite: str, say: Say) -> None:
+    """Record the slots that came, and notify people of slots that were given up and of overdue reruns."""
+    for row in ledger.refresh(suite):
+        message = f"Slot {name(row.slot)} was tried {row.attempts} times, and is given up:{row.note}"
+        _notify(suite, "failed", message, say)
+    if message := ledger.overdue(suite, OVERDUE_SLOTS):
+        _notify(suite, "no rerun for too long", message, say)
 
 
-def _tell(suite: str, what: str, words: str, say: Callable[[str], None]) -> None:
-    say(f"{suite}: {what}: {words}")
-    problem = notify.send(f"Benchmark {suite}: {what}", words, "failure")
+def _notify(suite: str, event: str, message: str, say: Say) -> None:
+    say(f"{suite}: {event}: {message}")
+    problem = notify.send(f"Benchmark {suite}: {event}", message, "failure")
     if problem:
-        say(f"mind: {problem}")
+        say(f"warning: {problem}")
 
 
-def run(ledger: Ledger, suite: str, rerun: Rerun, say: Callable[[str], None], limit: float = LIMIT) -> int:
-    """Do what is due, if anything is. Returns the exit code of the rerun; 0 where there is nothing to do.
+def run(ledger: Ledger, suite: str, rerun: RunSlot, say: Say, limit: float = TIME_LIMIT) -> int:
+    """Run the slot that is due. Returns the exit code of its rerun, or 0 if no slot is due.
 
-    A rerun that takes longer than `limit` seconds is stopped, and tried again.
+    A rerun that takes longer than `limit` seconds is stopped, and tried again later.
     """
-    tend(ledger, suite, say)
-    claim = ledger.claim(suite, owner())
-    if claim is None:
-        say(f"{suite}: {_why(ledger, suite)}")
+    refresh(ledger, suite, say)
+    lease = ledger.acquire(suite, f"{platform.node()} {os.getpid()}")
+    if lease is None:
+        say(f"{suite}: {_why_nothing_is_due(ledger, suite)}")
         return 0
     code, note, pause = 3, "an error", 0.0
     try:
-        with _lease(ledger, claim, limit) as alive:
-            code, note = rerun(name(claim.slot), alive), ""
-    except Busy as error:  # somebody does the same by hand: no try of ours
-        code, note, pause = 130, "", BUSY
+        with _renewed(ledger, lease, limit) as check_lease:
+            code, note = rerun(name(lease.slot), check_lease), ""
+    except AlreadyRunning as error:  # somebody reruns the suite by hand
+        code, note, pause = 130, "", BUSY_PAUSE
         say(f"{suite}: {error}")
-    except Lost as error:
+    except LeaseLost as error:
         code, note = 130, ""
         say(f"{suite}: {error}")
-    except RerunTooLong as error:
+    except RerunTimeout as error:
         code, note = 3, str(error)
         say(f"{suite}: {error}")
     except InputError as error:
@@ -79,83 +83,80 @@ def run(ledger: Ledger, suite: str, rerun: Rerun, say: Callable[[str], None], li
         note = f"{type(error).__name__}: {error}"
         raise
     finally:
-        if _end(ledger, claim, code, note, pause) == "failed":
-            _tell(suite, "failed", f"Slot {name(claim.slot)} was given up: {note}", say)
+        if _release(ledger, lease, code, note, pause) == "failed":
+            _notify(suite, "failed", f"Slot {name(lease.slot)} was given up: {note}", say)
     return code
 
 
-def _end(ledger: Ledger, claim: Claim, code: int, note: str, pause: float) -> str | None:
-    """End the slot; a store that is away is asked again for as long as the lease holds."""
-    until = time.monotonic() + LEASE
+def _release(ledger: Ledger, lease: Lease, code: int, note: str, pause: float) -> str | None:
+    """Release the lease. If the store does not answer, try again for as long as the lease could last."""
+    until = time.monotonic() + LEASE_SECONDS
     while True:
         try:
-            return ledger.end(claim, code, note, pause)
+            return ledger.release(lease, code, note, pause)
         except SQLAlchemyError:
             if time.monotonic() > until:
                 raise
             time.sleep(2)
 
 
-def owner() -> str:
-    return f"{platform.node()} {os.getpid()}"
-
-
 def name(slot: float) -> str:
-    """A slot's name, which its rerun bears: its time in UTC."""
+    """Return the name of a slot, which is its time in UTC. The id of its rerun contains it."""
     return time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime(slot))
 
 
-def _why(ledger: Ledger, suite: str) -> str:
-    last = ledger.rows(suite, 1)
-    if not last:
+def _why_nothing_is_due(ledger: Ledger, suite: str) -> str:
+    rows = ledger.rows(suite, 1)
+    if not rows:
         return "no slot has come yet"
-    row = last[0]
-    by = f" by {row.owner}" if row.owner else ""
-    return f"nothing to do; the newest slot, {name(row.slot)}, is {row.state}{by}"
+    owner = f" (last process: {rows[0].owner})" if rows[0].owner else ""
+    return f"nothing to do; the newest slot, {name(rows[0].slot)}, is {rows[0].state}{owner}"
 
 
 @contextmanager
-def _lease(ledger: Ledger, claim: Claim, limit: float) -> Iterator[Alive]:
-    """Renews the lease while the block lasts. A store that is away is asked again, while the lease lasts.
+def _renewed(ledger: Ledger, lease: Lease, limit: float) -> Iterator[CheckLease]:
+    """Renew a lease from a thread for as long as the block lasts. The block receives a function that checks the lease.
 
-    Once the lease is lost, or the limit reached, this process is interrupted; what the block gets raises `Lost` then.
+    If the lease is lost, or if the block takes longer than `limit` seconds, the thread interrupts this process, and
+    `LeaseLost` or `RerunTimeout` is raised. If the store does not answer, the thread tries again until shortly before
+    the lease would run out.
     """
-    stop, lost, late = threading.Event(), threading.Event(), threading.Event()
+    stop, lost, timed_out = threading.Event(), threading.Event(), threading.Event()
 
     def renew() -> None:
-        begin = until = time.monotonic()
-        while not stop.wait(BEAT):
-            asked = time.monotonic()
-            if asked - begin > limit:
-                late.set()
+        start = renewed = time.monotonic()
+        while not stop.wait(HEARTBEAT):
+            now = time.monotonic()
+            if now - start > limit:
+                timed_out.set()
                 break
             try:
-                if not ledger.beat(claim):
+                if not ledger.renew(lease):
                     lost.set()
                     break
-                until = asked
+                renewed = now
             except SQLAlchemyError:
-                if time.monotonic() - until > LEASE * 2 / 3:  # before anybody else takes it
+                if time.monotonic() - renewed > LEASE_SECONDS * 2 / 3:
                     lost.set()
                     break
-        while not stop.is_set():  # more than once: a signal that comes while modules are imported can be lost
+        while not stop.is_set():  # repeated, because a signal that arrives during an import can get lost
             os.kill(os.getpid(), signal.SIGTERM)
-            stop.wait(BEAT)
+            stop.wait(HEARTBEAT)
 
-    def alive() -> None:
-        if lost.is_set() or not ledger.beat(claim):
-            raise Lost(f"slot {name(claim.slot)} is another process's by now: this one did not renew its lease in time")
+    def check_lease() -> None:
+        if lost.is_set() or not ledger.renew(lease):
+            raise LeaseLost(f"slot {name(lease.slot)} was lost to another process: its lease was not renewed in time")
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
     try:
-        yield alive
+        yield check_lease
     except KeyboardInterrupt:
-        if late.is_set():
-            raise RerunTooLong(f"slot {name(claim.slot)} took longer than {limit:.0f} s, and was stopped") from None
+        if timed_out.is_set():
+            raise RerunTimeout(f"slot {name(lease.slot)} took longer than {limit:.0f} s, and was stopped") from None
         if lost.is_set():
-            raise Lost(f"slot {name(claim.slot)} was lost: its lease could not be renewed in time") from None
+            raise LeaseLost(f"slot {name(lease.slot)} was lost: its lease could not be renewed in time") from None
         raise
     finally:
         stop.set()
-        thread.join(2 * BEAT)
+        thread.join(2 * HEARTBEAT)

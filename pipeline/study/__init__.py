@@ -1,9 +1,11 @@
-"""One Optuna search over one variant on one data set: the only place that imports Optuna.
+"""One Optuna search over one variant on one data set. No other package imports Optuna.
 
-space     what is searched: a variant's `suggest`, with pinned parameters
-store     the Optuna study: opened, compared with what it was before, and freed of the dead
-driver    ask, train, tell, until the asked number of trials is finished
-display   the live view on the terminal, and the table at the end
-results   what it found, in plain values, for whoever compares
-figures   what the finished study looks like
+space     the search space of a variant, with fixed parameters
+store     the Optuna store: opens studies, and reads their trials
+driver    runs a study until the requested number of trials has finished
+trial     one trial as a task for an executor
+halving   which trials are pruned in a study of several objectives
+summary   what a study prints: a line for each trial, and a table at the end
+results   the results of a study as plain values, for the comparison
+figures   plots of a finished study
 """

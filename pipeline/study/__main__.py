@@ -6,18 +6,18 @@ from itertools import pairwise
 
 from pipeline import cli
 
-ABOUT = """Search the hyperparameters of one VAE variant on one data set.
+ABOUT = """Search the hyperparameters of one VAE variant on one data set with Optuna.
 
-Each trial trains one configuration, scores it on validation data, and is written to MLflow with its curves and
-sample grids. Run the same command again and the study goes on until it has the asked number of finished trials.
-Trials are compared by the ELBO at beta = 1 in nats per example, whatever they were trained on."""
+Each trial trains one configuration, scores it on validation data, and writes curves, scores and sample grids to
+MLflow. Run the same command again to continue an interrupted study; with a larger --trials, it is extended. Trials are
+compared by the ELBO at beta = 1 in nats per example, whatever loss they were trained with."""
 
 EXAMPLES = """examples:
-  python -m pipeline.study --variant beta                           the embedded digits, a minute or two
+  python -m pipeline.study --variant beta                           on the embedded digits, in a minute or two
   python -m pipeline.study --variant vae --dataset mnist --trials 50 --timeout 8h
   python -m pipeline.study --variant beta --dataset mine.npz --fix latent=2
-  python -m pipeline.study --variant beta --workers 4               four trials at a time, in processes of their own
-  python -m pipeline.study --variant beta --help                    what beta searches, and what can be pinned
+  python -m pipeline.study --variant beta --workers 4               four trials at a time, each in its own process
+  python -m pipeline.study --variant beta --help                    which parameters beta has, and their ranges
 """
 
 OPTIONS = (
@@ -26,13 +26,13 @@ OPTIONS = (
 )  # fmt: skip
 
 
-def _epilog(words: list[str]) -> str:
-    """The examples; below them the parameters of the variant that is named, or all variants."""
+def _epilog(arguments: list[str]) -> str:
+    """Return the examples, followed by the parameters of the variant that is named, or by all variants."""
     import studies
     import variants
     from pipeline.study.space import outline
 
-    chosen = next((b for a, b in pairwise(words) if a == "--variant"), None)
+    chosen = next((value for option, value in pairwise(arguments) if option == "--variant"), None)
     if chosen is None:
         lines = [f"  {name:<8} {variants.get(name).paper}" for name in variants.names()]
         return "\n".join([EXAMPLES, "variants:", *lines])
@@ -42,40 +42,37 @@ def _epilog(words: list[str]) -> str:
     for f in dataclasses.fields(config):
         range_ = f"searched: {searched[f.name]}" if f.name in searched else f"default {f.default}"
         lines.append(f"  {f.name:<14} {range_:<32} {f.metadata['help']}")
-    budget = space.STUDY
-    aims = f"objectives: {', '.join(budget.objectives)}; {budget.trials} trials of at most {budget.epochs} epochs"
-    return "\n".join([EXAMPLES, f"{chosen}: {variants.get(chosen).paper}", aims, "", "parameters (--fix):", *lines])
+    study = space.STUDY
+    budget = f"objectives: {', '.join(study.objectives)}; {study.trials} trials of at most {study.epochs} epochs"
+    return "\n".join([EXAMPLES, f"{chosen}: {variants.get(chosen).paper}", budget, "", "parameters (--fix):", *lines])
 
 
-def main(words: list[str]) -> int:
-    helped = {"-h", "--help"} & set(words)
-    arguments = cli.parser("study", ABOUT, *OPTIONS, epilog=_epilog(words) if helped else "").parse_args(words)
-    from rich.console import Console
-
+def main(argv: list[str]) -> int:
+    wants_help = {"-h", "--help"} & set(argv)
+    arguments = cli.parser("study", ABOUT, *OPTIONS, epilog=_epilog(argv) if wants_help else "").parse_args(argv)
     import variants
+    from pipeline.progress import Display
     from pipeline.study import space
     from variants import InputError
 
     if arguments.variant is None:
         raise InputError(f"--variant is missing: expected one of {', '.join(variants.names())}")
-    fixed = space.pinned(arguments.fix, variants.get(arguments.variant).config_type)
+    fixed = space.parse_fixed(arguments.fix, variants.get(arguments.variant).config_type)
 
-    from pipeline.study import display, driver  # after the first checks: MLflow and Optuna take seconds to import
+    from pipeline.study import driver, store, summary  # MLflow and Optuna take seconds to import
 
     options = ("variant", "dataset", "trials", "epochs", "timeout", "seed", "storage", "study_name", "trial_timeout")
-    chosen = {name: getattr(arguments, name) for name in options}
-    outcome = driver.run(driver.StudyRequest(**chosen, fixed=fixed, compute=cli.compute(arguments)))
-    console = Console()
-    if not any(t.state.name == "COMPLETE" for t in outcome.study.trials):
-        print("no trial was completed; the reasons stand above and in MLflow", file=sys.stderr)
+    request = {name: getattr(arguments, name) for name in options}
+    display = Display()
+    outcome = driver.run(driver.StudyRequest(**request, fixed=fixed, compute=cli.compute(arguments)), display)
+    if not store.complete_trials(outcome.study):
+        print("no trial was completed; the reasons are printed above, and are in MLflow", file=sys.stderr)
         return 1
-    console.print(display.summary(outcome.study, outcome.objectives))
-    console.print(
-        f"compare the trials:  python -m pipeline.ui --dataset {outcome.experiment} --open\nwhich shows ", end=""
-    )
-    console.print(outcome.link, soft_wrap=True, highlight=False)
+    display.show(summary.best_table(outcome.study, outcome.objectives))
+    display.say(f"compare the trials:  python -m pipeline.ui --dataset {outcome.experiment} --open")
+    display.say(f"which shows {outcome.link}")
     return 0
 
 
 if __name__ == "__main__":
-    cli.run(main, "the same command goes on where this one stopped")
+    cli.run(main, "the same command continues where this one stopped")

@@ -1,9 +1,10 @@
-"""The driver asks, an engine runs, each trial tells, until the asked number of trials is finished.
+"""Runs a study: asks Optuna for trials, and gives them to an executor until the requested number has finished.
 
-Nothing that finished is ever lost: the truth is in the Optuna store, and whatever process dies, the same command finds
-there what is still to be done. One driver a study.
+The state of a study is in the Optuna store alone. Whatever process dies, the same command finds there what remains to
+be done. Only one process at a time runs a study.
 """
 
+import dataclasses
 import time
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -19,38 +20,38 @@ from pipeline import data as datasets
 from pipeline import executor as executors
 from pipeline import machine, metrics, trainer, training_run
 from pipeline.evaluate import quick
-from pipeline.executor import Compute, Ended, Executor
-from pipeline.study import figures, space, store
-from pipeline.study.display import Display
+from pipeline.executor import Compute, Ended
+from pipeline.progress import Display, Progress
+from pipeline.study import figures, space, store, summary
 from pipeline.study.space import Value
-from pipeline.study.trial import STATES, TrialSettings, TrialTask, alike
+from pipeline.study.trial import STATES, TrialSettings, TrialTask, same_failure
 from pipeline.tracker import Run, Tracker, views
 from studies import SearchSpace
 from variants import InputError
 
-FIRST = 3  # trials that fail alike, one after the other from the start, end a study
+MAX_EQUAL_FAILURES = 3  # a study ends if its first trials, this many, all fail in the same way
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRequest:
-    """A study as it is asked for; what is None comes from the variant's `STUDY`."""
+    """A study that is to be run. Where a value is None, that of the variant's `STUDY` in `studies/` is taken."""
 
     variant: str
-    dataset: str | None = None
-    trials: int | None = None
-    epochs: int | None = None
-    timeout: float | None = None  # seconds
+    dataset: str | None = None  # a name, or the path of a file or a folder of images
+    trials: int | None = None  # finished trials that the study is to have, earlier ones included
+    epochs: int | None = None  # the largest number of epochs of a trial
+    timeout: float | None = None  # seconds after which no trial is started; None for no limit
     seed: int = 0
-    fixed: Mapping[str, Value] = field(default_factory=dict)
+    fixed: Mapping[str, Value] = field(default_factory=dict)  # parameters that are not searched
     storage: str = "sqlite:///optuna.db"
-    study_name: str | None = None
-    trial_timeout: float | None = None  # seconds of training
+    study_name: str | None = None  # None for VARIANT-DATASET
+    trial_timeout: float | None = None  # seconds of training after which a trial fails; None for no limit
     compute: Compute = Compute()
 
 
 @dataclass(frozen=True)
 class StudyOutcome:
-    """A study that has ended: Optuna's study, its objectives, and the page of its experiment."""
+    """A study that has ended: Optuna's study, its objectives, its MLflow experiment, and the link to its page."""
 
     study: optuna.Study
     objectives: tuple[str, ...]
@@ -58,177 +59,169 @@ class StudyOutcome:
     link: str
 
 
-def run(request: StudyRequest) -> StudyOutcome:
-    """Run a study, or go on with it, until it has the asked number of finished trials.
+def run(request: StudyRequest, display: Display | None = None) -> StudyOutcome:
+    """Run a study, or continue it, until it has the requested number of finished trials.
 
-    Everything that a person can get wrong raises `InputError` before the first trial begins. So does, later, a store
-    or a disk that fails: then the study can go on once that is seen to.
+    Raises:
+        InputError: Before the first trial for anything in the request that is wrong, and later if a store or a disk
+            fails. The study can be continued once that is repaired.
     """
     try:
-        return _run(request)
+        return _run(request, display or Display())
     except (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
         first = str(cause).splitlines()[0]
         raise InputError(
-            f"the study had to stop: {first}. Nothing that finished is lost; see to it, and give the same command again"
+            f"the study had to stop: {first}. Finished trials are not lost; repair this, and run the same command again"
         ) from error
 
 
-def _run(request: StudyRequest) -> StudyOutcome:
+def _run(request: StudyRequest, display: Display) -> StudyOutcome:
     threads = machine.prepare(request.compute.threads, request.compute.workers)
     device = machine.device(request.compute.device)
-    asked = studies.get(request.variant)
-    budget = asked.STUDY
-    example, ranges = space.outline(asked, request.fixed)
-    source = request.dataset or budget.dataset
+    search_space = studies.get(request.variant)
+    defaults = search_space.STUDY
+    example, ranges = space.outline(search_space, request.fixed)
+    source = request.dataset or defaults.dataset
     data = datasets.load(source)
-    objectives = metrics.objectives(budget.objectives, data.spec)
-    trainer.build(request.variant, example, data.spec)  # a variant that does not fit the data says so here
+    objectives = metrics.objectives(defaults.objectives, data.spec)
+    trainer.build(request.variant, example, data.spec)  # raises InputError if the variant does not fit the data
     data = data.to(device)
     training_run.cache_data(source, device, data)
-    trials, epochs = request.trials or budget.trials, request.epochs or budget.epochs
+    trials, epochs = request.trials or defaults.trials, request.epochs or defaults.epochs
     name = request.study_name or f"{request.variant}-{data.spec.name}"
     search = {
         "variant": request.variant, "dataset": data.spec.name, "digest": data.digest, "objectives": list(objectives),
         "epochs": epochs, "seed": request.seed, "fix": dict(request.fixed), "space": ranges,
     }  # fmt: skip
     with (
-        store.opened(request.storage, name, objectives, budget.pruner, epochs, search) as study,
+        store.open_study(request.storage, name, objectives, defaults.pruner, epochs, search) as study,
         executors.open_executor(request.compute) as executor,
     ):
         if executor.hosts > 1 and request.storage.startswith("sqlite"):
             raise InputError(
-                f"--storage {request.storage}: an SQLite file serves one machine, and the cluster has {executor.hosts}; "
-                "expected postgresql://USER@HOST/DATABASE"
+                f"--storage {request.storage}: an SQLite file serves one machine only, and the cluster has "
+                f"{executor.hosts}; expected postgresql://USER@HOST/DATABASE"
             )
         tracker = Tracker(data.spec.name)
         tags = {
-            "variant": request.variant,
-            "dataset": data.spec.name,
-            "study": name,
-            "digest": data.digest,
+            "variant": request.variant, "dataset": data.spec.name, "study": name, "digest": data.digest,
             **machine.environment(device, threads),
-        }
+        }  # fmt: skip
         views.write(tracker.client, tracker.experiment, ranges)
         link = views.link(tracker.uri, tracker.experiment, "Trials")
         uid = study.user_attrs["uid"]
-        done = len(store.finished(study))
-        parent = tracker.run(name, {**tags, "kind": "study", "seed": str(request.seed)}, key=f"{name}-{uid}")
-        with parent, Display(name, trials, epochs, objectives, done) as display:
-            job = TrialSettings(
-                variant=request.variant,
-                source=source,
-                dataset=data.spec.name,
-                digest=data.digest,
-                objectives=objectives,
-                study=name,
-                uid=uid,
-                storage=request.storage,
-                pruner=budget.pruner,
-                epochs=epochs,
-                patience=budget.patience,
-                timeout=request.trial_timeout,
-                seed=request.seed,
-                tags=tags,
-                address=tracker.address,
-                parent=parent.id,
-                colour=3 * variants.names().index(request.variant),
-            )
-            for line in _mark_ended(study, job, tracker):
-                display.say(line)
+        finished = len(store.finished_trials(study))
+        with (
+            tracker.run(name, {**tags, "kind": "study", "seed": str(request.seed)}, key=f"{name}-{uid}") as parent,
+            display.progress(f"study {name}", trials, finished) as progress,
+        ):
+            if not display.console.is_terminal:
+                display.say(f"study {name}: {finished} of {trials} trials finished, at most {epochs} epochs each")
+            settings = TrialSettings(
+                variant=request.variant, source=source, dataset=data.spec.name, digest=data.digest,
+                objectives=objectives, study=name, uid=uid, storage=request.storage, pruner=defaults.pruner,
+                epochs=epochs, patience=defaults.patience, timeout=request.trial_timeout, seed=request.seed, tags=tags,
+                address=tracker.address, parent=parent.id, first_color=3 * variants.names().index(request.variant),
+            )  # fmt: skip
+            for problem in _mark_ended(study, settings, tracker):
+                display.say(f"not yet in MLflow: {problem}")
             parent.params({"epochs": epochs, **{f"space_{k}": v for k, v in ranges.items()}})
             parent.metrics(quick.baselines(data), 0)
-            _Driver(study, job, asked, request, tracker, parent, display, trials).run(executor)
-            if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-                for path, figure in figures.of(study, objectives):
+            driver = _Driver(
+                request=request, trials=trials, search_space=search_space, study=study, settings=settings,
+                tracker=tracker, parent=parent, display=display, progress=progress,
+                interrupted=store.interrupted_trials(study),
+            )  # fmt: skip
+            executors.run_all(executor, driver.next_trial, driver.show_epoch, driver.end_trial)
+            if store.complete_trials(study):
+                for path, figure in figures.draw(study, objectives):
                     parent.figure(path, figure)
             parent.text("study/trials.csv", study.trials_dataframe().to_csv(index=False))
-    for problem in tracker.catch_up(patience=5):  # now that no worker lives
-        display.say(f"not yet in MLflow: {problem}; python -m pipeline.sync sends it")
+    for problem in tracker.catch_up(patience=5):  # after all workers have ended
+        display.say(f"not yet in MLflow: {problem}; `python -m pipeline.sync` sends it later")
     return StudyOutcome(study, objectives, data.spec.name, link)
 
 
-def _mark_ended(study: optuna.Study, job: TrialSettings, tracker: Tracker) -> list[str]:
-    """Before anything is trained: what dead processes left unsent or unended. Returns what a person should know."""
-    states = {job.key(t.number): STATES[t.state] for t in store.finished(study)}
-    said = [f"not yet in MLflow: {problem}" for problem in tracker.catch_up(states)]
-    mine = {job.key(t.number): t.number for t in study.get_trials(deepcopy=False)}
-    for record in tracker.find(kind="trial", study=job.study):
+def _mark_ended(study: optuna.Study, settings: TrialSettings, tracker: Tracker) -> list[str]:
+    """Send what dead processes have left, and end their runs. Return what could not be sent."""
+    states = {settings.run_key(t.number): STATES[t.state] for t in store.finished_trials(study)}
+    problems = tracker.catch_up(states)
+    keys = {settings.run_key(t.number) for t in study.get_trials(deepcopy=False)}
+    for record in tracker.find(kind="trial", study=settings.study):
         key, state = record.tags.get("key", ""), record.tags.get("state")
-        if key in states and state != states[key]:  # told to Optuna, and cut off before MLflow heard of it
+        if key in states and state != states[key]:  # the process died after it told Optuna and before it told MLflow
             tracker.mark_ended(record.id, states[key])
-        elif state is None and key not in mine:
+        elif state is None and key not in keys:
             tracker.mark_ended(record.id, "interrupted")
-    return said
+    return problems
 
 
+@dataclass(kw_only=True)
 class _Driver:
-    """What the loop of a study needs to know, from one trial to the next."""
+    """Gives out the trials of a study, and shows and tracks how they end."""
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        job: TrialSettings,
-        asked: SearchSpace,
-        request: StudyRequest,
-        tracker: Tracker,
-        parent: Run,
-        display: Display,
-        trials: int,
-    ) -> None:
-        self._study, self._job, self._space, self._request = study, job, asked, request
-        self._tracker, self._parent, self._display, self._asked = tracker, parent, display, trials
-        self._begin = time.monotonic()
-        self._again = store.cut(study)
-        self._given: set[int] = set()  # numbers of trials that are out
-        self._late = False
+    request: StudyRequest
+    trials: int
+    search_space: SearchSpace
+    study: optuna.Study
+    settings: TrialSettings
+    tracker: Tracker
+    parent: Run
+    display: Display
+    progress: Progress
+    interrupted: list[optuna.Trial]
+    running: set[int] = field(default_factory=set)  # the numbers of trials
+    begin: float = field(default_factory=time.monotonic)
+    out_of_time: bool = False
 
-    def run(self, executor: Executor) -> None:
-        executors.run_all(executor, self._ask, self._show, self._ended)
-
-    def _ask(self) -> tuple[Hashable, TrialTask] | None:
-        done = store.finished(self._study)
-        if len(done) + len(self._given) >= self._asked:
+    def next_trial(self) -> tuple[Hashable, TrialTask] | None:
+        """Return the next trial; None if enough trials run or have finished, or the time limit is reached."""
+        finished = store.finished_trials(self.study)
+        if len(finished) + len(self.running) >= self.trials:
             return None
-        if self._request.timeout and time.monotonic() - self._begin > self._request.timeout:
-            if not self._late:
-                self._display.say(f"the time is up after {len(done)} of {self._asked} trials; the same command goes on")
-            self._late = True
+        if self.request.timeout and time.monotonic() - self.begin > self.request.timeout:
+            if not self.out_of_time:
+                self.display.say(
+                    f"the time limit is reached after {len(finished)} of {self.trials} trials; "
+                    "the same command continues the study"
+                )
+            self.out_of_time = True
             return None
-        reasons = [t.user_attrs.get("reason", "") for t in done if t.state == TrialState.FAIL]
-        if len(reasons) == len(done) >= FIRST and alike(reasons):
-            raise InputError(f"the first {len(done)} trials all failed alike: {reasons[-1]}")
-        if self._again:
-            trial = self._again.pop(0)
-            self._display.say(f"trial {trial.number} was cut off, and goes on")
-        else:
-            trial = self._study.ask()
-        config = space.suggest(self._space, trial, self._request.fixed)
-        self._given.add(trial.number)
-        self._display.began(trial.number)
-        return trial.number, TrialTask(self._job, trial.number, trial._trial_id, config)
+        reasons = [t.user_attrs.get("reason", "") for t in finished if t.state == TrialState.FAIL]
+        if len(reasons) == len(finished) >= MAX_EQUAL_FAILURES and same_failure(reasons):
+            raise InputError(f"the first {len(finished)} trials all failed in the same way: {reasons[-1]}")
+        is_new = not self.interrupted
+        trial = self.study.ask() if is_new else self.interrupted.pop(0)
+        config = store.stored_config(trial, variants.get(self.settings.variant).config_type)
+        if not is_new:
+            rebuilt = "; its configuration was not stored, and comes from today's search space" if not config else ""
+            self.display.say(f"trial {trial.number} was interrupted, and continues{rebuilt}")
+        if config is None:
+            config = space.suggest(self.search_space, trial, self.request.fixed)
+            trial.set_user_attr(store.CONFIG, dataclasses.asdict(config))
+        self.running.add(trial.number)
+        self.progress.start(trial.number, f"trial {trial.number}", self.settings.epochs)
+        return trial.number, TrialTask(self.settings, trial.number, trial._trial_id, config)
 
-    def _show(self, number: Hashable, told: Any) -> None:
-        epoch, scores = told
-        self._display.epoch(number, epoch, scores)
+    def show_epoch(self, number: Hashable, message: Any) -> None:
+        """Show an epoch that a trial has reported."""
+        epoch, scores = message
+        self.progress.update(number, epoch, summary.scores_text(scores, self.settings.objectives))
 
-    def _ended(self, end: Ended) -> None:
+    def end_trial(self, end: Ended) -> None:
+        """Show and track the result of a trial, which has told Optuna itself unless its process died too often."""
         number = end.key
         assert isinstance(number, int)
-        self._given.discard(number)
-        if end.died and not self._study.trials[number].state.is_finished():
-            trial = self._study.trials[number]
-            reason = f"given up after {executors.MAX_DEATHS} processes died at it; of the last: {end.died}"
-            self._study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
-            self._study.tell(number, state=TrialState.FAIL)
-            self._tracker.catch_up({self._job.key(number): "failed"})
-        self._display.ended(self._study.trials[number])
-        self._parent.metrics(_best(self._study, self._job.objectives), number)
-
-
-def _best(study: optuna.Study, objectives: tuple[str, ...]) -> dict[str, float]:
-    """The best value of each objective so far, by itself: `best/elbo`, `best/accuracy`, ..."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    sides = [max if d == optuna.study.StudyDirection.MAXIMIZE else min for d in study.directions]
-    names = [f"best/{name.split('/')[1]}" for name in objectives]
-    return {n: side(t.values[i] for t in done) for i, (n, side) in enumerate(zip(names, sides, strict=True)) if done}
+        self.running.discard(number)
+        trial = self.study.trials[number]
+        if end.died and not trial.state.is_finished():
+            reason = f"given up after {executors.MAX_DEATHS} processes died while running it; the last: {end.died}"
+            self.study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+            self.study.tell(number, state=TrialState.FAIL)
+            self.tracker.catch_up({self.settings.run_key(number): "failed"})
+            trial = self.study.trials[number]
+        best = store.best_values(self.study, self.settings.objectives)
+        self.progress.finish(number, summary.trial_line(trial, self.settings.objectives))
+        self.progress.note(summary.best_text(best))
+        self.parent.metrics({f"best/{name.split('/')[1]}": value for name, (value, _) in best.items()}, number)

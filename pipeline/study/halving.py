@@ -1,10 +1,10 @@
-"""Successive halving: trials that fall behind at a rung end there. For one objective Hyperband, for several MO-ASHA.
+"""Successive halving for several objectives: trials that are not among the best third at a rung end there.
 
-Optuna reports intermediate values of one objective only. Of several, a trial keeps its scores at each rung in its
-attributes, and goes on where it is among the best third of all trials that came to that rung so far: by fronts that
-none dominates, and within a front by spread (asynchronous successive halving with the eps-net of Schmucker et al. 2021,
-arXiv:2106.12639, section 4). What is compared are validation scores at beta = 1, so that a warm-up of the KL changes
-nothing.
+Studies of one objective use Optuna's Hyperband, which cannot prune by several. With several objectives, a trial stores
+its scores at each rung as an attribute, and continues if it is among the best third of all trials that have reached
+this rung so far. Trials are ranked by non-dominated fronts, and within a front so that the first ones are spread out.
+This is the asynchronous successive halving with an epsilon-net of Schmucker et al. 2021 (arXiv:2106.12639, section 4).
+The scores are validation scores at beta = 1, on which a warm-up of the KL has no direct effect.
 """
 
 from collections.abc import Sequence
@@ -15,53 +15,53 @@ from numpy.typing import NDArray
 
 from pipeline.metrics import OBJECTIVES
 
-ETA = 3  # one in so many goes on
-HALVINGS = 2  # the first is at a ninth of the epochs: earlier, what learns fast beats what learns well
-RUNGS = "rungs"  # the attribute of a trial: epoch -> scores
+ETA = 3  # one trial in ETA is promoted
+HALVINGS = 2  # the first rung is at a ninth of the epochs; an earlier one would favour models that merely learn fast
+RUNGS = "rungs"  # the user attribute of a trial: epoch -> scores
 
 
 def rungs(epochs: int) -> list[int]:
-    """The epochs at which a trial of at most so many is held against others: a ninth of them and a third."""
+    """Return the epochs at which a trial is compared: a ninth and a third of the largest number of epochs."""
     return [epochs // ETA**k for k in range(HALVINGS, 0, -1) if epochs >= ETA**k]
 
 
-def goes_on(study: optuna.Study, trial: int, epoch: int, objectives: Sequence[str]) -> bool:
-    """Whether the trial of that number, whose scores at this rung are kept, is among the best third there."""
-    known = {
+def promoted(study: optuna.Study, number: int, epoch: int, objectives: Sequence[str]) -> bool:
+    """Return whether a trial, whose scores at this rung are stored, is among the best third there."""
+    scores = {
         t.number: t.user_attrs[RUNGS][str(epoch)]
         for t in study.get_trials(deepcopy=False)
         if str(epoch) in t.user_attrs.get(RUNGS, {})
     }
-    if len(known) < ETA:
+    if len(scores) < ETA:
         return True
     signs = np.array([1.0 if OBJECTIVES[o].better == "maximize" else -1.0 for o in objectives])
-    order = ranked(np.array(list(known.values())) * signs)
-    return list(known).index(trial) in order[: len(known) // ETA]
+    order = rank(np.array(list(scores.values())) * signs)
+    return list(scores).index(number) in order[: len(scores) // ETA]
 
 
-def ranked(values: NDArray[np.float64]) -> list[int]:
-    """Rows of (N, K) scores, higher is better, from first to last: front by front, each by its eps-net."""
-    left = list(range(len(values)))
+def rank(values: NDArray[np.float64]) -> list[int]:
+    """Return the rows of (N, K) scores, where higher is better, from best to worst: front by front, each spread out."""
+    remaining = list(range(len(values)))
     order: list[int] = []
-    while left:
-        front = [i for i in left if not any(dominates(values[j], values[i]) for j in left)]
-        order += [front[i] for i in spread(values[front])]
-        left = [i for i in left if i not in front]
+    while remaining:
+        front = [i for i in remaining if not any(dominates(values[j], values[i]) for j in remaining)]
+        order += [front[i] for i in spread_out(values[front])]
+        remaining = [i for i in remaining if i not in front]
     return order
 
 
 def dominates(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
-    """Nowhere worse, and somewhere better."""
+    """Return whether the scores (K,) `a` are nowhere worse than `b` and somewhere better."""
     return bool((a >= b).all() and (a > b).any())
 
 
-def spread(values: NDArray[np.float64]) -> list[int]:
-    """Rows from first to last: the best by the first column, then each time the one farthest from those before it.
+def spread_out(values: NDArray[np.float64]) -> list[int]:
+    """Order the rows of (N, K): the best by the first column, then always the one farthest from all before it.
 
-    Distances are Euclidean, of columns scaled to [0, 1].
+    Distances are Euclidean, after each column is scaled to [0, 1].
     """
-    reach = np.ptp(values, axis=0)
-    scaled = (values - values.min(axis=0)) / np.where(reach > 0, reach, 1)
+    ranges = np.ptp(values, axis=0)
+    scaled = (values - values.min(axis=0)) / np.where(ranges > 0, ranges, 1)
     order = [int(values[:, 0].argmax())]
     while len(order) < len(values):
         distance = np.linalg.norm(scaled[:, None] - scaled[order], axis=2).min(axis=1)

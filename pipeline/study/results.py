@@ -1,35 +1,38 @@
-"""What a study found, in plain values, for whoever compares: nothing of Optuna leaves this folder."""
+"""The results of a study as plain values, so that no other package needs Optuna."""
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import optuna
-from optuna.trial import FixedTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial
 
 import studies
+import variants
 from pipeline.metrics import OBJECTIVES
 from pipeline.study import figures, space, store
 from pipeline.study.trial import STATES
-from variants import Config
+from studies import SearchSpace
+from variants import Config, InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One finished trial: its configuration, and its scores on validation data by the names of metrics."""
+    """A finished trial: what was trained, and its scores on validation data."""
 
     number: int
     state: str  # complete, pruned or failed
     config: Config
-    params: Mapping[str, Any]  # what was searched
+    params: Mapping[str, Any]  # the values that the search chose
     metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRecord:
-    """A study as it stands in the store."""
+    """A study as it stands in the store, with its finished trials."""
 
     name: str
     variant: str
@@ -39,67 +42,79 @@ class StudyRecord:
     epochs: int
     patience: int
     seed: int
-    space: Mapping[str, str]
+    space: Mapping[str, str]  # the range of each searched parameter, in words
     trials: tuple[TrialRecord, ...]
-    importances: Mapping[str, Mapping[str, float]]  # of each objective, the shares of the searched parameters
+    importances: Mapping[str, Mapping[str, float]]  # objective -> parameter -> its share of the variance
 
     @property
     def seconds(self) -> float:
-        """What all its trials took."""
+        """The seconds that all trials took."""
         return sum(t.metrics.get("time/trial_seconds", 0.0) for t in self.trials)
 
     def best(self, metric: str) -> TrialRecord | None:
-        """The complete trial that is best by a metric of validation data; None where no trial has it."""
+        """Return the complete trial that is best by a metric of validation data; None if no trial has the metric."""
         sign = 1 if OBJECTIVES[metric].better == "maximize" else -1
         scored = [t for t in self.trials if t.state == "complete" and metric in t.metrics]
         return max(scored, key=lambda t: sign * t.metrics[metric], default=None)
 
 
 def read_study(url: str, name: str) -> StudyRecord | None:
-    """The study of that name in a store; None where there is none. Raises `InputError` where it cannot be read."""
-    study = store.stored(url, name)
+    """Read a study from the store at `url`. Return None if there is none of that name.
+
+    Trials of older versions have no stored configuration. Theirs is rebuilt from today's search space, with a warning.
+
+    Raises:
+        InputError: If the store cannot be read, or the configuration of a trial does not fit the variant any more.
+    """
+    study = store.load_study(url, name)
     if study is None:
         return None
     search = study.user_attrs["search"]
-    asked = studies.get(search["variant"])
+    variant = search["variant"]
+    finished = store.finished_trials(study)
+    configs = [store.stored_config(t, variants.get(variant).config_type) for t in finished]
+    if None in configs:
+        warnings.warn(
+            f"study {name!r}: {configs.count(None)} of {len(finished)} trials come from an older version, which did "
+            f"not store their configurations; these are rebuilt from today's search space of {variant}, and are wrong "
+            "if it has changed since",
+            stacklevel=2,
+        )
+    search_space = studies.get(variant)
     trials = tuple(
         TrialRecord(
-            number=t.number,
-            state=STATES[t.state],
-            config=space.suggest(asked, FixedTrial(t.params), search["fix"]),
-            params=t.params,
-            metrics=t.user_attrs.get("metrics", {}),
+            number=t.number, state=STATES[t.state], config=config or _rebuilt_config(search_space, t, search["fix"]),
+            params=t.params, metrics=t.user_attrs.get("metrics", {}),
         )
-        for t in store.finished(study)
-    )
+        for t, config in zip(finished, configs, strict=True)
+    )  # fmt: skip
     objectives = tuple(search["objectives"])
     return StudyRecord(
-        name=name,
-        variant=search["variant"],
-        dataset=search["dataset"],
-        digest=search["digest"],
-        objectives=objectives,
-        epochs=search["epochs"],
-        patience=asked.STUDY.patience,
-        seed=search["seed"],
-        space=search["space"],
-        trials=trials,
-        importances=_importances(study, objectives),
-    )
+        name=name, variant=variant, dataset=search["dataset"], digest=search["digest"], objectives=objectives,
+        epochs=search["epochs"], patience=search_space.STUDY.patience, seed=search["seed"], space=search["space"],
+        trials=trials, importances=_importances(study, objectives),
+    )  # fmt: skip
+
+
+def _rebuilt_config(search_space: SearchSpace, trial: FrozenTrial, fixed: Mapping[str, space.Value]) -> Config:
+    try:
+        return space.suggest(search_space, FixedTrial(trial.params), fixed)
+    except ValueError as error:  # today's search space asks for a parameter that the trial does not have
+        raise InputError(
+            f"the configuration of trial {trial.number} cannot be rebuilt ({error}); restore the search space that the "
+            "study was run with"
+        ) from error
 
 
 def _importances(study: optuna.Study, objectives: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    """By Optuna's default (PED-ANOVA); nothing where trials are too few or too alike to tell."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    """Return Optuna's importances (PED-ANOVA); nothing where trials are too few, or their values too similar."""
+    complete = store.complete_trials(study)
     if len(complete) < 4 or len({tuple(t.params.values()) for t in complete}) < 2:
         return {}
-    found: dict[str, dict[str, float]] = {}
+    importances: dict[str, dict[str, float]] = {}
     for i, name in enumerate(objectives):
-        target = partial(figures.lowest, i, OBJECTIVES[name].better)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it warns of what `lowest` sees to
-                found[name] = dict(optuna.importance.get_param_importances(study, target=target))
-        except (ValueError, RuntimeError):  # too few different values
-            continue
-    return found
+        target = partial(figures.minimized_value, i, OBJECTIVES[name].better)
+        with warnings.catch_warnings(), suppress(ValueError, RuntimeError):  # too few different values
+            warnings.simplefilter("ignore")  # Optuna warns of a direction, which `minimized_value` takes care of
+            importances[name] = dict(optuna.importance.get_param_importances(study, target=target))
+    return importances

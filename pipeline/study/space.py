@@ -1,4 +1,4 @@
-"""What is searched: `studies.NAME.suggest`, with some parameters pinned by `--fix`."""
+"""The search space of a variant, `studies.NAME.suggest`, in which `--fix` may set some parameters."""
 
 import dataclasses
 import difflib
@@ -11,8 +11,8 @@ from variants import Config, InputError
 Value = int | float | str
 
 
-class Pinned:
-    """A trial in which some parameters have their value already. Optuna never hears of those."""
+class FixedParameters:
+    """A trial in which some parameters have a fixed value, so that Optuna does not search them."""
 
     def __init__(self, trial: Trial, fixed: Mapping[str, Value]) -> None:
         self._trial, self._fixed = trial, fixed
@@ -28,7 +28,7 @@ class Pinned:
 
 
 class Outline:
-    """A trial that writes down what it is asked for, and answers with the lower end."""
+    """A trial that records the range of each parameter, and returns its lower end."""
 
     def __init__(self) -> None:
         self.ranges: dict[str, str] = {}
@@ -47,36 +47,39 @@ class Outline:
 
 
 def suggest(space: SearchSpace, trial: Trial, fixed: Mapping[str, Value]) -> Config:
-    """A trial's configuration, pinned parameters included."""
-    return dataclasses.replace(space.suggest(Pinned(trial, fixed)), **fixed)  # type: ignore[arg-type]
+    """Return the configuration of a trial, fixed parameters included."""
+    return dataclasses.replace(space.suggest(FixedParameters(trial, fixed)), **fixed)  # type: ignore[arg-type]
 
 
 def outline(space: SearchSpace, fixed: Mapping[str, Value]) -> tuple[Config, dict[str, str]]:
-    """One configuration of the space, and what is searched: name -> range."""
+    """Return one configuration of the space, and the range of each searched parameter in words."""
     trial = Outline()
     return suggest(space, trial, fixed), trial.ranges
 
 
-def pinned(words: list[str], config: type[Config]) -> dict[str, Value]:
-    """`["latent=2", "beta=4"]` -> `{"latent": 2, "beta": 4.0}`, checked against the fields of a variant's `Config`.
+def parse_fixed(assignments: list[str], config: type[Config]) -> dict[str, Value]:
+    """Parse the values of `--fix`: `["latent=2", "beta=4"]` becomes `{"latent": 2, "beta": 4.0}`.
 
-    Raises `InputError` for an unknown parameter (with the nearest), and for a value of another kind or out of range.
+    Raises:
+        InputError: If `config` has no such parameter, or its value has the wrong type or is out of range.
     """
     types = get_type_hints(config)
     fixed: dict[str, Value] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
         if not equals:
-            raise InputError(f"--fix {word}: expected NAME=VALUE, such as latent=2")
+            raise InputError(f"--fix {assignment}: expected NAME=VALUE, such as latent=2")
         if name not in types:
             near = difflib.get_close_matches(name, types, n=2)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise InputError(f"--fix {word}: there is no parameter {name!r}; {hint}expected one of {', '.join(types)}")
+            raise InputError(
+                f"--fix {assignment}: there is no parameter {name!r}; {hint}expected one of {', '.join(types)}"
+            )
         try:
             fixed[name] = types[name](text)
         except ValueError as error:
             kind = {int: "a whole number", float: "a number"}[types[name]]
-            raise InputError(f"--fix {word}: expected {kind}") from error
+            raise InputError(f"--fix {assignment}: expected {kind}") from error
         try:
             config(**{name: fixed[name]})  # type: ignore[arg-type]
         except InputError as error:

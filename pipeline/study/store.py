@@ -1,4 +1,4 @@
-"""The Optuna study: opened, compared with what it was begun as, and asked for its next trial."""
+"""The Optuna store: studies are created or opened here, and their trials are read."""
 
 import re
 import uuid
@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import sqlalchemy
@@ -15,33 +15,35 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline import machine
 from pipeline.metrics import OBJECTIVES
-from pipeline.tracker import public
-from variants import InputError
+from pipeline.tracker import without_credentials
+from variants import Config, InputError
 
-Names = tuple[str, ...]
+CONFIG = "config"  # the user attribute of a trial that holds its whole configuration, fixed values included
 
 
 @contextmanager
-def opened(
-    url: str, name: str, objectives: Names, pruner: str, epochs: int, search: Mapping[str, Any]
+def open_study(
+    url: str, name: str, objectives: tuple[str, ...], pruner: str, epochs: int, search: Mapping[str, Any]
 ) -> Iterator[optuna.Study]:
-    """The study, held by this process alone while the block lasts (where the store is a file).
+    """Open a study, or create it, and keep other processes from running it until the block ends.
 
-    `search` says what the study is; one that was begun as another is refused with `InputError`.
+    `search` describes what is searched. It is stored with a new study, and compared with that of an existing one.
+
+    Raises:
+        InputError: If the store cannot be opened, another process runs the study, or it searches something else.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    _silence()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise InputError(f"--study-name {name!r}: expected letters, digits, '.', '_' and '-'")
     with _exclusive(url, name):
         study = optuna.create_study(
             storage=_storage(url),
             study_name=name,
-            directions=[OBJECTIVES[o].better for o in _directions(url, name, objectives)],
+            directions=_directions(url, name, objectives),
             load_if_exists=True,
             pruner=_pruner(pruner, epochs, len(objectives)),
         )
-        _same(study, search)
+        _check_search(study, search)
         study.set_metric_names(list(objectives))
         if "uid" not in study.user_attrs:
             study.set_user_attr("uid", uuid.uuid4().hex[:8])
@@ -49,10 +51,9 @@ def opened(
 
 
 @contextmanager
-def joined(url: str, name: str, pruner: str, epochs: int) -> Iterator[optuna.Study]:
-    """A study that a driver holds, as a task of it sees it."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+def join_study(url: str, name: str, pruner: str, epochs: int) -> Iterator[optuna.Study]:
+    """Open a study that a driver runs, in a process that runs one of its trials."""
+    _silence()
     storage = _storage(url)
     try:
         study = optuna.load_study(study_name=name, storage=storage)
@@ -63,15 +64,20 @@ def joined(url: str, name: str, pruner: str, epochs: int) -> Iterator[optuna.Stu
         storage.engine.dispose()
 
 
-def _pruner(kind: str, epochs: int, objectives: int) -> optuna.pruners.BasePruner:
-    """Optuna prunes by one objective only; see `halving` for several."""
-    one = kind == "halving" and objectives == 1
-    return optuna.pruners.HyperbandPruner(1, epochs) if one else optuna.pruners.NopPruner()
-
-
-def stored(url: str, name: str) -> optuna.Study | None:
-    """A study to be read; None where there is none."""
+def _silence() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+
+
+def _pruner(kind: str, epochs: int, objectives: int) -> optuna.pruners.BasePruner:
+    """Return Optuna's pruner, which knows one objective only; `halving` prunes studies of several."""
+    is_hyperband = kind == "halving" and objectives == 1
+    return optuna.pruners.HyperbandPruner(1, epochs) if is_hyperband else optuna.pruners.NopPruner()
+
+
+def load_study(url: str, name: str) -> optuna.Study | None:
+    """Open a study to read it. Return None if there is none of that name."""
+    _silence()
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         return None
     try:
@@ -79,25 +85,59 @@ def stored(url: str, name: str) -> optuna.Study | None:
     except KeyError:
         return None
     if "search" not in study.user_attrs:
-        raise InputError(f"study {name!r} in {public(url)} was made by another program")
+        raise _foreign(name)
     return study
 
 
-def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that ended by themselves: complete, pruned or failed."""
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that are complete, pruned or failed."""
     return [t for t in study.trials if t.state.is_finished()]
 
 
-def cut(study: optuna.Study) -> list[optuna.Trial]:
-    """The trials that were cut off: to be given out again. Call it only while the study is held alone."""
+def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that are complete."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def best_values(study: optuna.Study, objectives: tuple[str, ...]) -> dict[str, tuple[float, int]]:
+    """Return the best value of each objective, taken by itself, and the number of its trial."""
+    best: dict[str, tuple[float, int]] = {}
+    for i, name in enumerate(objectives):
+        pick = max if OBJECTIVES[name].better == "maximize" else min
+        if complete := complete_trials(study):
+            trial = pick(complete, key=lambda t: float(t.values[i]))
+            best[name] = (trial.values[i], trial.number)
+    return best
+
+
+def stored_config(trial: FrozenTrial | optuna.Trial, config_type: type[Config]) -> Config | None:
+    """Return the configuration that a trial was given; None if an older version of this program did not store it.
+
+    Raises:
+        InputError: If the configuration does not fit today's `config_type` any more.
+    """
+    values = trial.user_attrs.get(CONFIG)
+    try:
+        return None if values is None else config_type(**values)
+    except (TypeError, InputError) as error:
+        raise InputError(
+            f"trial {trial.number} was run with a configuration that {config_type.__module__} does not accept any more "
+            f"({error}); restore the variant, or start a study of another --study-name"
+        ) from error
+
+
+def interrupted_trials(study: optuna.Study) -> list[optuna.Trial]:
+    """Return the trials whose process died. Call this only inside `open_study`, before a trial of it runs."""
     study.sampler = Sampler(study.user_attrs["search"]["seed"])
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return [optuna.trial.Trial(study, t._trial_id) for t in running]
 
 
 class Sampler(optuna.samplers.BaseSampler):
-    """TPE without a state: what it draws depends on the seed, the trial's number, the parameter's name, and the trials
-    before alone. So a study that was cut off, even between two parameters, ends like one that was not.
+    """A TPE sampler without a random state.
+
+    What it draws depends only on the seed, the number of the trial, the name of the parameter, and the trials before.
+    A study that was interrupted, even between two parameters, therefore ends like one that was not.
     """
 
     def __init__(self, seed: int) -> None:
@@ -118,50 +158,57 @@ class Sampler(optuna.samplers.BaseSampler):
         return self._tpe(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
 
 
-def _directions(url: str, name: str, objectives: Names) -> Names:
-    """The objectives, unless the stored study has another number of them: then say so before Optuna does."""
+def _directions(url: str, name: str, objectives: tuple[str, ...]) -> list[Literal["minimize", "maximize"]]:
+    """Return the direction of each objective. Raises `InputError` if the stored study has another number of them."""
     try:
         stored = optuna.load_study(study_name=name, storage=_storage(url))
     except KeyError:
-        return objectives
-    if len(stored.directions) != len(objectives):
-        _same(stored, {"objectives": list(objectives)})
-        raise InputError(f"study {name!r} in {public(url)} was made by another program; give another --study-name")
-    return objectives
+        stored = None
+    if stored and len(stored.directions) != len(objectives):
+        _check_search(stored, {"objectives": list(objectives)})
+        raise _foreign(name)
+    return [OBJECTIVES[o].better for o in objectives]
 
 
-def _same(study: optuna.Study, search: Mapping[str, Any]) -> None:
-    """Refuse to go on with a study that was begun as another search."""
-    begun = study.user_attrs.get("search")
-    if begun is None:
+def _check_search(study: optuna.Study, search: Mapping[str, Any]) -> None:
+    """Store what a new study searches. Raises `InputError` if an existing study searches something else."""
+    stored = study.user_attrs.get("search")
+    if stored is None:
         if study.trials:
-            raise InputError(f"study {study.study_name!r} was made by another program; give another --study-name")
+            raise _foreign(study.study_name)
         study.set_user_attr("search", dict(search))
         return
-    for key, now in search.items():
-        if begun.get(key) != now:
+    for key, value in search.items():
+        if stored.get(key) != value:
             raise InputError(
-                f"study {study.study_name!r} was begun with {key} = {begun.get(key)!r}, and is now asked with {now!r}; "
-                "give the same again to go on with it, or another --study-name to begin anew"
+                f"study {study.study_name!r} was started with {key} = {stored.get(key)!r}, and {value!r} is asked for "
+                "now; give the same value to continue it, or another --study-name to start a new one"
             )
+
+
+def _foreign(name: str) -> InputError:
+    return InputError(f"study {name!r} was made by another program; give another --study-name or --storage")
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:
     arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
-    except Exception as error:  # SQLAlchemy, the driver, or its absence
-        raise _unopened(url, error) from error
+    except Exception as error:  # of SQLAlchemy, of the database's driver, or because that is not installed
+        raise _cannot_open(url, error) from error
 
 
-def _unopened(url: str, error: Exception) -> InputError:
+def _cannot_open(url: str, error: Exception) -> InputError:
     first = str(error).splitlines()[0]
-    return InputError(f"--storage {public(url)} cannot be opened ({type(error).__name__}: {first})")
+    return InputError(f"--storage {without_credentials(url)} cannot be opened ({type(error).__name__}: {first})")
 
 
 @contextmanager
 def _exclusive(url: str, name: str) -> Iterator[None]:
-    """One driver a study, by a lock that dies with its holder: beside an SQLite file, or in the PostgreSQL server."""
+    """Let one process run a study, by a lock file beside an SQLite file, or a lock of the PostgreSQL server.
+
+    The lock is released when the process ends, however it ends.
+    """
     if url.startswith("sqlite:///"):
         path = Path(url.removeprefix("sqlite:///"))
         with machine.exclusive(Path(f"{path}.{name}.lock"), f"study {name!r} is running"):
@@ -171,14 +218,14 @@ def _exclusive(url: str, name: str) -> Iterator[None]:
         try:
             connection = engine.connect()
         except sqlalchemy.exc.SQLAlchemyError as error:
-            raise _unopened(url, error) from error
+            raise _cannot_open(url, error) from error
         with connection:
             number = zlib.crc32(name.encode())
             if not connection.execute(
                 sqlalchemy.text("select pg_try_advisory_lock(7, :n)"), {"n": number - 2**31}
             ).scalar():
                 raise InputError(f"study {name!r} is running in another process; wait for it")
-            connection.commit()  # the lock is of the connection, not of the transaction
+            connection.commit()  # the lock belongs to the connection, not to the transaction
             yield
     else:
         yield

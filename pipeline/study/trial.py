@@ -1,4 +1,4 @@
-"""One trial as a task: it trains, logs, prunes and tells Optuna by itself, in whatever process it is run."""
+"""One trial as a task, which trains, logs, prunes, and tells Optuna the result, in whatever process it runs."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,12 +11,12 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import machine, training_run
-from pipeline.data import Data
 from pipeline.evaluate import quick
 from pipeline.executor import Resources
 from pipeline.study import halving, store
-from pipeline.tracker import Address, Run, State, Tracker, views
-from pipeline.training_run import TrainingRun
+from pipeline.tracker import Address, Run, State, Tracker
+from pipeline.trainer import Epoch
+from pipeline.training_run import TrainingPlan, TrainingRun
 from variants import Config
 
 STATES: dict[TrialState, State] = {
@@ -31,128 +31,111 @@ class TrialSettings:
     """What all trials of a study share."""
 
     variant: str
-    source: str  # of the data, as `data.load` takes it
-    dataset: str
+    source: str  # the data, as `data.load` takes them
+    dataset: str  # the name of the data set, and of the MLflow experiment
     digest: str
     objectives: tuple[str, ...]
     study: str
-    uid: str  # of this study, and of no other of the same name
+    uid: str  # differs from that of any other study of the same name
     storage: str
     pruner: str
     epochs: int
     patience: int
-    timeout: float | None  # seconds, of a trial
-    seed: int
+    timeout: float | None  # seconds of training of a trial
+    seed: int  # of the first trial; each further trial has the next one
     tags: Mapping[str, str]
     address: Address
-    parent: str
-    colour: int  # of the first trial: other variants on the page begin elsewhere
+    parent: str  # the id of the study's run
+    first_color: int  # of the first trial's run; it differs between variants
 
-    def key(self, number: int) -> str:
-        """Of a trial's run."""
+    def run_key(self, number: int) -> str:
+        """Return the key of the run of the trial with this number."""
         return f"{self.study}-{self.uid}-{number}"
 
 
 @dataclass(frozen=True)
 class TrialTask:
-    """A trial that was asked for. Given out again, it goes on; one that is finished is left alone."""
+    """A trial that is to be run. If its process died before, it continues; if it is finished, nothing happens."""
 
-    job: TrialSettings
+    settings: TrialSettings
     number: int
-    id: int  # Optuna's
+    id: int  # Optuna's id, which is unique in its store
     config: Config
 
     def run(self, resources: Resources, report: Callable[[Any], None]) -> None:
-        job = self.job
-        with store.joined(job.storage, job.study, job.pruner, job.epochs) as study:
+        """Run the trial, and report the number and the scores of each epoch."""
+        s = self.settings
+        with store.join_study(s.storage, s.study, s.pruner, s.epochs) as study:
             if not study.trials[self.number].state.is_finished():
                 self._run(study, resources, report)
 
     def _run(self, study: optuna.Study, resources: Resources, report: Callable[[Any], None]) -> None:
-        job = self.job
-        data = training_run.cached_data(job.source, job.digest, machine.device(resources.device))
+        s = self.settings
+        data = training_run.cached_data(s.source, s.digest, machine.device(resources.device))
         trial = optuna.trial.Trial(study, self.id)
-        seed = job.seed + self.number
-        tags = {**job.tags, "kind": "trial", "trial": str(self.number), "seed": str(seed)}
-        tags["mlflow.runColor"] = views.COLOURS[(self.number + job.colour) % len(views.COLOURS)]
-        tracker = Tracker(job.dataset, job.address)
-        training = training_run.TrainingPlan(
-            variant=job.variant,
-            config=self.config,
-            epochs=job.epochs,
-            patience=job.patience,
-            seed=seed,
-            timeout=job.timeout,
+        seed = s.seed + self.number
+        plan = TrainingPlan(
+            variant=s.variant, config=self.config, epochs=s.epochs, patience=s.patience, seed=seed, timeout=s.timeout
         )
-        name = f"{job.variant} {self.number}"
-        with tracker.run(name, tags, parent=job.parent, key=job.key(self.number)) as run:
+        tags = {**s.tags, "kind": "trial", "trial": str(self.number), "seed": str(seed)}
+        with Tracker(s.dataset, s.address).run(
+            f"{s.variant} {self.number}", tags, parent=s.parent, key=s.run_key(self.number),
+            color=self.number + s.first_color,
+        ) as run:  # fmt: skip
             try:
-                self._train(study, trial, TrainingRun(training, data, run), run, data, report)
-            except (optuna.exceptions.OptunaError, SQLAlchemyError):  # the store's fault, not the trial's
+                self._train(study, trial, TrainingRun(plan, data, run), run, report)
+            except (optuna.exceptions.OptunaError, SQLAlchemyError):  # an error of the store, not of the trial
                 raise
             except Exception as error:
                 trial.set_user_attr("reason", training_run.failed(run, error))
                 study.tell(trial, state=TrialState.FAIL)
 
     def _train(
-        self,
-        study: optuna.Study,
-        trial: optuna.Trial,
-        made: TrainingRun,
-        run: Run,
-        data: Data,
-        report: Callable[[Any], None],
+        self, study: optuna.Study, trial: optuna.Trial, training: TrainingRun, run: Run, report: Callable[[Any], None]
     ) -> None:
-        job = self.job
-        several = len(job.objectives) > 1
-        held = halving.rungs(job.epochs) if several and job.pruner == "halving" else []
-        told = max(study.trials[self.number].intermediate_values, default=0)  # before the trial was cut off
-        for last in made.epochs():
-            report((last.number, last.metrics))
+        s = self.settings
+        several = len(s.objectives) > 1
+        rungs = halving.rungs(s.epochs) if several and s.pruner == "halving" else []
+        last_reported = max(study.trials[self.number].intermediate_values, default=0)  # before an interruption
+        for epoch in training.epochs():
+            report((epoch.number, epoch.metrics))
             if several:
-                prune = last.number in held and not self._climbs(study, trial, made, last.metrics, last.number, data)
+                prune = epoch.number in rungs and not self._promoted(study, trial, training, epoch)
             else:
-                prune = job.objectives[0] in last.metrics and last.number >= told
-                if prune and last.number > told:
-                    trial.report(last.metrics[job.objectives[0]], last.number)
+                prune = s.objectives[0] in epoch.metrics and epoch.number >= last_reported
+                if prune and epoch.number > last_reported:
+                    trial.report(epoch.metrics[s.objectives[0]], epoch.number)
                 prune = prune and trial.should_prune()
             if prune:
-                trial.set_user_attr("metrics", {**made.kept, "time/trial_seconds": made.seconds})
+                trial.set_user_attr("metrics", {**training.kept, "time/trial_seconds": training.seconds})
                 run.state = "pruned"
                 study.tell(trial, state=TrialState.PRUNED)
                 return
-        scores = made.scores()
-        values = [scores[name] for name in job.objectives]
-        if _leads(study, values):
-            kept = {k: v for k, v in scores.items() if not k.startswith("time/")}
-            run.model(made.variant, kept, made.best_epoch)
+        scores = training.scores()
+        values = [scores[name] for name in s.objectives]
+        if _is_best(study, values):
+            untimed = {k: v for k, v in scores.items() if not k.startswith("time/")}
+            run.model(training.variant, untimed, training.best_epoch)
         trial.set_user_attr("metrics", scores)
         study.tell(trial, values)
 
-    def _climbs(
-        self,
-        study: optuna.Study,
-        trial: optuna.Trial,
-        made: TrainingRun,
-        metrics: Mapping[str, float],
-        epoch: int,
-        data: Data,
-    ) -> bool:
-        kept = dict(study.trials[self.number].user_attrs.get(halving.RUNGS, {}))
-        if str(epoch) not in kept:
-            with machine.seeded(data.train.x.device, 0):
-                known = {**metrics, **quick.scores(made.variant, data)}
-            trial.set_user_attr(halving.RUNGS, {**kept, str(epoch): [known[o] for o in self.job.objectives]})
-        return halving.goes_on(study, self.number, epoch, self.job.objectives)
+    def _promoted(self, study: optuna.Study, trial: optuna.Trial, training: TrainingRun, epoch: Epoch) -> bool:
+        """Store the trial's scores at a rung, and return whether it continues."""
+        stored = dict(study.trials[self.number].user_attrs.get(halving.RUNGS, {}))
+        rung, objectives = str(epoch.number), self.settings.objectives
+        if rung not in stored:
+            with machine.seeded(training.data.train.x.device, 0):
+                scores = {**epoch.metrics, **quick.scores(training.variant, training.data)}
+            trial.set_user_attr(halving.RUNGS, {**stored, rung: [scores[o] for o in objectives]})
+        return halving.promoted(study, self.number, epoch.number, objectives)
 
 
-def _leads(study: optuna.Study, values: list[float]) -> bool:
-    """Whether no complete trial dominates these values."""
+def _is_best(study: optuna.Study, values: list[float]) -> bool:
+    """Return whether no complete trial dominates these values."""
     sign = np.array([1.0 if d == optuna.study.StudyDirection.MAXIMIZE else -1.0 for d in study.directions])
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return not any(halving.dominates(sign * t.values, sign * values) for t in complete)
+    return not any(halving.dominates(sign * t.values, sign * values) for t in store.complete_trials(study))
 
 
-def alike(reasons: list[str]) -> bool:
-    """Whether failures are the same but for their numbers."""
+def same_failure(reasons: list[str]) -> bool:
+    """Return whether the reasons of failures differ in their numbers only."""
     return len({re.sub(r"[-\d.e+]+", "#", reason) for reason in reasons}) == 1

@@ -1,13 +1,17 @@
-"""What is to be tracked goes into a file first, and is sent from there in order: a store that is away costs nothing.
+"""What a run tracks is first written to a journal on disk, from which the `sender` transmits it to the store in order.
 
-A run has a folder, `mlruns/.runs/EXPERIMENT/KEY/`, until it has ended and all of it was sent:
+Training therefore never waits for an MLflow server, and loses nothing while the server cannot be reached. Until a run
+has ended and everything was transmitted, it has a folder `mlruns/.runs/EXPERIMENT/KEY/`:
 
-    journal.jsonl   an entry a line, in order      sent       how many of them the store has
-    run             the run's id in the store      files/     pictures and files on their way
-    checkpoint.safetensors                         lock       of the one process that writes
+    journal.jsonl             one entry per line, in order
+    sent                      the number of entries that the store has
+    run                       the id of the run in the store
+    files/                    pictures and files that wait for transmission
+    checkpoint.safetensors    from which an interrupted training continues
+    lock                      held by the one process that writes
 
-An entry may have a label: what bears the same label is written down once, however often a process begins anew. Entries
-are such that sending one twice does no harm.
+An entry may have a label. An entry whose label was written before is dropped, so that a training that continues from
+an older checkpoint tracks nothing twice. Sending an entry a second time does no harm.
 """
 
 import json
@@ -29,45 +33,49 @@ Entry = dict[str, Any]
 
 
 class Journal:
-    """The journal of one run, written by this process alone. Raises `InputError` where another process holds it."""
+    """The journal of one run, locked for this process.
+
+    Raises `InputError` if another process still holds the lock after `patience` seconds, or if the experiment or the
+    key cannot be the name of a folder.
+    """
 
     def __init__(self, experiment: str, key: str, patience: float = 30.0) -> None:
-        for word in (experiment, key):
-            if not re.fullmatch(r"[\w-][\w. -]*", word):
-                raise InputError(f"{word!r} cannot name a folder: expected letters, digits, '_', '-', '.' and spaces")
+        for name in (experiment, key):
+            if not re.fullmatch(r"[\w-][\w. -]*", name):
+                raise InputError(f"{name!r} cannot name a folder: expected letters, digits, '_', '-', '.' and spaces")
         self.experiment, self.key = experiment, key
         self.folder = (ROOT / experiment / key).absolute()
         machine.writable(self.folder)
         try:
-            self._lock = FileLock(self.folder / "lock", thread_local=False)  # the thread that sends gives it back
+            self._lock = FileLock(self.folder / "lock", thread_local=False)  # the sender's thread releases it
             self._lock.acquire(timeout=patience)
         except Timeout as error:
             raise InputError(f"the run in {self.folder} is written by another process; wait for it") from error
         self.changed = threading.Condition()
         self.entries = list(self._read())
-        self.fresh = not self.entries
+        self.is_new = not self.entries
         self._labels = {e["label"] for e in self.entries if e["label"]}
-        self._sent = int(_text(self.folder / "sent") or 0)
-        self._run = _text(self.folder / "run") or None
+        self._sent = int(_read_text(self.folder / "sent") or 0)
+        self._run_id = _read_text(self.folder / "run") or None
         self.closed = False
-        self.trouble = ""  # why the store takes nothing at present
+        self.error = ""  # why the last transmission failed; empty if it succeeded
 
     def _read(self) -> Iterator[Entry]:
-        """What is there; a last line that was cut off is taken away."""
+        """Read the entries that are there. A last line that is not complete is removed from the file."""
         path = self.folder / "journal.jsonl"
-        whole = 0
+        complete = 0
         if path.exists():
             with path.open("rb") as stream:
                 for line in stream:
                     if not line.endswith(b"\n"):
                         break
                     yield json.loads(line)
-                    whole += len(line)
-            os.truncate(path, whole)
+                    complete += len(line)
+            os.truncate(path, complete)
         self._stream = path.open("ab")
 
     def add(self, op: str, label: str = "", **content: Any) -> bool:
-        """Write an entry down. False where one with that label is there already. Raises `OSError` for a full disk."""
+        """Append an entry, and return whether its label is new. Raises `OSError` if the disk is full."""
         with self.changed:
             if label and label in self._labels:
                 return False
@@ -80,58 +88,60 @@ class Journal:
         return True
 
     def file(self, name: str) -> Path:
-        """Where to put a file that an entry is going to name."""
+        """Return the path at which to save a file before an entry names it."""
         path = self.folder / "files" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     @property
     def run_id(self) -> str | None:
-        return self._run
+        """The id of the run in the store; None until the store has the run."""
+        return self._run_id
 
     @run_id.setter
     def run_id(self, value: str) -> None:
         with self.changed:
             _replace(self.folder / "run", value)
-            self._run = value
+            self._run_id = value
             self.changed.notify_all()
 
     @property
     def unsent(self) -> list[Entry]:
+        """The entries that the store does not have yet."""
         return self.entries[self._sent :]
 
     @property
     def begun(self) -> bool:
-        """Whether anything is said: a process may have died before it came to that."""
+        """Whether there is a first entry. A process may have died before it wrote one."""
         return any(e["op"] == "begin" for e in self.entries)
 
     @property
     def ended(self) -> bool:
-        """Whether all is said."""
+        """Whether the run has ended, so that no more entries will follow."""
         last = next((e for e in reversed(self.entries) if e["op"] in ("begin", "end")), None)
         return bool(last and last["op"] == "end")
 
-    def sent(self, count: int) -> None:
-        """So many more entries are in the store."""
+    def mark_sent(self, count: int) -> None:
+        """Record that the store has `count` more entries."""
         with self.changed:
             _replace(self.folder / "sent", str(self._sent + count))
             self._sent += count
             self.changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
-        """Until all is sent, or the store is in trouble, or the time is up. True where all is sent.
+        """Wait until everything is sent, and return whether it is.
 
-        Of a run that ended, until its folder is given back.
+        The wait ends early when a transmission fails. A run that has ended counts as sent once its journal is closed.
         """
         with self.changed:
-            self.changed.wait_for(lambda: self._done() or bool(self.trouble), seconds)
+            self.changed.wait_for(lambda: self._done() or bool(self.error), seconds)
             return self._done()
 
     def _done(self) -> bool:
         return self.closed or not (self.unsent or self.ended)
 
     def close(self) -> None:
-        """Give the folder back; take it away where the run ended for good, and all was sent."""
+        """Release the lock. The folder is removed if the run has ended for good and everything was sent."""
         self._stream.close()
         done = self.ended and not self.unsent and self.entries[-1].get("state") != "interrupted"
         if done or not self.begun:
@@ -142,12 +152,12 @@ class Journal:
             self.changed.notify_all()
 
 
-def left() -> list[tuple[str, str]]:
-    """(experiment, key) of the runs that have a folder here."""
+def unsent_runs() -> list[tuple[str, str]]:
+    """Return the experiment and the key of each run that has a folder here."""
     return sorted((p.parent.parent.name, p.parent.name) for p in ROOT.glob("*/*/journal.jsonl"))
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text()
     except FileNotFoundError:

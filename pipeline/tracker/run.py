@@ -12,40 +12,42 @@ from typing import Any, Literal
 
 import variants
 from pipeline.data import Data
+from pipeline.tracker import views
 from pipeline.tracker.journal import Journal
 from pipeline.tracker.sender import Sender
 from variants import InputError, Variant
 
 State = Literal["complete", "pruned", "failed", "interrupted"]
-PARAM_LIMIT = 6000  # characters that MLflow takes as a param's value
-SETTLE = 5.0  # seconds that the end of a run may wait for a store that answers
+PARAM_LIMIT = 6000  # characters that MLflow accepts as the value of a param
+END_TIMEOUT = 5.0  # seconds for which the end of a run waits for the store
 
 
 class Run:
-    """An MLflow run that is being written. Leave its `with` block and it ends, in the state that it earned.
+    """An MLflow run that is being written. Use it as a context manager: the run ends with the `with` block.
 
-    All that is written goes to a journal, and from there to the store by a thread: nothing here waits for the store,
-    or fails with it. What is written a second time, by a process that began anew, is dropped.
+    The run ends in the state `state`; an exception makes it failed, and an interruption makes it interrupted. Methods
+    write to a journal, which a thread sends to the store, so they neither wait for the store nor fail with it. When a
+    training continues from a checkpoint and logs an epoch again, the repetition is dropped.
     """
 
-    def __init__(self, sender: Sender, journal: Journal, seen: int = 0) -> None:
+    def __init__(self, sender: Sender, journal: Journal, epochs_stored: int = 0) -> None:
         self.state: State = "complete"
-        self._sender, self._journal, self._seen = sender, journal, seen
+        self._sender, self._journal, self._epochs_stored = sender, journal, epochs_stored
         self._tables: list[dict[str, str]] = []
         sender.add(journal)
 
     @property
     def id(self) -> str:
-        """Its id in the store, which must answer for that. Raises `InputError` where it does not."""
+        """The id of the run in the store. Raises `InputError` if the store does not answer."""
         with self._journal.changed:
-            self._journal.changed.wait_for(lambda: self._journal.run_id or self._journal.trouble, 60)
+            self._journal.changed.wait_for(lambda: self._journal.run_id or self._journal.error, 60)
         if self._journal.run_id is None:
-            raise InputError(f"the MLflow store does not answer: {self._journal.trouble}")
+            raise InputError(f"the MLflow store does not answer: {self._journal.error}")
         return self._journal.run_id
 
     @property
     def checkpoint(self) -> Path:
-        """Where its training may leave what it needs to go on."""
+        """The path at which the run's training may save its checkpoint."""
         return self._journal.folder / "checkpoint.safetensors"
 
     def __enter__(self) -> "Run":
@@ -58,41 +60,49 @@ class Run:
             self.state = "failed" if isinstance(error, Exception) else "interrupted"
             self.tags({"reason": f"{type(error).__name__}: {error}"})
         self._add("end", state=self.state, time=now())
-        self._journal.wait(SETTLE)
+        self._journal.wait(END_TIMEOUT)
 
     def wait(self, seconds: float) -> str:
-        """Until all of a run that ended is in the store. Returns what keeps it from that, if any."""
-        return "" if self._journal.wait(seconds) else self._journal.trouble or "no answer"
+        """Wait until the store has all of a run that has ended. Return "", or the reason if it does not."""
+        return "" if self._journal.wait(seconds) else self._journal.error or "no answer"
 
-    def settle(self) -> str:
-        """Wait until all is in the store, in which the run stays as it was. Returns what keeps it from that, if any."""
+    def close(self) -> str:
+        """End a run that was opened by `Tracker.reopen`, whose state stays as it was. Returns what `wait` returns."""
         self._add("end", state="", time=now())
-        return self.wait(10 * SETTLE)
+        return self.wait(10 * END_TIMEOUT)
 
     def _add(self, op: str, label: str = "", **content: Any) -> None:
         if self._journal.add(op, label, **content):
-            self._sender.poke()
+            self._sender.wake()
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Points of curves. The same names at the same step are written once."""
-        if "time/train_seconds" in values and step <= self._seen:
+        """Log one point of each curve. The same names at the same step are logged once."""
+        if "time/train_seconds" in values and step <= self._epochs_stored:
             return
         label = f"metrics {step} {zlib.crc32(' '.join(sorted(values)).encode())}"
         self._add("metrics", label, values={k: float(v) for k, v in values.items()}, step=step, time=now())
 
     def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters, which MLflow shows as text and does not let change."""
         self._add("params", f"params {sorted(values)}", values={k: str(v)[:PARAM_LIMIT] for k, v in values.items()})
 
     def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags; a tag that exists is replaced."""
         self._add("tags", values={k: str(v) for k, v in values.items()})
 
-    def picture(self, name: str, pixels: Any, step: int) -> None:
-        """(height, width, 3) uint8, shown in the run's image grid under `name`."""
+    def describe(self, markdown: str) -> None:
+        """Set the description that MLflow shows with the run."""
+        self.tags({"mlflow.note.content": markdown})
+
+    def picture(self, name: str, pixels: Any, step: int = views.PICTURE_STEP) -> None:
+        """Log an image of (height, width, 3) uint8 pixels, which the run's image grid shows under `name`."""
         from mlflow.tracking.multimedia import compress_image_size
         from PIL import Image
 
         label = f"picture {name} {step}"
-        mark = uuid.uuid5(uuid.NAMESPACE_URL, label)  # the same each time: a second file would be a second picture
+        mark = uuid.uuid5(
+            uuid.NAMESPACE_URL, label
+        )  # always the same: a second file would be shown as a second picture
         stem = f"{name}+step+{step}+timestamp+{now()}+{mark}"
         image = Image.fromarray(pixels)
         image.save(self._journal.file(f"{stem}.png"))
@@ -102,11 +112,12 @@ class Run:
         self._add("tags", "pictures", values={"mlflow.loggedImages": "True"})
 
     def figure(self, path: str, figure: Any) -> None:
-        """A matplotlib figure as a PNG file."""
+        """Save a matplotlib figure as the artifact `path`, a PNG file."""
         figure.savefig(self._journal.file(path))
         self._file(path)
 
     def text(self, path: str, text: str) -> None:
+        """Save a text as the artifact `path`."""
         self._journal.file(path).write_text(text, encoding="utf-8")
         self._file(path)
 
@@ -114,12 +125,12 @@ class Run:
         self._add("file", file=path, path=str(Path(path).parent) if "/" in path else "")
 
     def files(self, folder: Path, path: str) -> None:
-        """All files of a folder, as artifacts below `path`."""
+        """Save all files of a folder as artifacts below `path`."""
         shutil.copytree(folder, self._journal.file(path), dirs_exist_ok=True)
         self._add("file", file=path, path=path)
 
     def table(self, path: str, rows: Mapping[str, list[Any]]) -> None:
-        """A table, column by column, as MLflow's page shows them (`mlflow.log_table`, but replaced, not added to)."""
+        """Save a table, given as its columns, where MLflow's page shows tables. One at the same path is replaced."""
         names = list(rows)
         content = {"columns": names, "data": [list(row) for row in zip(*rows.values(), strict=True)]}
         self.text(path, json.dumps(content))
@@ -127,7 +138,7 @@ class Run:
         self.tags({"mlflow.loggedArtifacts": json.dumps(self._tables)})
 
     def dataset(self, data: Data) -> None:
-        """Record what was trained on as an MLflow input, by its digest."""
+        """Log the data that the run is trained on, with their digest, as an input of the run."""
         facts = {part: len(getattr(data, part)) for part in ("train", "valid", "test")}
         self._add("dataset", "dataset", values={
             "name": data.spec.name, "digest": data.digest[:36], "source_type": "local", "source": data.source,
@@ -136,7 +147,7 @@ class Run:
         })  # fmt: skip
 
     def model(self, variant: Variant, metrics: Mapping[str, float], step: int) -> None:
-        """Keep a trained model as a LoggedModel, safetensors and config.json, with the scores it is judged by."""
+        """Save a trained model, as safetensors and JSON, with its scores. MLflow lists it as a LoggedModel."""
         name = variants.name_of(variant)
         folder = f"model-{step}"
         variants.save(variant, self._journal.file(folder))
@@ -147,5 +158,5 @@ class Run:
 
 
 def now() -> int:
-    """Milliseconds since 1970, as MLflow has them."""
+    """Return the time in milliseconds since 1970, as MLflow stores it."""
     return int(time.time() * 1000)

@@ -1,4 +1,4 @@
-"""From journals to the store: one thread a process, in order, again and again until the store takes it."""
+"""Transmits journals to the MLflow store: one thread per process, in order, with retries until the store accepts."""
 
 import re
 import threading
@@ -12,13 +12,16 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 from pipeline.tracker.journal import Entry, Journal
 
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
-BATCH = 800  # metrics a call; the store takes 1000
-AGAIN = (0.5, 1, 2, 4, 8, 15)  # seconds before a store that failed is asked again
-BUFFER = 1.0  # seconds in which points for a server are gathered
+BATCH_SIZE = 800  # metrics in one call; the store accepts 1000
+RETRY_DELAYS = (0.5, 1, 2, 4, 8, 15)  # seconds after the first, the second, ... failure
+BUFFER = 1.0  # seconds for which metrics are collected before they are sent to a server
 
 
 class Sender:
-    """Sends what journals hold. `add` a journal when a run begins; it is closed once its run has ended and is sent."""
+    """Sends the entries of journals. A journal is closed when its run has ended and all its entries are sent.
+
+    `experiment` returns the id of an experiment for its name; metrics are collected for `buffer` seconds.
+    """
 
     def __init__(self, client: MlflowClient, experiment: Callable[[str], str], buffer: float) -> None:
         self._client, self._experiment, self._buffer = client, experiment, buffer
@@ -27,6 +30,7 @@ class Sender:
         self._thread: threading.Thread | None = None
 
     def add(self, journal: Journal) -> None:
+        """Take over the journal of a run that begins, and start the thread if it does not run yet."""
         with self._changed:
             self._journals.append(journal)
             self._changed.notify_all()
@@ -34,7 +38,8 @@ class Sender:
                 self._thread = threading.Thread(target=self._work, daemon=True, name="tracking")
                 self._thread.start()
 
-    def poke(self) -> None:
+    def wake(self) -> None:
+        """Tell the thread that a journal has a new entry."""
         with self._changed:
             self._changed.notify_all()
 
@@ -47,70 +52,70 @@ class Sender:
             ending = any(j.ended for j in waiting)
             if self._buffer and not ending:
                 time.sleep(self._buffer)
-            troubled = [j for j in waiting if not self._sent(j)]  # one that the store refuses does not hold up the rest
-            failures = failures + 1 if troubled else 0
-            if troubled:
-                time.sleep(AGAIN[min(failures, len(AGAIN)) - 1])
+            failed = [j for j in waiting if not self._send_all(j)]  # a journal that fails does not delay the others
+            failures = failures + 1 if failed else 0
+            if failed:
+                time.sleep(RETRY_DELAYS[min(failures, len(RETRY_DELAYS)) - 1])
 
-    def _sent(self, journal: Journal) -> bool:
-        """Send all that a journal holds. False where the store does not take it: then it is kept, and tried again."""
+    def _send_all(self, journal: Journal) -> bool:
+        """Send all entries of a journal. Return False if that fails; the entries are then kept for the next attempt."""
         try:
             while journal.unsent:
-                journal.sent(self.send(journal))
+                journal.mark_sent(self.send(journal))
         except Exception as error:
             with journal.changed:
-                first = re.sub(r"//[^/@\s]*@", "//", (str(error).splitlines() or [""])[0])  # no credentials
-                journal.trouble = f"{type(error).__name__}: {first}"
+                first = re.sub(r"//[^/@\s]*@", "//", (str(error).splitlines() or [""])[0])  # without credentials
+                journal.error = f"{type(error).__name__}: {first}"
                 journal.changed.notify_all()
             return False
-        journal.trouble = ""
+        journal.error = ""
         if journal.ended:
-            self._drop(journal)
+            with self._changed:
+                self._journals.remove(journal)
+            journal.close()
         return True
 
-    def _drop(self, journal: Journal) -> None:
-        with self._changed:
-            self._journals.remove(journal)
-        journal.close()
-
     def send(self, journal: Journal) -> int:
-        """Send the first entry that is not sent, and what can go with it in one call. Returns how many went."""
-        first, *more = journal.unsent
+        """Send the first unsent entry, and those that fit into the same call. Return the number of entries sent."""
+        first, *others = journal.unsent
         if first["op"] == "begin":
             journal.run_id = self._begin(journal, first)
             return 1
         run = journal.run_id
         assert run is not None
         if first["op"] == "metrics":
-            together = [first]
-            for entry in more:
-                if entry["op"] != "metrics" or sum(len(e["values"]) for e in together) > BATCH:
+            batch = [first]
+            for entry in others:
+                if entry["op"] != "metrics" or sum(len(e["values"]) for e in batch) > BATCH_SIZE:
                     break
-                together.append(entry)
-            points = [Metric(k, v, e["time"], e["step"]) for e in together for k, v in e["values"].items()]
+                batch.append(entry)
+            points = [Metric(k, v, e["time"], e["step"]) for e in batch for k, v in e["values"].items()]
             self._client.log_batch(run, points, synchronous=True)
-            return len(together)
+            return len(batch)
         getattr(self, f"_{first['op']}")(run, journal, first)
         return 1
 
-    def find(self, experiment: str, key: str) -> str | None:
-        found = self._client.search_runs([self._experiment(experiment)], f"tags.key = '{key}'", max_results=1)
-        return str(found[0].info.run_id) if found else None
+    def find_run(self, experiment: str, key: str) -> str | None:
+        """Return the id of the run with this key; None if the store has none."""
+        runs = self._client.search_runs([self._experiment(experiment)], f"tags.key = '{key}'", max_results=1)
+        return str(runs[0].info.run_id) if runs else None
 
     def _begin(self, journal: Journal, entry: Entry) -> str:
-        """The run of that key: as it is in the store, running again, or made now."""
-        run = journal.run_id or self.find(journal.experiment, journal.key)
+        """Return the id of the journal's run: a run of the store that runs again, or a new one."""
+        run = journal.run_id or self.find_run(journal.experiment, journal.key)
         if run is None:
             tags = {**entry["tags"], "key": journal.key}
-            made = self._client.create_run(self._experiment(journal.experiment), tags=tags, run_name=entry["name"])
-            return str(made.info.run_id)
+            created = self._client.create_run(self._experiment(journal.experiment), tags=tags, run_name=entry["name"])
+            return str(created.info.run_id)
         if entry["reopen"]:
             self._client.update_run(run, status="RUNNING")
             for tag in ("state", "reason"):
-                with suppress(Exception):  # it may have none
+                with suppress(Exception):  # the run may have no such tag
                     self._client.delete_tag(run, tag)
         self._client.log_batch(run, tags=[RunTag(k, str(v)) for k, v in entry["tags"].items()])
         return run
+
+    # one method for each other kind of entry
 
     def _params(self, run: str, journal: Journal, entry: Entry) -> None:
         self._client.log_batch(run, params=[Param(k, v) for k, v in entry["values"].items()])
@@ -126,15 +131,15 @@ class Sender:
             self._client.log_artifact(run, str(local), entry["path"] or None)
 
     def _dataset(self, run: str, journal: Journal, entry: Entry) -> None:
-        about = Dataset(**entry["values"])
-        self._client.log_inputs(run, [DatasetInput(about, [InputTag("mlflow.data.context", "training")])])
+        dataset = Dataset(**entry["values"])
+        self._client.log_inputs(run, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def _model(self, run: str, journal: Journal, entry: Entry) -> None:
-        """A LoggedModel, made once: it bears the run and the step that it is of."""
+        """Create a LoggedModel. Its tag `made`, of run and step, shows whether an earlier attempt created it."""
         experiment = self._experiment(journal.experiment)
         mark = f"{journal.key}@{entry['step']}"
-        known = self._client.search_logged_models([experiment], f"tags.made = '{mark}'", max_results=1)
-        model = known[0] if known else self._client.create_logged_model(
+        existing = self._client.search_logged_models([experiment], f"tags.made = '{mark}'", max_results=1)
+        model = existing[0] if existing else self._client.create_logged_model(
             experiment, name=entry["name"], source_run_id=run, tags={**entry["tags"], "made": mark}, model_type="vae"
         )  # fmt: skip
         self._client.log_model_artifacts(model.model_id, str(journal.folder / "files" / entry["file"]))
@@ -149,11 +154,12 @@ class Sender:
         self._client.log_batch(run, scores, synchronous=True)
 
     def _end(self, run: str, journal: Journal, entry: Entry) -> None:
-        if not entry["state"]:  # of a run that ended before, and keeps the state that it has
+        if not entry["state"]:  # the run was reopened, and keeps its state
             return
-        if entry["state"] in ("interrupted", "failed"):
-            now = self._client.get_run(run).data.tags.get("state")  # which our own beginning took away
-            if now == "complete":  # by another machine, which went on after we were taken for dead
-                return
+        # `_begin` removed the state: if it is "complete" now, another machine took this process for dead, and completed
+        # the run in the meantime
+        undone = entry["state"] in ("interrupted", "failed")
+        if undone and self._client.get_run(run).data.tags.get("state") == "complete":
+            return
         self._client.set_tag(run, "state", entry["state"])
         self._client.set_terminated(run, STATUS[entry["state"]], end_time=entry["time"])

@@ -1,9 +1,9 @@
-"""Saved views of MLflow's page, so that one link shows curves, ELBO parts and sample grids side by side.
+"""Saved views of MLflow's page: one link shows curves, the parts of the ELBO, and sample grids side by side.
 
-A saved view is an experiment tag, `mlflow.sharedViewState.<id>`: a JSON envelope whose `state` is
-`deflate;` + base64(zlib(JSON)) of the page's filter, order, columns and charts. MLflow does not document it; the names
-below were read from MLflow 3.17, whose page ignores what it does not know. All of that knowledge is in this file, and
-one test opens the result in a browser. A view that cannot be written costs a warning, never a study.
+A saved view is an experiment tag `mlflow.sharedViewState.<id>`, a JSON object whose `state` is `deflate;` followed by
+base64(zlib(JSON)) of the page's filter, order, columns and charts. MLflow does not document this format. The names
+below are those of MLflow 3.17, whose page ignores names that it does not know. Only this file knows the format, and a
+test opens the views in a browser. If a view cannot be written, there is a warning, and the study continues.
 """
 
 import base64
@@ -24,39 +24,40 @@ PICTURES = (
     "reconstructions", "samples", "traversals", "interpolations", "latent", "aggregate", "kl",
     "classes", "completions", "forecasts", "levels", "neighbours", "probe_curve", "rate_distortion",
 )  # fmt: skip
-PICTURE_STEP = 0  # a view shows one step, and trials end at different epochs: final pictures are all logged at this one
+PICTURE_STEP = 0  # of the final pictures of all trials, which end at different epochs: a view shows a single step
 PORT = 5000
-COLOURS = (  # of runs, by trial: Tol's bright, vibrant and muted schemes, which colour-blind readers can tell apart
+COLOURS = (  # of trials: Tol's bright, vibrant and muted schemes, which colour-blind readers can tell apart
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#0077bb", "#33bbee", "#ee3377",
     "#cc3311", "#009988", "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255",
 )  # fmt: skip
 
-_RERUN = [f"tags.`{tag}`" for tag in ("verdict", "verdicts", "baseline", "commit", "hardware")]
+_RERUN_COLUMNS = [f"tags.`{tag}`" for tag in ("verdict", "verdicts", "baseline", "commit", "hardware")]
 
 Card = dict[str, Any]
 Section = tuple[str, Sequence[Card], dict[str, int]]
 
 
 def write(client: MlflowClient, experiment: str, searched: Iterable[str]) -> None:
-    """Write the views Trials, Variants and Samples. `searched` are the parameters of the parallel coordinates.
+    """Write the views Trials, Variants and Samples of an experiment, given by its id.
 
-    Variants shows finals by variant, once there are any; until then trials.
+    `searched` are the names of the parameters that the parallel coordinates show. The view Variants shows the finals
+    of each variant, or its trials as long as there are no finals.
     """
-    finals = bool(client.search_runs([experiment], "tags.kind = 'final'", max_results=1))
-    _write(client, experiment, _views(list(searched), finals))
+    has_finals = bool(client.search_runs([experiment], "tags.kind = 'final'", max_results=1))
+    _write(client, experiment, _views(list(searched), has_finals))
 
 
 def write_reruns(client: MlflowClient, experiment: str, series: Iterable[str]) -> None:
-    """Write the view Reruns: each series (case/metric) over the reruns of a benchmark, a section a metric."""
+    """Write the view Reruns: each series (CASE/METRIC) over the reruns of a benchmark, in a section per metric."""
     metrics: dict[str, list[str]] = {}
     for name in sorted(s for s in series if "/" in s):
         metrics.setdefault(name.split("/", 1)[1], []).append(name)
     sections: list[Section] = [
         (metric, [_line(name) for name in names], {"columns": 3}) for metric, names in metrics.items()
     ]
-    shown = _state("tags.kind = 'rerun' and tags.state = 'complete'", sections, [], group="suite")
-    shown |= {"orderByKey": "attributes.start_time", "runsHiddenMode": "SHOWALL", "selectedColumns": _RERUN}
-    _write(client, experiment, {"Reruns": shown})
+    state = _state("tags.kind = 'rerun' and tags.state = 'complete'", sections, [], group="suite")
+    state |= {"orderByKey": "attributes.start_time", "runsHiddenMode": "SHOWALL", "selectedColumns": _RERUN_COLUMNS}
+    _write(client, experiment, {"Reruns": state})
 
 
 def _write(client: MlflowClient, experiment: str, states: dict[str, dict[str, Any]]) -> None:
@@ -71,29 +72,28 @@ def _write(client: MlflowClient, experiment: str, states: dict[str, dict[str, An
 
 
 def _server(uri: str, port: int) -> str:
-    """The tracking server, or the one that `python -m pipeline.ui` starts."""
+    """Return the address of the tracking server, or of the one that `python -m pipeline.ui` starts."""
     if uri.startswith(("http:", "https:")):
-        return re.sub(r"//[^/@]*@", "//", uri.rstrip("/"))  # without credentials
+        return re.sub(r"//[^/@]*@", "//", uri.rstrip("/"))  # without a password
     return f"http://127.0.0.1:{port}"
 
 
 def run_link(uri: str, experiment: str, run: str) -> str:
-    """The address of a run's page."""
+    """Return the address of a run's page."""
     return f"{_server(uri, PORT)}/#/experiments/{experiment}/runs/{run}"
 
 
 def link(uri: str, experiment: str, view: str, port: int = PORT) -> str:
-    """The address that opens a view."""
-    server = _server(uri, port)
+    """Return the address that opens a view."""
     page = f"runs?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={_id(experiment, view)}"
-    return f"{server}/#/experiments/{experiment}/{page}"
+    return f"{_server(uri, port)}/#/experiments/{experiment}/{page}"
 
 
 def _id(experiment: str, view: str) -> str:
     return uuid.uuid5(uuid.NAMESPACE_URL, f"{experiment}/{view}").hex
 
 
-def _views(searched: list[str], finals: bool) -> dict[str, dict[str, Any]]:
+def _views(searched: list[str], has_finals: bool) -> dict[str, dict[str, Any]]:
     parts: Section = (
         "ELBO and its parts (nats per example, at beta = 1)",
         [
@@ -125,9 +125,9 @@ def _views(searched: list[str], finals: bool) -> dict[str, dict[str, Any]]:
     )  # fmt: skip
     trials = "tags.kind = 'trial'"
     compared = _state(f"{trials} and tags.state = 'complete'", [parts, codes, cost], searched, group="variant")
-    if finals:
-        kept = "tags.kind = 'final' and tags.state = 'complete'"
-        compared = _state(kept, [tested, parts], [], group="variant")
+    if has_finals:
+        finals = "tags.kind = 'final' and tags.state = 'complete'"
+        compared = _state(finals, [tested, parts], [], group="variant")
     return {
         "Trials": _state(trials, [parts, pictures, codes, search, cost], searched),
         "Variants": compared,
@@ -138,7 +138,7 @@ def _views(searched: list[str], finals: bool) -> dict[str, dict[str, Any]]:
 def _state(
     runs: str, sections: Sequence[Section], searched: list[str], group: str | None = None, **more: Any
 ) -> dict[str, Any]:
-    """A page: the runs of a filter, best ELBO first, with these sections of charts and no others."""
+    """Return the state of a page that shows the runs of a filter, best ELBO first, with these sections of charts."""
     cards: list[Card] = []
     groups = []
     for title, charts, shape in sections:
@@ -157,7 +157,7 @@ def _state(
 
 
 def _hidden(cards: list[Card]) -> list[Card]:
-    """The page draws a chart for each metric and picture that has none; one that is marked deleted keeps it away."""
+    """Return deleted charts: without them, the page would add a chart for each metric and picture that has none."""
     shown = {card.get("metricKey") for card in cards} | {tuple(card.get("imageKeys", ())) for card in cards}
     parts = [f"{split}/{name}" for split in ("train", "valid") for name in ("elbo", "reconstruction", "kl", "loss")]
     others = ["time/train_seconds", "time/valid_seconds", "time/examples_per_second", "time/trial_seconds"]

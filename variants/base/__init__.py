@@ -1,1 +1,27 @@
-"""Public building blocks of variants, for the variants of this package and of others."""
+"""Public building blocks of variants, for this package and for others.
+
+    Variant, Batch, DataSpec, Config, Terms, InputError    the contract that every variant fulfils
+    number, choice                                         fields of a Config, with their ranges
+    GaussianVariant                                        base class: N(0, I) prior, Gaussian q, shared networks
+    GaussianPosterior, Bound                               base class: the same, with networks of your own
+    DecoderVariant                                         base class: any prior and posterior, one decoder
+    Observation                                            p(x|z) of the family that fits the data
+    Encoder, Decoder, Features, mlp                        small networks
+    closed_forms                                           KL divergences, densities, schedules of the KL
+    mmd                                                    maximum mean discrepancy between two samples
+
+`variants/README.md` shows how to write a variant with them.
+"""
+
+from variants.base import closed_forms
+from variants.base.abstract import Bound, DecoderVariant, GaussianPosterior, GaussianVariant
+from variants.base.contract import Batch, Config, DataSpec, InputError, Loss, Terms, Variant, choice, number
+from variants.base.likelihoods import Observation
+from variants.base.mmd import mmd
+from variants.base.networks import Decoder, Encoder, Features, mlp
+
+__all__ = [
+    "Batch", "Bound", "Config", "DataSpec", "Decoder", "DecoderVariant", "Encoder", "Features", "GaussianPosterior",
+    "GaussianVariant", "InputError", "Loss", "Observation", "Terms", "Variant", "choice", "closed_forms", "mlp", "mmd",
+    "number",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Closed forms, one equation each. Elementwise unless a shape is given; everything in nats."""
+"""One equation in each function. They act elementwise unless a shape is given. All results are in nats."""
 
 import math
 
@@ -10,48 +10,51 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 def kl_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
-    """KL(N(mean, exp log_var) || N(0, 1)) per dimension. Kingma & Welling 2013, appendix B."""
+    """Return KL(N(mean, exp(log_var)) || N(0, 1)) per dimension (Kingma & Welling 2013, appendix B)."""
     return 0.5 * (mean.square() + log_var.exp() - 1 - log_var)
 
 
 def kl_normal(mean: Tensor, log_var: Tensor, prior_mean: Tensor, prior_log_var: Tensor) -> Tensor:
-    """KL(N(mean, exp log_var) || N(prior_mean, exp prior_log_var)) per dimension."""
-    apart = (mean - prior_mean).square() + log_var.exp()
-    return 0.5 * (apart * (-prior_log_var).exp() - 1 - log_var + prior_log_var)
+    """Return KL(N(mean, exp(log_var)) || N(prior_mean, exp(prior_log_var))) per dimension."""
+    second_moment = (mean - prior_mean).square() + log_var.exp()  # of q, about the mean of the prior
+    return 0.5 * (second_moment * (-prior_log_var).exp() - 1 - log_var + prior_log_var)
 
 
 def log_normal(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """log N(x; mean, exp log_var) per dimension."""
+    """Return log N(x; mean, exp(log_var)) per dimension."""
     return -0.5 * (LOG_2PI + log_var + (x - mean).square() * (-log_var).exp())
 
 
 def log_standard_normal(x: Tensor) -> Tensor:
-    """log N(x; 0, 1) per dimension."""
+    """Return log N(x; 0, 1) per dimension."""
     return -0.5 * (LOG_2PI + x.square())
 
 
 def reparameterize(mean: Tensor, log_var: Tensor) -> Tensor:
-    """A draw from N(mean, exp log_var) through which gradients flow. Kingma & Welling 2013, section 2.4."""
+    """Return a sample from N(mean, exp(log_var)) through which gradients flow (Kingma & Welling 2013, section 2.4)."""
     return torch.addcmul(mean, (0.5 * log_var).exp(), torch.randn_like(mean))
 
 
 def sample_normal(mean: Tensor, log_var: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`k` draws of each N(mean, exp log_var), one after the other (B k, Z), and their log densities (B k,)."""
+    """Return `k` samples from each N(mean, exp(log_var)), (B k, Z), and their log densities, (B k,).
+
+    `mean` and `log_var` are (B, Z). The k samples of an example stand next to each other.
+    """
     mean, log_var = mean.repeat_interleave(k, 0), log_var.repeat_interleave(k, 0)
     z = reparameterize(mean, log_var)
     return z, per_example(log_normal(z, mean, log_var))
 
 
 def nll_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
-    """-log Bernoulli(x; sigmoid(logits)) = log(1 + e^l) - x l for x in {0, 1}."""
+    """Return -log Bernoulli(x; sigmoid(l)) = log(1 + e^l) - x l for x in {0, 1} and logits l."""
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none")
 
 
 def nll_logistic8(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """-log of the probability of an 8-bit value x = k/255 under a logistic density integrated over bins of width 1/255.
+    """Return -log p of an 8-bit value x = k/255, where p is a logistic density integrated over a bin of width 1/255.
 
-    The outer bins reach to infinity, so that the 256 probabilities add up to one.
-    Kingma et al. 2016 (IAF), section 5; Salimans et al. 2017 (PixelCNN++), equation 2.
+    The outer bins reach to infinity, so that the 256 probabilities add up to one (Kingma et al. 2016, IAF, section 5;
+    Salimans et al. 2017, PixelCNN++, equation 2).
     """
     inverse = (-log_scale).exp()
     upper = (x - mean + 0.5 / 255) * inverse
@@ -63,20 +66,20 @@ def nll_logistic8(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def per_example(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Sum (B, ...) to (B,). With `mask` (B, T), steps that are padding count nothing."""
+    """Sum values, (B, ...), over all axes but the first. With `mask` (B, T) the padding is left out."""
     if mask is not None:
         values = torch.where(mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values, 0.0)
     return values.flatten(1).sum(1)
 
 
 def ramp(step: Tensor, length: int) -> Tensor | float:
-    """Rises linearly from 0 at step 0 to 1 at step `length`, and stays. 1 where there is no `length`."""
+    """Return a weight that rises linearly from 0 at step 0 to 1 at step `length`, and stays; 1 if `length` is 0."""
     return torch.clamp(step / length, max=1.0) if length else 1.0
 
 
 def free_bits(kl: Tensor, floor: float) -> Tensor:
-    """The KL as it is minimised: sum over dimensions of max(mean over the batch of kl (B, Z), floor), a scalar.
+    """Return the KL with free bits: the sum over dimensions of max(mean of `kl` (B, Z) over the batch, floor).
 
-    Kingma et al. 2016 (IAF), equation 15. With `floor` = 0 it is the mean KL.
+    This scalar is meant for a loss (Kingma et al. 2016, IAF, equation 15). With `floor` = 0 it is the mean KL.
     """
     return kl.mean(0).clamp(min=floor).sum()

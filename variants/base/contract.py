@@ -1,10 +1,12 @@
-"""What a variant is. Read this first.
+"""The contract between a variant and the rest of the project. Read this file first.
 
-A variant scores a batch. Everything else in the project (training, search, tracking, evaluation, comparison) knows
-variants only through the names in this file.
+A variant scores batches of data. Training, search, tracking, evaluation and comparison know a variant only through the
+classes of this file.
 
-Shapes: B examples in a batch, T time steps, D features of a step, Z latent dimensions.
-Units: every likelihood and divergence is in nats per example, summed over pixels (or steps) and latents.
+Shapes: B is the number of examples in a batch, T the number of time steps, D the number of features of a step, and Z
+the number of latent dimensions. `shape` is the shape of one example.
+
+Units: all likelihoods and divergences are in nats per example, summed over pixels (or steps) and latent dimensions.
 """
 
 from __future__ import annotations
@@ -21,24 +23,22 @@ from torch import Tensor, nn
 
 
 class InputError(ValueError):
-    """Something a person gave is wrong. The message names the value, what was expected, and what to do."""
+    """Raised when a person gave something wrong. The message names the value, what was expected, and what to do."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples to be scored. `x` is (B, *shape), or (B, T, D) with `mask` (B, T), true where a step is real.
+    """A batch of examples. Sequences of different lengths are padded at the end."""
 
-    Real steps come first: padding stands at the end. A label of -1 is unknown.
-    """
-
-    x: Tensor
-    y: Tensor | None = None  # (B,) class labels, int64
-    mask: Tensor | None = None  # (B, T) bool
+    x: Tensor  # (B, *shape), or (B, T, D) for sequences
+    y: Tensor | None = None  # (B,) class labels, int64; -1 for an unknown label
+    mask: Tensor | None = None  # (B, T) bool, true for real steps and false for padding
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index: Tensor | slice) -> Batch:
+        """Return the examples at the given positions."""
         if isinstance(index, Tensor):
             return self._each(lambda field: field.index_select(0, index))
         return self._each(lambda field: field[index])
@@ -56,41 +56,42 @@ Likelihood = Literal["bernoulli", "gaussian", "logistic8", "categorical"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """Facts about a data set, which nobody searches.
+    """The properties of a data set that a variant needs to know. They are facts, not hyperparameters.
 
-    `likelihood` is the family of p(x|z) that fits the values: `bernoulli` for {0, 1}; `gaussian` (one learned scale)
-    for continuous values; `logistic8`, the discretised logistic, for 8-bit values, given to a variant as k/255;
-    `categorical` for one of `shape[-1]` symbols, given as one-hot vectors.
+    `likelihood` is the family of p(x|z) that fits the values: `bernoulli` for values in {0, 1}; `gaussian` with one
+    learned scale for continuous values; `logistic8`, the discretised logistic, for 8-bit values k, which a variant
+    gets as k/255; `categorical` for one of `shape[-1]` symbols, which a variant gets as one-hot vectors.
     """
 
     name: str
-    shape: tuple[int, ...]  # of one example: (C, H, W) or (D,); of one step, (D,), where `steps` > 0
+    shape: tuple[int, ...]  # of one example, (C, H, W) or (D,); for sequences, of one step, (D,)
     likelihood: Likelihood
-    classes: int = 0  # 0: no labels
-    steps: int = 0  # 0: no sequences; else the longest
+    classes: int = 0  # number of classes; 0 if there are no labels
+    steps: int = 0  # length of the longest sequence; 0 if the examples are no sequences
 
     @property
     def fields(self) -> frozenset[str]:
-        """The optional fields of `Batch` that this data set fills: a subset of {"y", "mask"}."""
+        """The optional fields of `Batch` that this data set provides: a subset of {"y", "mask"}."""
         return frozenset(["y"] * (self.classes > 0) + ["mask"] * (self.steps > 0))
 
 
 def number(default: float, low: float, high: float = math.inf, *, help: str) -> Any:
-    """A numeric `Config` field with its default and its range, both ends included."""
+    """Return a numeric field of a `Config` with its default and its range, which includes both ends."""
     return field(default=default, metadata={"low": low, "high": high, "help": help})
 
 
 def choice(default: str, *others: str, help: str) -> Any:
-    """A `Config` field that takes one of a few words."""
+    """Return a field of a `Config` that takes one of several strings."""
     return field(default=default, metadata={"choices": (default, *others), "help": help})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is chosen, searched and logged. A variant extends it by its own hyperparameters.
+    """The hyperparameters of a variant. A variant adds its own in a subclass.
 
-    `Config(**params)` rebuilds it from what was logged. `warmup` and `free_bits` change what is minimised,
-    never what is compared.
+    The fields are searched by a study and logged with each run, and `Config(**params)` restores the object from the
+    logged values. `warmup` and `free_bits` change only the loss that is minimised, never the scores that are compared.
+    A value of the wrong type or out of its range raises `InputError`.
     """
 
     latent: int = number(16, 1, 65536, help="latent dimensions")
@@ -98,10 +99,12 @@ class Config:
     depth: int = number(1, 1, 64, help="hidden layers of the encoder, and of the decoder")
     network: str = choice("mlp", "conv", help="mlp, or conv for images of 28x28 and larger")
     lr: float = number(1e-3, 1e-8, 1.0, help="Adam's learning rate")
-    batch: int = number(128, 1, 1_000_000, help="examples in a training step")
-    warmup: int = number(0, 0, help="steps over which the weight of the KL rises from 0; 0 for none")
-    free_bits: float = number(0.0, 0.0, 1e6, help="nats per latent dimension that cost nothing (Kingma et al. 2016)")
-    clip: float = number(0.0, 0.0, help="largest norm of a player's gradient; 0 for no clipping")
+    batch: int = number(128, 1, 1_000_000, help="examples in a training batch")
+    warmup: int = number(0, 0, help="steps over which the weight of the KL rises from 0 to 1; 0 for no warm-up")
+    free_bits: float = number(
+        0.0, 0.0, 1e6, help="nats of KL per latent dimension that cost nothing (Kingma et al. 2016)"
+    )
+    clip: float = number(0.0, 0.0, help="largest norm of the gradient of each loss; 0 for no clipping")
 
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))
@@ -124,44 +127,48 @@ Loss = Tensor | Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Terms:
-    """What one scored batch means, in three kinds that never mix.
+    """The scores of one batch. There are three kinds, which never mix.
 
-    Compared: `reconstruction` = -E_q log p(x|z) and `kl`, at beta = 1, without schedule or free bits; lower is better.
-    Minimised: `losses`, one scalar per player. Only logged: `extras`, (B,) or (B, n) each; one called `..._score` says
-    how ordinary an example looks, higher for the ordinary.
+    Scores that are **compared** between variants: `reconstruction`, which is -E_q log p(x|z), and `kl`, both at
+    beta = 1 and without warm-up or free bits. Lower is better.
 
-    Players move in the order of `losses`. A loss that is given as a function is computed when its player's turn has
-    come, at the weights that the players before it left: so alternate the phases of an adversarial game. Players whose
-    losses are tensors share no weights.
+    Scores that are **minimised**: `losses` has one scalar for each optimizer. The trainer takes the optimizers in the
+    order of `losses`. A loss may be a function without arguments, which the trainer calls when it reaches that
+    optimizer, after the earlier ones have changed the weights. Adversarial training alternates in this way. Losses
+    that are given as tensors must not share weights with each other.
+
+    Scores that are **only logged**: each of `extras` is (B,) or (B, n). An extra whose name ends in `_score` says how
+    typical an example is for the training data; it is higher for typical examples.
     """
 
     reconstruction: Tensor  # (B,)
-    kl: Tensor | None  # (B,), None where q(z|x) has no density
-    losses: Mapping[str, Loss]  # a scalar per player, by the names of `Variant.players`
+    kl: Tensor | None  # (B,), or None if q(z|x) has no density
+    losses: Mapping[str, Loss]  # one scalar for each optimizer, under the names of `Variant.optimizers`
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def elbo(self) -> Tensor | None:
-        """(B,) the evidence lower bound, higher is better; None where the KL is."""
+        """The evidence lower bound of each example, (B,), in nats; higher is better. None if `kl` is None."""
         return None if self.kl is None else -(self.reconstruction + self.kl)
 
 
 class Variant(nn.Module, ABC):
-    """A model and its objective. A subclass is abstract or final; no variant extends another.
+    """A model together with its training objective.
 
-    `terms` is pure in (weights, batch, step, random state): no counters, no logging, no host synchronisation and no
-    branch on tensor values, so that a training step can be captured as a graph. Running averages in buffers, as batch
-    normalisation has them, may move in training mode, where nothing that `terms` returns depends on them.
+    A subclass is either abstract or final: no variant extends another one. `terms` must be a pure function of the
+    weights, the batch, the step and the random state. It must not count, log, synchronise with the host or branch on
+    the values of tensors, so that a training step can be captured as a CUDA graph. Running averages in buffers, such
+    as those of batch normalisation, may be updated in training mode if the result of `terms` does not depend on them.
     """
 
     paper: ClassVar[str]  # citation
-    required_fields: ClassVar[frozenset[str]] = frozenset()  # fields of Batch without which `terms` cannot score
-    conditioned_on: str = ""  # what the likelihood is conditioned on: "" for p(x), "y" for p(x, y), "x" for a part of x
+    required_fields: ClassVar[frozenset[str]] = frozenset()  # the optional fields of `Batch` that `terms` needs
     config_type: ClassVar[type[Config]] = Config
-    levels: tuple[int, ...] = ()  # sizes of the levels of z, in the layout of `encode`; empty where there is but one
-    latent_classes: int = 0  # so many last columns of z are a class, as a one-hot vector in the prior
-    factorized: bool = True  # whether the values of x are independent, given z
-    class_conditional: bool = False  # whether `sample` heeds the classes that it is asked for
+    conditioned_on: str = ""  # "" if the likelihood is p(x), "y" for p(x, y), "x" for a part of x given the rest
+    levels: tuple[int, ...] = ()  # dimensions of each level of z, in the order of `encode`; empty for a single level
+    latent_classes: int = 0  # number of the last dimensions of z that are a class, one-hot in the prior
+    factorized: bool = True  # whether the values of x are independent given z
+    class_conditional: bool = False  # whether `sample` uses its argument `y`
     config: Config
     spec: DataSpec
 
@@ -171,67 +178,75 @@ class Variant(nn.Module, ABC):
 
     @abstractmethod
     def terms(self, batch: Batch, step: Tensor) -> Terms:
-        """Score a batch. `step`, a scalar tensor, counts optimisation steps: schedules read it, nothing else does."""
+        """Score a batch. `step` is a scalar tensor with the number of training steps so far, for schedules only."""
 
     @abstractmethod
     def encode(self, batch: Batch) -> Tensor:
-        """(B, Z) the representation that is probed. Deterministic; never looks at `batch.y`."""
+        """Return the representation of each example, (B, Z). It is deterministic and never depends on `batch.y`."""
 
     @abstractmethod
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        """The mean of p(x|z), (B, *shape), in the units of the data. `batch` holds conditions, where there are any."""
+        """Return the mean of p(x|z), (B, *shape), in the units of `Batch.x`.
+
+        A conditional variant reads its conditions from `batch`, and a variant of sequences their length.
+        """
 
     @abstractmethod
     def sample_x(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        """A draw from p(x|z), (B, *shape), in the units of the data. `batch` as in `decode`."""
+        """Return one sample from p(x|z) for each z, (B, *shape), in the units of `Batch.x`; `batch` as in `decode`."""
 
     @abstractmethod
     def sample_prior(self, n: int, condition: Batch | None = None) -> Tensor:
-        """(n, Z) draws of z from the prior, in the layout of `encode`; for conditions, from that of each of `given`."""
+        """Return n samples from the prior, (n, Z), or from the prior given each of the n examples of `condition`."""
 
     def prior_from_noise(self, noise: Tensor, condition: Batch | None = None) -> Tensor:
-        """(n, Z) z from standard normal noise (n, Z): what `prior` does to its draws. `given` as there.
+        """Return the z, (n, Z), that the prior assigns to standard normal noise, (n, Z).
 
-        Noise that is drawn from N(0, I) gives draws of the prior. For codes without a class; the noise itself, where
-        the prior is N(0, I).
+        For noise from N(0, I) the result is distributed as the prior is. This default is right for the prior N(0, I).
+        The method is not used for variants with `latent_classes`.
         """
         return noise
 
     def sample(self, n: int, y: Tensor | None = None, noise: bool = False) -> Tensor:
-        """(n, *shape): z from the prior, then the mean of p(x|z), or with `noise` a draw from it: what a model says
-        data are like. `y` (n,) asks for classes, where it can.
+        """Return n samples of x, (n, *shape): z from the prior, then the mean of p(x|z).
+
+        With `noise` they are samples from p(x|z) instead of its means. `y` (n,) holds the classes to generate, and is
+        ignored by variants that are not `class_conditional`.
         """
         z = self.sample_prior(n)
         return self.sample_x(z) if noise else self.decode(z)
 
     @abstractmethod
     def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
-        """(B,) log p(z) in nats; for a class that is told, log p(z|y) + log p(y), with p(y) uniform."""
+        """Return log p(z), (B,), in nats; given a class y, log p(z|y) + log p(y) with a uniform p(y)."""
 
     @abstractmethod
     def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
-        """(B, *shape) log p of each value of x, given z, in nats; 0 where nothing is modelled, such as padding."""
+        """Return log p(x|z) of each value, (B, *shape), in nats; 0 for values that are not modelled, as padding."""
 
     def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
-        """(B,) log p(x, z) in nats."""
+        """Return log p(x, z), (B,), in nats."""
         return self.log_prior(z, batch) + self.log_likelihood(z, batch).flatten(1).sum(1)
 
     @abstractmethod
     def sample_posterior(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor] | None:
-        """z (B k, Z), `k` draws from q(z|x) of each example in turn, and log q(z|x) (B k,) in nats.
+        """Return `k` samples from q(z|x) for each example and their log q(z|x) in nats, or None without a density.
 
-        None where q has no density.
+        The shapes are (B k, Z) and (B k,); the k samples of an example stand next to each other.
         """
 
     def forecast(self, batch: Batch, prefix: Tensor) -> Tensor | None:
-        """Sequences (B, T, D) whose first `prefix` (B,) steps are as given, the others foretold from those alone.
+        """Continue sequences, (B, T, D): the first `prefix` (B,) steps are kept, and the rest is forecast from them.
 
-        None where it cannot.
+        Returns None if the variant cannot forecast.
         """
         return None
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """What is worth seeing of this variant alone, by name: values (rows, columns, *shape), NaN for nothing."""
+        """Return grids of examples that show what is special about this variant: name -> (rows, columns, *shape).
+
+        Cells of NaN are left empty.
+        """
         return {}
 
     @property
@@ -239,5 +254,5 @@ class Variant(nn.Module, ABC):
         return next(self.parameters()).device
 
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
-        """One optimiser for each of `Terms.losses`. Most variants have a single player, called `loss`."""
+        """Return one optimizer for each of `Terms.losses`. The default is a single Adam for the loss `loss`."""
         return {"loss": torch.optim.Adam(self.parameters(), lr=self.config.lr, fused=True)}

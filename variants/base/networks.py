@@ -1,4 +1,4 @@
-"""Small networks that variants share: an encoder to `out` numbers, and a decoder from z."""
+"""Small networks that variants share."""
 
 import math
 from itertools import pairwise
@@ -11,14 +11,14 @@ from variants.base.contract import Config, DataSpec, InputError
 
 
 def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
-    """`depth` hidden layers of `width` rectified units, then a linear map."""
+    """Return a network of `depth` hidden layers with `width` rectified units each, and a linear output layer."""
     sizes = [inputs] + [width] * depth
     hidden = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs))
 
 
-class _Pyramid:
-    """Sizes of a convolutional pair: halve the image until a side is at most 8, with 32, 64, 64, ... channels."""
+class _ConvSizes:
+    """Sizes of convolutions with 32, 64, 64, ... channels that halve the image until its sides are at most 8."""
 
     def __init__(self, spec: DataSpec) -> None:
         if len(spec.shape) != 3 or min(spec.shape[1:]) < 28:
@@ -31,11 +31,11 @@ class _Pyramid:
         self.features = self.channels[-1] * math.prod(self.small)
 
 
-def _he(net: nn.Sequential) -> nn.Sequential:
-    """He et al. 2015: weights that keep the size of signals through rectified layers.
+def _he_initialized(net: nn.Sequential) -> nn.Sequential:
+    """Initialise a network as He et al. 2015 do, which keeps the scale of signals through rectified layers.
 
-    PyTorch's own start shrinks them by more than half a layer. Through a deep convolutional pair the code then reaches
-    the image so weakly that the KL closes it before it is used: total collapse on MNIST.
+    PyTorch's default initialisation shrinks signals by more than half in each layer. The output of a deep convolutional
+    decoder then depends so weakly on z that the posterior collapses at the start of training, as measured on MNIST.
     """
     for layer in net.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
@@ -46,23 +46,26 @@ def _he(net: nn.Sequential) -> nn.Sequential:
 
 
 class Features(nn.Module):
-    """(B, *shape) -> (B, size): the values themselves, or what a convolutional pyramid makes of them."""
+    """Map x, (B, *shape), to features, (B, size): the flattened values, or the output of convolutions.
+
+    Raises `InputError` for sequences, and for images that are too small for `network="conv"`.
+    """
 
     def __init__(self, spec: DataSpec, config: Config) -> None:
         super().__init__()
         if spec.steps:
             raise InputError(
-                f"{spec.name} holds sequences; expected examples of one fixed shape (vrae takes sequences)"
+                f"{spec.name} holds sequences; expected examples of one fixed shape (for sequences use vrae)"
             )
         self.pad = (0, 0, 0, 0)
         self.size, self.net = math.prod(spec.shape), nn.Sequential(nn.Flatten())
         if config.network == "mlp":
             return
-        p = _Pyramid(spec)
-        height, width = (s * 2**p.levels for s in p.small)
-        self.pad = (0, width - p.image[2], 0, height - p.image[1])
-        convs = [m for a, b in pairwise(p.channels) for m in (nn.Conv2d(a, b, 4, 2, 1), nn.ReLU())]
-        self.size, self.net = p.features, _he(nn.Sequential(*convs, nn.Flatten()))
+        sizes = _ConvSizes(spec)
+        height, width = (s * 2**sizes.levels for s in sizes.small)
+        self.pad = (0, width - sizes.image[2], 0, height - sizes.image[1])
+        convs = [m for a, b in pairwise(sizes.channels) for m in (nn.Conv2d(a, b, 4, 2, 1), nn.ReLU())]
+        self.size, self.net = sizes.features, _he_initialized(nn.Sequential(*convs, nn.Flatten()))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.net(F.pad(x, self.pad) if any(self.pad) else x)
@@ -70,13 +73,13 @@ class Features(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(B, *shape) -> (B, out). With `extra`, as many numbers more come in beside the features."""
+    """Map x, (B, *shape), to `out` numbers, (B, out). With `extra` > 0 it has a second input, (B, extra)."""
 
     def __init__(self, spec: DataSpec, config: Config, out: int, extra: int = 0) -> None:
         super().__init__()
         self.features = Features(spec, config)
         head = mlp(self.features.size + extra, config.width, config.depth, out)
-        self.head = head if config.network == "mlp" else _he(head)
+        self.head = head if config.network == "mlp" else _he_initialized(head)
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
         features = self.features(x)
@@ -85,7 +88,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, inputs) -> (B, *shape), the natural parameters of p(x|z), after `depth` hidden layers (`Config.depth`)."""
+    """Map z, (B, inputs), to the natural parameters of p(x|z), (B, *shape), with `depth` hidden layers."""
 
     def __init__(self, spec: DataSpec, config: Config, inputs: int, depth: int | None = None) -> None:
         super().__init__()
@@ -94,11 +97,11 @@ class Decoder(nn.Module):
         if config.network == "mlp":
             self.net = mlp(inputs, config.width, hidden, math.prod(spec.shape))
             return
-        p = _Pyramid(spec)
-        up = p.channels[::-1]
+        sizes = _ConvSizes(spec)
+        up = sizes.channels[::-1]
         convs = [m for a, b in pairwise(up) for m in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU())][:-1]
-        head = mlp(inputs, config.width, hidden, p.features)
-        self.net = _he(nn.Sequential(*head, nn.ReLU(), nn.Unflatten(1, (up[0], *p.small)), *convs))
+        head = mlp(inputs, config.width, hidden, sizes.features)
+        self.net = _he_initialized(nn.Sequential(*head, nn.ReLU(), nn.Unflatten(1, (up[0], *sizes.small)), *convs))
 
     def forward(self, z: Tensor) -> Tensor:
         out: Tensor = self.net(z)

@@ -1,0 +1,76 @@
+"""What a study prints: notes about running trials, a line for each finished one, and a table at the end."""
+
+from collections.abc import Mapping
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.table import Table
+
+from pipeline.metrics import OBJECTIVES
+from pipeline.study import store
+
+COLUMNS = {  # metric -> heading and format, in the order in which they are shown
+    "valid/elbo": ("ELBO", ".2f"),
+    "valid/reconstruction": ("reconstruction", ".2f"),
+    "valid/kl": ("KL", ".2f"),
+    "latent/mmd": ("MMD", ".4f"),
+    "probe/accuracy": ("probe", ".3f"),
+    "time/trial_seconds": ("seconds", ".1f"),
+}
+STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+def scores_text(scores: Mapping[str, float], objectives: tuple[str, ...]) -> str:
+    """Return the scores that have a column, such as `ELBO -23.10  KL 8.21`."""
+    columns = [k for k in _columns(objectives) if k in scores]
+    return "  ".join(f"{COLUMNS[k][0]} {scores[k]:{COLUMNS[k][1]}}" for k in columns)
+
+
+def trial_line(trial: FrozenTrial, objectives: tuple[str, ...]) -> str:
+    """Return the line that is printed when a trial has finished."""
+    scores = scores_text(trial.user_attrs.get("metrics", {}), objectives)
+    reason = f"  {trial.user_attrs['reason']}" if "reason" in trial.user_attrs else ""
+    return f"trial {trial.number:>3} {STATES[trial.state]:<8} {scores}  {_params(trial)}{reason}"
+
+
+def best_text(best: Mapping[str, tuple[float, int]]) -> str:
+    """Return the best value of each objective with the number of its trial, as `store.best_values` gives them."""
+    values = "  ".join(f"{COLUMNS[k][0]} {value:{COLUMNS[k][1]}} (#{number})" for k, (value, number) in best.items())
+    return f"best {values}" if best else ""
+
+
+def best_table(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) -> Table:
+    """Return a table of the best trials by the first objective; those on the Pareto front come first, with a star."""
+    several = len(objectives) > 1
+    sign = 1 if OBJECTIVES[objectives[0]].better == "minimize" else -1
+    front = {t.number for t in study.best_trials} if several else set()
+    order = sorted(store.complete_trials(study), key=lambda t: (t.number not in front, sign * t.values[0]))
+    best = order[:rows]
+    # a variant whose q has no density has no ELBO and no KL; their columns then show a dash
+    measured = {"valid/elbo", "valid/kl"}.union(*(t.user_attrs["metrics"] for t in best))
+    columns = [k for k in _columns(objectives) if k in measured]
+    star = f"; * Pareto front of {' and '.join(objectives)}" if several else ""
+    caption = f"{_counts(study)}; ELBO, reconstruction and KL in nats{star}"
+    table = Table(title=f"{study.study_name}: best trials", caption=caption)
+    for heading in ["trial", *(COLUMNS[k][0] for k in columns)]:
+        table.add_column(heading, justify="right")
+    table.add_column("parameters")
+    for t in best:
+        metrics = t.user_attrs["metrics"]
+        scores = [f"{metrics[k]:{COLUMNS[k][1]}}" if k in metrics else "—" for k in columns]
+        table.add_row(f"{t.number}{'*' * (t.number in front)}", *scores, _params(t))
+    return table
+
+
+def _columns(objectives: tuple[str, ...]) -> list[str]:
+    """Return the metrics for which there is room: the MMD only where it is an objective."""
+    return [k for k in COLUMNS if k != "latent/mmd" or k in objectives]
+
+
+def _counts(study: optuna.Study) -> str:
+    states = [t.state for t in store.finished_trials(study)]
+    return ", ".join(f"{states.count(s)} {name}" for s, name in STATES.items() if s in states)
+
+
+def _params(trial: FrozenTrial) -> str:
+    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())

@@ -1,0 +1,251 @@
+"""The speed of the trainer beside other programs, as ratios measured in one run on this machine.
+
+    uv run --extra speed python tests/speed.py [--rounds 5] [--evaluation]
+
+Measures the seconds of an MNIST epoch (60,000 images, network 784-400-20, batch 128, Adam with 1e-3). Each contender
+runs in its own process, and they take turns, an epoch each:
+
+    ours        pipeline.trainer with everything that it measures, without validation
+    program     the usual tutorial: PIL images, ToTensor, a DataLoader, and .item() in each step
+    pythae      pythae 0.1.2 with the same network and batch size (needs the extra `speed`)
+    floor       the matrix products of the same steps alone, in fp32
+
+With --evaluation it measures the importance weighted bound beside pythae's, and the seconds of MIG and SAP.
+"""
+
+import contextlib
+import importlib.util
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor, nn
+
+from pipeline import cli, machine
+from pipeline.data import Data, load, search_folders
+from pipeline.speed import product_seconds, trainer_seconds
+from variants import Batch, Config, InputError
+from variants.vae import VAE
+
+BATCH, WIDTH, LATENT, LR = 128, 400, 20, 1e-3
+
+
+def tutorial_data() -> Data:
+    """MNIST as the tutorial has it: all 60,000 training images, with grey pixels as probabilities."""
+    data = load("mnist", binarized=False)
+    assert data.train.y is not None
+    assert data.valid.y is not None
+    whole = Batch(torch.cat([data.train.x, data.valid.x]), torch.cat([data.train.y, data.valid.y]))
+    return replace(data, train=whole)
+
+
+def tutorial_vae(data: Data) -> VAE:
+    torch.manual_seed(0)
+    return VAE(Config(latent=LATENT, width=WIDTH, depth=1, lr=LR, batch=BATCH), data.spec)
+
+
+def ours(data: Data, epochs: int) -> Iterator[float]:
+    return trainer_seconds(tutorial_vae(data), data, epochs)
+
+
+def floor(data: Data, epochs: int) -> Iterator[float]:
+    return product_seconds(tutorial_vae(data), data, epochs)
+
+
+class TutorialVAE(nn.Module):
+    """The tutorial's model: two heads, a sigmoid, the sum of binary cross entropies and the KL."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.mean, self.log_var = nn.Linear(784, WIDTH), nn.Linear(WIDTH, LATENT), nn.Linear(WIDTH, LATENT)
+        self.back, self.out = nn.Linear(LATENT, WIDTH), nn.Linear(WIDTH, 784)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(-1, 784)
+        h = self.hidden(x).relu()
+        mean, log_var = self.mean(h), self.log_var(h)
+        z = mean + torch.randn_like(mean) * torch.exp(0.5 * log_var)
+        reconstruction = self.out(self.back(z).relu()).sigmoid()
+        kl = -0.5 * torch.sum(1 + log_var - mean.pow(2) - log_var.exp())
+        return nn.functional.binary_cross_entropy(reconstruction, x, reduction="sum") + kl
+
+
+def program(data: Data, epochs: int) -> Iterator[float]:
+    from torchvision import transforms
+    from torchvision.datasets import MNIST
+
+    root = next(p for p in search_folders() if (p / "MNIST" / "raw").is_dir())
+    dataset = MNIST(root, train=True, transform=transforms.ToTensor())
+    loader = torch.utils.data.DataLoader(dataset, batch_size=BATCH, shuffle=True)
+    model = TutorialVAE()
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
+    for _ in range(epochs):
+        begin = time.perf_counter()
+        total = 0.0
+        for x, _label in loader:
+            optimizer.zero_grad()
+            loss = model(x)
+            loss.backward()
+            total += loss.item()
+            optimizer.step()
+        yield time.perf_counter() - begin
+
+
+def pythae_vae() -> Any:
+    """Pythae's VAE with our network: 784-400-20, one head for means and log variances."""
+    from pythae import models
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.heads = nn.Linear(784, WIDTH), nn.Linear(WIDTH, 2 * LATENT)
+
+        def forward(self, x: Tensor) -> Any:
+            mean, log_var = self.heads(self.hidden(x.flatten(1)).relu()).chunk(2, 1)
+            return ModelOutput(embedding=mean, log_covariance=log_var)
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.out = nn.Linear(LATENT, WIDTH), nn.Linear(WIDTH, 784)
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(reconstruction=self.out(self.hidden(z).relu()).sigmoid().view(-1, 1, 28, 28))
+
+    config = models.VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT, reconstruction_loss="bce")
+    return models.VAE(config, Encoder(), Decoder())
+
+
+def pythae(data: Data, epochs: int) -> Iterator[float]:
+    from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = BaseTrainerConfig(
+            output_dir=folder, num_epochs=epochs, per_device_train_batch_size=BATCH, learning_rate=LR, no_cuda=True
+        )
+        dataset = BaseDataset(data.train.x, torch.zeros(len(data.train)))
+        trainer = BaseTrainer(pythae_vae(), dataset, training_config=settings)
+        trainer.prepare_training()
+        trainer.callback_handler.callbacks = []  # no progress bar inside the timing
+        for epoch in range(1, epochs + 1):
+            begin = time.perf_counter()
+            trainer.train_step(epoch)
+            yield time.perf_counter() - begin
+
+
+CONTENDERS: dict[str, Callable[[Data, int], Iterator[float]]] = {
+    "ours": ours, "program": program, "pythae": pythae, "floor": floor,
+}  # fmt: skip
+
+
+def contend(name: str, rounds: int, threads: int, pipe: Connection) -> None:
+    """Run in its own process: train an epoch for each message, and answer with its seconds."""
+    if name in ("ours", "floor"):
+        machine.prepare(threads)
+    else:  # other programs run without our settings
+        torch.set_num_threads(threads)
+    with contextlib.redirect_stdout(sys.stderr):
+        for seconds in CONTENDERS[name](tutorial_data(), rounds + 1):
+            pipe.send(seconds)
+            pipe.recv()
+
+
+def training(rounds: int, threads: int) -> dict[str, list[float]]:
+    """Return the seconds of each epoch of each contender. The first epoch of each warms up and does not count."""
+    names = [n for n in CONTENDERS if n != "pythae" or importlib.util.find_spec("pythae")]
+    if "pythae" not in names:
+        print("pythae is left out, because it is not installed: use uv run --extra speed", file=sys.stderr)
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
+    for name in names:
+        pipes[name], other_end = context.Pipe()
+        processes.append(context.Process(target=contend, args=(name, rounds, threads, other_end), daemon=True))
+        processes[-1].start()
+        pipes[name].recv()  # the first epoch, with nothing else running
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        for name in names:
+            pipes[name].send("next epoch")
+            seconds[name].append(pipes[name].recv())
+        print(f"round {turn + 1}/{rounds}: " + "  ".join(f"{n} {s[-1]:.2f}s" for n, s in seconds.items()), flush=True)
+    for process in processes:
+        process.terminate()
+    return seconds
+
+
+def evaluation(rounds: int, k: int = 200, n: int = 1000) -> None:
+    """Print the seconds of the importance weighted bound beside pythae's with the same weights, and of MIG and SAP."""
+    from pipeline.evaluate import disentanglement, likelihood, probe
+
+    data = load("mnist")
+    variant = tutorial_vae(data)
+    for _ in trainer_seconds(variant, data, epochs=1):
+        pass
+    other = pythae_vae().eval()
+    for net, same in ((other.encoder, variant.encoder), (other.decoder, variant.decoder)):
+        net.load_state_dict(dict(zip(net.state_dict(), same.state_dict().values(), strict=True)))
+    subset = probe.subset(data.test, n)
+    seconds: dict[str, list[float]] = {"ours": [], "pythae": []}
+    values: dict[str, list[float]] = {"ours": [], "pythae": []}
+    for turn in range(rounds):
+        begin = time.perf_counter()
+        bounds = likelihood.importance_weighted(variant, data, subset, k, seed=turn)
+        seconds["ours"].append(time.perf_counter() - begin)
+        values["ours"].append(float(bounds.mean()))
+        begin = time.perf_counter()
+        with torch.no_grad():  # pythae does not do this by itself
+            values["pythae"].append(float(other.get_nll(subset.x.float(), n_samples=k, batch_size=k)))
+        seconds["pythae"].append(time.perf_counter() - begin)
+    ratio = statistics.median(seconds["pythae"]) / statistics.median(seconds["ours"])
+    print(f"IW-{k} of {n} MNIST images, the same weights, median of {rounds}: pythae takes {ratio:.1f} times as long")
+    for name in seconds:
+        spread = f" +- {statistics.stdev(values[name]) / rounds**0.5:.3f}" if rounds > 1 else ""
+        mean = statistics.fmean(values[name])
+        print(f"  {name:<8} {statistics.median(seconds[name]):6.2f} s   log p(x) >= {mean:.3f}{spread} nats")
+    codes, factors = torch.randn(10_000, 10).numpy(), torch.randint(10, (10_000, 5)).numpy()
+    scores = {"MIG": partial(disentanglement.mig, codes, factors)}
+    scores["SAP"] = partial(disentanglement.sap, codes, factors, [True, *[False] * 4])
+    for name, score in scores.items():
+        begin = time.perf_counter()
+        score()
+        print(f"{name} of 10,000 codes of 10 dimensions, 5 factors: {time.perf_counter() - begin:.2f} s")
+
+
+def main(arguments: list[str]) -> int:
+    parser = cli.parser("speed", str(__doc__), "--threads")
+    parser.prog = "python tests/speed.py"
+    parser.add_argument("--rounds", type=cli.positive, default=5, metavar="N", help="epochs of each contender (5)")
+    parser.add_argument("--evaluation", action="store_true", help="measure bounds beside pythae's, MIG and SAP")
+    options = parser.parse_args(arguments)
+    threads = machine.prepare(options.threads)
+    if options.evaluation:
+        if not importlib.util.find_spec("pythae"):
+            raise InputError("--evaluation compares with pythae 0.1.2: use uv run --extra speed")
+        evaluation(options.rounds)
+        return 0
+    seconds = training(options.rounds, threads)
+    middle = {name: statistics.median(s) for name, s in seconds.items()}
+    print(f"\nseconds per MNIST epoch, {threads} threads, median of {options.rounds}; ratio to ours")
+    for name, value in sorted(middle.items(), key=lambda item: item[1]):
+        print(f"  {name:<8} {value:6.2f}  {value / middle['ours']:5.2f}")
+    print(f"  ours takes {middle['ours'] / middle['floor']:.2f} times as long as its matrix products; each epoch:")
+    print("  " + " ".join(f"{s:.2f}" for s in seconds["ours"]))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,108 @@
+"""What the READMEs show is true: commands run, options exist, code works, and links lead to files."""
+
+import importlib
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import stores
+from conftest import ROOT, Command
+
+from pipeline.__main__ import COMMANDS
+from studies import benchmark
+from studies.anchors import ANCHORS
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/**/README.md"), *ROOT.glob("*/*.md"), *ROOT.glob(".github/*.md")])
+PAGES = [p for p in dict.fromkeys(PAGES) if ".venv" not in p.parts]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TINY = {  # what makes a command of the README short enough to be run here; all others are asked for their --help
+    "study": ["--trials", "1", "--epochs", "1", "--threads", "1"],
+    "compare": ["--trials", "1", "--epochs", "1", "--seeds", "1", "--variant", "vae", "--threads", "1"],
+    "evaluate": ["--only", "latents", "--threads", "1"],
+    "speed": ["--dataset", "digits", "--rounds", "1", "--threads", "1"],
+    "sync": [],
+}
+
+
+def commands(page: Path) -> list[tuple[str, tuple[str, ...]]]:
+    """(name, words) of every `python -m pipeline.NAME ...` of a page, those of tables included."""
+    text = page.read_text(encoding="utf-8")
+    lines = re.findall(r"python -m pipeline\.([^\n`|]*)", text) + re.findall(
+        r"^\| `pipeline\.([^`]*)`", text, re.MULTILINE
+    )
+    found = []
+    for line in lines:
+        name, *words = shlex.split(re.split(r"\s{2,}|\s#|\s\[|&&", line)[0].rstrip(".,;:)"))
+        found.append((name, tuple(words)))
+    return list(dict.fromkeys(found))
+
+
+def help_of(name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    package = importlib.util.find_spec(f"pipeline.{name}.__main__") if name not in ("ui", "sync", "speed") else None
+    module = importlib.import_module(f"pipeline.{name}.__main__" if package else f"pipeline.{name}")
+    with pytest.raises(SystemExit) as end:
+        module.main(["--help"])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_pages_are_found() -> None:
+    names = {p.relative_to(ROOT).as_posix() for p in PAGES}
+    assert names >= {
+        "README.md", "variants/README.md", "studies/RESULTS.md", "pipeline/README.md", "pipeline/evaluate/README.md",
+        "pipeline/benchmark/README.md", "pipeline/deploy/README.md", ".github/CONTRIBUTING.md",
+    }  # fmt: skip
+    assert sum(len(commands(p)) for p in PAGES) > 15
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "words"),
+    [(p.relative_to(ROOT).as_posix(), name, words) for p in PAGES for name, words in commands(p)],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_a_command_of_a_page_exists_and_has_these_options(
+    page: str, name: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert name in COMMANDS
+    text = help_of(name, capsys)
+    for option in (w.split("=")[0] for w in words if w.startswith("--")):
+        assert re.search(rf"{re.escape(option)}\b", text), option
+    if words and not words[0].startswith("--"):
+        valid = {"benchmark": benchmark.names(), "schedule": benchmark.names(), "reproduce": list(ANCHORS)}[name]
+        assert words[0] in valid or words[0].isupper()
+
+
+def test_the_commands_of_the_readme_run(folder: Path, command: Command) -> None:
+    """In the order of the README, with tiny sizes: a study, a comparison, an evaluation of its run, and so on."""
+    for name, words in commands(ROOT / "README.md"):
+        if name not in TINY or {"--once", "--cron"} & set(words):
+            continue
+        run_id = next((r.info.run_id for r in stores.runs("trial", "digits")), "") if "RUN_ID" in words else ""
+        words = tuple(run_id if w == "RUN_ID" else w for w in words)
+        done = command(name, *words, *TINY[name])
+        assert done.returncode == 0, f"{name} {words}: {done.stdout}{done.stderr}"
+    code = re.search(r"## Use a model\n\n((?:    .*\n|\n)+)", README)
+    assert code
+    program = "import torch\nx = torch.zeros(3, 1, 8, 8)\n" + re.sub(r"^    ", "", code[1], flags=re.MULTILINE)
+    scope: dict[str, object] = {}
+    exec(program, scope)
+    assert scope["codes"].shape[0] == 3  # type: ignore[attr-defined]
+
+
+def test_the_readme_shows_the_whole_of_vae_py() -> None:
+    assert (ROOT / "variants" / "vae.py").read_text(encoding="utf-8").strip() in README
+
+
+def test_links_and_pictures_lead_to_files() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).resolve().exists(), f"{page}: {target}"
+
+
+def test_programs_that_pages_name_exist() -> None:
+    for page in PAGES:
+        for program in re.findall(r"(tests/\w+\.py)", page.read_text(encoding="utf-8")):
+            assert (ROOT / program).exists(), f"{page}: {program}"

@@ -1,0 +1,104 @@
+"""Abstract base classes of variants. Each implements a part of the contract; none defines a training objective."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from variants.base import closed_forms
+from variants.base.contract import Batch, Config, DataSpec, Variant
+from variants.base.likelihoods import Observation
+from variants.base.networks import Decoder, Encoder
+
+
+class DecoderVariant(Variant, ABC):
+    """A variant whose decoder gives the parameters of p(x|z) for each value of x.
+
+    A subclass sets `observation` and defines `decoder_output`. It inherits `decode`, `sample_x` and `log_likelihood`.
+    """
+
+    observation: Observation
+
+    @abstractmethod
+    def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
+        """Return the natural parameters of p(x|z), (B, *shape): logits, or means if the family is Gaussian.
+
+        A conditional variant reads its conditions from `batch`.
+        """
+
+    def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        return self.observation.mean(self.decoder_output(z, batch))
+
+    def sample_x(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        return self.observation.sample_x(self.decoder_output(z, batch))
+
+    def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
+        values = -self.observation.nll_each(batch.x, self.decoder_output(z, batch))
+        return values if batch.mask is None else torch.where(batch.mask[..., None], values, 0.0)
+
+    def nll(self, batch: Batch, z: Tensor) -> Tensor:
+        """Return -log p(x|z), (B,), in nats."""
+        return -closed_forms.per_example(self.log_likelihood(z, batch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """The two parts of the negative ELBO in nats, estimated with one sample of z, and that sample."""
+
+    z: Tensor  # (B, Z), a sample of q(z|x) through which gradients flow
+    mean: Tensor  # (B, Z), of q(z|x)
+    log_var: Tensor  # (B, Z), of q(z|x)
+    reconstruction: Tensor  # (B,), -log p(x|z)
+    kl: Tensor  # (B, Z), KL(q(z|x) || p(z)) of each dimension, in closed form
+
+
+class GaussianPosterior(DecoderVariant, ABC):
+    """A variant with q(z|x) = N(mean(x), diag(exp(log_var(x)))) and the prior p(z) = N(0, I).
+
+    A subclass defines `posterior`, `decoder_output` and `terms`, and sets `observation`.
+    """
+
+    @abstractmethod
+    def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the mean and the log-variance of q(z|x), (B, Z) each."""
+
+    def bound(self, batch: Batch) -> Bound:
+        """Return both parts of the negative ELBO. Draws one sample of z for each example."""
+        mean, log_var = self.posterior(batch)
+        z = closed_forms.reparameterize(mean, log_var)
+        reconstruction, kl = self.nll(batch, z), closed_forms.kl_standard_normal(mean, log_var)
+        return Bound(z=z, mean=mean, log_var=log_var, reconstruction=reconstruction, kl=kl)
+
+    def encode(self, batch: Batch) -> Tensor:
+        return self.posterior(batch)[0]
+
+    def sample_prior(self, n: int, condition: Batch | None = None) -> Tensor:
+        return torch.randn(n, self.config.latent, device=self.device)
+
+    def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
+        return closed_forms.per_example(closed_forms.log_standard_normal(z))
+
+    def sample_posterior(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor]:
+        return closed_forms.sample_normal(*self.posterior(batch), k)
+
+
+class GaussianVariant(GaussianPosterior, ABC):
+    """A `GaussianPosterior` with the shared encoder and decoder, for data of any kind but sequences.
+
+    A subclass needs to define only `paper` and `terms`.
+    """
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        self.encoder = Encoder(spec, config, 2 * config.latent)
+        self.decoder = Decoder(spec, config, config.latent)
+        self.observation = Observation(spec)
+
+    def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.encoder(batch.x).chunk(2, dim=1)
+        return mean, log_var
+
+    def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
+        output: Tensor = self.decoder(z)
+        return output
