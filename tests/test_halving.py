@@ -49,6 +49,14 @@ def test_one_trial_in_three_is_promoted() -> None:
     assert promoted == [True, True, False, False, True, False]  # the first two had too few others to be compared with
 
 
+def test_the_best_third_of_a_rung_is_promoted() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    for number in range(9):
+        study.ask().set_user_attr(halving.RUNGS, {"3": [float(number), -float(number)]})
+    promoted = [halving.promoted(study, number, 3, ("valid/elbo", "valid/reconstruction")) for number in range(9)]
+    assert promoted == [False] * 6 + [True] * 3
+
+
 @pytest.mark.slow
 def test_a_study_of_two_objectives_ends_weak_trials_early(folder: Path) -> None:
     outcome = run(StudyRequest(variant="beta", trials=12, epochs=18, compute=Compute(threads=1)))

@@ -133,6 +133,19 @@ def test_a_later_process_sends_the_journal_of_a_dead_one(folder: Path, command: 
     assert client().get_run(record.id).info.status == "KILLED"
 
 
+def test_half_a_line_is_removed_before_more_is_written(folder: Path) -> None:
+    journal = Journal("digits", "torn")
+    journal.add("begin", name="torn", tags={}, reopen=True)
+    journal.close()
+    with (journal.folder / "journal.jsonl").open("a") as stream:
+        stream.write('{"op": "metr')
+    for number in (1, 2):
+        journal = Journal("digits", "torn")
+        journal.add("params", values={"number": str(number)})
+        journal.close()
+    assert [e["op"] for e in Journal("digits", "torn").entries] == ["begin", "params", "params"]
+
+
 def test_sync_reports_what_it_did(folder: Path, command: Command) -> None:
     assert command("sync").stdout == "everything is in MLflow\n"
     journal = Journal("digits", "dead")
