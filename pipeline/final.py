@@ -23,7 +23,6 @@ from pipeline.tracker import Address, Record, Run, Tracker
 from pipeline.training_run import TrainingRun
 from variants import Config
 
-FIRST_SEED = 10_000  # the seeds of finals count from here; those of trials count from the seed of the search
 DONE = ("complete", "failed")  # a final that failed is not repeated: a training that diverged would diverge again
 
 

@@ -13,10 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import studies
 import variants
 from pipeline import cli, machine, trainer
-from pipeline.data import Data, load
+from pipeline.data import Data, as_sequences, load
 from variants import Batch, InputError, Variant
 
 TRACKED_EPOCHS = 10
@@ -82,7 +81,7 @@ def tracking(name: str, data: Data, rounds: int) -> tuple[float, float, float]:
             begin = time.perf_counter()
             if not track:
                 torch.manual_seed(0)
-                trainer.fit(trainer.build(name, config, data.spec), data, epochs=TRACKED_EPOCHS, seed=0)
+                trainer.fit(variants.build(name, config, data.spec), data, epochs=TRACKED_EPOCHS, seed=0)
                 plain.append(time.perf_counter() - begin)
                 continue
             with tracker.run("cost of tracking", {"kind": "trial"}) as run:
@@ -106,7 +105,8 @@ def main(arguments: list[str]) -> int:
     if name is None:
         raise InputError(f"--variant is missing: expected one of {', '.join(variants.names())}")
     threads = machine.prepare(options.threads)
-    data = load(options.dataset or studies.get(name).STUDY.dataset)
+    source = options.dataset or "digits"
+    data = load((as_sequences(source) if "mask" in variants.get(name).required_fields else None) or source)
     if options.tracking:
         if Path("mlflow.db").exists():
             raise InputError("mlflow.db exists here: use --tracking in an empty folder, because it writes runs")
@@ -118,7 +118,7 @@ def main(arguments: list[str]) -> int:
         print(f"  and {final:.2f} s for the scores and pictures at the end")
         return 0
     torch.manual_seed(0)
-    variant = trainer.build(name, variants.get(name).config_type(), data.spec)
+    variant = variants.build(name, variants.get(name).config_type(), data.spec)
     products = product_seconds(variant, data, rounds + 1)
     turns = zip(trainer_seconds(variant, data, rounds + 1), products, strict=True)
     next(turns)  # the first epoch of each warms up

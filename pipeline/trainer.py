@@ -18,10 +18,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-import variants
 from pipeline import machine
 from pipeline.data import Data
-from variants import Batch, Config, DataSpec, InputError, Terms, Variant
+from variants import Batch, Terms, Variant
 
 Precision = Literal["auto", "fp32", "bf16"]
 LRSchedule = Callable[[int, int], float]  # (epoch, from 1; number of epochs) -> factor on the first learning rate
@@ -77,17 +76,6 @@ def burda(epoch: int, epochs: int) -> float:
 LR_SCHEDULES: Mapping[str, LRSchedule] = {f.__name__: f for f in (constant, cosine, burda)}
 
 
-def build(name: str, config: Config, spec: DataSpec) -> Variant:
-    """Return a new, untrained variant. Raises `InputError` if it cannot be trained on such data."""
-    variant = variants.get(name)
-    missing = variant.required_fields - spec.fields
-    if missing:
-        descriptions = {"y": "class labels", "mask": "sequences"}
-        needed = " and ".join(descriptions[field] for field in sorted(missing))
-        raise InputError(f"{name} needs {needed}; data set {spec.name} has none")
-    return variant(config, spec)
-
-
 def fit(variant: Variant, data: Data, *, epochs: int, seed: int) -> None:
     """Train a variant to the end. Nothing is logged or saved: this is for models that are thrown away afterwards."""
     for _ in train(variant, data, epochs=epochs, seed=seed):
@@ -107,15 +95,15 @@ def train(
 ) -> Iterator[Epoch]:
     """Train on `data.train`, score `data.valid` after each epoch, and yield an `Epoch`.
 
-    Training runs on the device on which `data` lies. The order of the examples depends on `seed` alone, so that all
-    variants see them in the same order. With `patience`, training ends after that many epochs without a better
-    validation score (the ELBO, or the negative reconstruction if the variant has no ELBO), and the variant gets the
-    weights of its best epoch. The precision `auto` is bf16 autocast on CUDA and fp32 elsewhere. `lr_schedule` gives the
-    factor on the learning rates of all optimizers in each epoch. `resume` is a snapshot, after whose epoch training
-    continues.
+    Training runs on the device of `data`, to which the variant is moved. The order of the examples depends on `seed`
+    alone, so that all variants see them in the same order. With `patience`, training ends after that many epochs
+    without a better validation score (the ELBO, or the negative reconstruction if the variant has no ELBO), and then
+    the weights of the best epoch are restored. The precision `auto` is bf16 autocast on CUDA and fp32 elsewhere.
+    `lr_schedule` returns the factor by which all learning rates are multiplied in an epoch. `resume` is what
+    `Epoch.snapshot` returned; training continues with the next epoch.
 
     Raises:
-        Diverged: At the end of an epoch in which a loss or a score is infinite or not a number.
+        Diverged: At the end of an epoch, if a loss or a score was infinite or not a number.
     """
     device = data.train.x.device
     variant.to(device)

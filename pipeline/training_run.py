@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import variants
 from pipeline import checkpoint, trainer
 from pipeline import data as datasets
 from pipeline.data import Data
@@ -21,6 +22,7 @@ from pipeline.tracker import Run, views
 from pipeline.trainer import Diverged, Epoch
 from variants import Config, InputError, Variant
 
+FIRST_FINAL_SEED = 10_000  # finals use seeds from here on, and trials only smaller ones
 SAVE_EVERY = 1.0  # seconds between two checkpoints, each at the end of an epoch
 
 
@@ -88,17 +90,18 @@ def failed(run: Run, error: Exception) -> str:
 class TrainingRun:
     """A training in an MLflow run. Iterate over `epochs`, then call `scores`. To prune, leave the loop.
 
-    If the checkpoint exists, training continues from there. The checkpoint after the last epoch is complete: with it,
-    `epochs` yields nothing and only restores the model.
+    If the checkpoint exists, training continues from there. If training had already finished, `epochs` yields nothing
+    and only restores the model.
 
-    `path` is the file of the checkpoint; by default it lies in the journal of the run and is deleted with it.
+    `path` is the file of the checkpoint. By default it is stored with the journal of the run (what MLflow has not yet
+    received), and is deleted together with it.
     """
 
     def __init__(self, plan: TrainingPlan, data: Data, run: Run, path: Path | None = None) -> None:
         self.data, self.path = data, path or run.checkpoint
         self._plan, self._run = plan, run
         torch.manual_seed(plan.seed)
-        self.variant: Variant = trainer.build(plan.variant, plan.config, data.spec)
+        self.variant: Variant = variants.build(plan.variant, plan.config, data.spec)
         state, about = checkpoint.load(self.path) or ({}, {"best": {}, "best_epoch": 0, "epoch": 0, "seconds": 0.0})
         self._kl: Tensor | None = state.pop("kl", None)
         self._state = state or None
@@ -111,7 +114,7 @@ class TrainingRun:
         run.params({**dataclasses.asdict(plan.config), "epochs": plan.epochs, "weights": weights, **schedule})
         run.dataset(data)
         if self.variant.conditioned_on:  # p(x) of this model is conditional, which its ELBO does not tell
-            run.tags({"given": self.variant.conditioned_on})
+            run.tags({"conditioned_on": self.variant.conditioned_on})
 
     def epochs(self) -> Iterator[Epoch]:
         """Train, and yield the epochs that remain. Raises `Diverged` and `TrainingTooLong`."""

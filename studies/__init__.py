@@ -2,8 +2,8 @@
 
 A file `studies/NAME.py` defines `suggest(trial) -> Config`, which samples a configuration with `trial.suggest_*` of
 Optuna, and `STUDY`, which holds the objectives and the default budget. Another package adds such a module with an entry
-point in the group `vae.studies`. The file is optional: without it, a variant is searched over the hyperparameters that
-all variants share, for the best ELBO.
+point in the group `vae.studies`. The file is optional: without it, `latent`, `width`, `depth` and `lr` are
+searched for the best ELBO.
 """
 
 import importlib

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
+import stores
 import torch
 from conftest import Command, environment
 from mlflow import MlflowClient
 
 import variants
-from pipeline import compare, data, trainer
+from pipeline import compare, data, metrics, trainer
 from pipeline.compare import protocol, report
 from pipeline.compare.analysis import Criterion, board
 from pipeline.compare.protocol import CompareRequest
+from pipeline.evaluate import pictures
+from pipeline.evaluate.context import Sizes
 from pipeline.executor import Compute
 from pipeline.progress import Display
 from pipeline.tracker import Tracker
@@ -92,6 +96,101 @@ def test_what_is_missing_is_stated(frame: pd.DataFrame, reasons: dict[str, str],
     for row in result.rows:
         assert (row.mean is None) == (row.reason != "")
     assert {r.variant for r in result.rows} == {*frame["variant"], *reasons}
+
+
+def test_every_metric_of_a_criterion_exists() -> None:
+    """A metric that nothing measures would be a column that is missing without a word."""
+    for criterion in protocol.CRITERIA:
+        for name in (criterion.validation_metric, criterion.test_metric, *criterion.related_metrics):
+            assert metrics.find(name).about, name
+        assert criterion.validation_metric.startswith("valid/") or criterion.validation_metric == "probe/accuracy"
+        assert not criterion.test_metric.startswith("valid/")
+        assert metrics.find(criterion.validation_metric).better == metrics.find(criterion.test_metric).better
+
+
+@pytest.fixture
+def small_finals(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny data set without labels, and finals that are scored by bounds only and draw no pictures."""
+    np.savez("bare.npz", x=np.random.default_rng(0).random((120, 6)).astype("float32"))
+    monkeypatch.setattr(protocol, "PARTS", ("bounds",))
+    monkeypatch.setattr(protocol, "SIZES", Sizes(iw_k=5, iw_n=10))
+    monkeypatch.setattr(pictures, "all_of", lambda *_: {})
+
+
+def small_request(*names: str, **changes: Any) -> CompareRequest:
+    return CompareRequest(dataset="bare.npz", variants=names, epochs=1, seeds=2, compute=Compute(threads=1), **changes)
+
+
+def compared(request: CompareRequest) -> Any:
+    return protocol.run(request, Display())
+
+
+@pytest.mark.usefixtures("small_finals")
+def test_a_comparison_chooses_by_validation_scores_and_trains_each_final_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda self: self.number == 1)
+    request = small_request("vae", "beta", train=True, trials=3)
+    result = compared(request)
+    assert (result.dataset, result.left_out, result.warnings) == ("bare", {}, [])
+    criteria = ("elbo", "reconstruction")  # without labels there is no probe
+    assert tuple(b.criterion.name for b in result.boards) == criteria
+
+    assert [(c.criterion, c.variant) for c in result.choices] == [(c, v) for c in criteria for v in ("vae", "beta")]
+    for choice in result.choices:
+        trials = result.candidates[choice.variant].study.trials
+        values = {t.number: t.metrics[f"valid/{choice.criterion}"] for t in trials if t.state == "complete"}
+        assert values.keys() == {0, 2}  # one that was pruned is not chosen
+        best = max if choice.criterion == "elbo" else min
+        assert choice.value == best(values.values()) == values[choice.trial]
+        assert choice.config == trials[choice.trial].config
+
+    frame = result.finals
+    keys = {c.key for c in result.choices}
+    assert sorted(zip(frame["config"], frame["seed"], strict=True)) == sorted(
+        (k, s) for k in keys for s in (10_000, 10_001)
+    )
+    runs = {r.info.run_id: r for r in stores.runs("final", "bare")}
+    (parent,) = stores.runs("comparison", "bare")
+    assert set(frame["run"]) == runs.keys()
+    for _, row in frame.iterrows():
+        tags, scores = runs[row["run"]].data.tags, runs[row["run"]].data.metrics
+        assert (row["variant"], str(row["seed"]), row["state"]) == (tags["variant"], tags["seed"], "complete")
+        assert row["test/elbo"] == scores["test/elbo"]
+        assert tags["mlflow.parentRunId"] == parent.info.run_id
+    chosen = {(c.criterion, c.variant): c.key for c in result.choices}
+    for b in result.boards:
+        for row in b.rows:
+            scores = frame[frame["config"] == chosen[b.criterion.name, row.variant]][b.criterion.test_metric]
+            assert (row.seeds, row.mean.value) == (2, pytest.approx(scores.mean()))
+    for variant, weights in result.weights.items():
+        ids = frame[frame["config"] == chosen["elbo", variant]]["run"]
+        assert {runs[i].data.params["weights"] for i in ids} == {str(weights)}
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("this was trained before")
+
+    monkeypatch.setattr(trainer, "train", never)
+    assert compared(request).finals.equals(frame)
+    assert len(stores.runs("comparison", "bare")) == 1
+    alone = compared(replace(small_request("vae"), seeds=1))
+    assert set(alone.finals["seed"]) == {10_000}
+    assert len(alone.warnings) == 2
+    assert alone.warnings[0].startswith("one seed allows neither") and "vae is the only variant" in alone.warnings[1]
+
+    np.savez("bare.npz", x=np.random.default_rng(1).random((120, 6)).astype("float32"))  # other data of that name
+    with pytest.raises(InputError, match="no variant has a study of it"):
+        compared(small_request("vae"))
+
+
+@pytest.mark.usefixtures("small_finals")
+def test_finals_are_trained_on_seeds_that_no_search_used() -> None:
+    request = small_request("vae", train=True, trials=2)
+    result = compared(request)
+    searched = {int(r.data.tags["seed"]) for r in stores.runs("trial", "bare")}
+    fresh = {int(r.data.tags["seed"]) for r in stores.runs("final", "bare")}
+    assert len(searched) == len(fresh) == 2
+    assert set(result.finals["seed"]) == fresh
+    assert not searched & fresh
+    assert min(fresh) > request.seed + 1000  # a search of a thousand trials would not use them either
 
 
 @pytest.mark.slow
@@ -199,6 +298,7 @@ def test_ranks_over_several_data_sets(command: Command, folder: Path) -> None:
 
 def test_no_choice_depends_on_the_test_split(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Studies and choices are the same if the test split holds nothing but NaN."""
+    monkeypatch.setattr(pictures, "all_of", lambda *_: {})
     load = data.load
 
     def poisoned(source: str, **options: Any) -> data.Data:

@@ -278,7 +278,7 @@ def test_a_variant_has_a_study_that_compares_fairly(name: str) -> None:
     assert type(config)(**dataclasses.asdict(config)) == config
     assert objectives(space.STUDY.objectives, SPECS["binary images"]) == space.STUDY.objectives
     spec = next(s for s in SPECS.values() if fits(name, s))
-    trainer.build(name, config, spec)
+    variants.build(name, config, spec)
 
 
 @pytest.mark.parametrize("name", variants.names())

@@ -1,5 +1,6 @@
 """Named data sets, a person's own data, and every way in which they can be wrong."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from variants import InputError
 RNG = np.random.default_rng(0)
 
 
-def saved(folder: Path, **arrays: Any) -> str:
-    np.savez(folder / "mine.npz", **arrays)
-    return str(folder / "mine.npz")
+def saved(folder: Path, name: str = "mine", **arrays: Any) -> str:
+    np.savez(folder / f"{name}.npz", **arrays)
+    return str(folder / f"{name}.npz")
 
 
 def test_digits_are_split_once_and_for_all() -> None:
@@ -90,6 +91,70 @@ def test_labels_may_be_words(tmp_path: Path) -> None:
     assert loaded.spec.classes == 3
 
 
+def arrays(**changes: Any) -> dict[str, Any]:
+    """The same arrays each time, with some of them changed, or left out where the change is None."""
+    rng = np.random.default_rng(0)
+    plain = {"x": rng.random((60, 4)), "y": np.arange(60) % 3, "factors": np.arange(120).reshape(60, 2) % 5}
+    return {k: v for k, v in (plain | changes).items() if v is not None}
+
+
+def test_data_that_differ_in_anything_have_another_digest(tmp_path: Path) -> None:
+    """Studies and finals are found again by the digest alone."""
+    x, factors = arrays()["x"], arrays()["factors"]
+    changed = x.copy()
+    changed[7, 2] += 0.5
+    steps = np.zeros((60, 5, 2))
+    steps[:, :3] = np.random.default_rng(0).random((60, 3, 2))
+    cases: list[dict[str, Any]] = [
+        arrays(), arrays(x=changed), arrays(y=(np.arange(60) + 1) % 3), arrays(y=None), arrays(factors=None),
+        arrays(factors=factors + 1), arrays(x=x[::-1]), arrays(x=x[:, ::-1]),
+        {"x": steps, "lengths": np.full(60, 4)}, {"x": steps, "lengths": np.full(60, 5)},
+    ]  # fmt: skip
+    digests = [data.load(saved(tmp_path, str(i), **case)).digest for i, case in enumerate(cases)]
+    assert len(set(digests)) == len(cases)
+    assert all(re.fullmatch(r"[0-9a-f]{64}", d) for d in digests)
+    assert data.load(saved(tmp_path, "again", **arrays())).digest == digests[0]
+
+
+def test_factors_keep_their_names_and_their_examples(tmp_path: Path) -> None:
+    factors = np.arange(120).reshape(60, 2)
+    x = np.stack([factors[:, 0], factors[:, 1], np.ones(60)], axis=1) / 200  # so the factors can be read from x
+    named = data.load(saved(tmp_path, x=x, factors=factors, factor_names=["size", "kind"], unordered=["kind"]))
+    assert named.factors is not None
+    for split, stored in zip((named.train, named.valid, named.test), named.factors, strict=True):
+        assert (stored.names, stored.unordered) == (("size", "kind"), ("kind",))
+        values = split.x[:, :2] * named.scale[:2] + named.shift[:2]
+        assert torch.allclose(values * 200, torch.from_numpy(stored.values).float(), atol=1e-3)
+    plain = data.load(saved(tmp_path, x=x, factors=factors))
+    assert plain.factors is not None
+    assert plain.factors[0].names == ("factor 0", "factor 1")
+    assert data.load(saved(tmp_path, x=x)).factors is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"factors": np.arange(60)}, r"factors are int64 of shape \(60,\); expected finite numbers \(60, factors\)"),
+        ({"factors": np.zeros((9, 2))}, r"factors are float64 of shape \(9, 2\)"),
+        ({"factors": np.full((60, 2), np.nan)}, "expected finite numbers"),
+        ({"factor_names": ["one"]}, "1 factor_names for 2 factors; expected a name for each"),
+        ({"factor_names": ["a", "b"], "unordered": ["c"]}, "unordered names 'c'; expected names out of a, b"),
+    ],
+)
+def test_factors_that_do_not_fit_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        data.load(saved(tmp_path, **arrays(**changes)))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float64, np.bool_])
+def test_binary_values_of_every_type_are_stored_as_bool(kind: Any, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(2, size=(60, 4)).astype(kind)
+    loaded = data.load(saved(tmp_path, x=x))
+    assert loaded.spec.likelihood == "bernoulli"
+    assert {split.x.dtype for split in (loaded.train, loaded.valid, loaded.test)} == {torch.bool}
+    assert loaded.batch(loaded.train, slice(0, 2)).x.dtype == torch.float32
+
+
 def images(folder: Path, mode: str = "L", classes: int = 2, size: tuple[int, int] = (9, 7)) -> Path:
     for c in range(classes):
         (folder / f"class{c}").mkdir(parents=True)
@@ -124,9 +189,9 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_arrays_are_refused(case: str, tmp_path: Path) -> None:
-    arrays, message = BAD[case]
+    content, message = BAD[case]
     with pytest.raises(InputError, match=message):
-        data.load(saved(tmp_path, **arrays))
+        data.load(saved(tmp_path, **content))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "corrupt", "empty", "text"])

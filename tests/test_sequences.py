@@ -1,5 +1,6 @@
 """Sequences and tables: what is read, how it is padded, split and standardised, and how it can be wrong."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,28 @@ def test_a_train_file_takes_its_test_file_along(tmp_path: Path) -> None:
         data.load(str(tmp_path / "Mine_TEST.tsv"))
 
 
+def test_a_fifth_of_each_class_of_a_train_file_is_for_validation(tmp_path: Path) -> None:
+    """This holds for rare classes too."""
+    for part, counts in (("TRAIN", (50, 10, 5)), ("TEST", (4, 4, 4))):
+        rows = [[c, *RNG.random(6)] for c, n in enumerate(counts) for _ in range(n)]
+        np.savetxt(tmp_path / f"Rare_{part}.tsv", rows, delimiter="\t")
+    loaded = data.load(str(tmp_path / "Rare_TRAIN.tsv"))
+    labels = [split.y for split in (loaded.train, loaded.valid, loaded.test)]
+    counted = [torch.bincount(y, minlength=3).tolist() for y in labels if y is not None]
+    assert counted == [[40, 8, 4], [10, 2, 1], [4, 4, 4]]
+
+
+@pytest.mark.parametrize("name", ["bad_TRAIN.tsv", "bad.tsv"])
+def test_bad_tsv_files_are_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text("1\t0.5\tlong\n2\t0.1\tshort\n")
+    with pytest.raises(InputError, match=re.escape(f"--dataset {path} cannot be read as labels and values")):
+        data.load(str(path))
+    path.write_text("\n".join(f"{i / 7}\t0.5\t{i}" for i in range(40)))
+    with pytest.raises(InputError, match=re.escape(f"--dataset {path}: y holds fractions")):
+        data.load(str(path))
+
+
 def test_music_keeps_its_splits(tmp_path: Path) -> None:
     def cells(n: int) -> np.ndarray:
         pieces = np.empty((1, n), dtype=object)
@@ -139,6 +162,24 @@ def test_symbols_become_one_hot(tmp_path: Path) -> None:
     loaded = data.load(npz(tmp_path, x=x, lengths=np.full(40, 6)))
     assert (loaded.spec.likelihood, loaded.spec.shape) == ("categorical", (5,))
     assert (loaded.batch(loaded.train, slice(0, 9)).x.sum(2) == 1).all()
+
+
+@pytest.mark.parametrize("symbol", [-1, 4096])
+def test_symbols_out_of_range_are_refused(symbol: int, tmp_path: Path) -> None:
+    x = RNG.integers(0, 9, (40, 5))
+    x[3, 2] = symbol
+    path = npz(tmp_path, x=x, lengths=np.full(40, 5))
+    message = f"--dataset {path}: symbols from {x.min()} to {x.max()}; expected 0 to 4095"
+    with pytest.raises(InputError, match=re.escape(message)):
+        data.load(path)
+
+
+def test_a_long_table_needs_no_labels(tmp_path: Path) -> None:
+    path = as_csv(tmp_path, waves())
+    pd.read_csv(path).drop(columns="label").to_csv(path, index=False)
+    loaded = data.load(path)
+    assert (loaded.spec.steps, loaded.spec.shape, loaded.spec.classes) == (8, (2,), 0)
+    assert loaded.train.y is None
 
 
 def test_rows_of_images_are_their_pixels() -> None:

@@ -76,6 +76,18 @@ def test_few_or_equal_runs_are_no_evidence() -> None:
         s.paired(np.ones(3), np.ones(4))
 
 
+def test_intervals_are_the_same_each_time() -> None:
+    """They are drawn at random, but a report that is made again shows the same numbers."""
+    rng = np.random.default_rng(0)
+    scores = {name: rng.normal(size=(5, 30)) for name in "abc"}
+    ranks = s.ranks(scores, resamples=99)
+    assert ranks == s.ranks(scores, resamples=99)
+    assert any(e.low < e.value < e.high for e in ranks.values())
+    first, second = (s.interval(s.improvement, scores["a"], scores["b"], resamples=99) for _ in range(2))
+    assert first == second
+    assert first.low < first.high
+
+
 def test_holm() -> None:
     """The worked example of Holm's rule: times 4, 3, 2, 1 in order of size, and never falling."""
     assert s.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

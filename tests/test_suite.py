@@ -42,7 +42,7 @@ QUICK = ("vae", "hvae")
 def built(name: str, loaded: Data, settings: Any, epochs: int = 2) -> Variant:
     cls = variants.get(name.split()[0])
     torch.manual_seed(0)
-    made = trainer.build(name.split()[0], cls.config_type(latent=4, width=16, **settings), loaded.spec)
+    made = variants.build(name.split()[0], cls.config_type(latent=4, width=16, **settings), loaded.spec)
     trainer.fit(made, loaded, epochs=epochs, seed=0)
     return made
 

@@ -1,5 +1,6 @@
 """What is tracked goes to a journal first: nothing waits for the store, and nothing is lost or stored twice."""
 
+import json
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,8 +14,8 @@ from conftest import Command
 from mlflow import MlflowClient
 
 import variants
-from pipeline import data, trainer, training_run
-from pipeline.tracker import Tracker, unsent_runs
+from pipeline import data, training_run
+from pipeline.tracker import REOPENED, Run, Tracker, saved_model, unsent_runs, without_credentials
 from pipeline.tracker.journal import Journal
 from pipeline.tracker.sender import Sender
 from pipeline.training_run import TrainingPlan, TrainingRun
@@ -109,11 +110,49 @@ def test_a_run_that_the_store_refuses_does_not_hold_up_the_others(
     assert unsent_runs() == [("digits", "bad")]
 
 
-def _closed(run: Any) -> bool:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and not run._journal.closed:
-        time.sleep(0.1)
-    return bool(run._journal.closed)
+def _closed(run: Run) -> bool:
+    """Wait until the store has all of a run that ended, and return whether it has."""
+    with run._journal.changed:
+        return run._journal.changed.wait_for(lambda: run._journal.closed, 30)
+
+
+def test_a_store_that_is_away_is_tried_again_after_growing_delays(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = []
+
+    def away(self: Sender, journal: Journal) -> int:
+        times.append(time.monotonic())
+        raise ConnectionError("the server is away")
+
+    tracker = Tracker("digits")
+    with monkeypatch.context() as patch:
+        patch.setattr(Sender, "send", away)
+        with tracker.run("a", {"kind": "trial"}, key="a") as run:
+            pass
+        time.sleep(1.2)
+        assert 2 <= len(times) <= 3
+        assert times[1] - times[0] > 0.4
+    assert _closed(run)
+    assert [r.tags["state"] for r in tracker.find(kind="trial")] == ["complete"]
+
+
+def test_an_error_of_the_store_is_reported_without_credentials(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Sender, journal: Journal) -> int:
+        raise ConnectionError("no answer from http://me:secret@host:5000/x\nand more lines")
+
+    tracker = Tracker("digits")
+    with monkeypatch.context() as patch:
+        patch.setattr(Sender, "send", refused)
+        with tracker.run("a", {"kind": "trial"}, key="a") as run:
+            pass
+        assert run.wait(5) == "ConnectionError: no answer from http://host:5000/x"
+    assert _closed(run)
+
+
+def test_addresses_are_shown_without_their_passwords() -> None:
+    assert without_credentials("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert without_credentials("./a folder") == "./a folder"
 
 
 def test_a_later_process_sends_the_journal_of_a_dead_one(folder: Path, command: Command) -> None:
@@ -133,17 +172,32 @@ def test_a_later_process_sends_the_journal_of_a_dead_one(folder: Path, command: 
     assert client().get_run(record.id).info.status == "KILLED"
 
 
-def test_half_a_line_is_removed_before_more_is_written(folder: Path) -> None:
-    journal = Journal("digits", "torn")
-    journal.add("begin", name="torn", tags={}, reopen=True)
-    journal.close()
-    with (journal.folder / "journal.jsonl").open("a") as stream:
-        stream.write('{"op": "metr')
-    for number in (1, 2):
-        journal = Journal("digits", "torn")
-        journal.add("params", values={"number": str(number)})
-        journal.close()
-    assert [e["op"] for e in Journal("digits", "torn").entries] == ["begin", "params", "params"]
+HALF = ['{"op": "metr', '{"op": "metrics", "label": "m2", "values": {"valid/elbo": -2.0}, "step": 2, "time": 1}']
+
+
+@pytest.mark.parametrize("half", HALF, ids=["within a word", "before its line break"])
+def test_half_a_line_is_removed_before_more_is_written(half: str, folder: Path) -> None:
+    """A process dies while it writes a line, the next one continues and dies too, and a third one sends everything."""
+    with suppress(KeyboardInterrupt), Tracker("digits").run("cut", {"kind": "trial"}, key="cut") as run:
+        run.metrics({"valid/elbo": -1.0}, 1)
+        raise KeyboardInterrupt
+    assert _closed(run)
+    path = run._journal.folder / "journal.jsonl"
+    with path.open("a") as stream:
+        stream.write(half)
+
+    second = Journal("digits", "cut")
+    assert [e["op"] for e in second.entries] == ["begin", "metrics", "tags", "end"]
+    second.add("begin", name="cut", tags={"kind": "trial"}, reopen=True)
+    second.add("metrics", "m3", values={"valid/elbo": -3.0}, step=3, time=3)
+    second.close()
+
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["op"] for line in lines] == ["begin", "metrics", "tags", "end", "begin", "metrics"]
+    assert Tracker("digits").catch_up() == []
+    (record,) = Tracker("digits").find(kind="trial")
+    assert Tracker("digits").curve(record.id, "valid/elbo") == [(1, -1.0), (3, -3.0)]
+    assert record.tags["state"] == "interrupted"
 
 
 def test_sync_reports_what_it_did(folder: Path, command: Command) -> None:
@@ -167,7 +221,7 @@ def test_sending_a_line_twice_does_no_harm(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Sender, "send", twice)
     loaded = data.load("digits")
     tracker = Tracker("digits")
-    model = trainer.build("vae", variants.get("vae").config_type(latent=2, width=8), loaded.spec)
+    model = variants.build("vae", variants.get("vae").config_type(latent=2, width=8), loaded.spec)
     run = written(tracker)
     whole(run.id)
     with tracker.run("m", {"kind": "trial"}, key="m") as run:
@@ -280,3 +334,188 @@ def test_a_process_that_died_before_its_first_entry_does_not_block_its_run(folde
     with tracker.run("early", {"kind": "final"}, key="early") as run:
         pass
     assert stores.client().get_run(run.id).data.tags["state"] == "complete"
+
+
+def complete(tracker: Tracker, key: str = "a", **tags: str) -> str:
+    """Write a run with one metric that is complete. Returns its id."""
+    with tracker.run(key, {"kind": "trial", **tags}, key=key) as run:
+        run.metrics({"valid/elbo": -1.0}, 1)
+    assert run.wait(30) == ""
+    (record,) = tracker.find(key=key)
+    return record.id
+
+
+def test_a_deleted_experiment_is_refused_with_what_restores_it(folder: Path) -> None:
+    tracker = Tracker("digits")
+    tracker.client.delete_experiment(tracker.experiment)
+    with pytest.raises(InputError, match="'digits' is deleted; `mlflow experiments restore` restores it"):
+        Tracker("digits")
+
+
+def test_what_is_added_to_a_reopened_run_joins_it_and_leaves_its_state(folder: Path) -> None:
+    tracker = Tracker("digits")
+    name = complete(tracker)
+    reopened = tracker.reopen(name)
+    reopened.metrics({"test/elbo": -2.0}, 0)
+    reopened.text("deep/note.txt", "more")
+    assert reopened.close() == ""
+    (record,) = tracker.find()
+    assert record.id == name
+    assert record.metrics == {"valid/elbo": -1.0, "test/elbo": -2.0}
+    assert record.tags["state"] == "complete"
+    assert tracker.text(name, "deep/note.txt") == "more"
+    assert client().get_run(name).info.status == "FINISHED"
+    assert unsent_runs() == []
+
+
+def test_a_process_that_died_while_a_run_was_reopened_leaves_its_state_too(folder: Path) -> None:
+    tracker = Tracker("digits")
+    name = complete(tracker)
+    journal = Journal("digits", f"{REOPENED}{name}")
+    journal.run_id = name
+    journal.add("begin", name="", tags={}, reopen=False)
+    journal.add("metrics", "m", values={"test/elbo": -2.0}, step=0, time=1)
+    journal.close()
+    assert tracker.catch_up() == []
+    (record,) = tracker.find()
+    assert (record.id, record.tags["state"], record.metrics["test/elbo"]) == (name, "complete", -2.0)
+
+
+def test_another_machine_does_not_write_epochs_again_that_the_store_has(folder: Path) -> None:
+    """It does not have the journal of the run, whose curves are in the store."""
+    tracker = Tracker("digits")
+    for factor, epochs in ((-1.0, (1, 2)), (-10.0, (1, 2, 3))):
+        with tracker.run("a", {"kind": "trial"}, key="a") as run:
+            for epoch in epochs:
+                run.metrics({"time/train_seconds": 1.0, "valid/elbo": factor * epoch}, epoch)
+            if len(epochs) == 3:
+                run.metrics({"valid/kl": 1.0}, 2)  # this is not an epoch
+        assert run.wait(30) == ""
+        assert unsent_runs() == []
+    (record,) = tracker.find(kind="trial")
+    assert tracker.curve(record.id, "valid/elbo") == [(1, -1.0), (2, -2.0), (3, -30.0)]
+    assert tracker.curve(record.id, "valid/kl") == [(2, 1.0)]
+
+
+def test_more_points_than_one_call_accepts_all_arrive(folder: Path) -> None:
+    tracker = Tracker("digits")
+    with tracker.run("many", {"kind": "trial"}, key="many") as run:
+        for step in range(30):
+            run.metrics({f"valid/x{i}": float(step * i) for i in range(100)}, step)
+    assert run.wait(60) == ""
+    (record,) = tracker.find(kind="trial")
+    assert len(record.metrics) == 100
+    for i in (0, 57, 99):
+        assert tracker.curve(record.id, f"valid/x{i}") == [(s, float(s * i)) for s in range(30)]
+
+
+def test_a_run_that_continues_is_running_and_loses_the_state_in_which_it_ended(folder: Path) -> None:
+    tracker = Tracker("digits")
+    with suppress(KeyboardInterrupt), tracker.run("a", {"kind": "trial"}, key="a"):
+        raise KeyboardInterrupt("ctrl-c")
+    assert tracker.catch_up() == []
+    (record,) = tracker.find(kind="trial")
+    assert (record.tags["state"], record.tags["reason"]) == ("interrupted", "KeyboardInterrupt: ctrl-c")
+    with tracker.run("a", {"kind": "trial", "more": "tags"}, key="a") as run:
+        assert run.id == record.id
+        assert run._journal.wait(30)
+        stored = client().get_run(record.id)
+        assert stored.info.status == "RUNNING"
+        assert not {"state", "reason"} & stored.data.tags.keys()
+        run.params({"long": "x" * 7000})
+        run.state = "pruned"
+    assert run.wait(30) == ""
+    stored = client().get_run(record.id)
+    assert (stored.info.status, stored.data.tags["state"], stored.data.tags["more"]) == ("KILLED", "pruned", "tags")
+    assert stored.data.params["long"] == "x" * 6000
+    assert stored.info.end_time >= stored.info.start_time
+
+
+def test_an_error_marks_the_run_as_failed_and_is_raised(folder: Path) -> None:
+    tracker = Tracker("digits")
+    with pytest.raises(ZeroDivisionError), tracker.run("a", {"kind": "trial"}, key="a") as run:
+        _ = 1 / 0
+    assert run.wait(30) == ""
+    (record,) = tracker.find(kind="trial")
+    assert (record.tags["state"], record.tags["reason"]) == ("failed", "ZeroDivisionError: division by zero")
+    assert client().get_run(record.id).info.status == "FAILED"
+
+
+def test_a_model_is_loaded_with_its_scores_and_its_data(folder: Path) -> None:
+    loaded = data.load("digits")
+    tracker = Tracker("digits")
+    trained = variants.build("vae", variants.get("vae").config_type(latent=2, width=8), loaded.spec)
+    with tracker.run("m", {"kind": "trial"}, key="m") as run:
+        run.dataset(loaded)
+        run.model(trained, {"valid/elbo": -1.5}, 3)
+    assert run.wait(30) == ""
+    (record,) = tracker.find(kind="trial")
+    assert record.model is not None
+    copy = tracker.model(record.model, folder / "x" / "y")
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), copy.parameters(), strict=True))
+    (model,) = client().search_logged_models([tracker.experiment])
+    assert [(m.key, m.value, m.step) for m in model.metrics or []] == [("valid/elbo", -1.5, 3)]
+    assert (model.name, model.source_run_id) == ("vae-digits", record.id)
+    assert {"variant": "vae", "dataset": "digits"}.items() <= model.tags.items()
+    (dataset,) = client().get_run(record.id).inputs.dataset_inputs
+    sizes = {part: len(getattr(loaded, part)) for part in ("train", "valid", "test")}
+    assert json.loads(dataset.dataset.profile) == {**sizes, "classes": 10}
+    reopened, path, source, digest = saved_model(record.id, folder / "z")
+    assert variants.load(str(path)).config == trained.config
+    assert (source, digest) == ("digits", loaded.digest[:36])
+    reopened.metrics({"test/elbo": -3.0}, 0)
+    assert reopened.close() == ""
+    assert tracker.find(kind="trial")[0].metrics["test/elbo"] == -3.0
+
+    for _ in range(2):  # the second time, the version exists
+        tracker.register("vae-digits", record.model, "champion")
+    (version,) = client().search_model_versions("name = 'vae-digits'")
+    assert (version.run_id, version.source) == (record.id, model.artifact_location)
+    assert client().get_model_version_by_alias("vae-digits", "champion").version == version.version
+
+
+def test_a_run_without_a_model_and_a_run_that_does_not_exist_are_refused(folder: Path) -> None:
+    name = complete(Tracker("digits"))
+    with pytest.raises(InputError, match=r"this run \(a\) holds no model; a study keeps the models of its best trials"):
+        saved_model(name, folder / "x")
+    with pytest.raises(InputError, match="has no such run"):
+        saved_model("0" * 32, folder / "x")
+
+
+def test_runs_are_found_by_all_their_tags_oldest_first(folder: Path) -> None:
+    tracker = Tracker("digits")
+    for key, study in (("c", "one"), ("a", "two"), ("b", "one")):
+        complete(tracker, key, study=study)
+    assert [r.tags["key"] for r in tracker.find(kind="trial")] == ["c", "a", "b"]
+    assert [r.tags["key"] for r in tracker.find(kind="trial", study="one")] == ["c", "b"]
+    assert tracker.find(kind="final") == []
+
+
+def test_an_entry_with_a_label_is_written_once_and_others_each_time(folder: Path) -> None:
+    journal: Any = Journal("digits", "a")
+    assert journal.is_new
+    assert journal.add("begin", name="a", tags={}, reopen=True)
+    assert journal.add("params", "p", values={"x": "1"})
+    assert not journal.add("params", "p", values={"x": "2"})
+    assert journal.add("tags", values={"y": "1"})
+    assert journal.add("tags", values={"y": "2"})
+    journal.mark_sent(2)
+    journal.run_id = "r"
+    journal.close()
+    second = Journal("digits", "a")  # of the next process
+    assert not second.is_new
+    assert not second.add("params", "p", values={"x": "3"})
+    assert (second.run_id, [e["op"] for e in second.unsent]) == ("r", ["tags", "tags"])
+    assert (second.begun, second.ended) == (True, False)
+    second.add("end", state="interrupted", time=1)
+    second.mark_sent(3)
+    second.close()
+    assert unsent_runs() == [("digits", "a")]  # its folder stays, because an interrupted run may continue
+    last = Journal("digits", "a")
+    last.add("begin", name="a", tags={}, reopen=True)
+    assert not last.ended
+    last.add("end", state="complete", time=2)
+    last.mark_sent(2)
+    last.close()
+    assert unsent_runs() == []
+    assert not last.folder.exists()

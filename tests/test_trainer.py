@@ -20,6 +20,15 @@ def digits() -> Data:
     return data.load("digits")
 
 
+@pytest.fixture(scope="module")
+def small(digits: Data) -> Data:
+    """Only 60 training examples, on which a network overfits within a few epochs."""
+    return dataclasses.replace(digits, train=digits.train[slice(0, 60)])
+
+
+OVERFITTING = {"width": 128, "lr": 1e-2, "batch": 20}
+
+
 def vae(spec: DataSpec, **settings: object) -> Variant:
     torch.manual_seed(0)
     return VAE(Config(**{"latent": 4, "width": 32, "lr": 3e-3, **settings}), spec)  # type: ignore[arg-type]
@@ -79,9 +88,8 @@ def test_scoring_leaves_the_random_state_alone(digits: Data) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_patience_ends_the_training_and_brings_back_the_best_weights(digits: Data) -> None:
-    small = dataclasses.replace(digits, train=digits.train[slice(0, 60)])
-    variant = vae(digits.spec, width=128, lr=1e-2, batch=20)
+def test_patience_ends_the_training_and_brings_back_the_best_weights(digits: Data, small: Data) -> None:
+    variant = vae(digits.spec, **OVERFITTING)
     epochs = list(train(variant, small, epochs=300, seed=0, patience=5))
     best = max(epochs, key=lambda e: e.metrics["valid/elbo"])
     assert best.best
@@ -89,6 +97,48 @@ def test_patience_ends_the_training_and_brings_back_the_best_weights(digits: Dat
     totals = trainer.score(variant, digits, digits.valid, seed=0)
     kl = float(totals.sums["kl"] / totals.count)
     assert kl == pytest.approx(best.metrics["valid/kl"], rel=1e-6)
+
+
+def test_an_epoch_is_best_if_no_earlier_one_was_as_good(small: Data) -> None:
+    epochs = list(train(vae(small.spec, **OVERFITTING), small, epochs=12, seed=0))
+    elbos = [e.metrics["valid/elbo"] for e in epochs]
+    assert [e.best for e in epochs] == [all(v > earlier for earlier in elbos[:i]) for i, v in enumerate(elbos)]
+    assert not all(e.best for e in epochs)
+
+
+def test_an_epoch_has_its_number_its_steps_and_its_times(small: Data) -> None:
+    epochs = list(train(vae(small.spec, batch=20), small, epochs=3, seed=0))
+    assert [(e.number, e.step) for e in epochs] == [(1, 3), (2, 6), (3, 9)]  # 60 examples in batches of 20
+    for epoch in epochs:
+        times = {k: v for k, v in epoch.metrics.items() if k.startswith("time/")}
+        assert times.keys() == {"time/train_seconds", "time/valid_seconds", "time/examples_per_second"}
+        assert all(0 < v < 1e9 for v in times.values())
+        assert times["time/examples_per_second"] == pytest.approx(60 / times["time/train_seconds"])
+
+
+class Watched(VAE):
+    """A VAE that records for each batch whether it is trained, and the step."""
+
+    def terms(self, batch: Batch, step: Tensor) -> Terms:
+        self.modes = [*getattr(self, "modes", []), self.training]
+        self.steps = [*getattr(self, "steps", []), int(step)]
+        return super().terms(batch, step)
+
+
+def test_the_mode_of_a_variant_is_switched_for_validation_and_back(small: Data) -> None:
+    """Dropout and batch normalization depend on the mode that torch calls `training`."""
+    variant = Watched(Config(latent=2, width=8, batch=30), small.spec)
+    list(train(variant, small, epochs=2, seed=0))
+    assert variant.modes == [True, True, False, True, True, False]
+
+
+def test_steps_are_counted_over_all_epochs_also_after_an_interruption(small: Data) -> None:
+    """The warm-up of the KL depends on the step. Validation is at the step that the weights have reached."""
+    variant, rest = (Watched(Config(latent=2, width=8, batch=30), small.spec) for _ in range(2))
+    snapshots = [e.snapshot() for e in train(variant, small, epochs=2, seed=0)]
+    assert variant.steps == [0, 1, 2, 2, 3, 4]
+    list(train(rest, small, epochs=2, seed=0, resume=snapshots[0]))
+    assert rest.steps == [2, 3, 4]
 
 
 def test_a_loss_that_leaves_the_real_numbers_is_named(digits: Data) -> None:
@@ -202,6 +252,25 @@ def test_a_training_that_is_continued_ends_in_the_same_weights(digits: Data, nam
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), rest.parameters(), strict=True))
 
 
+def test_a_training_that_is_interrupted_after_its_best_epoch_keeps_the_weights_of_that_epoch(small: Data) -> None:
+    whole, cut, rest, again = (vae(small.spec, **OVERFITTING) for _ in range(4))
+    epochs = list(train(whole, small, epochs=300, seed=0, patience=4))
+    last = epochs[-1].number
+    best = max(epochs, key=lambda e: e.metrics["valid/elbo"]).number
+    assert best < last - 1
+    for epoch in train(cut, small, epochs=300, seed=0, patience=4):
+        if epoch.number == last - 1:
+            saved = epoch.snapshot()
+            break
+    after = list(train(rest, small, epochs=300, seed=0, patience=4, resume=saved))
+    assert [e.number for e in after] == [last]  # the epochs without a better score are still counted
+    assert not after[0].best
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), rest.parameters(), strict=True))
+    ended = after[0].snapshot()  # from which there is nothing left to train
+    assert list(train(again, small, epochs=300, seed=0, patience=4, resume=ended)) == []
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+
 def test_a_schedule_scales_the_learning_rate_of_every_optimizer(digits: Data) -> None:
     frozen = vae(digits.spec)
     before = [p.clone() for p in frozen.parameters()]
@@ -234,7 +303,7 @@ def test_a_variant_that_does_not_fit_is_refused(
         "table": DataSpec(name="table", shape=(7,), likelihood="gaussian", classes=2),
     }[dataset]
     with pytest.raises(InputError, match=message):
-        trainer.build(name, variants.get(name).config_type(**settings), spec)  # type: ignore[arg-type]
+        variants.build(name, variants.get(name).config_type(**settings), spec)  # type: ignore[arg-type]
 
 
 def test_a_training_epoch_copies_to_the_host_once(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:

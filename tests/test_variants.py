@@ -20,7 +20,7 @@ STEP = torch.tensor(5.0)
 def make(name: str, spec: DataSpec, **settings: object) -> Variant:
     torch.manual_seed(0)
     cls = variants.get(name)
-    return trainer.build(name, cls.config_type(**{"latent": 4, "width": 16, **settings}), spec)  # type: ignore[arg-type]
+    return variants.build(name, cls.config_type(**{"latent": 4, "width": 16, **settings}), spec)  # type: ignore[arg-type]
 
 
 def images(n: int = 12) -> Batch:

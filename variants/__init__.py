@@ -2,6 +2,7 @@
 
     variants.names()                 the names of all variants
     variants.get("beta")             the class of a variant; its `config_type` has the hyperparameters
+    variants.build("beta", config, spec)    a new model of this variant for such data
     variants.save(model, folder)     write the weights as safetensors and the rest as JSON
     variants.load(folder)            read the model again, without pickle
 
@@ -23,7 +24,7 @@ from typing import Any
 from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, Variant
 
 __all__ = [
-    "Batch", "Config", "DataSpec", "InputError", "Terms", "Variant", "get", "load", "name_of", "names", "save",
+    "Batch", "Config", "DataSpec", "InputError", "Terms", "Variant", "build", "get", "load", "name_of", "names", "save",
 ]  # fmt: skip
 
 _FOLDER = Path(__file__).parent
@@ -72,6 +73,17 @@ def get(name: str) -> type[Variant]:
     if len(classes) != 1:
         raise InputError(f"{where} defines {len(classes)} variants; expected exactly one concrete subclass of Variant")
     return _checked(classes[0], where)
+
+
+def build(name: str, config: Config, spec: DataSpec) -> Variant:
+    """Return a new, untrained variant. Raises `InputError` if it cannot be trained on such data."""
+    variant = get(name)
+    missing = variant.required_fields - spec.fields
+    if missing:
+        descriptions = {"y": "class labels", "mask": "sequences"}
+        needed = " and ".join(descriptions[field] for field in sorted(missing))
+        raise InputError(f"{name} needs {needed}; data set {spec.name} has none")
+    return variant(config, spec)
 
 
 def _defined_in(module: Any) -> list[type[Variant]]:

@@ -4,7 +4,7 @@ Kingma & Welling 2013, arXiv:1312.6114. For each example, with one sample z ~ q(
 
     L = log p(x|z) - KL(q(z|x) || p(z)).
 
-*Departures*: the units are rectified instead of tanh and the optimizer is Adam instead of AdaGrad, as in later work.
+*Departures*: the hidden units are ReLU instead of tanh, and the optimizer is Adam instead of AdaGrad, as in later work.
 Warm-up of the KL and free bits are available, and are off by default.
 """
 

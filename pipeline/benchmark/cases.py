@@ -19,7 +19,7 @@ import torch
 import variants
 from pipeline import data as datasets
 from pipeline import executor as executors
-from pipeline import final, machine, trainer, training_run
+from pipeline import final, machine, training_run
 from pipeline.benchmark import history
 from pipeline.benchmark.history import Rerun
 from pipeline.benchmark.speed import SpeedTask, TimedCase
@@ -73,7 +73,7 @@ def prepare(suite: Suite, device: torch.device) -> dict[str, PreparedCase]:
             config = variants.get(case.variant).config_type(**case.settings)
         except TypeError as error:
             raise InputError(f"case {name} of studies/benchmark.py: {error}") from error
-        trainer.build(case.variant, config, data.spec)
+        variants.build(case.variant, config, data.spec)
         cases[name] = PreparedCase(
             name=name, variant=case.variant, config=config, epochs=case.epochs, source=case.dataset, data=data
         )
@@ -152,7 +152,7 @@ class CaseTrainer:
         """Return the values of each series, a reason for each case that failed, and the fingerprint of each case."""
         tasks: dict[str, FinalTask] = {}
         for name, case in cases.items():
-            fixed = () if id_.endswith(CONFIRMATION) else (("fixed", final.FIRST_SEED),)
+            fixed = () if id_.endswith(CONFIRMATION) else (("fixed", training_run.FIRST_FINAL_SEED),)
             for role, seed in (*fixed, *((f"fresh {i}", s) for i, s in enumerate(seeds))):
                 training = Final(
                     variant=case.variant, config=case.config, epochs=case.epochs, patience=0, seed=seed,
@@ -232,7 +232,7 @@ class CaseTrainer:
     def _seeds(self, id_: str) -> list[int]:
         """Return seeds that no other rerun has. They lie above those of searches and of comparisons."""
         names = [f"{self.tags['suite']} {id_} {i}" for i in range(self.suite.seeds)]
-        return [10 * final.FIRST_SEED + zlib.crc32(name.encode()) % 2**31 for name in names]
+        return [10 * training_run.FIRST_FINAL_SEED + zlib.crc32(name.encode()) % 2**31 for name in names]
 
     def _time(self, cases: Mapping[str, TimedCase]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
         with self.display.progress("speed", 1) as progress:

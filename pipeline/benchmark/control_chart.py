@@ -1,23 +1,25 @@
-"""Statistics that tell a real change from noise: control charts on the means of reruns, against a pinned baseline.
+"""Statistics that tell a real change from noise: control charts of the means of reruns.
 
-A *series* is one metric of one case of a suite. Each rerun gives it one value: the mean over trainings on fresh seeds.
-R reruns are pinned as the baseline; their values have the mean m and the standard deviation s. A later value x is
-assessed by three tests:
+A *series* is one metric of one case of a suite. Each rerun gives it one value: the mean over n trainings on fresh
+seeds. The values of R earlier reruns are fixed ("pinned") as the baseline; they have the mean m and the standard
+deviation s. A later value x is assessed by three tests, which are written here for a metric whose higher values are
+better:
 
-    first look      x is beyond m - t s sqrt(1 + 1/R), a one-sided t prediction interval at 1%: suspect
-    confirmation    the mean of x and of the value of a second rerun is beyond m - t s sqrt(1/2 + 1/R), at the level
-                    below, and the second value alone is beyond its limit at 5%: worse
-    drift           z_i = .3 x_i + .7 z_(i-1) with z_0 = m (EWMA, Roberts 1959) over all reruns since the baseline is
-                    beyond its own prediction limit: drifting. Each x_i is first clipped to the limits at the level
-                    below, so that a single outlier is soon forgotten.
+    first look      x < m - t s sqrt(1 + 1/R), a one-sided t prediction interval at the level 1%: suspect
+    confirmation    the mean of x and of the value of a second rerun is below m - t s sqrt(1/2 + 1/R) at the level a,
+                    and the second value alone is below its limit at 5%: worse
+    drift           z_i = .3 x_i + .7 z_(i-1) with z_0 = m (EWMA, Roberts 1959), over all reruns since the baseline, is
+                    below its own prediction limit: drifting. Each x_i is first clipped to the limits at the level a,
+                    so that a single outlier is soon forgotten.
 
-All three also require that the change is at least as large as the smallest change that matters. A suite may raise
-false alarms in a given share of months; this share is divided by the number of series and of reruns in a month
-(Bonferroni), which gives the level of one test.
+All three also require that the change is at least as large as the smallest change that matters. The probability of a
+false alarm in a month is limited to 4.5%, and to 0.5% for drift. Dividing it by the number of tests in a month gives
+the level of one test (Bonferroni), which is a.
 
 If the trainings of different reruns differ no more than those of one rerun, as expected with fresh seeds, s is
 estimated from all trainings (R n - 1 degrees of freedom). It is estimated from the R values alone (R - 1 degrees of
-freedom) if an F test at 1% finds that reruns differ more, or if a rerun has only one value, as for speed.
+freedom) if an F test of the variance between reruns over that within reruns is significant at 1%, or if a rerun has
+only one value, as for speed.
 """
 
 import math

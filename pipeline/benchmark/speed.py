@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline import final, machine, trainer, training_run
+import variants
+from pipeline import machine, trainer, training_run
 from pipeline.benchmark.history import SPEED
 from pipeline.data import Data
 from pipeline.executor import Report, Resources
@@ -60,9 +61,9 @@ class SpeedTask:
 def _epochs(case: TimedCase, device: torch.device) -> Iterator[Epoch]:
     name, config, source, digest = case
     data = _subset(training_run.cached_data(source, digest, device))
-    torch.manual_seed(final.FIRST_SEED)
-    variant = trainer.build(name, config, data.spec)
-    return trainer.train(variant, data, epochs=ROUNDS, seed=final.FIRST_SEED)
+    torch.manual_seed(training_run.FIRST_FINAL_SEED)
+    variant = variants.build(name, config, data.spec)
+    return trainer.train(variant, data, epochs=ROUNDS, seed=training_run.FIRST_FINAL_SEED)
 
 
 def _subset(data: Data) -> Data:

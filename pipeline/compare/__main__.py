@@ -62,7 +62,9 @@ def main(arguments: list[str]) -> int:
         for uri in champions:
             display.say(f'to load its model: from pipeline import model; model.load("{uri}")')
         link = views.link(tracker.uri, tracker.experiment, "Variants")
-        display.say(f"in MLflow: python -m pipeline.ui --dataset {dataset} --view Variants --open, which shows {link}")
+        display.say(
+            f"in MLflow: python -m pipeline.ui --dataset {dataset} --view Variants --open; while it runs, {link}"
+        )
         display.say(f"the report: {written.page.absolute()}")
         comparisons.append(comparison)
         pages[dataset] = str(written.page)

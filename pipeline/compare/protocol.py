@@ -14,7 +14,7 @@ import torch
 import variants
 from pipeline import data as datasets
 from pipeline import executor as executors
-from pipeline import final, machine, trainer, training_run
+from pipeline import final, machine, training_run
 from pipeline.compare.analysis import Board, Criterion, board
 from pipeline.data import Data
 from pipeline.evaluate.context import Sizes
@@ -157,18 +157,11 @@ def run(request: CompareRequest, display: Display) -> Comparison:
             ready = final.existing(tracker)
             missing = {
                 key: final.FinalTask(
-                    final=f,
-                    key=key,
-                    source=c.source,
-                    digest=c.data.digest,
-                    dataset=dataset,
-                    address=tracker.address,
-                    parent=parent.id,
-                    tags=tags,
+                    final=f, key=key, source=c.source, digest=c.data.digest, dataset=dataset, address=tracker.address,
+                    parent=parent.id, tags=tags,
                 )
-                for key, (c, f) in finals.items()
-                if key not in ready
-            }
+                for key, (c, f) in finals.items() if key not in ready
+            }  # fmt: skip
             with executors.open_executor(request.compute) as executor:
                 final.train(executor, missing, len(finals) - len(missing), display)
             problems = tracker.catch_up(patience=60)
@@ -222,7 +215,7 @@ def _sources(names: Sequence[str], dataset: str, data: Data) -> tuple[dict[str, 
         if rows and "mask" in cls.required_fields and not data.spec.steps:
             source, own_data = rows, datasets.load(rows)
         try:
-            trainer.build(name, cls.config_type(), own_data.spec)
+            variants.build(name, cls.config_type(), own_data.spec)
         except InputError as error:
             left_out[name] = str(error)
             continue
@@ -237,18 +230,11 @@ def _study(request: CompareRequest, variant: str, source: str, data: Data, displ
     if not request.train or (study and len(study.trials) >= request.trials):
         return study
     display.say(f"{variant}: {request.trials} trials of at most {request.epochs} epochs on {data.spec.name}")
-    search(
-        StudyRequest(
-            variant=variant,
-            dataset=source,
-            trials=request.trials,
-            epochs=study.epochs if study else request.epochs,
-            timeout=request.timeout,
-            seed=request.seed,
-            storage=request.storage,
-            compute=request.compute,
-        )
-    )
+    study_request = StudyRequest(
+        variant=variant, dataset=source, trials=request.trials, epochs=study.epochs if study else request.epochs,
+        timeout=request.timeout, seed=request.seed, storage=request.storage, compute=request.compute,
+    )  # fmt: skip
+    search(study_request, display)
     return read_study(request.storage, name)
 
 
@@ -260,13 +246,10 @@ def _choices(candidates: Mapping[str, Candidate]) -> list[Choice]:
             best = candidate.study.best(criterion.validation_metric)
             if best is not None:
                 choice = Choice(
-                    criterion=criterion.name,
-                    variant=variant,
-                    trial=best.number,
-                    value=best.metrics[criterion.validation_metric],
-                    config=best.config,
+                    criterion=criterion.name, variant=variant, trial=best.number,
+                    value=best.metrics[criterion.validation_metric], config=best.config,
                     key=final.config_key(variant, best.config),
-                )
+                )  # fmt: skip
                 choices.append(choice)
     return choices
 
@@ -276,21 +259,13 @@ def _finals(
 ) -> Iterator[tuple[Candidate, Final]]:
     """Yield each chosen configuration once for each fresh seed, even if several criteria chose it."""
     configs = {choice.key: choice for choice in choices}
-    for seed in range(final.FIRST_SEED, final.FIRST_SEED + seeds):
+    for seed in range(training_run.FIRST_FINAL_SEED, training_run.FIRST_FINAL_SEED + seeds):
         for choice in configs.values():
             candidate = candidates[choice.variant]
-            yield (
-                candidate,
-                Final(
-                    variant=choice.variant,
-                    config=choice.config,
-                    epochs=candidate.study.epochs,
-                    patience=candidate.study.patience,
-                    seed=seed,
-                    sizes=SIZES,
-                    parts=PARTS,
-                ),
-            )
+            yield candidate, Final(
+                variant=choice.variant, config=choice.config, epochs=candidate.study.epochs,
+                patience=candidate.study.patience, seed=seed, sizes=SIZES, parts=PARTS,
+            )  # fmt: skip
 
 
 def _frame(records: Sequence[tuple[Final, Record]]) -> pd.DataFrame:

@@ -181,17 +181,9 @@ def _prepare(raw: Raw, binarized: bool) -> Data:
         train_factors, valid_factors, test_factors = (raw.factors[i.numpy()] for i in index)
         factors = (train_factors, valid_factors, test_factors)
     return Data(
-        spec=spec,
-        train=splits[0],
-        valid=splits[1],
-        test=splits[2],
-        digest=_digest(raw, index),
-        source=raw.source,
-        shift=shift,
-        scale=scale,
-        layout=raw.layout or layout,
-        factors=factors,
-    )
+        spec=spec, train=splits[0], valid=splits[1], test=splits[2], digest=_digest(raw, index), source=raw.source,
+        shift=shift, scale=scale, layout=raw.layout or layout, factors=factors,
+    )  # fmt: skip
 
 
 def _digest(raw: Raw, index: list[Tensor]) -> str:

@@ -27,14 +27,9 @@ def load(size: int) -> Raw:
     splits = list(torch.arange(len(values)).split(SPLITS))
     source = "drawn by this project from the factors of dSprites (Matthey et al. 2017)"
     return Raw(
-        name=name,
-        source=source,
-        x=x,
-        y=values[:, 0],
-        likelihood="bernoulli",
-        splits=splits,
+        name=name, source=source, x=x, y=values[:, 0], likelihood="bernoulli", splits=splits,
         factors=Factors(tuple(SIZES), values, ("shape",)),
-    )
+    )  # fmt: skip
 
 
 def draw(values: NDArray[np.int64], size: int) -> NDArray[np.bool_]:

@@ -23,9 +23,9 @@ def encode_split(variant: Variant, data: Data, split: Batch) -> NDArray[np.float
 def posterior_and_prior(
     variant: Variant, data: Data, split: Batch, n: int = MMD_SAMPLES
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return one sample of q(z|x) for at most `n` examples, (N, Z), and `n` samples of the prior, (n, Z).
+    """Return one sample of q(z|x) for each of N <= n examples, (N, Z), and n samples of the prior, (n, Z).
 
-    If q has no density, the codes take the place of its samples.
+    If q(z|x) has no density, the codes of `encode` are returned instead of its samples.
     """
     chosen = probe.subset(split, n)
     variant.eval()

@@ -24,14 +24,14 @@ def importance_weighted(
 ) -> Tensor | Undefined:
     """Return the importance weighted bound of log p(x) for each example: (N,), nats, float64, on the CPU.
 
-    The bound is log 1/k sum_i p(x, z_i) / q(z_i|x) with z_i ~ q(z|x) (Burda et al. 2016, equation 8). With k = 1 it is
-    a sample of the ELBO; a higher k gives a tighter bound. Each example is encoded once.
+    The bound is log((1/k) sum_i p(x, z_i) / q(z_i|x)) with z_i ~ q(z|x) (Burda et al. 2016, equation 8). With k = 1 it
+    is an estimate of the ELBO with one sample; a higher k gives a tighter bound.
 
     If the variant is conditioned on a class, the bound is of log p(x) = log sum_y p(x, y), over all classes, and labels
     are not used. With `marginal=False` it is of log p(x, y) for the labels as they are. If the variant is conditioned
     on a part of x, the bound is of log p(missing|observed).
 
-    It is undefined for a variant whose q(z|x) has no density.
+    Returns `Undefined` for a variant whose q(z|x) has no density.
     """
     bounds = []
     variant.eval()

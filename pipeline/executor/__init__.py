@@ -115,7 +115,8 @@ def run_all(
 ) -> None:
     """Run tasks until `next_task` returns None and all tasks have ended.
 
-    `on_end` is called once for each task, in this process.
+    A task whose process died is submitted again, up to `MAX_DEATHS` deaths. `on_end` is called once for each task, in
+    the calling process; for a task that was given up, `Ended.died` is set.
     """
     running: dict[Hashable, Task] = {}
     deaths: dict[Hashable, int] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import variants
 from pipeline import data as datasets
-from pipeline import machine, trainer
+from pipeline import machine
 from pipeline.data import Data
 from pipeline.executor import Report, Resources
 from pipeline.metrics import mlflow_name
@@ -51,7 +51,7 @@ def check(trainings: Iterable[Training]) -> DataSpec:
     specs = []
     for training in trainings:
         specs.append(prepared(training).spec)
-        trainer.build(training.variant, _config(training), specs[-1])
+        variants.build(training.variant, _config(training), specs[-1])
     return specs[0]
 
 

@@ -44,7 +44,9 @@ def _epilog(arguments: list[str]) -> str:
         lines.append(f"  {f.name:<14} {range_:<32} {f.metadata['help']}")
     study = space.STUDY
     budget = f"objectives: {', '.join(study.objectives)}; {study.trials} trials of at most {study.epochs} epochs"
-    return "\n".join([EXAMPLES, f"{chosen}: {variants.get(chosen).paper}", budget, "", "parameters (--fix):", *lines])
+    return "\n".join(
+        [EXAMPLES, f"{chosen}: {variants.get(chosen).paper}", budget, "", "hyperparameters (--fix):", *lines]
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -69,8 +71,8 @@ def main(argv: list[str]) -> int:
         print("no trial was completed; the reasons are printed above, and are in MLflow", file=sys.stderr)
         return 1
     display.show(summary.best_table(outcome.study, outcome.objectives))
-    display.say(f"compare the trials:  python -m pipeline.ui --dataset {outcome.experiment} --open")
-    display.say(f"which shows {outcome.link}")
+    display.say(f"to compare the trials, run:  python -m pipeline.ui --dataset {outcome.experiment} --open")
+    display.say(f"while it runs, the page is at {outcome.link}")
     return 0
 
 

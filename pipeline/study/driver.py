@@ -18,11 +18,11 @@ import studies
 import variants
 from pipeline import data as datasets
 from pipeline import executor as executors
-from pipeline import machine, metrics, trainer, training_run
+from pipeline import machine, metrics, training_run
 from pipeline.evaluate import quick
 from pipeline.executor import Compute, Ended
 from pipeline.progress import Display, Progress
-from pipeline.study import figures, space, store, summary
+from pipeline.study import space, store, summary
 from pipeline.study.space import Value
 from pipeline.study.trial import STATES, TrialSettings, TrialTask, same_failure
 from pipeline.tracker import Run, Tracker, views
@@ -85,10 +85,15 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
     source = request.dataset or defaults.dataset
     data = datasets.load(source)
     objectives = metrics.objectives(defaults.objectives, data.spec)
-    trainer.build(request.variant, example, data.spec)  # raises InputError if the variant does not fit the data
+    variants.build(request.variant, example, data.spec)  # raises InputError if the variant does not fit the data
     data = data.to(device)
     training_run.cache_data(source, device, data)
     trials, epochs = request.trials or defaults.trials, request.epochs or defaults.epochs
+    if not 0 <= request.seed <= training_run.FIRST_FINAL_SEED - trials:
+        raise InputError(
+            f"--seed {request.seed}: expected 0 to {training_run.FIRST_FINAL_SEED - trials} for {trials} trials, "
+            f"because finals use the seeds from {training_run.FIRST_FINAL_SEED} on"
+        )
     name = request.study_name or f"{request.variant}-{data.spec.name}"
     search = {
         "variant": request.variant, "dataset": data.spec.name, "digest": data.digest, "objectives": list(objectives),
@@ -135,7 +140,7 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
             )  # fmt: skip
             executors.run_all(executor, driver.next_trial, driver.show_epoch, driver.end_trial)
             if store.complete_trials(study):
-                for path, figure in figures.draw(study, objectives):
+                for path, figure in summary.figures(study, objectives):
                     parent.figure(path, figure)
             parent.text("study/trials.csv", study.trials_dataframe().to_csv(index=False))
     for problem in tracker.catch_up(patience=5):  # after all workers have ended

@@ -13,7 +13,7 @@ from optuna.trial import FixedTrial, FrozenTrial
 import studies
 import variants
 from pipeline.metrics import OBJECTIVES
-from pipeline.study import figures, space, store
+from pipeline.study import space, store, summary
 from pipeline.study.trial import STATES
 from studies import SearchSpace
 from variants import Config, InputError
@@ -59,9 +59,10 @@ class StudyRecord:
 
 
 def read_study(url: str, name: str) -> StudyRecord | None:
-    """Read a study from the store at `url`. Return None if there is none of that name.
+    """Read a study from the store at `url`. Return None if the store has no study of that name.
 
-    Trials of older versions have no stored configuration. Theirs is rebuilt from today's search space, with a warning.
+    Trials of older versions have no stored configuration. It is then rebuilt from the current search space, with a
+    warning.
 
     Raises:
         InputError: If the store cannot be read, or the configuration of a trial does not fit the variant any more.
@@ -113,7 +114,7 @@ def _importances(study: optuna.Study, objectives: tuple[str, ...]) -> dict[str, 
         return {}
     importances: dict[str, dict[str, float]] = {}
     for i, name in enumerate(objectives):
-        target = partial(figures.minimized_value, i, OBJECTIVES[name].better)
+        target = partial(summary.minimized_value, i, OBJECTIVES[name].better)
         with warnings.catch_warnings(), suppress(ValueError, RuntimeError):  # too few different values
             warnings.simplefilter("ignore")  # Optuna warns of a direction, which `minimized_value` takes care of
             importances[name] = dict(optuna.importance.get_param_importances(study, target=target))

@@ -1,6 +1,10 @@
-"""What a study prints: notes about running trials, a line for each finished one, and a table at the end."""
+"""What a study shows: notes about running trials, a line for each finished one, and a table and plots at the end."""
 
-from collections.abc import Mapping
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -8,6 +12,8 @@ from rich.table import Table
 
 from pipeline.metrics import OBJECTIVES
 from pipeline.study import store
+
+os.environ.setdefault("MPLBACKEND", "Agg")
 
 COLUMNS = {  # metric -> heading and format, in the order in which they are shown
     "valid/elbo": ("ELBO", ".2f"),
@@ -50,11 +56,12 @@ def best_table(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) 
     measured = {"valid/elbo", "valid/kl"}.union(*(t.user_attrs["metrics"] for t in best))
     columns = [k for k in _columns(objectives) if k in measured]
     star = f"; * Pareto front of {' and '.join(objectives)}" if several else ""
-    caption = f"{_counts(study)}; ELBO, reconstruction and KL in nats{star}"
+    units = "ELBO, reconstruction and KL in nats per example; probe: accuracy of a linear classifier on the codes"
+    caption = f"{_counts(study)}; {units}{star}"
     table = Table(title=f"{study.study_name}: best trials", caption=caption)
     for heading in ["trial", *(COLUMNS[k][0] for k in columns)]:
         table.add_column(heading, justify="right")
-    table.add_column("parameters")
+    table.add_column("hyperparameters")
     for t in best:
         metrics = t.user_attrs["metrics"]
         scores = [f"{metrics[k]:{COLUMNS[k][1]}}" if k in metrics else "—" for k in columns]
@@ -74,3 +81,54 @@ def _counts(study: optuna.Study) -> str:
 
 def _params(trial: FrozenTrial) -> str:
     return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
+
+
+def figures(study: optuna.Study, objectives: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Yield the path and the matplotlib figure of each of Optuna's plots, which become files of the study's run.
+
+    For each objective there are the history, the importances of parameters and parallel coordinates; for several there
+    is the Pareto front.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    better = {name.split("/")[1]: OBJECTIVES[name].better for name in objectives}
+    for name, plot in _plots(study, objectives):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna calls its plots experimental
+            figure = np.ravel(plot())[0].figure
+        if name.startswith("parallel_"):  # darker is better; with a target, Optuna assumes that lower is better
+            for lines in figure.axes[0].collections:
+                lines.set_cmap("Blues" if better[name.removeprefix("parallel_")] == "maximize" else "Blues_r")
+        figure.set_size_inches(9, 5)
+        figure.tight_layout()
+        yield f"study/{name}.png", figure
+        plt.close(figure)
+
+
+def _plots(study: optuna.Study, objectives: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    import optuna.visualization.matplotlib as plots
+
+    complete = store.complete_trials(study)
+    comparable = len(complete) > 3 and len({tuple(t.params.values()) for t in complete}) > 1
+    for i, name in enumerate(objectives):
+        short = name.split("/")[1]
+        target: dict[str, Any] = {"target_name": name}
+        if len(objectives) > 1:
+            target["target"] = partial(_value, i)
+        yield f"history_{short}", partial(plots.plot_optimization_history, study, **target)
+        if comparable:
+            low = {**target, "target": partial(minimized_value, i, OBJECTIVES[name].better)}
+            yield f"importances_{short}", partial(plots.plot_param_importances, study, **low)
+            yield f"parallel_{short}", partial(plots.plot_parallel_coordinate, study, **target)
+    if len(objectives) in (2, 3):
+        yield "pareto_front", partial(plots.plot_pareto_front, study, target_names=list(objectives))
+
+
+def minimized_value(index: int, better: str, trial: FrozenTrial) -> float:
+    """Return a trial's value, negated if higher is better, because PED-ANOVA explains what makes a target low."""
+    return -float(trial.values[index]) if better == "maximize" else float(trial.values[index])
+
+
+def _value(index: int, trial: FrozenTrial) -> float:
+    return float(trial.values[index])

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -15,7 +15,6 @@ from pipeline.evaluate import quick
 from pipeline.executor import Resources
 from pipeline.study import halving, store
 from pipeline.tracker import Address, Run, State, Tracker
-from pipeline.trainer import Epoch
 from pipeline.training_run import TrainingPlan, TrainingRun
 from variants import Config
 
@@ -24,6 +23,9 @@ STATES: dict[TrialState, State] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+
+if TYPE_CHECKING:
+    from pipeline.trainer import Epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ class TrialTask:
         trial.set_user_attr("metrics", scores)
         study.tell(trial, values)
 
-    def _promoted(self, study: optuna.Study, trial: optuna.Trial, training: TrainingRun, epoch: Epoch) -> bool:
+    def _promoted(self, study: optuna.Study, trial: optuna.Trial, training: TrainingRun, epoch: "Epoch") -> bool:
         """Store the trial's scores at a rung, and return whether it continues."""
         stored = dict(study.trials[self.number].user_attrs.get(halving.RUNGS, {}))
         rung, objectives = str(epoch.number), self.settings.objectives

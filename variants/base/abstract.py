@@ -44,7 +44,7 @@ class DecoderVariant(Variant, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """The two parts of the negative ELBO in nats, estimated with one sample of z, and that sample."""
+    """The reconstruction for one sample of z and the KL, in nats, with that sample and the parameters of q(z|x)."""
 
     z: Tensor  # (B, Z), a sample of q(z|x) through which gradients flow
     mean: Tensor  # (B, Z), of q(z|x)
@@ -56,7 +56,7 @@ class Bound:
 class GaussianPosterior(DecoderVariant, ABC):
     """A variant with q(z|x) = N(mean(x), diag(exp(log_var(x)))) and the prior p(z) = N(0, I).
 
-    A subclass defines `posterior`, `decoder_output` and `terms`, and sets `observation`.
+    A subclass defines `posterior`, `decoder_output` and `terms`, and its constructor sets `observation`.
     """
 
     @abstractmethod

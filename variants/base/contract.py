@@ -127,18 +127,18 @@ Loss = Tensor | Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Terms:
-    """The scores of one batch. There are three kinds, which never mix.
+    """The scores of one batch. There are three kinds, which must be kept apart.
 
-    Scores that are **compared** between variants: `reconstruction`, which is -E_q log p(x|z), and `kl`, both at
-    beta = 1 and without warm-up or free bits. Lower is better.
+    Scores that are **compared** between variants: `reconstruction`, which is -E_q log p(x|z), and `kl`, in nats,
+    without any coefficient, warm-up or free bits. Lower is better.
 
-    Scores that are **minimised**: `losses` has one scalar for each optimizer. The trainer takes the optimizers in the
+    Scores that are **minimised**: `losses` has one scalar for each optimizer. The trainer runs the optimizers in the
     order of `losses`. A loss may be a function without arguments, which the trainer calls when it reaches that
-    optimizer, after the earlier ones have changed the weights. Adversarial training alternates in this way. Losses
-    that are given as tensors must not share weights with each other.
+    optimizer, after the earlier ones have changed the parameters. Adversarial training alternates in this way. If
+    two losses are tensors, no parameter may belong to the optimizers of both.
 
-    Scores that are **only logged**: each of `extras` is (B,) or (B, n). An extra whose name ends in `_score` says how
-    typical an example is for the training data; it is higher for typical examples.
+    Scores that are **only logged**: each of `extras` is (B,) or (B, n). An extra whose name ends in `_score` is used as
+    an anomaly score; it is higher the more typical an example is of the training data.
     """
 
     reconstruction: Tensor  # (B,)
@@ -155,10 +155,10 @@ class Terms:
 class Variant(nn.Module, ABC):
     """A model together with its training objective.
 
-    A subclass is either abstract or final: no variant extends another one. `terms` must be a pure function of the
-    weights, the batch, the step and the random state. It must not count, log, synchronise with the host or branch on
-    the values of tensors, so that a training step can be captured as a CUDA graph. Running averages in buffers, such
-    as those of batch normalisation, may be updated in training mode if the result of `terms` does not depend on them.
+    A concrete variant must not be subclassed. `terms` must be a pure function of the parameters, the batch, the step
+    and the random state. It must not keep counters, log, copy values to the CPU (`.item()`) or branch on tensor
+    values, so that a training step can be captured as a CUDA graph. Running averages in buffers, such as those of
+    batch normalisation, may be updated in training mode if the result of `terms` does not depend on them.
     """
 
     paper: ClassVar[str]  # citation
@@ -166,7 +166,7 @@ class Variant(nn.Module, ABC):
     config_type: ClassVar[type[Config]] = Config
     conditioned_on: str = ""  # "" if the likelihood is p(x), "y" for p(x, y), "x" for a part of x given the rest
     levels: tuple[int, ...] = ()  # dimensions of each level of z, in the order of `encode`; empty for a single level
-    latent_classes: int = 0  # number of the last dimensions of z that are a class, one-hot in the prior
+    latent_classes: int = 0  # so many last dimensions of z encode a class, one-hot under the prior
     factorized: bool = True  # whether the values of x are independent given z
     class_conditional: bool = False  # whether `sample` uses its argument `y`
     config: Config
@@ -230,9 +230,10 @@ class Variant(nn.Module, ABC):
 
     @abstractmethod
     def sample_posterior(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor] | None:
-        """Return `k` samples from q(z|x) for each example and their log q(z|x) in nats, or None without a density.
+        """Return `k` samples from q(z|x) for each example and their log q(z|x) in nats.
 
-        The shapes are (B k, Z) and (B k,); the k samples of an example stand next to each other.
+        The shapes are (B * k, Z) and (B * k,); the k samples of one example are consecutive rows. Returns None if
+        q(z|x) has no density.
         """
 
     def forecast(self, batch: Batch, prefix: Tensor) -> Tensor | None:

@@ -1,0 +1,202 @@
+"""A training in an MLflow run: what it logs, how it continues after an interruption, and how it fails."""
+
+import dataclasses
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import safetensors.torch
+import stores
+import torch
+
+import variants
+from pipeline import checkpoint, data, trainer, training_run
+from pipeline.data import Data
+from pipeline.evaluate import pictures
+from pipeline.tracker import Record, Tracker, unsent_runs
+from pipeline.training_run import TrainingPlan, TrainingRun
+from variants import InputError
+
+VAE = variants.get("vae").config_type
+TINY = TrainingPlan(variant="vae", config=VAE(latent=2, width=8), epochs=6, patience=9, seed=0)
+OVERFITTING = TrainingPlan(
+    variant="vae", config=VAE(latent=4, width=128, lr=1e-2, batch=20), epochs=300, patience=3, seed=0
+)
+PIXEL = torch.zeros(8, 8, 3, dtype=torch.uint8).numpy()
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def small(digits: Data) -> Data:
+    """Only 60 training examples, on which `OVERFITTING` has its best epoch early."""
+    return dataclasses.replace(digits, train=digits.train[slice(0, 60)])
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no pictures, which take most of the time of a short training."""
+    monkeypatch.setattr(pictures, "all_of", lambda *_: {})
+
+
+def trained(key: str, plan: TrainingPlan, loaded: Data, cut: int | None = None) -> tuple[TrainingRun, dict[str, float]]:
+    """Train in a run with that key, and return its scores. If there is a `cut`, interrupt the first try there."""
+    if cut is not None:
+        with suppress(KeyboardInterrupt), Tracker("digits").run(key, {"kind": "trial"}, key=key) as run:
+            for epoch in TrainingRun(plan, loaded, run).epochs():
+                if epoch.number == cut:
+                    raise KeyboardInterrupt
+    with Tracker("digits").run(key, {"kind": "trial"}, key=key) as run:
+        training = TrainingRun(plan, loaded, run)
+        for _ in training.epochs():
+            pass
+        scores = training.scores()
+    assert run.wait(30) == ""
+    return training, {k: v for k, v in scores.items() if not k.startswith("time/")}
+
+
+def record_of(key: str) -> Record:
+    (record,) = Tracker("digits").find(key=key)
+    return record
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_curve_ends_in_the_weights_that_are_kept(digits: Data, small: Data, folder: Path) -> None:
+    """If an earlier epoch was best, its scores are logged again, at the step after the last epoch."""
+    training, scores = trained("kept", OVERFITTING, small)
+    last = training.epoch
+    assert training.best_epoch < last
+    record, tracker = record_of("kept"), Tracker("digits")
+    for metric in ("valid/elbo", "valid/reconstruction", "valid/kl"):
+        curve = tracker.curve(record.id, metric)
+        assert [step for step, _ in curve] == list(range(1, last + 2)), metric
+        values = dict(curve)
+        assert values[last + 1] == values[training.best_epoch] == training.kept[metric] == scores[metric], metric
+        assert values[last] != values[last + 1], metric
+        assert record.metrics[metric] == training.kept[metric], metric
+    assert dict(tracker.curve(record.id, "probe/accuracy")).keys() == {last + 1}
+    totals = trainer.score(training.variant, digits, digits.valid, seed=0)
+    assert float(totals.sums["kl"] / totals.count) == pytest.approx(training.kept["valid/kl"], rel=1e-6)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_curve_whose_last_epoch_was_best_has_no_further_point(digits: Data, folder: Path) -> None:
+    training, _ = trained("last", dataclasses.replace(TINY, epochs=3), digits)
+    assert training.best_epoch == training.epoch == 3
+    record, tracker = record_of("last"), Tracker("digits")
+    curve = tracker.curve(record.id, "valid/elbo")
+    assert {step for step, _ in curve} == {1, 2, 3}
+    assert {value for step, value in curve if step == 3} == {training.kept["valid/elbo"]}
+    assert dict(tracker.curve(record.id, "probe/accuracy")).keys() == {3}
+    assert unsent_runs() == []
+
+
+def test_an_interrupted_training_continues_after_the_last_checkpoint(
+    digits: Data, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next process knows all that was known then, and its limit of seconds counts those before."""
+    monkeypatch.setattr(training_run, "SAVE_EVERY", 0.0)
+    with suppress(KeyboardInterrupt), Tracker("digits").run("cut", {"kind": "trial"}, key="cut") as run:
+        first = TrainingRun(TINY, digits, run)
+        for epoch in first.epochs():
+            if epoch.number == 4:
+                raise KeyboardInterrupt
+    saved = shutil.copy(run.checkpoint, "saved")
+    with Tracker("digits").run("cut", {"kind": "trial"}, key="cut") as run:
+        second = TrainingRun(TINY, digits, run)
+        assert (second.epoch, second.best_epoch, second.kept) == (4, first.best_epoch, first.kept)
+        assert second.seconds == first.seconds > 0
+        assert [e.number for e in second.epochs()] == [5, 6]
+        assert second.seconds > first.seconds
+    with Tracker("digits").run("enough", {"kind": "trial"}) as run:
+        enough = dataclasses.replace(TINY, epochs=2, timeout=1000.0)
+        assert [e.number for e in TrainingRun(enough, digits, run).epochs()] == [1, 2]
+    with Tracker("digits").run("late", {"kind": "trial"}) as run:
+        shutil.copy(saved, run.checkpoint)
+        late = dataclasses.replace(TINY, timeout=first.seconds * 0.99)
+        with pytest.raises(training_run.TrainingTooLong, match="after epoch 5"):
+            list(TrainingRun(late, digits, run).epochs())
+
+
+def test_an_interruption_after_the_best_epoch_changes_nothing_that_is_logged(
+    small: Data, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This includes the picture of the KL by dimension, which belongs to the best epoch."""
+    monkeypatch.setattr(training_run, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(pictures, "all_of", lambda variant, loaded, kl: {} if kl is None else {"kl": PIXEL})
+    whole, scores = trained("whole", OVERFITTING, small)
+    pieces, scores_of_pieces = trained("pieces", OVERFITTING, small, cut=whole.epoch - 1)
+    assert whole.best_epoch == pieces.best_epoch < whole.epoch - 1
+    assert scores_of_pieces == scores
+    for key in ("whole", "pieces"):
+        files = stores.client().list_artifacts(record_of(key).id, "images")
+        assert {f.path.split("+")[0] for f in files} == {"images/kl"}
+
+
+@pytest.mark.parametrize(("name", "condition"), [("cvae", "y"), ("vae", None)])
+def test_a_run_states_what_its_elbo_is_conditioned_on(
+    name: str, condition: str | None, digits: Data, folder: Path
+) -> None:
+    plan = dataclasses.replace(TINY, variant=name, config=variants.get(name).config_type(latent=2, width=8))
+    with Tracker("digits").run(name, {"kind": "trial"}, key=name) as run:
+        TrainingRun(plan, digits, run)
+    assert record_of(name).tags.get("conditioned_on") == condition
+
+
+def test_an_error_without_a_message_is_reported_by_its_class(folder: Path) -> None:
+    with Tracker("digits").run("full", {"kind": "trial"}, key="full") as run:
+        assert training_run.failed(run, MemoryError()) == "MemoryError"
+    tags = record_of("full").tags
+    assert (tags["state"], tags["reason"]) == ("failed", "MemoryError")
+
+
+def test_data_are_loaded_once_and_only_with_the_digest_of_the_task(
+    digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker receives the name of the data and their digest."""
+    loaded: list[str] = []
+
+    def load(source: str) -> Data:
+        loaded.append(source)
+        return digits
+
+    monkeypatch.setattr(training_run, "_cached", {})
+    monkeypatch.setattr(data, "load", load)
+    cpu = torch.device("cpu")
+    first = training_run.cached_data("digits", digits.digest, cpu)
+    assert torch.equal(first.train.x, digits.train.x)
+    assert training_run.cached_data("digits", digits.digest, cpu) is first
+    assert loaded == ["digits"]
+    with pytest.raises(InputError, match="digits holds other data here"):
+        training_run.cached_data("digits", "0" * 64, cpu)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full before the first byte, or in the middle of the file."""
+    path = tmp_path / "deep" / "checkpoint.safetensors"
+    checkpoint.save(path, {"w": torch.ones(3)}, {"epoch": 1})
+    for half in (b"", b"half of it"):
+
+        def full(tensors: Any, file: Path, half: bytes = half, **_: Any) -> None:
+            if half:
+                Path(file).write_bytes(half)
+            raise safetensors.SafetensorError("No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(safetensors.torch, "save_file", full)
+            with pytest.raises(OSError, match=r"the checkpoint .*checkpoint.safetensors cannot be written \(No space"):
+                checkpoint.save(path, {"w": torch.zeros(3)}, {"epoch": 2})
+        tensors, about = checkpoint.load(path) or ({}, {})
+        assert (tensors["w"].tolist(), about) == ([1, 1, 1], {"epoch": 1})
+        assert [p.name for p in path.parent.iterdir()] == [path.name]
+    checkpoint.save(path, {"w": torch.zeros(3)}, {"epoch": 2})
+    assert (checkpoint.load(path) or ({}, {}))[1] == {"epoch": 2}
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
