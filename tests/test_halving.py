@@ -49,12 +49,23 @@ def test_one_trial_in_three_is_promoted() -> None:
     assert promoted == [True, True, False, False, True, False]  # the first two had too few others to be compared with
 
 
-def test_the_best_third_of_a_rung_is_promoted() -> None:
-    study = optuna.create_study(directions=["maximize", "minimize"])
-    for number in range(9):
-        study.ask().set_user_attr(halving.RUNGS, {"3": [float(number), -float(number)]})
-    promoted = [halving.promoted(study, number, 3, ("valid/elbo", "valid/reconstruction")) for number in range(9)]
-    assert promoted == [False] * 6 + [True] * 3
+def reaches_rung(study: optuna.Study, elbo: float) -> bool:
+    """Add a trial that reaches epoch 3 with this ELBO and minus that as reconstruction. Returns if it is promoted."""
+    trial = study.ask()
+    trial.set_user_attr(halving.RUNGS, {"3": [elbo, -elbo]})
+    return halving.promoted(study, trial.number, 3, ("valid/elbo", "valid/reconstruction"))
+
+
+@pytest.mark.parametrize("earlier", range(9))
+def test_a_trial_is_promoted_if_it_is_in_the_best_third_of_a_rung(earlier: int) -> None:
+    """A trial arrives after some earlier ones, at each possible place among them."""
+    places = (earlier + 1) // 3 if earlier >= 2 else earlier + 1  # all are promoted while there are at most two
+    for place in range(1, earlier + 2):
+        study = optuna.create_study(directions=["maximize", "minimize"])
+        for i in range(earlier):
+            reaches_rung(study, -100.0 + 2 * i)
+        elbo = -100.0 + 2 * (earlier - place) + 1  # worse than `place - 1` of them
+        assert reaches_rung(study, elbo) == (place <= places), f"place {place} of {earlier + 1}"
 
 
 @pytest.mark.slow

@@ -1,11 +1,14 @@
 """Studies as a person runs them: real processes, real stores."""
 
 import dataclasses
+import gc
 import io
+import os
 import re
 import sqlite3
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +17,37 @@ import optuna
 import pytest
 import torch
 from conftest import Command
+from optuna.trial import TrialState
 from rich.console import Console
 from stores import client, curve, runs, trials
 
 import studies
 import variants
+from pipeline import executor as executors
 from pipeline import metrics, progress
-from pipeline.executor import Compute
+from pipeline.evaluate import pictures
+from pipeline.executor import Compute, Ended
 from pipeline.progress import Display
-from pipeline.study import space
+from pipeline.study import space, store, summary
 from pipeline.study.driver import StudyRequest, run
 from pipeline.study.results import read_study
 from pipeline.study.trial import TrialTask
-from pipeline.tracker import views
+from pipeline.tracker import Tracker, views
 from variants import Config, DataSpec, InputError
 
 QUICK = {"trials": 2, "epochs": 2, "compute": Compute(threads=1)}
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no pictures, which take most of the time of a short study."""
+    monkeypatch.setattr(pictures, "all_of", lambda *_: {})
+    monkeypatch.setattr(summary, "figures", lambda *_: [])
+
+
+def quick(variant: str = "vae", **options: Any) -> StudyRequest:
+    """A study of one trial of one epoch, unless `options` say otherwise."""
+    return StudyRequest(**{"variant": variant, "trials": 1, "epochs": 1, "compute": Compute(threads=1), **options})
 
 
 def test_the_main_job(command: Command, folder: Path) -> None:
@@ -146,13 +164,110 @@ def test_labels_of_one_class_alone_are_searched(folder: Path) -> None:
     assert trial.values[1] == 1
 
 
-def test_a_pruned_trial_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([False] * 3 + [True] * 100)
-    monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda self: next(answers))
-    run(StudyRequest(variant="vae", trials=2, epochs=3, compute=Compute(threads=1)))
-    states = [(t.data.tags["state"], t.info.status) for t in runs("trial")]
-    assert states == [("complete", "FINISHED"), ("pruned", "KILLED")]
-    assert [t.state.name for t in trials("vae-digits")] == ["COMPLETE", "PRUNED"]
+@pytest.mark.usefixtures("no_pictures")
+def test_a_pruned_trial_keeps_its_scores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def second_epoch_of_the_second(trial: optuna.Trial) -> bool:
+        return trial.number == 1 and len(trial.study.trials[1].intermediate_values) == 2
+
+    monkeypatch.setattr(optuna.trial.Trial, "should_prune", second_epoch_of_the_second)
+    complete, pruned = run(quick(trials=2, epochs=4)).study.trials
+    assert (complete.state.name, pruned.state.name) == ("COMPLETE", "PRUNED")
+    assert set(complete.intermediate_values) == {1, 2, 3, 4}
+    assert set(pruned.intermediate_values) == {1, 2}
+    scores = pruned.user_attrs["metrics"]
+    assert scores["valid/elbo"] == max(pruned.intermediate_values.values())
+    assert scores["time/trial_seconds"] > 0
+    first, second = runs("trial")
+    assert (first.data.tags["state"], first.info.status) == ("complete", "FINISHED")
+    assert (second.data.tags["state"], second.info.status) == ("pruned", "KILLED")
+    assert len(curve(second, "valid/elbo")) == 2
+    assert first.data.metrics["time/trial_seconds"] == complete.user_attrs["metrics"]["time/trial_seconds"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_trial_has_its_number_its_seed_and_its_name(folder: Path) -> None:
+    outcome = run(quick("beta", trials=3, seed=7, fixed={"width": 64, "depth": 1}))
+    children = runs("trial")
+    assert [r.data.tags["trial"] for r in children] == ["0", "1", "2"]
+    assert [r.data.tags["seed"] for r in children] == ["7", "8", "9"]
+    assert [r.info.run_name for r in children] == ["beta 0", "beta 1", "beta 2"]
+    assert len({r.data.tags["mlflow.runColor"] for r in children}) == 3
+    assert len({r.data.tags["key"] for r in children}) == 3
+    (parent,) = runs("study")
+    assert parent.data.tags["seed"] == "7"
+    assert all(r.data.tags["mlflow.parentRunId"] == parent.info.run_id for r in children)
+    assert parent.data.params["epochs"] == "1"
+    assert "0.25 to 8, log" in parent.data.params["space_beta"]
+    values = np.array([t.values for t in outcome.study.trials])
+    for i, name in enumerate(("best/elbo", "best/accuracy")):  # the best so far, after each trial
+        assert curve(parent, name) == np.maximum.accumulate(values[:, i]).tolist()
+    kept = {m.source_run_id for m in client().search_logged_models([parent.info.experiment_id])}
+    for number, child in enumerate(children):  # a model is kept unless an earlier trial is better in all objectives
+        better = [(values[k] >= values[number]).all() and (values[k] > values[number]).any() for k in range(number)]
+        assert (child.info.run_id in kept) == (not any(better)), number
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_time_limit_of_a_study_ends_it_between_trials(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(quick(trials=3, timeout=1e-9)).study.trials == []
+    message = "the time limit is reached after 0 of 3 trials; the same command continues the study"
+    assert capsys.readouterr().out.count(message) == 1
+    assert len(run(quick(timeout=1000.0)).study.trials) == 1
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_runs_get_the_state_that_optuna_has(folder: Path) -> None:
+    """Processes died after they told Optuna and before they told MLflow. One left a run without a trial."""
+    fails = quick(fixed={"lr": 1.0, "width": 600, "depth": 16}, study_name="fails")
+    run(quick())
+    run(fails)
+    tracker = Tracker("digits")
+    for record in tracker.find(kind="trial"):
+        client().set_tag(record.id, "state", "interrupted")
+        client().set_terminated(record.id, "KILLED")
+    tags = {"kind": "trial", "study": "vae-digits", "key": "vae-digits-00000000-0"}
+    stray = client().create_run(tracker.experiment, tags=tags).info.run_id
+    run(quick())
+    run(fails)
+    states = {r.info.run_id: (r.data.tags["study"], r.data.tags["state"], r.info.status) for r in runs("trial")}
+    assert states.pop(stray) == ("vae-digits", "interrupted", "KILLED")
+    assert sorted(states.values()) == [("fails", "failed", "FAILED"), ("vae-digits", "complete", "FINISHED")]
+
+
+class DyingExecutor:
+    """An executor whose processes all die."""
+
+    slots, hosts = 1, 1
+
+    def submit(self, key: Any, task: Any) -> None:
+        self.key = key
+
+    def wait(self, on_progress: Any) -> list[Ended]:
+        return [Ended(self.key, died="signal 9")]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_trial_whose_processes_all_die_fails_with_the_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def dying(*_: Any) -> Any:
+        yield DyingExecutor()
+
+    monkeypatch.setattr(executors, "open_executor", dying)
+    failed = run(quick(trials=2)).study.trials
+    assert [t.state.name for t in failed] == ["FAIL", "FAIL"]
+    reason = "given up after 5 processes died while running it; the last: signal 9"
+    assert [t.user_attrs["reason"] for t in failed] == [reason] * 2
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_study_that_was_deleted_and_started_again_has_new_runs(folder: Path) -> None:
+    """The study has the same name, and the runs of the old one stay as they are."""
+    run(quick(fixed={"width": 64}))
+    Path("optuna.db").rename("old.db")
+    for _ in range(2):  # the second time, the new study continues
+        run(quick(fixed={"width": 64}))
+        assert len(runs("trial")) == len(runs("study")) == 2
+    assert {r.data.tags["state"] for r in runs("trial")} == {"complete"}
 
 
 def test_a_diverged_trial_fails_and_the_study_goes_on(folder: Path) -> None:
@@ -219,6 +334,8 @@ BAD = [
     (["--variant", "vae", "--fix", "network=conv"], "network='conv': digits has examples of 1x8x8"),
     (["--variant", "vae", "--trials", "0"], "'0': expected a whole number, 1 or more"),
     (["--variant", "vae", "--trials", "-3"], "'-3': expected a whole number, 1 or more"),
+    (["--variant", "vae", "--trials", "20", "--seed", "9981"], "--seed 9981: expected 0 to 9980 for 20 trials"),
+    (["--variant", "vae", "--seed", "-1"], "--seed -1: expected 0 to"),
     (["--variant", "vae", "--timeout", "soon"], "'soon': expected seconds above 0"),
     (["--variant", "vae", "--device", "cuda"], "sees 0 CUDA devices here"),
     (["--variant", "vae", "--device", "tpu"], "expected auto, cpu, cuda"),
@@ -336,6 +453,32 @@ def test_a_trial_keeps_its_configuration_when_the_search_space_changes(
     ]
 
 
+def test_finals_train_with_the_patience_of_the_trials(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study file that changes its patience afterwards changes neither the record nor a study that continues."""
+    run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
+    monkeypatch.setattr("studies.vae.STUDY", dataclasses.replace(studies.get("vae").STUDY, patience=3))
+    record = read_study(STORE, "vae-digits")
+    assert record is not None
+    assert record.patience == 15
+    with pytest.raises(InputError, match="was started with patience = 15, and 3 is asked for now"):
+        run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
+    with sqlite3.connect("optuna.db") as connection:  # a store of a version that did not record it
+        connection.execute(
+            "update study_user_attributes set value_json = replace(value_json, '\"patience\": 15, ', '') "
+            "where key = 'search'"
+        )
+    again = read_study(STORE, "vae-digits")
+    assert again is not None
+    assert again.patience == 3
+    run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [-1, 9_999, 10_000])
+def test_a_seed_that_would_reach_those_of_finals_is_refused(seed: int, folder: Path) -> None:
+    with pytest.raises(InputError, match=rf"--seed {seed}: expected 0 to 9998 for 2 trials, because finals use"):
+        run(StudyRequest(variant="vae", seed=seed, **QUICK))  # type: ignore[arg-type]
+
+
 def test_trials_of_an_older_version_are_rebuilt_with_a_warning(folder: Path) -> None:
     run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
     before = read_study(STORE, "vae-digits")
@@ -371,6 +514,79 @@ def test_an_interrupted_trial_continues_with_its_own_configuration(
     (child,) = runs("trial")
     assert child.data.tags["state"] == "complete"
     assert child.data.params["width"] == str(interrupted.user_attrs["config"]["width"]) != "8"
+
+
+SEARCH = {
+    "variant": "vae", "dataset": "digits", "digest": "d" * 64, "objectives": ["valid/elbo"], "epochs": 9, "seed": 4,
+    "patience": 5, "fix": {"latent": 3}, "space": {"lr": "1e-4 to 1e-2, log"},
+}  # fmt: skip
+
+
+def test_a_study_is_read_as_plain_values(folder: Path) -> None:
+    """Each finished trial has its state, its scores and its configuration, fixed parameters included."""
+    assert read_study(STORE, "vae-digits") is None
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE)
+    with store.open_study(STORE, "vae-digits", ("valid/elbo",), "none", 9, SEARCH) as study:
+        for number, state in enumerate(states):
+            trial = study.ask()
+            config = space.suggest(studies.get("vae"), trial, {"latent": 3})
+            trial.set_user_attr(store.CONFIG, dataclasses.asdict(config))
+            if state != TrialState.FAIL:
+                scores = {"valid/elbo": -1.0 - number, "valid/kl": number, "time/trial_seconds": 2}
+                trial.set_user_attr("metrics", scores)
+            study.tell(trial, -number - 1.0 if state == TrialState.COMPLETE else None, state=state)
+        study.ask()  # one that is running is not in the record
+        stored = study.trials
+    record = read_study(STORE, "vae-digits")
+    assert record is not None
+    assert [(t.number, t.state) for t in record.trials] == [
+        (0, "complete"), (1, "pruned"), (2, "failed"), (3, "complete"),
+    ]  # fmt: skip
+    for trial, frozen in zip(record.trials, stored, strict=False):
+        assert (trial.config.latent, trial.config.width) == (3, frozen.params["width"])
+        assert trial.params == frozen.params
+        assert "latent" not in trial.params
+    assert record.trials[2].metrics == {}
+    assert record.seconds == 6
+    assert (record.best("valid/elbo") or record.trials[1]).number == 0  # not the pruned one
+    assert (record.best("valid/kl") or record.trials[1]).number == 0  # of which lower is better
+    assert record.best("probe/accuracy") is None
+    values = (record.name, record.variant, record.dataset, record.digest, record.objectives, record.epochs, record.seed)
+    assert values == ("vae-digits", "vae", "digits", "d" * 64, ("valid/elbo",), 9, 4)
+    assert record.patience == 5
+    assert read_study(STORE, "another") is None
+
+
+def test_a_study_of_another_program_is_refused(folder: Path) -> None:
+    optuna.create_study(storage=STORE, study_name="vae-digits")
+    with pytest.raises(InputError, match="'vae-digits' was made by another program"):
+        read_study(STORE, "vae-digits")
+    used = optuna.create_study(storage=STORE, study_name="used", direction="maximize")
+    used.tell(used.ask(), 1.0)
+    with pytest.raises(InputError, match="'used' was made by another program; give another --study-name"):
+        run(quick(study_name="used"))
+    optuna.create_study(storage=STORE, study_name="two", directions=["maximize", "minimize"])
+    with pytest.raises(InputError, match="'two' was made by another program"):
+        run(quick(study_name="two"))
+
+
+def test_a_task_leaves_no_connection_to_the_study_open(folder: Path) -> None:
+    """A worker runs many trials, and a database accepts a limited number of connections."""
+
+    def connections() -> int:
+        links = [os.readlink(p) for p in Path("/proc/self/fd").iterdir() if p.is_symlink()]
+        return sum(link.endswith("optuna.db") for link in links)
+
+    with store.open_study(STORE, "vae-digits", ("valid/elbo",), "none", 9, SEARCH):
+        before = connections()
+        gc.disable()  # it would close them at some time
+        try:
+            for _ in range(5):
+                with store.join_study(STORE, "vae-digits", "none", 9) as study:
+                    assert study.trials == []
+            assert connections() == before
+        finally:
+            gc.enable()
 
 
 def printing(stream: Any) -> Display:

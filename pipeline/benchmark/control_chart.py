@@ -82,7 +82,6 @@ class Assessment:
     low: float
     high: float
     ewma: float
-    smallest_effect: float  # the smallest change that matters
 
     @property
     def change(self) -> float:
@@ -147,7 +146,6 @@ def assess(
     c = base.centre
     return Assessment(
         verdict=verdict, value=values[-1], centre=c, low=c - first, high=c + first, ewma=c + sign * ewma,
-        smallest_effect=smallest,
     )  # fmt: skip
 
 

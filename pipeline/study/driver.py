@@ -24,7 +24,7 @@ from pipeline.executor import Compute, Ended
 from pipeline.progress import Display, Progress
 from pipeline.study import space, store, summary
 from pipeline.study.space import Value
-from pipeline.study.trial import STATES, TrialSettings, TrialTask, same_failure
+from pipeline.study.trial import TrialSettings, TrialTask, same_failure
 from pipeline.tracker import Run, Tracker, views
 from studies import SearchSpace
 from variants import InputError
@@ -97,7 +97,8 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
     name = request.study_name or f"{request.variant}-{data.spec.name}"
     search = {
         "variant": request.variant, "dataset": data.spec.name, "digest": data.digest, "objectives": list(objectives),
-        "epochs": epochs, "seed": request.seed, "fix": dict(request.fixed), "space": ranges,
+        "epochs": epochs, "patience": defaults.patience, "seed": request.seed, "fix": dict(request.fixed),
+        "space": ranges,
     }  # fmt: skip
     with (
         store.open_study(request.storage, name, objectives, defaults.pruner, epochs, search) as study,
@@ -150,7 +151,7 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
 
 def _mark_ended(study: optuna.Study, settings: TrialSettings, tracker: Tracker) -> list[str]:
     """Send what dead processes have left, and end their runs. Return what could not be sent."""
-    states = {settings.run_key(t.number): STATES[t.state] for t in store.finished_trials(study)}
+    states = {settings.run_key(t.number): store.STATES[t.state] for t in store.finished_trials(study)}
     problems = tracker.catch_up(states)
     keys = {settings.run_key(t.number) for t in study.get_trials(deepcopy=False)}
     for record in tracker.find(kind="trial", study=settings.study):

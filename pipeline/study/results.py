@@ -14,7 +14,6 @@ import studies
 import variants
 from pipeline.metrics import OBJECTIVES
 from pipeline.study import space, store, summary
-from pipeline.study.trial import STATES
 from studies import SearchSpace
 from variants import Config, InputError
 
@@ -84,16 +83,16 @@ def read_study(url: str, name: str) -> StudyRecord | None:
     search_space = studies.get(variant)
     trials = tuple(
         TrialRecord(
-            number=t.number, state=STATES[t.state], config=config or _rebuilt_config(search_space, t, search["fix"]),
-            params=t.params, metrics=t.user_attrs.get("metrics", {}),
+            number=t.number, state=store.STATES[t.state], params=t.params, metrics=t.user_attrs.get("metrics", {}),
+            config=config or _rebuilt_config(search_space, t, search["fix"]),
         )
         for t, config in zip(finished, configs, strict=True)
     )  # fmt: skip
     objectives = tuple(search["objectives"])
     return StudyRecord(
         name=name, variant=variant, dataset=search["dataset"], digest=search["digest"], objectives=objectives,
-        epochs=search["epochs"], patience=search_space.STUDY.patience, seed=search["seed"], space=search["space"],
-        trials=trials, importances=_importances(study, objectives),
+        epochs=search["epochs"], patience=search.get("patience", search_space.STUDY.patience), seed=search["seed"],
+        space=search["space"], trials=trials, importances=_importances(study, objectives),
     )  # fmt: skip
 
 

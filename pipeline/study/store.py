@@ -15,10 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline import machine
 from pipeline.metrics import OBJECTIVES
-from pipeline.tracker import without_credentials
+from pipeline.tracker import State, without_credentials
 from variants import Config, InputError
 
 CONFIG = "config"  # the user attribute of a trial that holds its whole configuration, fixed values included
+STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
+}  # fmt: skip
 
 
 @contextmanager
@@ -179,9 +182,9 @@ def _check_search(study: optuna.Study, search: Mapping[str, Any]) -> None:
         study.set_user_attr("search", dict(search))
         return
     for key, value in search.items():
-        if stored.get(key) != value:
+        if stored.get(key, value) != value:  # older versions stored no patience
             raise InputError(
-                f"study {study.study_name!r} was started with {key} = {stored.get(key)!r}, and {value!r} is asked for "
+                f"study {study.study_name!r} was started with {key} = {stored[key]!r}, and {value!r} is asked for "
                 "now; give the same value to continue it, or another --study-name to start a new one"
             )
 

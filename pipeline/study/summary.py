@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from rich.table import Table
 
 from pipeline.metrics import OBJECTIVES
@@ -23,7 +23,6 @@ COLUMNS = {  # metric -> heading and format, in the order in which they are show
     "probe/accuracy": ("probe", ".3f"),
     "time/trial_seconds": ("seconds", ".1f"),
 }
-STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 def scores_text(scores: Mapping[str, float], objectives: tuple[str, ...]) -> str:
@@ -36,7 +35,7 @@ def trial_line(trial: FrozenTrial, objectives: tuple[str, ...]) -> str:
     """Return the line that is printed when a trial has finished."""
     scores = scores_text(trial.user_attrs.get("metrics", {}), objectives)
     reason = f"  {trial.user_attrs['reason']}" if "reason" in trial.user_attrs else ""
-    return f"trial {trial.number:>3} {STATES[trial.state]:<8} {scores}  {_params(trial)}{reason}"
+    return f"trial {trial.number:>3} {store.STATES[trial.state]:<8} {scores}  {_params(trial)}{reason}"
 
 
 def best_text(best: Mapping[str, tuple[float, int]]) -> str:
@@ -76,7 +75,7 @@ def _columns(objectives: tuple[str, ...]) -> list[str]:
 
 def _counts(study: optuna.Study) -> str:
     states = [t.state for t in store.finished_trials(study)]
-    return ", ".join(f"{states.count(s)} {name}" for s, name in STATES.items() if s in states)
+    return ", ".join(f"{states.count(s)} {name}" for s, name in store.STATES.items() if s in states)
 
 
 def _params(trial: FrozenTrial) -> str:

@@ -14,15 +14,9 @@ from pipeline import machine, training_run
 from pipeline.evaluate import quick
 from pipeline.executor import Resources
 from pipeline.study import halving, store
-from pipeline.tracker import Address, Run, State, Tracker
+from pipeline.tracker import Address, Run, Tracker
 from pipeline.training_run import TrainingPlan, TrainingRun
 from variants import Config
-
-STATES: dict[TrialState, State] = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
 
 if TYPE_CHECKING:
     from pipeline.trainer import Epoch
