@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -96,6 +97,7 @@ def run(command: Callable[[list[str]], int], how_to_continue: str = "") -> NoRet
     `how_to_continue` is printed when the command was interrupted.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         code = command(sys.argv[1:])
     except InputError as error:

@@ -96,7 +96,45 @@ FAULTS = [
     Fault("evaluate/suite", "k of the table differs from that of the name", "scores.append(_average(name, each, k=sizes.iw_k))", "scores.append(_average(name, each, k=1))", "suite"),
     Fault("evaluate/codes", "label leak: codes with labels", "variant.encode(Batch(b.x, mask=b.mask)) for b in data.batches(split)", "variant.encode(b) for b in data.batches(split)", "suite"),
     Fault("metrics", "a metric of trials is unknown", 'r"probe/raw_pixels"', 'r"probe/raw_pixel"', "suite"),
+    Fault("trainer", "the best weights are not restored", "variant.load_state_dict(state.best_weights)", "pass", "trainer"),
+    Fault("trainer", "validation in training mode", "variant.eval()", "pass", "trainer"),
+    Fault("trainer", "an interruption changes the noise", "self.noise.set_state(saved[\"noise\"])", "pass", "trainer"),
+    Fault("trainer", "steps start again after an interruption", "float(state.epoch * steps)", "0.0", "trainer"),
+    Fault("training_run", "seeds of finals are those of trials", "FIRST_FINAL_SEED = 10_000", "FIRST_FINAL_SEED = 0", "compare"),
+    Fault("training_run", "a curve does not end in the weights that are kept", "scores = {**self.kept, **quick.scores(", "scores = {**quick.scores(", "training_run"),
+    Fault("training_run", "the last point is at the last epoch", "self.epoch + (self.best_epoch != self.epoch)", "self.epoch", "training_run"),
+    Fault("training_run", "seconds before an interruption forgotten", "before + time.perf_counter()", "time.perf_counter()", "training_run"),
+    Fault("training_run", "other data of the same name are accepted", "if loaded.digest != digest:", "if False:", "training_run"),
+    Fault("checkpoint", "the old checkpoint is overwritten in place", 'path.with_name(path.name + ".part")', "path", "training_run"),
+    Fault("final", "the data are not part of the key", '{**dataclasses.asdict(self), "digest": data.digest}', "dataclasses.asdict(self)", "final"),
+    Fault("final", "an interrupted final counts as trained", 'DONE = ("complete", "failed")', 'DONE = ("complete", "failed", "interrupted")', "final"),
+    Fault("tracker/journal", "half a line stays in the journal", "os.truncate(path, complete)", "pass", "tracking"),
+    Fault("tracker/journal", "an epoch is logged again after an interruption", '{e["label"] for e in self.entries if e["label"]}', "set()", "tracking"),
+    Fault("tracker/sender", "a late process undoes what another completed", "if undone and self", "if False and self", "tracking"),
+    Fault("tracker/sender", "a password in the message of an error", r'r"//[^/@\s]*@", "//", (str', r'r"//nobody@", "//", (str', "tracking"),
+    Fault("study/halving", "a half is promoted, not a third", "len(scores) // ETA]", "len(scores) // 2]", "halving"),
+    Fault("study/halving", "a high reconstruction is better", '1.0 if OBJECTIVES[o].better == "maximize" else -1.0', "1.0", "halving"),
+    Fault("study/trial", "all trials have one seed", "seed = s.seed + self.number", "seed = s.seed", "study"),
+    Fault("study/trial", "a pruned trial is called complete", 'run.state = "pruned"', "pass", "study"),
+    Fault("study/store", "all trials have the same parameters", "{self.seed} {trial.number} {name}", "{self.seed} {name}", "survival"),
+    Fault("study/store", "a task leaves a connection open", "storage.engine.dispose()", "pass", "study"),
+    Fault("study/results", "a pruned trial may be the best", 't.state == "complete" and metric in t.metrics', "metric in t.metrics", "study"),
+    Fault("study/results", "the worst reconstruction is the best", '1 if OBJECTIVES[metric].better == "maximize" else -1', "1", "study"),
+    Fault("data/__init__", "standardised by all splits", "train = x[index[0]] if mask is None", "train = x if mask is None", "data"),
+    Fault("data/__init__", "labels are not part of the digest", "(raw.x, raw.y, raw.lengths,", "(raw.x, raw.lengths,", "data"),
+    Fault("data/_raw", "validation and test are the same examples", "group[:size], group[size:rest]", "group[:size], group[:size]", "data"),
+    Fault("data/_sequences", "padding counts as values", "[s[:n] for s, n in zip(x, lengths, strict=True)]", "list(x)", "sequences"),
+    Fault("compare/protocol", "finals are trained on the seeds of trials", "range(training_run.FIRST_FINAL_SEED, training_run.FIRST_FINAL_SEED + seeds)", "range(seeds)", "compare"),
+    Fault("compare/protocol", "studies of other data are compared", "elif study.digest != own_data.digest:", "elif False:", "compare"),
+    Fault("compare/statistics", "Bonferroni, not Holm", "(len(valid) - rank) * p[i]", "len(valid) * p[i]", "statistics"),
 ]  # fmt: skip
+
+
+def copy_tree(root: Path) -> None:
+    """Copy the packages, the tests and their configuration to a new folder."""
+    for part in ("variants", "studies", "pipeline", "tests"):
+        shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", root)
 
 
 def path_of(root: Path, fault: Fault) -> Path:
@@ -135,9 +173,7 @@ def main(modules: list[str]) -> int:
     survivors = 0
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for part in ("variants", "studies", "pipeline", "tests"):
-            shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", root)
+        copy_tree(root)
         for fault in chosen:
             test = caught(root, fault)
             survivors += not test

@@ -1,8 +1,7 @@
 """Mutation testing by sampling: how many small changes of the code does no test notice?
 
-    uv run --with mutmut --with cosmic-ray python tests/mutation.py > mutants.jsonl       20 mutants of each group
-    uv run --with mutmut --with cosmic-ray python tests/mutation.py trainer data --n 50   50 mutants of two groups
-    uv run --with mutmut --with cosmic-ray python tests/mutation.py --again mutants.jsonl only those that survived
+    uv run --with mutmut --with cosmic-ray python tests/mutation.py > mutants.jsonl      20 mutants of each group
+    uv run --with mutmut --with cosmic-ray python tests/mutation.py trainer data --n 50  50 mutants of two groups
 
 A mutant is a module in which one operator of mutmut (which changes expressions) or cosmic-ray (which changes numbers,
 comparisons and loops) was applied once, or from which one statement was removed. For each group of modules, lines are
@@ -17,23 +16,26 @@ keys group, module, line, operator, original, mutated, outcome (caught, survived
 
 import argparse
 import ast
+import difflib
 import importlib
 import json
+import multiprocessing
 import os
 import random
-import select
-import shutil
 import signal
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from faults import copy_tree
+
 LIMIT = 5.0  # seconds
 GROUPS = {  # modules of the pipeline, and the files of the tests that are to catch their mutants
     "trainer": ("trainer", "trainer"),
@@ -52,52 +54,58 @@ COSMIC_RAY = (
     "NumberReplacer", "ReplaceComparison", "ZeroIteration", "ReplaceBreak", "ReplaceContinue", "AddNot", "ReplaceTrue",
     "ReplaceFalse", "ReplaceAnd", "ReplaceOr", "ReplaceUnary", "Delete", "ExceptionReplacer",
 )  # fmt: skip
-SLOW_IMPORTS = (
-    "sklearn.linear_model", "sklearn.neighbors", "scipy.stats", "matplotlib.pyplot", "optuna.importance", "PIL.Image",
-    "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking.multimedia", "alembic.command", "optuna.storages",
-    "pyarrow.parquet", "safetensors.torch",
+SLOW_IMPORTS = (  # of functions, when they are called
+    "sklearn.linear_model", "sklearn.neighbors", "matplotlib.pyplot", "optuna.importance", "optuna.storages",
+    "mlflow.tracking.multimedia", "pyarrow.parquet", "safetensors.torch",
 )  # fmt: skip
+FORK = multiprocessing.get_context("fork")
+NOT_MUTATED = ("import ", "from ", "__all__", "@")  # beginnings of lines
 
 Mutant = dict[str, Any]
+Candidate = tuple[str, Callable[[], str]]  # the name of an operator, and a function that returns the mutated module
 
 
 # ---- mutants
 
 
-def mutants(module: str, code: str) -> list[Mutant]:
-    """Return all mutants of a module that compile without a warning and differ from it."""
-    texts: dict[str, Mutant] = {}
-    for line, operator, text in (*_by_mutmut(code), *_by_cosmic_ray(code), *_by_removal(code)):
-        if text not in texts and _compiles(text) and ast.dump(ast.parse(text)) != ast.dump(ast.parse(code)):
-            original, mutated = _difference(code, text)
-            if not original.startswith(("import ", "from ", "__all__", "@")):
-                about = {"module": module, "line": line, "operator": operator}
-                texts[text] = {**about, "original": original, "mutated": mutated, "text": text}
-    return list(texts.values())
+def candidates(code: str) -> dict[int, list[Candidate]]:
+    """Return for each line the operators that can be applied to it."""
+    lines: dict[int, list[Candidate]] = {}
+    for line, *candidate in (*_by_mutmut(code), *_by_cosmic_ray(code), *_by_removal(code)):
+        lines.setdefault(line, []).append(tuple(candidate))
+    return lines
 
 
-def _compiles(text: str) -> bool:
-    """Return whether a text compiles without a warning, which the tests would treat as an error."""
-    with warnings.catch_warnings():
+def mutant(module: str, code: str, line: int, candidate: Candidate) -> Mutant | None:
+    """Apply an operator. Return None if the result does not compile, warns, or is the same program."""
+    operator, make = candidate
+    with suppress(Exception), warnings.catch_warnings():  # some operators do not know newer syntax
         warnings.simplefilter("error")
-        try:
-            compile(text, "?", "exec")
-        except (SyntaxError, SyntaxWarning, ValueError):
-            return False
-    return True
+        text = make()
+        compile(text, "?", "exec")
+        lines = list(difflib.unified_diff(code.splitlines(), text.splitlines(), n=0, lineterm=""))[3:]
+        original, mutated = (" / ".join(s[1:].strip() for s in lines if s[0] == sign) for sign in "-+")
+        if ast.dump(ast.parse(text)) != ast.dump(ast.parse(code)) and not original.startswith(NOT_MUTATED):
+            return dict(module=module, line=line, operator=operator, original=original, mutated=mutated, text=text)
+    return None
 
 
-def _difference(a: str, b: str) -> tuple[str, str]:
-    """Return the lines in which two texts differ."""
-    x, y = a.splitlines(), b.splitlines()
-    shorter = min(len(x), len(y))
-    first = next((i for i in range(shorter) if x[i] != y[i]), shorter)
-    last = next((i for i in range(shorter - first) if x[-1 - i] != y[-1 - i]), shorter - first)
-    p, q = (" / ".join(s.strip() for s in lines[first : len(lines) - last]) for lines in (x, y))
-    return p, q
+def sample(modules: list[str], n: int) -> list[Mutant]:
+    """Draw `n` lines, and a mutant of each."""
+    rng = random.Random(2026)
+    codes = {module: Path(module).read_text(encoding="utf-8") for module in modules}
+    operators = {(m, line): found for m, code in codes.items() for line, found in candidates(code).items()}
+    mutants: list[Mutant] = []
+    for module, line in rng.sample(sorted(operators), len(operators)):
+        if len(mutants) == n:
+            break
+        choices = operators[module, line]
+        valid = (m for c in rng.sample(choices, len(choices)) if (m := mutant(module, codes[module], line, c)))
+        mutants.extend(islice(valid, 1))
+    return mutants
 
 
-def _by_mutmut(code: str) -> Iterator[tuple[int, str, str]]:
+def _by_mutmut(code: str) -> Iterator[tuple[int, str, Callable[[], str]]]:
     import libcst as cst
     from libcst.metadata import MetadataWrapper, PositionProvider
     from mutmut.mutation.mutators import mutation_operators, operator_string
@@ -112,37 +120,32 @@ def _by_mutmut(code: str) -> Iterator[tuple[int, str, str]]:
                 return False
             for kind, operator in mutation_operators:
                 if isinstance(node, kind):
-                    changed = list(operator(node))
-                    if operator is operator_string:
-                        changed = changed[:1]  # the others change upper and lower case
-                    changes.extend((node, operator.__name__.removeprefix("operator_"), new) for new in changed)
+                    limit = 1 if operator is operator_string else None  # its others change upper and lower case
+                    changes.extend((node, operator.__name__, new) for new in islice(operator(node), limit))
             return True
 
     wrapper.module.visit(Visitor())
     for node, name, new in changes:
         if node in positions:
-            yield positions[node].start.line, f"mutmut {name}", wrapper.module.deep_replace(node, new).code
+            replaced = partial(wrapper.module.deep_replace, node, new)
+            yield positions[node].start.line, f"mutmut {name}", lambda replaced=replaced: replaced().code
 
 
-def _by_cosmic_ray(code: str) -> Iterator[tuple[int, str, str]]:
+def _by_cosmic_ray(code: str) -> Iterator[tuple[int, str, Callable[[], str]]]:
     from cosmic_ray import plugins
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
 
     tree = get_ast(code)
     for name in plugins.operator_names():
-        short = name.split("/")[-1]
-        if not short.startswith(COSMIC_RAY):
-            continue
-        operator = plugins.get_operator(name)()
-        positions = [p for node in ast_nodes(tree) for p in operator.mutation_positions(node)]
-        for i, ((line, _), _) in enumerate(positions):
-            with suppress(Exception):  # some operators do not know newer syntax
-                if text := mutate_code(code, operator, i):
-                    yield line, f"cosmic-ray {short}", text
+        if name.split("/")[-1].startswith(COSMIC_RAY):
+            operator = plugins.get_operator(name)()
+            positions = [p for node in ast_nodes(tree) for p in operator.mutation_positions(node)]
+            for i, ((line, _), _) in enumerate(positions):
+                yield line, f"cosmic-ray {name}", partial(mutate_code, code, operator, i)
 
 
-def _by_removal(code: str) -> Iterator[tuple[int, str, str]]:
+def _by_removal(code: str) -> Iterator[tuple[int, str, Callable[[], str]]]:
     """Replace calls, assignments to attributes and elements, and jumps by `pass`, which neither of the two does."""
     lines = code.splitlines(keepends=True)
     for node in ast.walk(ast.parse(code)):
@@ -152,18 +155,7 @@ def _by_removal(code: str) -> Iterator[tuple[int, str, str]]:
             first, last = node.lineno - 1, node.end_lineno or node.lineno
             if not lines[first][: node.col_offset].strip():
                 filler = [" " * node.col_offset + "pass\n", *["\n"] * (last - first - 1)]
-                yield node.lineno, "removal", "".join([*lines[:first], *filler, *lines[last:]])
-
-
-def sample(pool: list[Mutant], n: int, seed: int) -> list[Mutant]:
-    """Draw `n` lines, and a mutant of each."""
-    rng = random.Random(seed)
-    lines: dict[tuple[str, int], list[Mutant]] = {}
-    for mutant in pool:
-        lines.setdefault((mutant["module"], mutant["line"]), []).append(mutant)
-    keys = sorted(lines)
-    rng.shuffle(keys)
-    return [rng.choice(lines[k]) for k in keys[:n]]
+                yield node.lineno, "removal", partial("".join, [*lines[:first], *filler, *lines[last:]])
 
 
 # ---- runs of the tests
@@ -172,8 +164,8 @@ def sample(pool: list[Mutant], n: int, seed: int) -> list[Mutant]:
 class Recorder:
     """A plugin of pytest that orders and omits tests, and records the seconds and the failures."""
 
-    def __init__(self, seconds: dict[str, float], omitted: list[str], store: Path) -> None:
-        self.known_seconds, self.omitted, self.store, self.template = seconds, omitted, store, None
+    def __init__(self, store: Path, seconds: dict[str, float], omitted: list[str]) -> None:
+        self.store, self.known_seconds, self.omitted = store, seconds, omitted
         self.seconds: dict[str, float] = {}
         self.failed: list[str] = []
 
@@ -182,18 +174,14 @@ class Recorder:
         items.sort(key=lambda i: self.known_seconds.get(i.nodeid, 0.0))
 
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Any:
-        """Reuse the empty MLflow store of the first run, since it takes seconds to create one."""
-        if fixturedef.argname == "_template":
-            if self.store.exists():
-                fixturedef.cached_result = (self.store, fixturedef.cache_key(request), None)
-                return self.store
-            self.template = fixturedef
-        return None
+        """Reuse an empty MLflow store, since it takes seconds to create one."""
+        if fixturedef.argname != "_template":
+            return None
+        fixturedef.cached_result = (self.store, fixturedef.cache_key(request), None)
+        return self.store
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
-        if self.template and self.template.cached_result and not self.store.exists():
-            shutil.copy(self.template.cached_result[0], self.store)
         if report.failed:
             self.failed.append(report.nodeid)
 
@@ -202,48 +190,44 @@ class Recorder:
             self.failed.append(f"{report.nodeid} (import)")
 
 
-def run_tests(tests: list[str], recorder: Recorder, timeout: float, scratch: Path, *options: str) -> dict[str, Any]:
-    """Run pytest in a fork of this process. Returns its exit code (None after `timeout` seconds) and the records."""
-    import pytest
-
-    shutil.rmtree(scratch, ignore_errors=True)
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        log = os.open(scratch.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        quiet = ["-q", "-n", "0", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-        try:
-            code = int(pytest.main([*quiet, f"--basetemp={scratch}", *options, *tests], plugins=[recorder]))
-            result = {"code": code, "seconds": recorder.seconds, "failed": recorder.failed}
-        except BaseException as error:
-            result = {"code": 1, "seconds": {}, "failed": [repr(error)]}
-        os.write(write, json.dumps(result).encode())
-        os._exit(0)
-    os.close(write)
-    begin, received = time.monotonic(), b""
-    while select.select([read], [], [], max(0.0, begin + timeout - time.monotonic()))[0]:
-        if not (part := os.read(read, 1 << 16)):
-            break
-        received += part
+def run_tests(tests: list[str], recorder: Recorder, timeout: float, folder: Path, *options: str) -> dict[str, Any]:
+    """Run pytest in a fork of this process. Returns the outcome, and what was recorded."""
+    receiver, sender = FORK.Pipe(duplex=False)
+    words = ["-q", "-n", "0", "-p", "no:cacheprovider", f"--basetemp={folder / 'temporary'}", *options, *tests]
+    child = FORK.Process(target=_run_pytest, args=(words, recorder, folder / "log", sender))
+    begin = time.monotonic()
+    child.start()
+    sender.close()
+    result = {"outcome": "timeout", "seconds": {}, "failed": []}
+    if receiver.poll(timeout):
+        result = receiver.recv()
     with suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # with all processes that its tests started
-    os.waitpid(child, 0)
-    os.close(read)
-    result = json.loads(received) if received else {"code": None, "seconds": {}, "failed": []}
+        os.killpg(child.pid or 0, signal.SIGKILL)  # with all processes that its tests started
+    child.join()
     return {**result, "wall": round(time.monotonic() - begin, 1)}
 
 
-def import_slow_packages(tree: Path) -> None:
-    """Import everything that the pipeline imports, and then forget the modules of the tree, which are mutated."""
-    for path in sorted(tree.glob("pipeline/**/*.py")):
-        if path.name != "__main__.py":
-            with suppress(ImportError):
-                importlib.import_module(".".join(path.relative_to(tree).with_suffix("").parts))
-    for name in SLOW_IMPORTS:
-        importlib.import_module(name)
+def _run_pytest(words: list[str], recorder: Recorder, log: Path, sender: Any) -> None:
+    import pytest
+
+    os.setsid()
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    code = pytest.main([*words, "-W", "ignore::pytest.PytestAssertRewriteWarning"], plugins=[recorder])
+    outcome = "survived" if code == 0 else "caught"
+    sender.send({"outcome": outcome, "seconds": recorder.seconds, "failed": recorder.failed})
+
+
+def warm_up(tree: Path, store: Path) -> None:
+    """Create a store, import everything that the pipeline imports, and forget the modules of the tree themselves."""
+    from mlflow import MlflowClient
+
+    MlflowClient(f"sqlite:///{store}").search_experiments()
+    modules = [p.relative_to(tree).with_suffix("") for p in sorted(tree.glob("pipeline/**/*.py"))]
+    for name in (*(".".join(m.parts) for m in modules if m.stem != "__main__"), *SLOW_IMPORTS):
+        with suppress(ImportError):  # of optional packages
+            importlib.import_module(name)
     for name, module in list(sys.modules.items()):
         if (getattr(module, "__file__", None) or "").startswith(str(tree)):
             del sys.modules[name]
@@ -253,56 +237,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", default=list(GROUPS), metavar="GROUP", help=f"of {', '.join(GROUPS)}")
     parser.add_argument("--n", type=int, default=20, help="number of mutants of each group")
-    parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--again", type=Path, help="run only the mutants that survived in this earlier output")
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in arguments.again.open()] if arguments.again else []
-    survivors = {(r["module"], r["line"], r["mutated"]) for r in rows if r["outcome"] == "survived"}
     os.environ |= {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     if "VARIANTS_DATA" in os.environ:
         os.environ["VARIANTS_DATA"] = str(Path(os.environ["VARIANTS_DATA"]).resolve())
-    with tempfile.TemporaryDirectory() as folder:
-        scratch, tree = Path(folder, "scratch"), Path(folder, "tree")
-        for part in ("variants", "studies", "pipeline", "tests"):
-            shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", tree)
+    with tempfile.TemporaryDirectory() as name:
+        folder, tree = Path(name), Path(name, "tree")
+        copy_tree(tree)
         os.chdir(tree)
         sys.path[:1] = [str(tree), str(tree / "tests")]
         sys.dont_write_bytecode = True
-        chosen = {}
-        for group in arguments.groups:
-            paths = [f"pipeline/{module}.py" for module in GROUPS[group][0].split()]
-            pool = [m for path in paths for m in mutants(path, Path(path).read_text(encoding="utf-8"))]
-            again = [m for m in pool if (m["module"], m["line"], m["mutated"]) in survivors]
-            chosen[group] = again if arguments.again else sample(pool, arguments.n, arguments.seed)
-        import_slow_packages(tree)
-        for group, samples in chosen.items():
-            test_group(group, samples, scratch)
+        paths = {group: [f"pipeline/{m}.py" for m in GROUPS[group][0].split()] for group in arguments.groups}
+        samples = {group: sample(modules, arguments.n) for group, modules in paths.items()}
+        warm_up(tree, folder / "mlflow.db")
+        for group, mutants in samples.items():
+            test_group(group, mutants, folder)
 
 
-def test_group(group: str, samples: list[Mutant], scratch: Path) -> None:
+def test_group(group: str, mutants: list[Mutant], folder: Path) -> None:
     """Run the tests of a group once without a mutation, and then for each mutant."""
     tests = [f"tests/test_{name}.py" for name in GROUPS[group][1].split()]
-    store = scratch.with_name("mlflow.db")
-    base = run_tests(tests, Recorder({}, [], store), 1800, scratch)
+    store = folder / "mlflow.db"
+    base = run_tests(tests, Recorder(store, {}, []), 1800, folder)
     seconds = base["seconds"]
     omitted = [t for t, s in seconds.items() if s > LIMIT or t in base["failed"]]
     timeout = max(30.0, 4 * sum(s for t, s in seconds.items() if t not in omitted))
-    print(f"{group}: {len(samples)} mutants, {len(seconds)} tests, without {', '.join(omitted) or 'any'}; "
-          f"failing: {base['failed']}", file=sys.stderr, flush=True)  # fmt: skip
+    print(f"{group}: {len(seconds)} tests, of which are left out: {omitted}", file=sys.stderr, flush=True)
     stamp = int(time.time()) - 10_000_000
-    for mutant in samples:
-        path = Path(mutant["module"])
+    for each in mutants:
+        path = Path(each["module"])
         original = path.read_text(encoding="utf-8")
-        path.write_text(mutant.pop("text"), encoding="utf-8")
+        path.write_text(each.pop("text"), encoding="utf-8")
         stamp += 10  # each text has its own time, so that no file of bytecode fits another text
         os.utime(path, (stamp, stamp))
-        result = run_tests(tests, Recorder(seconds, omitted, store), timeout, scratch, "-x")
+        result = run_tests(tests, Recorder(store, seconds, omitted), timeout, folder, "-x")
         path.write_text(original, encoding="utf-8")
-        outcome = {None: "timeout", 0: "survived"}.get(result["code"], "caught")
-        test = next(iter(result["failed"]), "")
-        row = {"group": group, **mutant, "outcome": outcome, "test": test, "seconds": result["wall"]}
-        print(json.dumps(row), flush=True)
+        about = {"outcome": result["outcome"], "test": "".join(result["failed"][:1]), "seconds": result["wall"]}
+        print(json.dumps({"group": group, **each, **about}), flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pipeline.evaluate import pictures
 from pipeline.evaluate.context import Sizes
 from pipeline.executor import Compute
 from pipeline.progress import Display
+from pipeline.study import summary
 from pipeline.tracker import Tracker
 from variants import InputError
 
@@ -115,6 +116,7 @@ def small_finals(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "PARTS", ("bounds",))
     monkeypatch.setattr(protocol, "SIZES", Sizes(iw_k=5, iw_n=10))
     monkeypatch.setattr(pictures, "all_of", lambda *_: {})
+    monkeypatch.setattr(summary, "figures", lambda *_: [])
 
 
 def small_request(*names: str, **changes: Any) -> CompareRequest:
@@ -299,6 +301,7 @@ def test_ranks_over_several_data_sets(command: Command, folder: Path) -> None:
 def test_no_choice_depends_on_the_test_split(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Studies and choices are the same if the test split holds nothing but NaN."""
     monkeypatch.setattr(pictures, "all_of", lambda *_: {})
+    monkeypatch.setattr(summary, "figures", lambda *_: [])
     load = data.load
 
     def poisoned(source: str, **options: Any) -> data.Data:

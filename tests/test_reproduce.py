@@ -51,17 +51,6 @@ def test_every_anchor_can_be_built(name: str) -> None:
             assert 0 < LR_SCHEDULES[each.schedule](each.epochs, each.epochs) <= 1
 
 
-def test_the_learning_rate_schedules() -> None:
-    stages = [LR_SCHEDULES["burda"](e, 3280) for e in range(1, 3281)]
-    assert [stages.count(r) for r in sorted(set(stages), reverse=True)] == [3**i for i in range(8)]
-    assert stages[-1] == pytest.approx(0.1)
-    cosine = LR_SCHEDULES["cosine"]
-    assert cosine(1, 10) == 1
-    assert cosine(6, 10) == pytest.approx(0.5)
-    assert 0 < cosine(10, 10) < 0.03
-    assert LR_SCHEDULES["constant"](7, 10) == 1
-
-
 def test_a_small_anchor_from_end_to_end(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

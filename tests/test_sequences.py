@@ -246,6 +246,12 @@ def test_bad_ts_files_are_refused(text: str, message: str, tmp_path: Path) -> No
         data.load(str(tmp_path / "bad.ts"))
 
 
+def test_a_ts_file_may_have_bytes_that_are_not_utf8(tmp_path: Path) -> None:
+    lines = ["# Universit\xe9", "@data", *(f"{i},{i % 7},0.5" for i in range(30))]
+    (tmp_path / "old.ts").write_bytes("\n".join(lines).encode("latin-1"))
+    assert data.load(str(tmp_path / "old.ts")).spec.steps == 3
+
+
 def test_archives_as_they_are(mnist_folder: Path) -> None:
     ecg = data.load(str(mnist_folder / "UCR" / "ECG5000_TRAIN.tsv"))
     assert (ecg.spec.steps, ecg.spec.classes, len(ecg.test)) == (140, 5, 4500)

@@ -527,14 +527,14 @@ def test_a_study_is_read_as_plain_values(folder: Path) -> None:
     assert read_study(STORE, "vae-digits") is None
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE)
     with store.open_study(STORE, "vae-digits", ("valid/elbo",), "none", 9, SEARCH) as study:
-        for number, state in enumerate(states):
+        for elbo, state in zip((-2.0, -1.0, None, -3.0), states, strict=True):
             trial = study.ask()
             config = space.suggest(studies.get("vae"), trial, {"latent": 3})
             trial.set_user_attr(store.CONFIG, dataclasses.asdict(config))
-            if state != TrialState.FAIL:
-                scores = {"valid/elbo": -1.0 - number, "valid/kl": number, "time/trial_seconds": 2}
+            if elbo is not None:
+                scores = {"valid/elbo": elbo, "valid/kl": -elbo, "time/trial_seconds": 2}
                 trial.set_user_attr("metrics", scores)
-            study.tell(trial, -number - 1.0 if state == TrialState.COMPLETE else None, state=state)
+            study.tell(trial, elbo if state == TrialState.COMPLETE else None, state=state)
         study.ask()  # one that is running is not in the record
         stored = study.trials
     record = read_study(STORE, "vae-digits")

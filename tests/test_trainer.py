@@ -10,7 +10,7 @@ from torch import Tensor
 import variants
 from pipeline import data, trainer
 from pipeline.data import Data
-from pipeline.trainer import Diverged, Epoch, train
+from pipeline.trainer import LR_SCHEDULES, Diverged, Epoch, train
 from variants import Batch, Config, DataSpec, InputError, Terms, Variant
 from variants.vae import VAE
 
@@ -113,6 +113,8 @@ def test_an_epoch_has_its_number_its_steps_and_its_times(small: Data) -> None:
         times = {k: v for k, v in epoch.metrics.items() if k.startswith("time/")}
         assert times.keys() == {"time/train_seconds", "time/valid_seconds", "time/examples_per_second"}
         assert all(0 < v < 1e9 for v in times.values())
+        elbo, error, kl = (epoch.metrics[f"valid/{name}"] for name in ("elbo", "reconstruction", "kl"))
+        assert epoch.summary() == f"elbo {elbo:.2f}  reconstruction {error:.2f}  kl {kl:.2f}"
         assert times["time/examples_per_second"] == pytest.approx(60 / times["time/train_seconds"])
 
 
@@ -155,6 +157,7 @@ def test_bf16_trains_too(digits: Data) -> None:
     variant = vae(digits.spec)
     epochs = list(train(variant, digits, epochs=8, seed=1, precision="bf16"))
     assert epochs[-1].metrics["valid/elbo"] > epochs[0].metrics["valid/elbo"] + 1
+    assert epochs[0].metrics["train/loss"] != trained(digits, 1)[1][0].metrics["train/loss"]
     assert next(variant.parameters()).dtype == torch.float32
 
 
@@ -269,6 +272,17 @@ def test_a_training_that_is_interrupted_after_its_best_epoch_keeps_the_weights_o
     ended = after[0].snapshot()  # from which there is nothing left to train
     assert list(train(again, small, epochs=300, seed=0, patience=4, resume=ended)) == []
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+
+def test_the_learning_rate_schedules() -> None:
+    stages = [LR_SCHEDULES["burda"](e, 3280) for e in range(1, 3281)]
+    assert [stages.count(r) for r in sorted(set(stages), reverse=True)] == [3**i for i in range(8)]
+    assert stages[-1] == pytest.approx(0.1)
+    cosine = LR_SCHEDULES["cosine"]
+    assert cosine(1, 10) == 1
+    assert cosine(6, 10) == pytest.approx(0.5)
+    assert 0 < cosine(10, 10) < 0.03
+    assert LR_SCHEDULES["constant"](7, 10) == 1
 
 
 def test_a_schedule_scales_the_learning_rate_of_every_optimizer(digits: Data) -> None:

@@ -128,7 +128,7 @@ def _listed(names: list[str]) -> str:
 
 def _subtitle(comparison: Comparison) -> str:
     variants, seeds, finals = len(comparison.candidates), comparison.finals["seed"].nunique(), len(comparison.finals)
-    return f"{variants} variants, {seeds} fresh seeds, {finals} trainings, each scored once on the test split."
+    return f"{variants} variants, {seeds} fresh seed(s), {finals} trainings, each scored once on the test split."
 
 
 def _complete(comparison: Comparison, config_keys: Sequence[str]) -> pd.DataFrame:
