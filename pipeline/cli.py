@@ -18,6 +18,7 @@ from pipeline.executor import Compute
 from variants import InputError
 
 CRASHED, INTERRUPTED = 3, 130
+OPTUNA_STORE = "sqlite:///optuna.db"  # in the working directory
 
 
 def positive(text: str) -> int:
@@ -54,7 +55,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--seeds": {"type": positive, "metavar": "N", "help": "number of seeds, from --seed upwards (1)"},
     "--fix": {"action": "append", "default": [], "metavar": "NAME=VALUE",
               "help": "set a parameter instead of searching it, such as latent=2; may be repeated"},
-    "--storage": {"metavar": "URL", "default": os.environ.get("VARIANTS_STORAGE") or "sqlite:///optuna.db",
+    "--storage": {"metavar": "URL", "default": os.environ.get("VARIANTS_STORAGE") or OPTUNA_STORE,
                   "help": "Optuna store, sqlite:///file.db or postgresql://... (VARIANTS_STORAGE, or optuna.db here)"},
     "--study-name": {"metavar": "NAME", "help": "name of the study (VARIANT-DATASET)"},
     "--out": {"type": Path, "default": Path("reports"), "metavar": "FOLDER",

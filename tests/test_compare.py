@@ -27,6 +27,7 @@ from pipeline.executor import Compute
 from pipeline.progress import Display
 from pipeline.study import summary
 from pipeline.tracker import Tracker
+from pipeline.tracker.journal import Journal
 from variants import InputError
 
 ELBO = protocol.CRITERIA[0]
@@ -66,6 +67,14 @@ def test_a_lower_reconstruction_is_better() -> None:
     assert [r.variant for r in result.rows] == ["a", "b"]
     assert result.pairs[0].better == "a"
     assert result.pairs[0].difference.mean.value == pytest.approx(10.03, abs=0.01)
+
+
+def test_the_better_variant_of_a_pair_is_named_first() -> None:
+    result = board(ELBO, finals(a=[-92.0, -92.1, -92.2], b=[-90.0, -90.3, -90.1]), {})
+    (pair,) = result.pairs
+    assert (pair.better, pair.worse) == ("b", "a")
+    assert pair.difference.mean.value == pytest.approx(1.967, abs=1e-3)
+    assert result.conclusions[0].startswith("b beats a by 1.97")
 
 
 def test_noise_is_not_a_winner() -> None:
@@ -181,6 +190,20 @@ def test_a_comparison_chooses_by_validation_scores_and_trains_each_final_once(mo
     np.savez("bare.npz", x=np.random.default_rng(1).random((120, 6)).astype("float32"))  # other data of that name
     with pytest.raises(InputError, match="no variant has a study of it"):
         compared(small_request("vae"))
+
+
+def test_finals_of_processes_that_died_end_before_others_are_trained(folder: Path) -> None:
+    """One process died before it could send the end of its final, and one in the middle of its final."""
+    tracker = Tracker("bare")
+    journal = Journal("bare", "unsent")
+    journal.add("begin", name="unsent", tags={"kind": "final"}, reopen=True)
+    journal.add("end", state="complete", time=1)
+    journal.close()
+    tracker.client.create_run(tracker.experiment, tags={"kind": "final", "key": "dead"})
+    with protocol._parent(tracker, "bare", {}) as parent:
+        states = {r.tags["key"]: r.tags["state"] for r in tracker.find(kind="final")}
+    assert states == {"unsent": "complete", "dead": "interrupted"}
+    assert parent.wait(30) == ""
 
 
 @pytest.mark.usefixtures("small_finals")

@@ -18,7 +18,7 @@ from pipeline.benchmark.history import Rerun
 from pipeline.benchmark.verdicts import RerunOutcome, SeriesVerdict, assess_rerun
 from pipeline.executor import Compute
 from pipeline.progress import Display
-from pipeline.tracker import Run, Tracker, views
+from pipeline.tracker import ROOT, Run, Tracker, views
 from studies import benchmark as suites
 from variants import InputError
 
@@ -118,7 +118,7 @@ def _identity(request: RerunRequest, tags: Mapping[str, str]) -> Iterator[tuple[
     if request.slot:
         yield f"slot-{request.slot}", started
         return
-    path = Path("mlruns") / ".runs" / f"{history.experiment(request.suite)}.json"
+    path = ROOT / f"{history.experiment(request.suite)}.json"
     try:
         unfinished = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):

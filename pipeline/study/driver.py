@@ -19,6 +19,7 @@ import variants
 from pipeline import data as datasets
 from pipeline import executor as executors
 from pipeline import machine, metrics, training_run
+from pipeline.cli import OPTUNA_STORE
 from pipeline.evaluate import quick
 from pipeline.executor import Compute, Ended
 from pipeline.progress import Display, Progress
@@ -43,7 +44,7 @@ class StudyRequest:
     timeout: float | None = None  # seconds after which no trial is started; None for no limit
     seed: int = 0
     fixed: Mapping[str, Value] = field(default_factory=dict)  # parameters that are not searched
-    storage: str = "sqlite:///optuna.db"
+    storage: str = OPTUNA_STORE
     study_name: str | None = None  # None for VARIANT-DATASET
     trial_timeout: float | None = None  # seconds of training after which a trial fails; None for no limit
     compute: Compute = Compute()

@@ -34,24 +34,15 @@ import variants
 from pipeline import machine
 from pipeline.data import names as known_data
 from pipeline.tracker import views
-from pipeline.tracker.journal import Journal, unsent_runs
+from pipeline.tracker.journal import ARTIFACTS, ROOT, Journal, unsent_runs
 from pipeline.tracker.run import Run, State, now
 from pipeline.tracker.sender import BUFFER, STATUS, Sender
 from variants import InputError, Variant
 
 __all__ = [
-    "Address",
-    "Record",
-    "Run",
-    "State",
-    "Tracker",
-    "model_files",
-    "saved_model",
-    "tracking_uri",
-    "unsent_runs",
-    "views",
-    "without_credentials",
-]
+    "ROOT", "Address", "Record", "Run", "State", "Tracker", "model_files", "saved_model", "tracking_uri",
+    "unsent_runs", "views", "without_credentials",
+]  # fmt: skip
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 REOPENED = "again-"  # prefix of the journals of runs that were reopened; older versions wrote it, so it stays
@@ -94,7 +85,7 @@ class Tracker:
 
     def _create(self, dataset: str) -> str:
         # explicit, since only a server can use the default location in a store that `mlflow ui` opened first
-        local = None if self.uri.startswith(("http:", "https:")) else (Path("mlruns").absolute() / dataset).as_uri()
+        local = None if self.uri.startswith(("http:", "https:")) else (ARTIFACTS.absolute() / dataset).as_uri()
         return self.client.create_experiment(dataset, artifact_location=local)
 
     def run(

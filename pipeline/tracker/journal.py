@@ -28,7 +28,8 @@ from filelock import FileLock, Timeout
 from pipeline import machine
 from variants import InputError
 
-ROOT = Path("mlruns") / ".runs"
+ARTIFACTS = Path("mlruns")  # in the working directory
+ROOT = ARTIFACTS / ".runs"
 Entry = dict[str, Any]
 
 
