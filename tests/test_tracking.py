@@ -1,9 +1,11 @@
 """What is tracked goes to a journal first: nothing waits for the store, and nothing is lost or stored twice."""
 
 import json
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from mlflow import MlflowClient
 
 import variants
 from pipeline import data, training_run
-from pipeline.tracker import REOPENED, Run, Tracker, saved_model, unsent_runs, without_credentials
+from pipeline.tracker import REOPENED, Run, Tracker, saved_model, sender, unsent_runs, without_credentials
 from pipeline.tracker.journal import Journal
 from pipeline.tracker.sender import Sender
 from pipeline.training_run import TrainingPlan, TrainingRun
@@ -119,20 +121,26 @@ def _closed(run: Run) -> bool:
 def test_a_store_that_is_away_is_tried_again_after_growing_delays(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = []
+    delays = []
+    sleep = time.sleep
 
     def away(self: Sender, journal: Journal) -> int:
-        times.append(time.monotonic())
         raise ConnectionError("the server is away")
+
+    def short(seconds: float) -> None:
+        if threading.current_thread() is tracker.sender._thread:
+            delays.append(seconds)
+        sleep(0.01)
 
     tracker = Tracker("digits")
     with monkeypatch.context() as patch:
         patch.setattr(Sender, "send", away)
+        patch.setattr(sender, "time", SimpleNamespace(sleep=short))
         with tracker.run("a", {"kind": "trial"}, key="a") as run:
             pass
-        time.sleep(1.2)
-        assert 2 <= len(times) <= 3
-        assert times[1] - times[0] > 0.4
+        while len(delays) < 7:
+            sleep(0.01)
+    assert delays[:7] == [0.5, 1, 2, 4, 8, 15, 15]
     assert _closed(run)
     assert [r.tags["state"] for r in tracker.find(kind="trial")] == ["complete"]
 
