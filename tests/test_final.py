@@ -46,7 +46,7 @@ def task(what: Final, digits: Data, tracker: Tracker, parent: str = "0", **chang
     return dataclasses.replace(made, **changes)
 
 
-def trained(digits: Data, *finals: Final, **changes: Any) -> Tracker:
+def trained(digits: Data, *finals: Final, ready: int = 0, **changes: Any) -> Tracker:
     """Train finals one after the other, below a run of a comparison."""
     tracker = Tracker("digits")
     with (
@@ -54,7 +54,7 @@ def trained(digits: Data, *finals: Final, **changes: Any) -> Tracker:
         executors.open_executor(Compute(threads=1)) as executor,
     ):
         tasks = [task(f, digits, tracker, parent.id, **changes) for f in finals]
-        final.train(executor, {t.key: t for t in tasks}, 0, Display())
+        final.train(executor, {t.key: t for t in tasks}, ready, Display())
     assert tracker.catch_up() == []
     return tracker
 
@@ -68,6 +68,12 @@ def test_the_key_of_a_final_depends_on_everything_that_decides_its_scores(digits
     keys = [f.key(digits) for f in (BASE, *changed)] + [BASE.key(dataclasses.replace(digits, digest="other"))]
     assert len(set(keys)) == len(keys)
     assert dataclasses.replace(BASE, config=VAE(latent=2, width=16)).key(digits) == BASE.key(digits)
+
+
+def test_the_keys_of_finals_in_existing_stores_stay_valid(digits: Data) -> None:
+    """A final whose key changes would be trained again."""
+    assert BASE.key(dataclasses.replace(digits, digest="d")) == "9d6a9391d5d5a208"
+    assert BASE.config_key == "3b7b2158"
 
 
 def test_finals_of_one_configuration_share_its_key() -> None:
@@ -99,15 +105,21 @@ def test_a_final_is_a_run_with_tags_scores_and_a_model(digits: Data, folder: Pat
     assert final.existing(tracker).keys() == {BASE.key(digits)}
 
 
-def test_a_final_that_is_trained_for_its_scores_only_keeps_no_model(digits: Data, folder: Path) -> None:
-    trained(digits, BASE, keep=False)
+def test_a_final_that_is_trained_for_its_scores_only_keeps_no_model(
+    digits: Data, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(digits, BASE, keep=False, ready=3)
+    assert capsys.readouterr().out.splitlines() == [
+        "1 finals to train on fresh seeds and score on the test split; 3 are already in MLflow",
+        "vae seed 10000 done (4 of 4)",
+    ]
     (run,) = stores.runs("final")
     assert "test/elbo" in run.data.metrics
     assert stores.client().search_logged_models([run.info.experiment_id]) == []
 
 
 def test_a_final_that_diverges_is_a_failed_run_and_the_next_is_trained(
-    digits: Data, folder: Path, monkeypatch: pytest.MonkeyPatch
+    digits: Data, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train = trainer.train
 
@@ -118,6 +130,8 @@ def test_a_final_that_diverges_is_a_failed_run_and_the_next_is_trained(
 
     monkeypatch.setattr(trainer, "train", unlucky)
     tracker = trained(digits, BASE, OTHER_SEED)
+    message = "2 finals to train on fresh seeds and score on the test split"
+    assert capsys.readouterr().out.splitlines()[0] == message
     tags = {r.data.tags["seed"]: r.data.tags for r in stores.runs("final")}
     assert (tags["10000"]["state"], tags["10001"]["state"]) == ("failed", "complete")
     assert tags["10000"]["reason"] == "epoch 1: train/loss is infinite"

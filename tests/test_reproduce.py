@@ -233,18 +233,6 @@ def test_missing_data_are_reported_before_anything_starts(folder: Path, monkeypa
     assert not (folder / "mlruns").exists()
 
 
-def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    assert checkpoint.load(path) is None
-    checkpoint.save(path, {"a": torch.arange(3)}, {"n": 1})
-    tensors, about = checkpoint.load(path) or ({}, {})
-    assert torch.equal(tensors["a"], torch.arange(3))
-    assert about == {"n": 1}
-    path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(InputError, match="is damaged"):
-        checkpoint.load(path)
-
-
 def test_semi_supervised_labels_are_hidden_from_training() -> None:
     loaded = task.prepared(Training(variant="aae", settings={}, epochs=1, dataset="digits", labels=50))
     assert loaded.train.y is not None and int((loaded.train.y >= 0).sum()) == 50

@@ -33,6 +33,7 @@ from pipeline.study.driver import StudyRequest, run
 from pipeline.study.results import read_study
 from pipeline.study.trial import TrialTask
 from pipeline.tracker import Tracker, views
+from pipeline.trainer import Diverged
 from variants import Config, DataSpec, InputError
 
 QUICK = {"trials": 2, "epochs": 2, "compute": Compute(threads=1)}
@@ -46,8 +47,9 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def quick(variant: str = "vae", **options: Any) -> StudyRequest:
-    """A study of one trial of one epoch, unless `options` say otherwise."""
-    return StudyRequest(**{"variant": variant, "trials": 1, "epochs": 1, "compute": Compute(threads=1), **options})
+    """A study of one trial of one epoch with a small network, unless `options` say otherwise."""
+    defaults = {"trials": 1, "epochs": 1, "compute": Compute(threads=1), "fixed": {"width": 64, "depth": 1}}
+    return StudyRequest(**{"variant": variant, **defaults, **options})
 
 
 def test_the_main_job(command: Command, folder: Path) -> None:
@@ -170,9 +172,9 @@ def test_a_pruned_trial_keeps_its_scores(folder: Path, monkeypatch: pytest.Monke
         return trial.number == 1 and len(trial.study.trials[1].intermediate_values) == 2
 
     monkeypatch.setattr(optuna.trial.Trial, "should_prune", second_epoch_of_the_second)
-    complete, pruned = run(quick(trials=2, epochs=4)).study.trials
+    complete, pruned = run(quick(trials=2, epochs=3)).study.trials
     assert (complete.state.name, pruned.state.name) == ("COMPLETE", "PRUNED")
-    assert set(complete.intermediate_values) == {1, 2, 3, 4}
+    assert set(complete.intermediate_values) == {1, 2, 3}
     assert set(pruned.intermediate_values) == {1, 2}
     scores = pruned.user_attrs["metrics"]
     assert scores["valid/elbo"] == max(pruned.intermediate_values.values())
@@ -186,7 +188,7 @@ def test_a_pruned_trial_keeps_its_scores(folder: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_trial_has_its_number_its_seed_and_its_name(folder: Path) -> None:
-    outcome = run(quick("beta", trials=3, seed=7, fixed={"width": 64, "depth": 1}))
+    outcome = run(quick("beta", trials=3, seed=7))
     children = runs("trial")
     assert [r.data.tags["trial"] for r in children] == ["0", "1", "2"]
     assert [r.data.tags["seed"] for r in children] == ["7", "8", "9"]
@@ -216,11 +218,17 @@ def test_the_time_limit_of_a_study_ends_it_between_trials(folder: Path, capsys: 
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_runs_get_the_state_that_optuna_has(folder: Path) -> None:
+def test_runs_get_the_state_that_optuna_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes died after they told Optuna and before they told MLflow. One left a run without a trial."""
-    fails = quick(fixed={"lr": 1.0, "width": 600, "depth": 16}, study_name="fails")
+
+    def diverge(*_: Any) -> None:
+        raise Diverged("epoch 1")
+
+    fails = quick(study_name="fails")
     run(quick())
-    run(fails)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialTask, "_train", diverge)
+        run(fails)
     tracker = Tracker("digits")
     for record in tracker.find(kind="trial"):
         client().set_tag(record.id, "state", "interrupted")
@@ -259,13 +267,25 @@ def test_a_trial_whose_processes_all_die_fails_with_the_reason(folder: Path, mon
     assert [t.user_attrs["reason"] for t in failed] == [reason] * 2
 
 
+def test_a_cluster_of_several_machines_needs_a_database_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def cluster(*_: Any) -> Any:
+        executor = DyingExecutor()
+        executor.hosts = 2
+        yield executor
+
+    monkeypatch.setattr(executors, "open_executor", cluster)
+    with pytest.raises(InputError, match="an SQLite file serves one machine only, and the cluster has 2"):
+        run(quick())
+
+
 @pytest.mark.usefixtures("no_pictures")
 def test_a_study_that_was_deleted_and_started_again_has_new_runs(folder: Path) -> None:
     """The study has the same name, and the runs of the old one stay as they are."""
-    run(quick(fixed={"width": 64}))
+    run(quick())
     Path("optuna.db").rename("old.db")
     for _ in range(2):  # the second time, the new study continues
-        run(quick(fixed={"width": 64}))
+        run(quick())
         assert len(runs("trial")) == len(runs("study")) == 2
     assert {r.data.tags["state"] for r in runs("trial")} == {"complete"}
 

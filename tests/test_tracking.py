@@ -16,11 +16,10 @@ from conftest import Command
 from mlflow import MlflowClient
 
 import variants
-from pipeline import data, training_run
+from pipeline import data
 from pipeline.tracker import REOPENED, Run, Tracker, saved_model, sender, unsent_runs, without_credentials
 from pipeline.tracker.journal import Journal
 from pipeline.tracker.sender import Sender
-from pipeline.training_run import TrainingPlan, TrainingRun
 from variants import InputError
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
@@ -183,7 +182,7 @@ def test_a_later_process_sends_the_journal_of_a_dead_one(folder: Path, command: 
 HALF = ['{"op": "metr', '{"op": "metrics", "label": "m2", "values": {"valid/elbo": -2.0}, "step": 2, "time": 1}']
 
 
-@pytest.mark.parametrize("half", HALF, ids=["within a word", "before its line break"])
+@pytest.mark.parametrize("half", HALF, ids=["within-a-word", "before-its-line-break"])
 def test_half_a_line_is_removed_before_more_is_written(half: str, folder: Path) -> None:
     """A process dies while it writes a line, the next one continues and dies too, and a third one sends everything."""
     with suppress(KeyboardInterrupt), Tracker("digits").run("cut", {"kind": "trial"}, key="cut") as run:
@@ -252,72 +251,6 @@ def test_two_processes_do_not_write_one_run(folder: Path) -> None:
     with pytest.raises(InputError, match="written by another process"):
         Journal("digits", "a", patience=0)
     first.close()
-
-
-@pytest.mark.parametrize("name", ["vae", pytest.param("aae", marks=pytest.mark.slow)])
-def test_a_training_interrupted_three_times_ends_in_the_same_weights(
-    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training_run, "SAVE_EVERY", 0.0)
-    loaded = data.load("digits")
-    plan = TrainingPlan(
-        variant=name, config=variants.get(name).config_type(latent=3, width=16), epochs=9, patience=4, seed=7
-    )
-    tracker = Tracker("digits")
-
-    def trained(key: str, cuts: list[int]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-        for cut in cuts:
-            with suppress(KeyboardInterrupt), tracker.run(key, {"kind": "trial"}, key=key) as run:
-                for epoch in TrainingRun(plan, loaded, run).epochs():
-                    if epoch.number == cut:
-                        raise KeyboardInterrupt
-        with tracker.run(key, {"kind": "trial"}, key=key) as run:
-            training = TrainingRun(plan, loaded, run)
-            for _ in training.epochs():
-                pass
-            scores = training.scores()
-            del scores["time/trial_seconds"]
-            return training.variant.state_dict(), scores
-
-    whole, scores = trained("whole", [])
-    pieces, scores_of_pieces = trained("pieces", [2, 5, 6])
-    assert all(torch.equal(whole[k], pieces[k]) for k in whole)
-    assert scores == scores_of_pieces
-    curves = {r.tags["key"]: tracker.curve(r.id, "valid/reconstruction") for r in tracker.find(kind="trial")}
-    assert curves["whole"] == curves["pieces"]
-
-
-def test_a_training_that_takes_too_long_fails_with_its_reason(folder: Path) -> None:
-    loaded = data.load("digits")
-    plan = TrainingPlan(
-        variant="vae", config=variants.get("vae").config_type(latent=2), epochs=50, patience=50, seed=0, timeout=1e-6
-    )
-    with Tracker("digits").run("slow", {"kind": "trial"}) as run:
-        with pytest.raises(training_run.TrainingTooLong) as raised:
-            list(TrainingRun(plan, loaded, run).epochs())
-        training_run.failed(run, raised.value)
-    (record,) = Tracker("digits").find(kind="trial")
-    assert record.tags["state"] == "failed"
-    assert "after epoch 1" in record.tags["reason"]
-
-
-def test_a_full_disk_is_not_the_trainings_fault(folder: Path) -> None:
-    with pytest.raises(OSError, match="No space"), Tracker("digits").run("full", {"kind": "trial"}) as run:
-        training_run.failed(run, OSError(28, "No space left on device"))
-
-
-def test_no_pickle_is_read(folder: Path) -> None:
-    """A checkpoint that is a pickle is refused, whatever it would do."""
-    from pipeline import checkpoint
-
-    class Evil:
-        def __reduce__(self) -> Any:
-            return (Path("evil").write_text, ("ran",))
-
-    torch.save({"x": Evil()}, "bad.safetensors")
-    with pytest.raises(InputError, match="damaged"):
-        checkpoint.load(Path("bad.safetensors"))
-    assert not Path("evil").exists()
 
 
 def test_a_run_that_another_machine_completed_stays_complete(folder: Path) -> None:

@@ -45,9 +45,9 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "all_of", lambda *_: {})
 
 
-def trained(key: str, plan: TrainingPlan, loaded: Data, cut: int | None = None) -> tuple[TrainingRun, dict[str, float]]:
-    """Train in a run with that key, and return its scores. If there is a `cut`, interrupt the first try there."""
-    if cut is not None:
+def trained(key: str, plan: TrainingPlan, loaded: Data, *cuts: int) -> tuple[TrainingRun, dict[str, float]]:
+    """Train in a run with that key, interrupted after the epochs `cuts`. Returns the training and its scores."""
+    for cut in cuts:
         with suppress(KeyboardInterrupt), Tracker("digits").run(key, {"kind": "trial"}, key=key) as run:
             for epoch in TrainingRun(plan, loaded, run).epochs():
                 if epoch.number == cut:
@@ -124,6 +124,22 @@ def test_an_interrupted_training_continues_after_the_last_checkpoint(
             list(TrainingRun(late, digits, run).epochs())
 
 
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("name", ["vae", pytest.param("aae", marks=pytest.mark.slow)])
+def test_a_training_interrupted_three_times_ends_in_the_same_weights(
+    name: str, digits: Data, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_run, "SAVE_EVERY", 0.0)
+    config = variants.get(name).config_type(latent=3, width=16)
+    plan = TrainingPlan(variant=name, config=config, epochs=9, patience=4, seed=7)
+    whole, scores = trained("whole", plan, digits)
+    pieces, scores_of_pieces = trained("pieces", plan, digits, 2, 5, 6)
+    assert all(torch.equal(a, b) for a, b in zip(whole.variant.parameters(), pieces.variant.parameters(), strict=True))
+    assert scores_of_pieces == scores
+    curves = [Tracker("digits").curve(record_of(key).id, "valid/reconstruction") for key in ("whole", "pieces")]
+    assert curves[0] == curves[1]
+
+
 def test_an_interruption_after_the_best_epoch_changes_nothing_that_is_logged(
     small: Data, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,12 +147,39 @@ def test_an_interruption_after_the_best_epoch_changes_nothing_that_is_logged(
     monkeypatch.setattr(training_run, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(pictures, "all_of", lambda variant, loaded, kl: {} if kl is None else {"kl": PIXEL})
     whole, scores = trained("whole", OVERFITTING, small)
-    pieces, scores_of_pieces = trained("pieces", OVERFITTING, small, cut=whole.epoch - 1)
+    pieces, scores_of_pieces = trained("pieces", OVERFITTING, small, whole.epoch - 1)
     assert whole.best_epoch == pieces.best_epoch < whole.epoch - 1
     assert scores_of_pieces == scores
     for key in ("whole", "pieces"):
         files = stores.client().list_artifacts(record_of(key).id, "images")
         assert {f.path.split("+")[0] for f in files} == {"images/kl"}
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_training_that_has_finished_is_only_loaded(digits: Data, folder: Path) -> None:
+    path = folder / "finished.safetensors"
+    trainings = []
+    for key in ("first", "second"):
+        with Tracker("digits").run(key, {"kind": "trial"}, key=key) as run:
+            trainings.append(TrainingRun(TINY, digits, run, path))
+            numbers = [e.number for e in trainings[-1].epochs()]
+        assert numbers == ([1, 2, 3, 4, 5, 6] if key == "first" else [])
+    first, second = trainings
+    assert (second.kept, second.best_epoch, second.epoch) == (first.kept, first.best_epoch, first.epoch)
+    weights = zip(first.variant.parameters(), second.variant.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in weights)
+
+
+def test_a_run_has_the_configuration_and_the_data_of_its_training(digits: Data, folder: Path) -> None:
+    plan = dataclasses.replace(TINY, lr_schedule="cosine")
+    with Tracker("digits").run("a", {"kind": "trial"}, key="a") as run:
+        training = TrainingRun(plan, digits, run)
+    weights = sum(p.numel() for p in training.variant.parameters())
+    expected = {"latent": 2, "width": 8, "epochs": 6, "weights": weights, "schedule": "cosine"}
+    record = record_of("a")
+    assert {name: record.params[name] for name in expected} == {name: str(value) for name, value in expected.items()}
+    (dataset,) = stores.client().get_run(record.id).inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", digits.digest[:36])
 
 
 @pytest.mark.parametrize(("name", "condition"), [("cvae", "y"), ("vae", None)])
@@ -147,6 +190,21 @@ def test_a_run_states_what_its_elbo_is_conditioned_on(
     with Tracker("digits").run(name, {"kind": "trial"}, key=name) as run:
         TrainingRun(plan, digits, run)
     assert record_of(name).tags.get("conditioned_on") == condition
+
+
+def test_a_training_that_takes_too_long_fails_with_its_reason(digits: Data, folder: Path) -> None:
+    with Tracker("digits").run("slow", {"kind": "trial"}, key="slow") as run:
+        with pytest.raises(training_run.TrainingTooLong) as raised:
+            list(TrainingRun(dataclasses.replace(TINY, timeout=1e-6), digits, run).epochs())
+        training_run.failed(run, raised.value)
+    tags = record_of("slow").tags
+    assert tags["state"] == "failed"
+    assert "after epoch 1" in tags["reason"]
+
+
+def test_a_full_disk_is_not_a_failure_of_the_training(folder: Path) -> None:
+    with pytest.raises(OSError, match="No space"), Tracker("digits").run("full", {"kind": "trial"}) as run:
+        training_run.failed(run, OSError(28, "No space left on device"))
 
 
 def test_an_error_without_a_message_is_reported_by_its_class(folder: Path) -> None:
@@ -200,3 +258,26 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
     checkpoint.save(path, {"w": torch.zeros(3)}, {"epoch": 2})
     assert (checkpoint.load(path) or ({}, {}))[1] == {"epoch": 2}
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    assert checkpoint.load(path) is None
+    checkpoint.save(path, {"a": torch.arange(3)}, {"n": 1})
+    tensors, about = checkpoint.load(path) or ({}, {})
+    assert torch.equal(tensors["a"], torch.arange(3))
+    assert about == {"n": 1}
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match="is damaged"):
+        checkpoint.load(path)
+
+
+def test_a_checkpoint_that_is_a_pickle_is_refused(folder: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path("evil").write_text, ("ran",))
+
+    torch.save({"x": Evil()}, "bad.safetensors")
+    with pytest.raises(InputError, match="damaged"):
+        checkpoint.load(Path("bad.safetensors"))
+    assert not Path("evil").exists()
