@@ -96,11 +96,12 @@ def train(
     """Train on `data.train`, score `data.valid` after each epoch, and yield an `Epoch`.
 
     Training runs on the device of `data`, to which the variant is moved. The order of the examples depends on `seed`
-    alone, so that all variants see them in the same order. With `patience`, training ends after that many epochs
-    without a better validation score (the ELBO, or the negative reconstruction if the variant has no ELBO), and then
-    the weights of the best epoch are restored. The precision `auto` is bf16 autocast on CUDA and fp32 elsewhere.
-    `lr_schedule` returns the factor by which all learning rates are multiplied in an epoch. `resume` is what
-    `Epoch.snapshot` returned; training continues with the next epoch.
+    alone, so that all variants see them in the same order. With `patience`, training ends early after that many
+    epochs without a better validation score (the ELBO, or the negative reconstruction if the variant has no ELBO). At
+    the end, early or not, the weights of the best epoch are then restored. The precision `auto` is bf16 autocast on
+    CUDA devices that support it, and fp32 elsewhere. `lr_schedule(epoch, epochs)` returns the factor by which the
+    initial learning rates are multiplied in one epoch. `resume` is what `Epoch.snapshot` returned; training continues
+    with the next epoch.
 
     Raises:
         Diverged: At the end of an epoch, if a loss or a score was infinite or not a number.

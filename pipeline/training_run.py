@@ -88,13 +88,15 @@ def failed(run: Run, error: Exception) -> str:
 
 
 class TrainingRun:
-    """A training in an MLflow run. Iterate over `epochs`, then call `scores`. To prune, leave the loop.
+    """Trains one configuration, and logs it to one MLflow run.
+
+    Iterate over `epochs()`, then call `scores()`. To prune the trial, leave the loop over `epochs()`.
 
     If the checkpoint exists, training continues from there. If training had already finished, `epochs` yields nothing
     and only restores the model.
 
-    `path` is the file of the checkpoint. By default it is stored with the journal of the run (what MLflow has not yet
-    received), and is deleted together with it.
+    `path` is the file of the checkpoint. By default it is in the folder with what MLflow has not yet received of the
+    run, which is deleted when the run has ended and MLflow has received everything.
     """
 
     def __init__(self, plan: TrainingPlan, data: Data, run: Run, path: Path | None = None) -> None:

@@ -1,25 +1,31 @@
 """Statistics that tell a real change from noise: control charts of the means of reruns.
 
-A *series* is one metric of one case of a suite. Each rerun gives it one value: the mean over n trainings on fresh
-seeds. The values of R earlier reruns are fixed ("pinned") as the baseline; they have the mean m and the standard
-deviation s. A later value x is assessed by three tests, which are written here for a metric whose higher values are
-better:
+A *suite* is a list of fixed trainings, its *cases*. A *rerun* trains every case n times with fresh seeds. A *series* is
+one metric of one case; its value in a rerun is the mean over the n trainings. The values of R earlier reruns are chosen
+("pinned") as the baseline. Their mean is m, and s is an estimate of the standard deviation of a rerun's value (see the
+last paragraph).
 
-    first look      x < m - t s sqrt(1 + 1/R), a one-sided t prediction interval at the level 1%: suspect
-    confirmation    the mean of x and of the value of a second rerun is below m - t s sqrt(1/2 + 1/R) at the level a,
-                    and the second value alone is below its limit at 5%: worse
-    drift           z_i = .3 x_i + .7 z_(i-1) with z_0 = m (EWMA, Roberts 1959), over all reruns since the baseline, is
-                    below its own prediction limit: drifting. Each x_i is first clipped to the limits at the level a,
-                    so that a single outlier is soon forgotten.
+Three tests assess a later value x. They are written here for a metric of which higher values are better. t is the
+quantile of Student's t distribution at the level of the test.
 
-All three also require that the change is at least as large as the smallest change that matters. The probability of a
-false alarm in a month is limited to 4.5%, and to 0.5% for drift. Dividing it by the number of tests in a month gives
-the level of one test (Bonferroni), which is a.
+- First look: the series is *suspect* if x < m - t s sqrt(1 + 1/R) at the level 1%, that is, if x is below a one-sided t
+  prediction interval.
+- Confirmation: the case is trained again with other seeds, which gives a second value. The series is *worse* if the
+  mean of both values is below m - t s sqrt(1/2 + 1/R) at the level alpha, and the second value alone is below
+  m - t s sqrt(1 + 1/R) at the level 5%.
+- Drift: the exponentially weighted moving average z_i = .3 x_i + .7 z_(i-1), z_0 = m (EWMA, Roberts 1959), runs over
+  all reruns since the baseline. The series is *drifting* if z_i is below the prediction limit of this average. Each x_i
+  is first clipped to m +- t s sqrt(1 + 1/R) at the level alpha, so that a single outlier has little effect.
 
-If the trainings of different reruns differ no more than those of one rerun, as expected with fresh seeds, s is
-estimated from all trainings (R n - 1 degrees of freedom). It is estimated from the R values alone (R - 1 degrees of
-freedom) if an F test of the variance between reruns over that within reruns is significant at 1%, or if a rerun has
-only one value, as for speed.
+All three also require that the change is larger than the smallest change that matters, a share of |m|. Within a month,
+the probability of at least one false *worse* is limited to 4.5%, and that of a false *drifting* to 0.5%. Each is
+divided by the number of tests in the month (series times reruns; Bonferroni). This gives the level alpha of a
+confirmation, and the level of a drift test.
+
+Normally s is estimated from all R n trainings (R n - 1 degrees of freedom), since with fresh seeds trainings should
+differ as much within a rerun as between reruns. If an F test at the level 1% finds the variance between reruns larger
+than within them, or if a rerun has only one training, as for speed, s is the standard deviation of the R values (R - 1
+degrees of freedom).
 """
 
 import math

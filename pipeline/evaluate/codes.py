@@ -23,9 +23,10 @@ def encode_split(variant: Variant, data: Data, split: Batch) -> NDArray[np.float
 def posterior_and_prior(
     variant: Variant, data: Data, split: Batch, n: int = MMD_SAMPLES
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return one sample of q(z|x) for each of N <= n examples, (N, Z), and n samples of the prior, (n, Z).
+    """Return one sample of q(z|x) for each of N examples, (N, Z), and n samples of the prior, (n, Z).
 
-    If q(z|x) has no density, the codes of `encode` are returned instead of its samples.
+    The examples are n of the split, drawn with a fixed seed, or all of them if the split has fewer. If q(z|x) has no
+    density, the codes from `encode` are returned in place of samples of q(z|x).
     """
     chosen = probe.subset(split, n)
     variant.eval()

@@ -22,14 +22,14 @@ ROWS = 2000  # decoder inputs at a time; on a CPU, more of them do not fit into 
 def importance_weighted(
     variant: Variant, data: Data, split: Batch, k: int, *, seed: int = 0, marginal: bool = True
 ) -> Tensor | Undefined:
-    """Return the importance weighted bound of log p(x) for each example: (N,), nats, float64, on the CPU.
+    """Return the importance weighted lower bound on log p(x) for each example: (N,), in nats, float64, on the CPU.
 
     The bound is log((1/k) sum_i p(x, z_i) / q(z_i|x)) with z_i ~ q(z|x) (Burda et al. 2016, equation 8). With k = 1 it
-    is an estimate of the ELBO with one sample; a higher k gives a tighter bound.
+    is a one-sample estimate of the ELBO; in expectation, a higher k gives a tighter bound.
 
-    If the variant is conditioned on a class, the bound is of log p(x) = log sum_y p(x, y), over all classes, and labels
-    are not used. With `marginal=False` it is of log p(x, y) for the labels as they are. If the variant is conditioned
-    on a part of x, the bound is of log p(missing|observed).
+    If the variant is conditioned on a class, the result is a bound on log p(x) = log sum_y p(x, y), where y runs over
+    all classes; the labels of the examples are not used. With `marginal=False` it is a bound on log p(x, y), with the
+    label y of each example. If the variant is conditioned on a part of x, it is a bound on log p(rest of x|this part).
 
     Returns `Undefined` for a variant whose q(z|x) has no density.
     """

@@ -113,10 +113,12 @@ def run_all(
     on_progress: OnProgress,
     on_end: Callable[[Ended], None],
 ) -> None:
-    """Run tasks until `next_task` returns None and all tasks have ended.
+    """Run tasks until `next_task` returns None while no task is running.
 
-    A task whose process died is submitted again, up to `MAX_DEATHS` deaths. `on_end` is called once for each task, in
-    the calling process; for a task that was given up, `Ended.died` is set.
+    After it has returned None, `next_task` is asked again whenever a running task has ended. `on_progress` receives
+    the key of a task and each message that the task reports. A task whose process died is submitted again; after
+    `MAX_DEATHS` deaths it is given up. `on_end` is called once for each task, in the calling process; for a task that
+    was given up, `Ended.died` is set.
     """
     running: dict[Hashable, Task] = {}
     deaths: dict[Hashable, int] = {}

@@ -58,13 +58,13 @@ class StudyRecord:
 
 
 def read_study(url: str, name: str) -> StudyRecord | None:
-    """Read a study from the store at `url`. Return None if the store has no study of that name.
+    """Read a study and its finished trials from the Optuna store at `url`. Return None if it has no study of that name.
 
-    Trials of older versions have no stored configuration. It is then rebuilt from the current search space, with a
-    warning.
+    Older versions of this project did not store the configurations of trials. The configuration of such a trial is
+    rebuilt from the current search space, and a warning is issued.
 
     Raises:
-        InputError: If the store cannot be read, or the configuration of a trial does not fit the variant any more.
+        InputError: If the store cannot be read, or the configuration of a trial no longer fits the variant.
     """
     study = store.load_study(url, name)
     if study is None:

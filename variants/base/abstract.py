@@ -44,12 +44,12 @@ class DecoderVariant(Variant, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """The reconstruction for one sample of z and the KL, in nats, with that sample and the parameters of q(z|x)."""
+    """The two parts of the negative ELBO, in nats, and the sample and the parameters of q(z|x) that they rest on."""
 
     z: Tensor  # (B, Z), a sample of q(z|x) through which gradients flow
     mean: Tensor  # (B, Z), of q(z|x)
     log_var: Tensor  # (B, Z), of q(z|x)
-    reconstruction: Tensor  # (B,), -log p(x|z)
+    reconstruction: Tensor  # (B,), -log p(x|z) for this z
     kl: Tensor  # (B, Z), KL(q(z|x) || p(z)) of each dimension, in closed form
 
 

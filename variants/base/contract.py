@@ -129,21 +129,22 @@ Loss = Tensor | Callable[[], Tensor]
 class Terms:
     """The scores of one batch. There are three kinds, which must be kept apart.
 
-    Scores that are **compared** between variants: `reconstruction`, which is -E_q log p(x|z), and `kl`, in nats,
-    without any coefficient, warm-up or free bits. Lower is better.
+    Scores that are **compared** between variants: `reconstruction`, which is -E_q log p(x|z) or an estimate of it from
+    one sample, and `kl`, in nats, without any coefficient, warm-up or free bits. Lower is better.
 
-    Scores that are **minimised**: `losses` has one scalar for each optimizer. The trainer runs the optimizers in the
-    order of `losses`. A loss may be a function without arguments, which the trainer calls when it reaches that
-    optimizer, after the earlier ones have changed the parameters. Adversarial training alternates in this way. If
-    two losses are tensors, no parameter may belong to the optimizers of both.
+    Scores that are **minimised**: `losses` has one scalar for each optimizer. The trainer first takes the steps for all
+    losses that are tensors, and then those for losses that are functions without arguments, each group in the order
+    of `losses`. A function is called just before its own step, when the earlier optimizers have already changed the
+    parameters. Adversarial training alternates in this way. If two losses are tensors, no parameter may belong to
+    the optimizers of both.
 
-    Scores that are **only logged**: each of `extras` is (B,) or (B, n). An extra whose name ends in `_score` is used as
-    an anomaly score; it is higher the more typical an example is of the training data.
+    Scores that are **only logged**: each of `extras` is (B,) or (B, n). An extra whose name ends in `_score` is used to
+    detect anomalies; a higher value means that the example is more typical of the training data.
     """
 
     reconstruction: Tensor  # (B,)
     kl: Tensor | None  # (B,), or None if q(z|x) has no density
-    losses: Mapping[str, Loss]  # one scalar for each optimizer, under the names of `Variant.optimizers`
+    losses: Mapping[str, Loss]  # one scalar for each optimizer, with the same keys as `Variant.optimizers()`
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -156,17 +157,17 @@ class Variant(nn.Module, ABC):
     """A model together with its training objective.
 
     A concrete variant must not be subclassed. `terms` must be a pure function of the parameters, the batch, the step
-    and the random state. It must not keep counters, log, copy values to the CPU (`.item()`) or branch on tensor
-    values, so that a training step can be captured as a CUDA graph. Running averages in buffers, such as those of
-    batch normalisation, may be updated in training mode if the result of `terms` does not depend on them.
+    and the random state. It must not keep counters, write to a log, copy values to the CPU (`.item()`) or branch on
+    tensor values. This allows a training step to be captured as a CUDA graph. Running averages in buffers, such as
+    those of batch normalisation, may be updated in training mode if the result of `terms` does not depend on them.
     """
 
     paper: ClassVar[str]  # citation
     required_fields: ClassVar[frozenset[str]] = frozenset()  # the optional fields of `Batch` that `terms` needs
     config_type: ClassVar[type[Config]] = Config
-    conditioned_on: str = ""  # "" if the likelihood is p(x), "y" for p(x, y), "x" for a part of x given the rest
-    levels: tuple[int, ...] = ()  # dimensions of each level of z, in the order of `encode`; empty for a single level
-    latent_classes: int = 0  # so many last dimensions of z encode a class, one-hot under the prior
+    conditioned_on: str = ""  # "" nothing; "y" the class, whose log p(y) `log_joint` includes; "x" a part of x
+    levels: tuple[int, ...] = ()  # dimensions of each level of z, in the order of `encode`; empty if there is only one
+    latent_classes: int = 0  # how many dimensions at the end of z encode a class, one-hot in samples of the prior
     factorized: bool = True  # whether the values of x are independent given z
     class_conditional: bool = False  # whether `sample` uses its argument `y`
     config: Config
@@ -200,9 +201,9 @@ class Variant(nn.Module, ABC):
         """Return n samples from the prior, (n, Z), or from the prior given each of the n examples of `condition`."""
 
     def prior_from_noise(self, noise: Tensor, condition: Batch | None = None) -> Tensor:
-        """Return the z, (n, Z), that the prior assigns to standard normal noise, (n, Z).
+        """Turn standard normal noise, (n, Z), into samples of the prior, (n, Z).
 
-        For noise from N(0, I) the result is distributed as the prior is. This default is right for the prior N(0, I).
+        This default is right for the prior N(0, I).
         The method is not used for variants with `latent_classes`.
         """
         return noise
@@ -222,7 +223,7 @@ class Variant(nn.Module, ABC):
 
     @abstractmethod
     def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
-        """Return log p(x|z) of each value, (B, *shape), in nats; 0 for values that are not modelled, as padding."""
+        """Return log p(x|z) of each value, (B, *shape), in nats; 0 for values without a model, such as padding."""
 
     def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
         """Return log p(x, z), (B,), in nats."""
