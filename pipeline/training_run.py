@@ -152,7 +152,8 @@ class TrainingRun:
     def scores(self) -> dict[str, float]:
         """Compute and log the quick scores on validation data, with pictures, after the last epoch.
 
-        The validation scores are logged once more, so that their curves end in those of the weights that are kept.
+        The validation scores are logged once more, so that the last point of each curve belongs to the weights
+        that are kept.
         """
         scores = {**self.kept, **quick.scores(self.variant, self.data, self._kl), "time/trial_seconds": self.seconds}
         self._run.metrics(scores, self.epoch + (self.best_epoch != self.epoch))

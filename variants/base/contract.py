@@ -247,7 +247,7 @@ class Variant(nn.Module, ABC):
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """Return grids of examples that show what is special about this variant: name -> (rows, columns, *shape).
 
-        Cells of NaN are left empty.
+        Values that are NaN are left empty.
         """
         return {}
 
