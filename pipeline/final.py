@@ -14,7 +14,7 @@ import torch
 
 from pipeline import executor as executors
 from pipeline import machine, training_run
-from pipeline.data import Data
+from pipeline.data import Data, Source
 from pipeline.evaluate import context, suite
 from pipeline.evaluate import report as evaluation
 from pipeline.executor import Executor, Report, Resources
@@ -73,13 +73,13 @@ def train(executor: Executor, missing: "Mapping[str, FinalTask]", ready: int, di
 class FinalTask:
     """Trains and scores a final, in any process. If the training diverges, its run is marked as failed.
 
-    `source` names the data, as `data.load` takes them, and `digest` is the digest that they must have. `dataset` is the
+    `source` is that of the data, and `digest` is the digest that they must have. `dataset` is the
     MLflow experiment. If `keep` is true, the model and pictures of it are kept beside the scores.
     """
 
     final: Final
     key: str
-    source: str
+    source: Source
     digest: str
     dataset: str
     address: Address

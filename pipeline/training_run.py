@@ -16,7 +16,7 @@ from torch import Tensor
 import variants
 from pipeline import checkpoint, trainer
 from pipeline import data as datasets
-from pipeline.data import Data
+from pipeline.data import Data, Source
 from pipeline.evaluate import pictures, quick
 from pipeline.tracker import Run, views
 from pipeline.trainer import Diverged, Epoch
@@ -51,15 +51,15 @@ class TrainingPlan:
     timeout: float | None = None
 
 
-_cached: dict[tuple[str, str, str], Data] = {}
+_cached: dict[tuple[Source, str, str], Data] = {}
 
 
-def cache_data(source: str, device: torch.device, data: Data) -> None:
+def cache_data(source: Source, device: torch.device, data: Data) -> None:
     """Cache data for the tasks of this process."""
     _cached[(source, str(device), data.digest)] = data
 
 
-def cached_data(source: str, digest: str, device: torch.device) -> Data:
+def cached_data(source: Source, digest: str, device: torch.device) -> Data:
     """Return the data of a task, which are loaded once in each process. Raises `InputError` if the digest differs."""
     key = (source, str(device), digest)
     if key not in _cached:

@@ -35,7 +35,7 @@ def test_splits_are_stratified_and_do_not_overlap(tmp_path: Path) -> None:
     x = np.arange(1000, dtype=np.float32)[:, None] * np.ones(2, np.float32)
     y = np.repeat([0, 1, 2], [900, 90, 10])
     loaded = data.load(saved(tmp_path, x=x, y=y))
-    parts = [s.x * loaded.scale + loaded.shift for s in (loaded.train, loaded.valid, loaded.test)]
+    parts = [torch.tensor(loaded.preprocessing.decode(s.x)) for s in (loaded.train, loaded.valid, loaded.test)]
     assert sorted(torch.cat(parts)[:, 0].round().int().tolist()) == list(range(1000))
     for split, size in zip((loaded.train, loaded.valid, loaded.test), (8, 1, 1), strict=True):
         assert split.y is not None
@@ -124,7 +124,7 @@ def test_factors_keep_their_names_and_their_examples(tmp_path: Path) -> None:
     assert named.factors is not None
     for split, stored in zip((named.train, named.valid, named.test), named.factors, strict=True):
         assert (stored.names, stored.unordered) == (("size", "kind"), ("kind",))
-        values = split.x[:, :2] * named.scale[:2] + named.shift[:2]
+        values = split.x[:, :2] * named.preprocessing.scale[:2] + named.preprocessing.shift[:2]
         assert torch.allclose(values * 200, torch.from_numpy(stored.values).float(), atol=1e-3)
     plain = data.load(saved(tmp_path, x=x, factors=factors))
     assert plain.factors is not None

@@ -14,7 +14,7 @@ from test_likelihood import linear_gaussian
 from torch import Tensor
 
 from pipeline import data
-from pipeline.data import Data
+from pipeline.data import Data, Preprocessing, Source
 from pipeline.evaluate import classifier, downstream
 from pipeline.metrics import Undefined, defined
 from variants import Batch, DataSpec, InputError, Variant
@@ -52,9 +52,8 @@ def test_the_classifier_knows_digits_and_is_kept(digits: Data, cache: Path, monk
 
 
 def test_rows_of_an_image_are_classified_as_the_image(digits: Data) -> None:
-    rows = replace(
-        digits, spec=DataSpec(name="rows", shape=(8,), likelihood=digits.spec.likelihood, classes=10, steps=8)
-    )
+    spec = DataSpec(name="rows", shape=(8,), likelihood=digits.spec.likelihood, classes=10, steps=8)
+    rows = replace(digits, preprocessing=replace(digits.preprocessing, spec=spec))
     torch.manual_seed(0)
     whole = classifier.Classifier(digits)
     torch.manual_seed(0)
@@ -100,10 +99,10 @@ def test_a_damaged_file_in_the_cache_is_an_error(digits: Data, cache: Path) -> N
 
 def sequences(spec: DataSpec, split: Batch, scale: float = 1.0) -> Data:
     """Return data whose splits are all the same."""
-    return Data(
-        spec=spec, train=split, valid=split, test=split, digest="", source="", layout="lines",
-        shift=torch.zeros(1), scale=torch.full((1,), scale),
-    )  # fmt: skip
+    preprocessing = Preprocessing(
+        spec=spec, layout="lines", source=Source(place="mine"), scale=torch.full((1,), scale, dtype=torch.float64)
+    )
+    return Data(train=split, valid=split, test=split, digest="", preprocessing=preprocessing)
 
 
 def run(task: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -206,7 +205,9 @@ def test_neighbours_fill_in_by_what_is_seen_alone(digits: Data) -> None:
     """Binary values: the mean of the nearest 20 by the pixels that are seen, with Laplace's rule."""
     binary = replace(
         digits,
-        spec=DataSpec(name="bits", shape=(1, 8, 8), likelihood="bernoulli", classes=10),
+        preprocessing=replace(
+            digits.preprocessing, spec=DataSpec(name="bits", shape=(1, 8, 8), likelihood="bernoulli", classes=10)
+        ),
         **{s: replace(getattr(digits, s), x=getattr(digits, s).x > 7) for s in ("train", "valid", "test")},
     )
     variant = VAE(VAE.config_type(latent=2, width=8), binary.spec)

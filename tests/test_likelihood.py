@@ -9,7 +9,7 @@ import torch
 from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
-from pipeline.data import Data
+from pipeline.data import Data, Preprocessing, Source
 from pipeline.evaluate import ais, likelihood
 from pipeline.metrics import Undefined, defined
 from variants import Batch, DataSpec, InputError, Variant
@@ -51,15 +51,11 @@ def linear_gaussian(widen: float) -> tuple[Variant, Data, Tensor]:
     exact = torch.distributions.MultivariateNormal(b, w @ w.T + s**2 * torch.eye(4)).log_prob(x)
     split = Batch(x)
     data = Data(
-        spec=spec,
         train=split,
         valid=split,
         test=split,
         digest="",
-        source="",
-        shift=torch.zeros(()),
-        scale=torch.ones(()),
-        layout="table",
+        preprocessing=Preprocessing(spec=spec, layout="table", source=Source(place="mine")),
     )
     return variant, data, exact.double()
 
@@ -114,15 +110,11 @@ def test_the_bound_of_a_conditional_variant_sums_over_classes_whatever_the_label
     x = torch.randn(5, 4)
     splits = [Batch(x, torch.full((5,), c)) for c in range(3)]
     data = Data(
-        spec=spec,
         train=splits[0],
         valid=splits[0],
         test=splits[0],
         digest="",
-        source="",
-        shift=torch.zeros(()),
-        scale=torch.ones(()),
-        layout="table",
+        preprocessing=Preprocessing(spec=spec, layout="table", source=Source(place="mine")),
     )
     marginal = [importance_weighted(variant, data, s, 20_000) for s in splits]
     assert torch.equal(marginal[0], marginal[2])
@@ -255,15 +247,11 @@ def test_annealing_of_a_conditional_variant_is_the_sum_over_classes() -> None:
     x = torch.randn(20, 4)
     split = Batch(x, torch.zeros(20, dtype=torch.int64))
     data = Data(
-        spec=spec,
         train=split,
         valid=split,
         test=split,
         digest="",
-        source="",
-        shift=torch.zeros(()),
-        scale=torch.ones(()),
-        layout="table",
+        preprocessing=Preprocessing(spec=spec, layout="table", source=Source(place="mine")),
     )
     bound = importance_weighted(variant, data, split, 20_000)
     tuned = tune(variant, Batch(torch.randn(8, 4), torch.zeros(8, dtype=torch.int64)), 200)

@@ -32,7 +32,7 @@ def whole(loaded: Data) -> list[np.ndarray]:
     sequences = []
     for split in (loaded.train, loaded.valid, loaded.test):
         assert split.mask is not None
-        x = (split.x * loaded.scale + loaded.shift).numpy() if split.x.is_floating_point() else split.x.numpy()
+        x = loaded.preprocessing.decode(split.x) if split.x.is_floating_point() else split.x.numpy()
         sequences += [row[m] for row, m in zip(x, split.mask.numpy(), strict=True)]
     return sequences
 

@@ -148,7 +148,8 @@ def test_samples_are_compared_with_all_classes(monkeypatch: pytest.MonkeyPatch) 
 def test_data_without_labels(tmp_path: Path) -> None:
     loaded = data.load("digits")
     bare = {s: replace(getattr(loaded, s), y=None) for s in ("train", "valid", "test")}
-    loaded = replace(loaded, spec=replace(loaded.spec, classes=0), **bare)
+    spec = replace(loaded.spec, classes=0)
+    loaded = replace(loaded, preprocessing=replace(loaded.preprocessing, spec=spec), **bare)
     parts = {p.name: p for p in suite.run(built("vae", loaded, {}), loaded, sizes=SMALL)}
     for name in ("probe", "clusters", "samples", "anomaly", "augmentation"):
         assert all(f.value is None and "label" in f.reason for f in parts[name].scores), name

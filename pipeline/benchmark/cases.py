@@ -24,7 +24,7 @@ from pipeline.benchmark import history
 from pipeline.benchmark.history import Rerun
 from pipeline.benchmark.speed import SpeedTask, TimedCase
 from pipeline.benchmark.verdicts import anchor_series, check
-from pipeline.data import Data
+from pipeline.data import Data, Source
 from pipeline.evaluate.context import Sizes
 from pipeline.executor import Executor, Report, Resources
 from pipeline.final import Final, FinalTask
@@ -50,7 +50,7 @@ class PreparedCase:
     variant: str
     config: Config
     epochs: int
-    source: str
+    source: Source
     data: Data
 
     def digest(self, suite: Suite) -> str:
@@ -66,8 +66,8 @@ def prepare(suite: Suite, device: torch.device) -> dict[str, PreparedCase]:
     cases = {}
     for name, case in suite.cases.items():
         if case.dataset not in loaded:
-            loaded[case.dataset] = datasets.load(case.dataset).to(device)
-            training_run.cache_data(case.dataset, device, loaded[case.dataset])
+            loaded[case.dataset] = data = datasets.load(case.dataset).to(device)
+            training_run.cache_data(data.source, device, data)
         data = loaded[case.dataset]
         try:
             config = variants.get(case.variant).config_type(**case.settings)
@@ -75,7 +75,7 @@ def prepare(suite: Suite, device: torch.device) -> dict[str, PreparedCase]:
             raise InputError(f"case {name} of studies/benchmark.py: {error}") from error
         variants.build(case.variant, config, data.spec)
         cases[name] = PreparedCase(
-            name=name, variant=case.variant, config=config, epochs=case.epochs, source=case.dataset, data=data
+            name=name, variant=case.variant, config=config, epochs=case.epochs, source=data.source, data=data
         )
     Sizes(**suite.sizes)
     check(suite)
@@ -134,7 +134,7 @@ class CaseTrainer:
         run.metrics(numbers, self.number)
         digests = {n: c.digest(self.suite) for n, c in cases.items()}
         digests |= {a: _digest([repr(ANCHORS[a]), self.suite.seeds]) for a in map(history.case_of, anchor_values)}
-        data = {c.source: c.data.digest for c in cases.values()}
+        data = {str(c.source): c.data.digest for c in cases.values()}
         results = {
             "cases": json.dumps(digests), "failed": json.dumps(failed), "bits": json.dumps(fingerprints),
             "data": json.dumps(data), **{k: environment[k] for k in ("hardware", "threads") if environment},

@@ -20,14 +20,14 @@ from torch import nn
 import variants
 from pipeline import machine, trainer, training_run
 from pipeline.benchmark.history import SPEED
-from pipeline.data import Data
+from pipeline.data import Data, Source
 from pipeline.executor import Report, Resources
 from pipeline.trainer import Epoch
 from variants import Config
 
 ROUNDS = 31
 EXAMPLES = 1000  # of the training split, at most
-TimedCase = tuple[str, Config, str, str]  # variant, its configuration, source and digest of its data
+TimedCase = tuple[str, Config, Source, str]  # variant, its configuration, source and digest of its data
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ and ends with the same numbers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,7 @@ from pipeline import data as datasets
 from pipeline import executor as executors
 from pipeline import final, machine, training_run
 from pipeline.compare.analysis import Board, Criterion, board
-from pipeline.data import Data
+from pipeline.data import Data, Source
 from pipeline.evaluate.context import Sizes
 from pipeline.executor import Compute
 from pipeline.final import Final
@@ -78,7 +78,7 @@ class CompareRequest:
         compute: Where trainings run.
     """
 
-    dataset: str = Study.dataset
+    dataset: str | Source = Study.dataset
     variants: tuple[str, ...] = ()
     train: bool = False
     trials: int = Study.trials
@@ -95,7 +95,7 @@ class Candidate:
     """A variant with its study. `source` and `data` are the data set in the form that the variant needs."""
 
     variant: str
-    source: str
+    source: Source
     data: Data
     study: StudyRecord
 
@@ -127,7 +127,7 @@ class Comparison:
     weights: Mapping[str, int]  # variant -> number of weights
 
 
-def check(request: CompareRequest, sources: Sequence[str]) -> None:
+def check(request: CompareRequest, sources: Sequence[str | Source]) -> None:
     """Raise `InputError` if a variant is unknown or one of these data sets cannot be loaded."""
     for variant in request.variants:
         variants.get(variant)
@@ -189,10 +189,11 @@ def _candidates(
     request: CompareRequest, data: Data, device: torch.device, display: Display
 ) -> tuple[dict[str, Candidate], dict[str, str]]:
     """Return the variants that can be compared, with their studies, and the reason for each of the others."""
-    sources, left_out = _sources(request.variants or tuple(variants.names()), request.dataset, data)
+    sources, left_out = _sources(request.variants or tuple(variants.names()), data)
     candidates = {}
-    for variant, (source, own_data) in sources.items():
-        study = _study(request, variant, source, own_data, display)
+    for variant, own_data in sources.items():
+        source = own_data.source
+        study = _study(request, variant, own_data, display)
         if study is None:
             left_out[variant] = f"it has no study: run python -m pipeline.study --variant {variant} --dataset {source}"
         elif study.digest != own_data.digest:
@@ -205,25 +206,25 @@ def _candidates(
     return candidates, left_out
 
 
-def _sources(names: Sequence[str], dataset: str, data: Data) -> tuple[dict[str, tuple[str, Data]], dict[str, str]]:
+def _sources(names: Sequence[str], data: Data) -> tuple[dict[str, Data], dict[str, str]]:
     """Return the data set of each variant, as sequences if the variant needs them, and the reasons of the others."""
     sources, left_out = {}, {}
-    rows = datasets.as_sequences(dataset)
+    rows = datasets.as_sequences(data.source.place)
     for name in names:
         cls = variants.get(name)
-        source, own_data = dataset, data
+        own_data = data
         if rows and "mask" in cls.required_fields and not data.spec.steps:
-            source, own_data = rows, datasets.load(rows)
+            own_data = datasets.load(replace(data.source, place=rows))
         try:
             variants.build(name, cls.config_type(), own_data.spec)
         except InputError as error:
             left_out[name] = str(error)
             continue
-        sources[name] = (source, own_data)
+        sources[name] = own_data
     return sources, left_out
 
 
-def _study(request: CompareRequest, variant: str, source: str, data: Data, display: Display) -> StudyRecord | None:
+def _study(request: CompareRequest, variant: str, data: Data, display: Display) -> StudyRecord | None:
     """Return the study of a variant, or None if there is none. With `request.train`, run missing trials first."""
     name = f"{variant}-{data.spec.name}"
     study = read_study(request.storage, name)
@@ -231,7 +232,7 @@ def _study(request: CompareRequest, variant: str, source: str, data: Data, displ
         return study
     display.say(f"{variant}: {request.trials} trials of at most {request.epochs} epochs on {data.spec.name}")
     study_request = StudyRequest(
-        variant=variant, dataset=source, trials=request.trials, epochs=study.epochs if study else request.epochs,
+        variant=variant, dataset=data.source, trials=request.trials, epochs=study.epochs if study else request.epochs,
         timeout=request.timeout, seed=request.seed, storage=request.storage, compute=request.compute,
     )  # fmt: skip
     search(study_request, display)

@@ -294,7 +294,7 @@ def _cost_table(comparison: Comparison) -> pd.DataFrame:
             "variant": name, "study": study.name, "trials": len(states), "pruned": states.count("pruned"),
             "failed": states.count("failed"), "epochs at most": study.epochs, "search, s": f"{study.seconds:.0f}",
             "a final, s": f"{seconds:.1f}", "weights": f"{comparison.weights.get(name, 0):,}",
-            "data": candidate.source,
+            "data": str(candidate.source),
         })  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -1,57 +1,73 @@
-"""Loads a data set from a name or a path, and splits it into training, validation and test tensors.
+"""Loads a data set from a name, a path or an object in memory, and splits it into tensors.
 
     data = load("digits")
     batch = data.batch(data.train, index)    # some examples as a variant gets them, in float32
 
-`data.train.x` is stored as (N, C, H, W), (N, D), or (N, T, D) with a mask (N, T). Its type decides how `batch`
-converts it:
+    source --read--> Raw --split--> indices --Preprocessing.fit, encode--> Data
+
+`Source` names the place and holds a person's answers to what the values alone do not tell. `data.train.x` is stored as
+(N, C, H, W), (N, D), or (N, T, D) with a mask (N, T). Its type decides how `batch` converts it:
 
     bool     binary values become 0.0 and 1.0
     uint8    grey values of a Bernoulli data set are binarised again each time a training example is read
     uint8    8-bit values (`logistic8`) are divided by 255
-    float32  continuous values are standardised by the training split when the data are loaded
+    float32  continuous values, standardised by the training split
 
-The splits are stratified by class where there are labels, and drawn with a seed that no option changes, so that all
-studies use the same examples. Validation and test are binarised once.
+`data.preprocessing` turns new rows of the same kind into such tensors, and values of a model into the units of the
+source. Validation and test are binarised once.
 """
 
 import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.data._catalogue import CATALOGUE, as_sequences, cache, search_folders
+from pipeline.data._description import Description, describe
 from pipeline.data._files import read
-from pipeline.data._raw import SPLIT_SEED, Factors, Layout, Raw, stratified
+from pipeline.data._preprocessing import Preprocessing
+from pipeline.data._raw import Column, Factors, Layout, PixelFormat, Raw
+from pipeline.data._source import KINDS, SPLIT_SEED, Kind, Source
+from pipeline.data._splits import split
 from variants import Batch, DataSpec, InputError
 
-__all__ = ["Data", "Factors", "as_sequences", "cache", "load", "names", "search_folders"]
+__all__ = [
+    "KINDS", "SPLIT_SEED", "Column", "Data", "Description", "Factors", "Kind", "PixelFormat", "Preprocessing", "Raw",
+    "Source", "as_sequences", "cache", "load", "names", "read", "search_folders",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """A data set that is split and ready for training. `digest` (sha256) covers values, labels and splits."""
 
-    spec: DataSpec
     train: Batch
     valid: Batch
     test: Batch
     digest: str
-    source: str
-    shift: Tensor  # continuous values are stored as (x - shift) / scale; 0 and 1 for other likelihoods
-    scale: Tensor
-    layout: Layout
+    preprocessing: Preprocessing
+    description: Description | None = None
     factors: tuple[Factors, Factors, Factors] | None = None  # of train, valid and test
+
+    @property
+    def spec(self) -> DataSpec:
+        return self.preprocessing.spec
+
+    @property
+    def layout(self) -> Layout:
+        return self.preprocessing.layout
+
+    @property
+    def source(self) -> Source:
+        return self.preprocessing.source
 
     def to(self, device: torch.device) -> "Data":
         """Return the same data with every split on `device`."""
-        splits = {name: getattr(self, name).to(device) for name in ("train", "valid", "test")}
-        return replace(self, **splits, shift=self.shift.to(device), scale=self.scale.to(device))
+        return replace(self, **{name: getattr(self, name).to(device) for name in ("train", "valid", "test")})
 
     def with_labels(self, n: int) -> "Data":
         """Return the same data with `n` labelled training examples, evenly from all classes; other labels become -1.
@@ -84,11 +100,11 @@ class Data:
             InputError: If a split has no example of the class.
         """
         splits = []
-        for split in (self.train, self.valid):
-            chosen = None if split.y is None else torch.eq(split.y, c).nonzero()[:, 0]
+        for part in (self.train, self.valid):
+            chosen = None if part.y is None else torch.eq(part.y, c).nonzero()[:, 0]
             if chosen is None or not len(chosen):
                 raise InputError(f"class {c}: {self.spec.name} has no examples of it to train and validate on")
-            splits.append(split[chosen])
+            splits.append(part[chosen])
         return replace(self, train=splits[0], valid=splits[1])
 
     def batch(self, split: Batch, index: Tensor | slice, generator: torch.Generator | None = None) -> Batch:
@@ -123,67 +139,65 @@ def names() -> list[str]:
     return sorted(CATALOGUE)
 
 
-def load(source: str, *, binarized: bool = True) -> Data:
+def load(source: str | Source, content: Any = None, *, binarized: bool = True) -> Data:
     """Load a data set.
 
     Args:
-        source: A name, or the path of a file (arrays, a table, sequences) or of a folder of images.
+        source: A name, the path of a file or folder, or a `Source` with options.
+        content: Data in memory, which take the place of a file: an array (N, ...), a pandas data frame, a list of
+            sequences (T, D), or a mapping with the arrays that an .npz file may hold.
         binarized: False keeps the grey values of a Bernoulli data set as probabilities in [0, 1]. The training loss is
             then no likelihood; this only serves to reproduce programs that train in this way.
 
     Raises:
         InputError: If the name is unknown, the file cannot be read, or its values cannot be modelled.
     """
-    if source in CATALOGUE:
-        raw = CATALOGUE[source]()
-    elif Path(source).exists():
-        raw = read(Path(source))
-    elif re.search(r"[/\\.]", source):
-        raise InputError(f"--dataset {source}: there is no such file or folder")
+    source = Source.parse(source) if isinstance(source, str) else source
+    raw = read(source, content).checked()
+    if source.test is None:
+        raw, index = split(raw)
     else:
-        raise InputError(f"unknown data set {source!r}: expected {', '.join(names())}, or the path of a file or folder")
-    return _prepare(raw, binarized)
-
-
-def _prepare(raw: Raw, binarized: bool) -> Data:
-    """Check, split, standardise and binarise what was read."""
-    raw = raw.checked()
-    index = raw.splits or stratified(raw.y, len(raw.x), 10)
-    x, y = torch.from_numpy(raw.x), None if raw.y is None else torch.from_numpy(raw.y)
-    mask = None
-    if raw.lengths is not None:
-        mask = torch.arange(x.shape[1]) < torch.from_numpy(raw.lengths)[:, None]
-    shift, scale = torch.zeros(()), torch.ones(())
-    if raw.likelihood == "gaussian":
-        # one mean and scale for each feature of a table, for each channel of sequences, and for all pixels of images
-        train = x[index[0]] if mask is None else x[index[0]][mask[index[0]]]
-        axes = (0,) if train.ndim == 2 else tuple(range(train.ndim))
-        shift, scale = train.mean(axes), train.std(axes)
-        scale = torch.where(scale > 0, scale, 1.0)
-        x = (x - shift) / scale
-        if mask is not None:
-            x = x * mask[..., None]
-    if raw.likelihood == "bernoulli" and x.dtype == torch.uint8 and not binarized:
-        x = x.float() / 255
-    splits = [Batch(*(None if field is None else field[i] for field in (x, y, mask))) for i in index]  # type: ignore[arg-type]
+        raw, index = _with_test(*split(raw, test=False))
+    preprocessing = Preprocessing.fit(raw, index[0])
+    digest = _digest(raw, index)
+    preprocessing = replace(preprocessing, digest=digest)
+    whole = preprocessing.encode(raw)
+    if raw.likelihood == "bernoulli" and whole.x.dtype == torch.uint8 and not binarized:
+        whole = replace(whole, x=whole.x.float() / 255)
+    splits = [whole[i] for i in index]
     for k in (1, 2):  # validation and test are binarised once, with a fixed seed
         if raw.likelihood == "bernoulli" and splits[k].x.dtype == torch.uint8:
             generator = torch.Generator().manual_seed(SPLIT_SEED + k)
             splits[k] = replace(splits[k], x=binarize(splits[k].x, generator).bool())
-    classes = 0 if raw.y is None else int(raw.y.max()) + 1
-    shape, steps = (x.shape[1:], 0) if mask is None else (x.shape[2:], x.shape[1])
-    spec = DataSpec(name=raw.name, shape=tuple(shape), likelihood=raw.likelihood, classes=classes, steps=steps)
-    layout: Layout = "images" if len(shape) == 3 else "table"
-    if mask is not None:
-        layout = "lines" if raw.likelihood == "gaussian" else "roll"
     factors = None
     if raw.factors is not None:
         train_factors, valid_factors, test_factors = (raw.factors[i.numpy()] for i in index)
         factors = (train_factors, valid_factors, test_factors)
     return Data(
-        spec=spec, train=splits[0], valid=splits[1], test=splits[2], digest=_digest(raw, index), source=raw.source,
-        shift=shift, scale=scale, layout=raw.layout or layout, factors=factors,
+        train=splits[0], valid=splits[1], test=splits[2], digest=digest, preprocessing=preprocessing,
+        description=describe(raw, index, preprocessing), factors=factors,
     )  # fmt: skip
+
+
+def _with_test(raw: Raw, index: list[Tensor]) -> tuple[Raw, list[Tensor]]:
+    """Append the examples of `source.test` to what was read; they are the test split."""
+    source = raw.source
+    test = read(replace(source, place=str(source.test), test=None), like=Preprocessing.fit(raw, index[0]))
+    x, parts = [raw.x, test.x], [raw, test]
+    if raw.lengths is not None:
+        longest = max(part.shape[1] for part in x)
+        x = [np.pad(part, ((0, 0), (0, longest - part.shape[1]), (0, 0))) for part in x]
+    joined: dict[str, Any] = {"x": np.concatenate(x)}
+    for name in ("y", "lengths", "groups", "times"):
+        values = [getattr(part, name) for part in parts]
+        joined[name] = None if any(v is None for v in values) else np.concatenate(values)
+    if raw.y is not None and test.y is None:
+        joined["y"] = np.concatenate([raw.y, np.full(len(test.x), -1)])
+    if raw.factors is not None and test.factors is not None:
+        joined["factors"] = replace(raw.factors, values=np.concatenate([raw.factors.values, test.factors.values]))
+    if raw.rows is not None and test.rows is not None:
+        joined["rows"] = raw.rows.append(test.rows)
+    return replace(raw, **joined), [*index, torch.arange(len(raw.x), len(joined["x"]))]
 
 
 def _digest(raw: Raw, index: list[Tensor]) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from pipeline.data import _sprites
-from pipeline.data._raw import Raw
+from pipeline.data._raw import PixelFormat, Raw
+from pipeline.data._source import Source
 from variants import InputError
 
 BINARIZED = "https://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/binarized_mnist_{}.amat"
@@ -21,6 +22,7 @@ BINARIZED_SHA256 = {  # of the text files, as published by TensorFlow Datasets
     "test": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
 }
 ROWS = "-rows"  # ends the name of a data set whose images are sequences of their rows
+GREY = "the pixels are grey values, which are binarised at random"
 OTHERWISE = "or use --dataset digits, which needs no file"
 
 
@@ -41,7 +43,11 @@ def digits() -> Raw:
 
     x, y = load_digits(return_X_y=True)
     grey = np.round(x.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
-    return Raw(name="digits", source="scikit-learn's digits", x=grey, y=y.astype(np.int64), likelihood="bernoulli")
+    return Raw(
+        name="digits", source=Source(place="digits"), x=grey, y=y.astype(np.int64), class_names=tuple(range(10)),
+        likelihood="bernoulli", why=GREY, pixels=PixelFormat(dtype="uint8", high=255.0),
+        notes=("These are scikit-learn's digits (Alpaydin & Kaynak 1998).",),
+    )  # fmt: skip
 
 
 def _rows(read: Callable[[], Raw]) -> Raw:
@@ -49,7 +55,8 @@ def _rows(read: Callable[[], Raw]) -> Raw:
     raw = read()
     x = raw.x[:, 0]
     lengths = np.full(len(x), x.shape[1], dtype=np.int64)
-    return replace(raw, name=raw.name + ROWS, x=x, lengths=lengths, layout="images")
+    name = raw.name + ROWS
+    return replace(raw, name=name, source=Source(place=name), x=x, lengths=lengths, layout="images")
 
 
 def frey_faces() -> Raw:
@@ -65,7 +72,11 @@ def frey_faces() -> Raw:
             x = file["x"].reshape(-1, 1, 28, 20).astype(np.uint8)
     except Exception as error:
         raise InputError(f"--dataset frey-faces: {path} cannot be read ({error}); {OTHERWISE}") from error
-    return Raw(name="frey-faces", source="Roweis, Saul & Hinton 2002", x=x, y=None, likelihood="logistic8")
+    return Raw(
+        name="frey-faces", source=Source(place="frey-faces"), x=x, y=None, likelihood="logistic8",
+        why="the pixels are 8-bit values", pixels=PixelFormat(dtype="uint8", high=255.0),
+        notes=("These are the Frey faces (Roweis, Saul & Hinton 2002).",),
+    )  # fmt: skip
 
 
 def _idx(name: str, folder: str) -> Raw:
@@ -89,13 +100,11 @@ def _idx(name: str, folder: str) -> Raw:
     first = torch.arange(len(parts[0]))
     last = torch.arange(len(parts[0]), len(x))
     return Raw(
-        name=name,
-        source=f"torchvision {folder}",
-        x=x,
-        y=y.astype(np.int64),
-        likelihood="bernoulli",
+        name=name, source=Source(place=name), x=x, y=y.astype(np.int64), class_names=tuple(range(10)),
+        likelihood="bernoulli", why=GREY, pixels=PixelFormat(dtype="uint8", high=255.0),
         splits=[first[:-10000], first[-10000:], last],
-    )
+        notes=(f"These are the images of torchvision.datasets.{folder}, with their own test split.",),
+    )  # fmt: skip
 
 
 def binarized_mnist() -> Raw:
@@ -115,13 +124,10 @@ def binarized_mnist() -> Raw:
     ends = np.cumsum([0, *map(len, arrays)])
     splits = [torch.arange(a, b) for a, b in pairwise(ends)]
     return Raw(
-        name="binarized-mnist",
-        source="Larochelle & Murray 2011",
-        x=np.concatenate(arrays),
-        y=None,
-        likelihood="bernoulli",
-        splits=splits,
-    )
+        name="binarized-mnist", source=Source(place="binarized-mnist"), x=np.concatenate(arrays), y=None,
+        likelihood="bernoulli", why="the pixels are binary", pixels=PixelFormat(dtype="bool"), splits=splits,
+        notes=("This is MNIST as binarised by Larochelle & Murray 2011, in its own order and splits.",),
+    )  # fmt: skip
 
 
 def _download_binarized(path: Path) -> None:

@@ -1,6 +1,5 @@
-"""A data set as it was read from its source, before it is split."""
+"""A data set as it was read from its source, in its own units, before it is split."""
 
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.data._source import Kind, Source
 from variants import InputError
 from variants.base.contract import Likelihood
 
 MINIMUM = 30  # with fewer examples, a validation or test split would have two or less
-SPLIT_SEED = 20131220  # changing it changes every split (the VAE appeared on arXiv on that day)
 Layout = Literal["images", "table", "lines", "roll"]  # how examples are drawn in pictures
 
 
@@ -45,102 +44,153 @@ class Factors:
         return self
 
 
-@dataclass(frozen=True, kw_only=True)
-class Raw:
-    """Values `x` (N, ...) as bool, uint8 or float32, and labels `y` (N,) from 0 to classes - 1.
+@dataclass(frozen=True)
+class Column:
+    """A column of a table, or a channel of sequences.
 
-    Sequences are (N, T, D) with `lengths` (N,), and padded with zeros. `splits` holds the indices of training,
-    validation and test examples if the source defines them.
+    `values` are the two values of a binary column, of which the first is read as 0 and the second as 1, or the
+    categories of a category column. It is empty for other kinds.
     """
 
     name: str
-    source: str
+    kind: Kind
+    values: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelFormat:
+    """How the pixels of images, or the values of arrays that are no table, were given.
+
+    `dtype` is the type of the arrays. `low` and `high` are the values that stand for 0 and 1 in `Batch.x`, if the
+    likelihood is of binary or 8-bit values. `channel_axis` says where the arrays have their channels: in front, at the
+    end, or in no axis.
+    """
+
+    dtype: str
+    low: float = 0.0
+    high: float = 1.0
+    channel_axis: Literal["first", "last", "none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raw:
+    """What was read: values `x` (N, ...) in the units of the source, and what is known of them.
+
+    The likelihood decides the type of `x`: bool for `bernoulli` and `categorical` (one-hot), uint8 for grey values that
+    are binarised (`bernoulli`) and for `logistic8`, and any type of numbers for `gaussian`. Binary columns of a table
+    are already 0 and 1. Tables are (N, D), images (N, C, H, W), and sequences (N, T, D) with `lengths` (N,), padded
+    with zeros.
+    """
+
+    name: str  # of the data set
+    source: Source
     x: NDArray[Any]
-    y: NDArray[np.int64] | None
+    y: NDArray[np.int64] | None  # (N,), from 0 to classes - 1; -1 if the class is unknown
     likelihood: Likelihood
-    splits: list[torch.Tensor] | None = None
+    why: str = ""  # a clause that gives the reason for the likelihood
+    class_names: tuple[Any, ...] = ()  # the labels as they were given, in the order of their codes
+    columns: tuple[Column, ...] = ()  # of a table, or channels of sequences
+    pixels: PixelFormat | None = None  # of images and other arrays
+    splits: list[torch.Tensor] | None = None  # indices of training, validation and test examples, if these are given
     lengths: NDArray[np.int64] | None = None
     layout: Layout | None = None  # None: follows from the shape
     factors: Factors | None = None
+    rows: Any = None  # a pandas Index with the labels of the rows
+    groups: NDArray[np.int64] | None = None  # (N,) a number for each group that must not be divided
+    times: NDArray[np.float64] | None = None  # (N,) by which a split by time orders the examples
+    step: str = ""  # the time between two steps of sequences, such as "1 day"
+    notes: tuple[str, ...] = ()  # sentences about what was decided or left out
+    warnings: tuple[str, ...] = ()  # sentences about what may be wrong
 
     def checked(self) -> "Raw":
         """Return this data set. Raises `InputError` if it has too few examples, missing or constant values."""
         if len(self.x) < MINIMUM:
             raise InputError(f"{self.source}: {len(self.x)} examples; expected at least {MINIMUM} for three splits")
-        if self.x[0].size == 0:
-            raise InputError(f"{self.source}: x has shape {self.x.shape}; expected examples with values")
-        if self.x.dtype.kind == "f" and not np.isfinite(self.x).all():
-            bad = ~np.isfinite(self.x.reshape(len(self.x), -1)).all(1)
-            raise InputError(
-                f"{self.source}: {bad.sum()} of {len(bad)} examples hold NaN or infinity, the first at index "
-                f"{int(bad.argmax())}; drop them or fill them in"
-            )
+        self.check_finite()
         if (self.x == self.x[:1]).all():
             raise InputError(f"{self.source}: all {len(self.x)} examples are equal; there is nothing to model")
         if self.factors is not None:
-            self.factors.checked(self.source, len(self.x))
+            self.factors.checked(str(self.source), len(self.x))
         return self
 
+    def check_finite(self) -> None:
+        """Raise `InputError` if there are no values, or some are missing or infinite."""
+        if self.x.size == 0:
+            raise InputError(f"{self.source}: x has shape {self.x.shape}; expected examples with values")
+        if self.x.dtype.kind != "f" or np.isfinite(self.x).all():
+            return
+        bad = ~np.isfinite(self.x.reshape(len(self.x), -1)).all(1)
+        where = ""
+        if self.columns and self.x.ndim == 2:
+            names = [c.name for c, ok in zip(self.columns, np.isfinite(self.x).all(0), strict=True) if not ok]
+            where = f" in {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        raise InputError(
+            f"{self.source}: {bad.sum()} of {len(bad)} examples have missing or infinite values{where}, the first at "
+            f"index {int(bad.argmax())}; remove these examples, fill the values in, or leave columns out with --drop"
+        )
 
-def from_values(source: str, name: str, x: NDArray[Any], y: NDArray[Any] | None) -> Raw:
-    """Make a `Raw` of arrays, and choose the likelihood by their type and values.
 
-    The likelihood is Bernoulli for binary values (bool, or only 0 and 1), a discretised logistic for other uint8, and
-    Gaussian for other numbers. Raises `InputError` for other types and for shapes that are no examples.
+def encode_labels(
+    source: Source, y: Any, n: int, classes: tuple[Any, ...] | None = None
+) -> tuple[NDArray[np.int64] | None, tuple[Any, ...], tuple[str, ...]]:
+    """Convert labels (whole numbers, strings, booleans, or one-hot rows) to codes (N,) from 0 to classes - 1.
+
+    A label that is missing, or that is -1 beside two or more other numbers, is unknown and gets the code -1. With
+    `classes`, the labels of a trained model, the codes are positions in it.
+
+    Returns:
+        The codes, or None if there are fewer than two classes; the classes; and notes about what was decided.
+
+    Raises:
+        InputError: If there is not one label for each of `n` examples, or the labels are no classes.
     """
-    if x.dtype.kind not in "biuf":
-        raise InputError(f"{source}: x has type {x.dtype}; expected numbers")
-    if x.ndim not in (2, 3, 4):
-        raise InputError(f"{source}: x has shape {x.shape}; expected (N, D), (N, H, W), (N, C, H, W) or (N, H, W, C)")
-    if x.ndim == 3:
-        x = x[:, None]
-    elif x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
-        x = x.transpose(0, 3, 1, 2)
-    likelihood: Likelihood = "gaussian"
-    if x.dtype == np.bool_ or (x.size and np.isin(x, (0, 1)).all()):
-        x, likelihood = x.astype(np.bool_), "bernoulli"
-    elif x.dtype == np.uint8:
-        likelihood = "logistic8"
-    else:
-        x = x.astype(np.float32)
-    codes = None if y is None else labels(source, y, len(x))
-    return Raw(name=slug(name), source=source, x=np.ascontiguousarray(x), y=codes, likelihood=likelihood)
+    import pandas
 
-
-def slug(name: str) -> str:
-    """Return a name that is safe in paths and URLs."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "data"
-
-
-def stratified(y: NDArray[np.int64] | None, n: int, share: int, test: bool = True) -> list[torch.Tensor]:
-    """Split `n` examples at random, each class by itself, and return the sorted indices of each split.
-
-    Validation gets 1/`share` of each class, test as many if `test` is true, and training the rest.
-    """
-    rng = np.random.default_rng(SPLIT_SEED)
-    groups = [np.arange(n)] if y is None else [np.flatnonzero(y == c) for c in range(int(y.max()) + 1)]
-    parts: list[list[NDArray[np.int64]]] = [[], [], []]
-    for group in groups:
-        group = rng.permutation(group)
-        size = round(len(group) / share)
-        rest = 2 * size if test else size
-        for part, chosen in zip(parts, (group[rest:], group[:size], group[size:rest]), strict=True):
-            part.append(chosen)
-    splits = [torch.from_numpy(np.sort(np.concatenate(part))) for part in parts]
-    return splits if test else splits[:2]
-
-
-def labels(source: str, y: NDArray[Any], n: int) -> NDArray[np.int64]:
-    """Convert whole numbers or strings to labels (N,) from 0 to classes - 1. Raises `InputError` for other labels."""
-    if y.dtype == object:
-        y = y.astype(str)
-    if y.ndim != 1 or len(y) != n:
-        raise InputError(f"{source}: y has shape {y.shape}; expected ({n},), a label for each example in x")
-    if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.round(y)).all()):
-        raise InputError(f"{source}: y holds fractions or NaN; expected class labels (whole numbers or strings)")
-    if y.dtype.kind not in "biufUS":
-        raise InputError(f"{source}: y has type {y.dtype}; expected whole numbers or strings")
-    classes, codes = np.unique(y, return_inverse=True)
-    if len(classes) > n // 2:
-        raise InputError(f"{source}: y has {len(classes)} different values in {n} examples; expected class labels")
-    return np.asarray(codes, dtype=np.int64)
+    array = np.asarray(y)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    notes: list[str] = []
+    if array.ndim == 2 and array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
+        notes.append(f"the labels are one-hot rows of {array.shape[1]} classes")
+        array = array.argmax(1)
+    if array.ndim != 1 or len(array) != n:
+        raise InputError(f"{source}: the labels have shape {array.shape}; expected ({n},), a label for each example")
+    series = pandas.Series(array).convert_dtypes()
+    if pandas.api.types.is_float_dtype(series.dtype):
+        raise InputError(
+            f"{source}: the labels hold fractions such as {series.dropna().iloc[0]}; expected classes (whole numbers "
+            "or strings)"
+        )
+    if not (
+        pandas.api.types.is_integer_dtype(series.dtype)
+        or pandas.api.types.is_bool_dtype(series.dtype)
+        or pandas.api.types.is_string_dtype(series.dtype)
+        or series.isna().all()
+    ):
+        raise InputError(f"{source}: the labels have type {array.dtype}; expected whole numbers or strings")
+    unknown = np.array(series.isna())
+    if pandas.api.types.is_integer_dtype(series.dtype):
+        numbers = set(series.dropna().unique().tolist())
+        if -1 not in classes if classes else len(numbers) > 2:
+            unknown |= series.eq(-1).fillna(False).to_numpy(bool)
+        elif -1 in numbers and not classes:
+            notes.append(f"the labels {' and '.join(map(str, sorted(numbers)))} are read as classes, also -1")
+    known = series[~unknown]
+    if classes is None:
+        classes = tuple(sorted(known.unique().tolist()))
+        if len(classes) > max(2, n // 2):
+            raise InputError(f"{source}: {len(classes)} different labels in {n} examples; expected classes")
+    codes = np.full(n, -1, dtype=np.int64)
+    code_of = {label: code for code, label in enumerate(classes)}
+    strange = sorted({str(label) for label in known.unique() if label not in code_of})
+    if strange:
+        raise InputError(
+            f"{source}: unknown classes {', '.join(strange[:5])}; the model was trained on "
+            f"{', '.join(map(str, classes[:20]))}"
+        )
+    codes[~unknown] = known.map(code_of).to_numpy(np.int64)
+    if unknown.any():
+        notes.append(f"{unknown.sum()} of {n} examples have no label: they train the model, and no probe")
+    if len(classes) < 2 and not notes:
+        notes.append(f"all labels are {classes[0] if classes else 'missing'!r}: there is nothing for a probe to learn")
+    return (codes if len(classes) > 1 else None), classes if len(classes) > 1 else (), tuple(notes)

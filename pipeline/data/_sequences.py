@@ -10,19 +10,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data._raw import Raw, labels, slug, stratified
+from pipeline.data._preprocessing import Preprocessing
+from pipeline.data._raw import Column, Raw, encode_labels
+from pipeline.data._source import Source, file_name
+from pipeline.data._splits import stratified
 from variants import InputError
 from variants.base.contract import Likelihood
 
 LIMIT = 100_000  # steps; longer sequences have to be cut first
 
 
-def from_sequences(
-    source: str,
-    name: str,
+def from_series(
     series: Sequence[NDArray[Any]],
-    y: NDArray[Any] | None,
+    y: Any,
+    source: Source,
+    name: str,
+    like: Preprocessing | None = None,
+    *,
     splits: list[torch.Tensor] | None = None,
+    channels: Sequence[str] = (),
 ) -> Raw:
     """Make a `Raw` of sequences (T_i, D), padded with zeros to the longest, and choose the likelihood of a step.
 
@@ -46,7 +52,7 @@ def from_sequences(
             raise InputError(f"{source}: sequence {number} holds NaN or infinity inside; drop it or fill them in")
     values = np.concatenate(series)
     likelihood: Likelihood = "gaussian"
-    dtype: Any = np.float32
+    dtype: Any = np.float64
     if np.isin(values, (0, 1)).all():
         likelihood, dtype = "bernoulli", np.bool_
     elif values.ndim == 1 and values.dtype.kind in "iu":
@@ -59,23 +65,28 @@ def from_sequences(
     x = np.zeros((len(series), int(lengths.max()), series[0].shape[1]), dtype=dtype)
     for row, s in zip(x, series, strict=True):
         row[: len(s)] = s
-    codes = None if y is None else labels(source, y, len(x))
-    return Raw(name=slug(name), source=source, x=x, y=codes, likelihood=likelihood, splits=splits, lengths=lengths)
+    codes, classes, notes = (None, (), ()) if y is None else encode_labels(source, y, len(x))
+    channels = channels or [f"x{i}" for i in range(x.shape[2])]
+    return Raw(
+        name=name, source=source, x=x, y=codes, class_names=classes, likelihood=likelihood, splits=splits,
+        lengths=lengths, columns=tuple(Column(str(c), "real") for c in channels), notes=notes,
+    )  # fmt: skip
 
 
-def ucr(path: Path) -> Raw:
+def ucr(path: Path, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
     """Read NAME_TRAIN.ts or .tsv of the UCR/UEA archive, with NAME_TEST beside it as the test split (Dau et al. 2019).
 
     A fifth of each class of the training file is the validation split. Without NAME_TEST, one file is split in three.
     """
     read = _ts if path.suffix == ".ts" else _tsv
     if path.stem.endswith("_TEST"):
-        raise InputError(f"--dataset {path}: name the file that ends in _TRAIN; _TEST beside it is the test split")
+        raise InputError(f"{path}: name the file that ends in _TRAIN; _TEST beside it is the test split")
     series, names = read(path)
-    name = path.stem.removesuffix("_TRAIN")
-    other = path.with_name(f"{name}_TEST{path.suffix}")
+    stem = path.stem.removesuffix("_TRAIN")
+    name = file_name(path.with_name(f"{stem}{path.suffix}"), [])
+    other = path.with_name(f"{stem}_TEST{path.suffix}")
     if not (path.stem.endswith("_TRAIN") and other.exists()):
-        return from_sequences(f"--dataset {path}", name, series, names)
+        return from_series(series, names, source, name, like)
     first = len(series)
     more, more_names = read(other)
     series = series + more
@@ -83,7 +94,7 @@ def ucr(path: Path) -> Raw:
     codes = None if y is None else np.unique(y, return_inverse=True)[1][:first]
     parts = stratified(codes, first, 5, test=False)
     splits = [*parts, torch.arange(first, len(series))]
-    return from_sequences(f"--dataset {path}", name, series, y, splits)
+    return from_series(series, y, source, name, like, splits=splits)
 
 
 def _tsv(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
@@ -94,7 +105,7 @@ def _tsv(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
         table = pandas.read_csv(path, sep="\t", header=None)
         values = table.iloc[:, 1:].to_numpy(np.float64)
     except (OSError, ValueError) as error:
-        raise InputError(f"--dataset {path} cannot be read as labels and values between tabs ({error})") from error
+        raise InputError(f"{path} cannot be read as labels and values between tabs ({error})") from error
     return [_trimmed(row[:, None]) for row in values], table[0].to_numpy()
 
 
@@ -103,10 +114,10 @@ def _ts(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        raise InputError(f"--dataset {path} cannot be read ({error})") from error
+        raise InputError(f"{path} cannot be read ({error})") from error
     facts = dict(_facts(lines))
     if facts.get("timestamps", "false").lower() == "true":
-        raise InputError(f"--dataset {path}: it holds time stamps; expected equal intervals (@timeStamps false)")
+        raise InputError(f"{path}: it holds time stamps; expected equal intervals (@timeStamps false)")
     labelled = facts.get("classlabel", "false").lower().startswith("true")
     begin = next((i for i, line in enumerate(lines, 1) if line.strip().lower() == "@data"), len(lines))
     series, names = [], []
@@ -120,7 +131,7 @@ def _ts(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
             columns = [np.array([float(v) if v.strip() != "?" else np.nan for v in c.split(",")]) for c in channels]
             series.append(_trimmed(np.stack(columns, axis=1)))
         except ValueError as error:
-            raise InputError(f"--dataset {path}, line {number}: {error}; expected numbers, as in UCR's .ts") from error
+            raise InputError(f"{path}, line {number}: {error}; expected numbers, as in UCR's .ts") from error
     return series, np.array(names) if labelled else None
 
 
@@ -137,7 +148,7 @@ def _trimmed(values: NDArray[Any]) -> NDArray[Any]:
     return values[: real[-1] + 1 if len(real) else 0]
 
 
-def music(path: Path) -> Raw:
+def music(path: Path, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
     """Read piano rolls (T, 88) of zeros and ones from the cells traindata, validdata and testdata of a .mat file.
 
     Boulanger-Lewandowski, Bengio & Vincent 2012 published music in this form.
@@ -148,18 +159,20 @@ def music(path: Path) -> Raw:
     try:
         cells = loadmat(path)
     except Exception as error:  # scipy raises many types
-        raise InputError(f"--dataset {path} cannot be read as a .mat file ({error})") from error
+        raise InputError(f"{path} cannot be read as a .mat file ({error})") from error
     if not set(parts) <= set(cells):
         names = ", ".join(k for k in cells if not k.startswith("__"))
-        raise InputError(f"--dataset {path} holds {names}; expected cells {', '.join(parts)} of (T, 88) rolls")
+        raise InputError(f"{path} holds {names}; expected cells {', '.join(parts)} of (T, 88) rolls")
     groups = [list(cells[p].ravel()) for p in parts]
     ends = np.cumsum([0, *map(len, groups)])
     splits = [torch.arange(a, b) for a, b in pairwise(ends)]
     series = [s for group in groups for s in group]
-    return from_sequences(f"--dataset {path}", path.stem, series, None, splits)
+    return from_series(series, None, source, name, like, splits=splits)
 
 
-def padded(source: str, name: str, x: NDArray[Any], y: NDArray[Any] | None, lengths: NDArray[Any]) -> Raw:
+def padded(
+    x: NDArray[Any], y: Any, lengths: NDArray[Any], source: Source, name: str, like: Preprocessing | None = None
+) -> Raw:
     """Make a `Raw` of padded sequences x (N, T, D), or (N, T) for symbols or one channel, with their lengths (N,)."""
     if x.ndim not in (2, 3) or lengths.shape != (len(x),) or lengths.dtype.kind not in "iu":
         raise InputError(
@@ -168,10 +181,10 @@ def padded(source: str, name: str, x: NDArray[Any], y: NDArray[Any] | None, leng
         )
     if len(x) and (lengths.min() < 1 or lengths.max() > x.shape[1]):
         raise InputError(f"{source}: lengths from {lengths.min()} to {lengths.max()}; expected 1 to T = {x.shape[1]}")
-    return from_sequences(source, name, [s[:n] for s, n in zip(x, lengths, strict=True)], y)
+    return from_series([s[:n] for s, n in zip(x, lengths, strict=True)], y, source, name, like)
 
 
-def long(source: str, name: str, table: Any) -> Raw:
+def long(table: Any, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
     """Make a `Raw` of a table with a row for each step: columns series, time, values, and optionally label."""
     series, names = [], []
     for key, part in table.groupby("series", sort=True):
@@ -184,4 +197,5 @@ def long(source: str, name: str, table: Any) -> Raw:
             if part["label"].nunique(dropna=False) != 1:
                 raise InputError(f"{source}: series {key} has several labels; expected one label for each series")
             names.append(part["label"].iloc[0])
-    return from_sequences(source, name, series, np.array(names) if names else None)
+    channels = [str(c) for c in table if c not in ("series", "time", "label")]
+    return from_series(series, np.array(names) if names else None, source, name, like, channels=channels)

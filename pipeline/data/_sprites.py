@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data._raw import Factors, Raw
+from pipeline.data._raw import Factors, PixelFormat, Raw
+from pipeline.data._source import Source
 
 Plane = NDArray[np.float32]
 SIZES = {"shape": 3, "scale": 6, "orientation": 40, "x": 32, "y": 32}
@@ -25,10 +26,11 @@ def load(size: int) -> Raw:
     x = np.concatenate([draw(part, size) for part in np.array_split(values, 70)])[:, None]
     name = "sprites" if size == 32 else f"sprites-{size}"
     splits = list(torch.arange(len(values)).split(SPLITS))
-    source = "drawn by this project from the factors of dSprites (Matthey et al. 2017)"
     return Raw(
-        name=name, source=source, x=x, y=values[:, 0], likelihood="bernoulli", splits=splits,
+        name=name, source=Source(place=name), x=x, y=values[:, 0], class_names=("square", "ellipse", "heart"),
+        likelihood="bernoulli", why="the pixels are binary", pixels=PixelFormat(dtype="bool"), splits=splits,
         factors=Factors(tuple(SIZES), values, ("shape",)),
+        notes=("These images were drawn by this project from the factors of dSprites (Matthey et al. 2017).",),
     )  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""Codes of data, samples of the posterior and of the prior, and the raw values that codes are compared with."""
+"""Codes of data, samples of the posterior and of the prior, raw values to compare codes with, and known labels."""
+
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from pipeline.evaluate import probe
 from variants import Batch, Variant
 
 MMD_SAMPLES = 2000
+UNEVEN = 2  # classes are uneven if the largest has more than this many times the examples of the smallest
 
 
 def encode_split(variant: Variant, data: Data, split: Batch) -> NDArray[np.float64]:
@@ -45,13 +48,35 @@ def raw_values(data: Data, split: Batch) -> NDArray[np.float64]:
 
 
 def labels_of(split: Batch) -> NDArray[np.int64]:
-    """Return the labels of a split that has labels, (N,)."""
-    assert split.y is not None
+    """Return the labels of a split, (N,); -1 where the label is unknown."""
+    if split.y is None:
+        return np.full(len(split), -1)
     labels: NDArray[np.int64] = split.y.cpu().numpy()
     return labels
 
 
 def labelled(split: Batch) -> Batch:
-    """Return the examples whose label is known, of a split that has labels."""
-    assert split.y is not None
-    return split[torch.ge(split.y, 0).nonzero()[:, 0]]
+    """Return the examples of a split whose label is known."""
+    return split[slice(0, 0)] if split.y is None else split[torch.ge(split.y, 0).nonzero()[:, 0]]
+
+
+def uneven(labels: NDArray[np.int64]) -> bool:
+    """Return whether classes are uneven, from known labels (N,) of examples.
+
+    They are if the largest class has more than twice the examples of the smallest. The accuracy of a probe then mostly
+    tells about the large classes.
+    """
+    counts = np.unique(labels, return_counts=True)[1]
+    return bool(counts.max() > UNEVEN * counts.min())
+
+
+def why_no_probe(data: Data, part: Literal["validation", "test"]) -> str:
+    """Return why no probe can be trained on the training labels and scored on a split; an empty string if one can."""
+    name, split = data.spec.name, data.valid if part == "validation" else data.test
+    if not data.spec.classes:
+        return f"data set {name} has no labels"
+    if (count := len(np.unique(labels_of(labelled(data.train))))) < 2:
+        return f"the known labels of the training split of {name} are of {count} classes; a classifier needs two"
+    if not len(labelled(split)):
+        return f"no label of the {part} split of {name} is known"
+    return ""

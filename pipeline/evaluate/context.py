@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pipeline import metrics, trainer
 from pipeline.data import Data
 from pipeline.evaluate import classifier
-from pipeline.evaluate.codes import encode_split, labelled, labels_of
+from pipeline.evaluate.codes import encode_split, labels_of
 from pipeline.evaluate.pictures import Picture
 from pipeline.metrics import Undefined
 from pipeline.trainer import Totals
-from variants import Batch, Variant
+from variants import Variant
 
 Array = NDArray[np.float64]
 
@@ -96,17 +96,11 @@ class Context:
         return None if "kl_per_dimension" not in totals.sums else (totals.sums["kl_per_dimension"] / totals.count).cpu()
 
     @cached_property
-    def codes(self) -> tuple[Array, Array]:
-        """The codes of the labelled training examples and of the test examples."""
-        return encode_split(self.variant, self.data, self.train), encode_split(self.variant, self.data, self.data.test)
+    def codes(self) -> Array:
+        """The codes of the test examples, (N, Z)."""
+        return encode_split(self.variant, self.data, self.data.test)
 
     @cached_property
-    def train(self) -> Batch:
-        """The training examples whose label is known; all of them for data without labels."""
-        return self.data.train if self.data.train.y is None else labelled(self.data.train)
-
-    def labels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | Undefined:
-        """Return the labels of `train` and of the test examples."""
-        if not self.data.spec.classes:
-            return Undefined(f"data set {self.data.spec.name} has no labels")
-        return labels_of(self.train), labels_of(self.data.test)
+    def labels(self) -> NDArray[np.int64]:
+        """The labels of the test examples, (N,); -1 where the label is unknown."""
+        return labels_of(self.data.test)

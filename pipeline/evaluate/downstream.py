@@ -245,6 +245,7 @@ def forecast(variant: Variant, data: Data, split: Batch, draws: int = 10) -> dic
     half = (split.mask.sum(1) + 1) // 2
     squared: dict[str, list[Tensor]] = {"model": [], "persistence": [], "mean": []}
     counts = []
+    scale = data.preprocessing.scale.to(variant.device, torch.float32)
     real = data.train.mask
     assert real is not None
     values = torch.cat([b.x for b in data.batches(data.train)]) * real[..., None]
@@ -262,7 +263,7 @@ def forecast(variant: Variant, data: Data, split: Batch, draws: int = 10) -> dic
             ahead = (batch.mask & (steps >= prefix[:, None]))[..., None]
             counts.append(ahead.sum() * batch.x.shape[2])
             for name, guess in (("model", model), ("persistence", last), ("mean", mean)):
-                squared[name].append(torch.where(ahead, (guess - batch.x) * data.scale, 0.0).double().square().sum())
+                squared[name].append(torch.where(ahead, (guess - batch.x) * scale, 0.0).double().square().sum())
     total = float(torch.stack(counts).sum())
     return {name: math.sqrt(float(torch.stack(parts).sum()) / total) for name, parts in squared.items()}
 

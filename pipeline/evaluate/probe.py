@@ -21,23 +21,47 @@ def subset(split: Batch, n: int = TRAINING_EXAMPLES) -> Batch:
     return split[index.sort().values.to(split.x.device)]
 
 
-def accuracy(train_x: Array, train_y: Classes, test_x: Array, test_y: Classes) -> float:
-    """Return the share of test examples (N, Z) that are classified correctly, in [0, 1]; higher is better.
+def predictions(train_x: Array, train_y: Classes, test_x: Array) -> Classes:
+    """Return the class that is predicted for each test example (N, Z): (N,).
 
     The classifier is a multinomial logistic regression with an L2 penalty (C = 1), on features that are standardised by
-    the training examples.
+    the training examples. These must have two classes or more.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if len(np.unique(train_y)) < 2:
-        return float(np.mean(test_y == train_y[0]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # after 200 steps the accuracy no longer changes
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(train_x, train_y)
-    return float(model.score(test_x, test_y))
+    predicted: Classes = model.predict(test_x)
+    return predicted
+
+
+def accuracy(train_x: Array, train_y: Classes, test_x: Array, test_y: Classes) -> float:
+    """Return the share of test examples (N, Z) whose class `predictions` gives, in [0, 1]; higher is better."""
+    return float(np.mean(predictions(train_x, train_y, test_x) == test_y))
+
+
+def balanced_accuracy(labels: Classes, predicted: Classes) -> float:
+    """Return the mean, over the classes of the labels (N,), of the share of a class that is predicted correctly.
+
+    It is in [0, 1], and higher is better (Brodersen et al. 2010). Every class counts equally, however rare it is: if
+    always the same one of K classes is predicted, it is 1/K.
+    """
+    from sklearn.metrics import recall_score
+
+    return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
+
+
+def majority(train_y: Classes, test_y: Classes) -> float:
+    """Return the share of test examples that have the most frequent class of the training examples, in [0, 1].
+
+    This is the accuracy of a classifier that always predicts this class, whatever the code.
+    """
+    classes, counts = np.unique(train_y, return_counts=True)
+    return float(np.mean(test_y == classes[counts.argmax()]))
 
 
 def random_projection(train_x: Array, test_x: Array, dimensions: int) -> tuple[Array, Array]:
@@ -57,8 +81,8 @@ def principal_components(train_x: Array, test_x: Array, dimensions: int) -> tupl
     return fitted.transform(train_x), fitted.transform(test_x)
 
 
-def by_labels(train: tuple[Array, Classes], test: tuple[Array, Classes], n: int, draws: int, seed: int = 0) -> Array:
-    """Return the test accuracy of a logistic regression that is trained on `n` labels: (draws,), higher is better.
+def by_labels(train: tuple[Array, Classes], test_x: Array, n: int, draws: int, seed: int = 0) -> Classes:
+    """Return the test predictions of a logistic regression that is trained on `n` labels: (draws, N).
 
     Each draw takes the labels evenly from all classes. Codes are centred and divided by one common scale, both computed
     from all training codes, which needs no labels. So columns that vary little stay small, and the penalty (C = 1)
@@ -67,11 +91,11 @@ def by_labels(train: tuple[Array, Classes], test: tuple[Array, Classes], n: int,
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    (train_x, train_y), (test_x, test_y) = train, test
+    train_x, train_y = train
     classes = np.unique(train_y)
     if not len(classes) <= n <= len(train_y):
         raise InputError(f"{n} labels: expected {len(classes)} (one a class) to {len(train_y)} (all)")
-    (train_x, test_x), accuracies = scaled(train_x, test_x), []
+    (train_x, test_x), predicted = scaled(train_x, test_x), []
     for draw in range(draws):
         order = np.random.default_rng((seed, draw)).permutation(len(train_y))
         # number the examples of each class in the drawn order, and take the first ones of every class
@@ -83,8 +107,8 @@ def by_labels(train: tuple[Array, Classes], test: tuple[Array, Classes], n: int,
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model = LogisticRegression(max_iter=200).fit(train_x[chosen], train_y[chosen])
-        accuracies.append(model.score(test_x, test_y))
-    return np.array(accuracies)
+        predicted.append(model.predict(test_x))
+    return np.array(predicted)
 
 
 def neighbours(train: tuple[Array, Classes], test: tuple[Array, Classes], k: int = 10) -> float:

@@ -1,10 +1,20 @@
 """The scores that every trial gets. They are quick to compute and use training and validation data only."""
 
+import numpy as np
 import torch
 
 from pipeline.data import Data
 from pipeline.evaluate import latents, probe
-from pipeline.evaluate.codes import encode_split, labelled, labels_of, posterior_and_prior, raw_values
+from pipeline.evaluate.codes import (
+    encode_split,
+    labelled,
+    labels_of,
+    posterior_and_prior,
+    raw_values,
+    uneven,
+    why_no_probe,
+)
+from pipeline.metrics import Undefined
 from variants import Variant
 
 
@@ -16,8 +26,10 @@ def scores(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict
     computed from `kl`, the mean KL per dimension (Z,) in nats.
 
     If there are labels, they include `probe/accuracy`, the share of validation examples that a probe of the codes
-    classifies correctly, and `probe/random_projection`, the same probe on equally many random projections of the raw
-    values. A code that does not beat the latter has learned nothing that the classes depend on.
+    classifies correctly, and `probe/balanced_accuracy`, the mean of this share over classes. Beside them stand
+    `probe/majority`, the accuracy of predicting always the most frequent class, and `probe/random_projection`, the
+    accuracy of the same probe on equally many random projections of the raw values. A code that does not beat these has
+    learned nothing that the classes depend on. Examples whose label is unknown take no part.
     """
     valid = encode_split(variant, data, data.valid)
     metrics: dict[str, float] = {}
@@ -29,19 +41,34 @@ def scores(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict
             metrics["latent/active_units"] = float(latents.active_units(valid, prior))
     if kl is not None and variant.levels:
         metrics |= latents.by_level(kl, variant.levels)
-    if data.spec.classes:
-        train = probe.subset(labelled(data.train))
-        y = labels_of(train), labels_of(data.valid)
-        metrics["probe/accuracy"] = probe.accuracy(encode_split(variant, data, train), y[0], valid, y[1])
-        random = probe.random_projection(raw_values(data, train), raw_values(data, data.valid), valid.shape[1])
-        metrics["probe/random_projection"] = probe.accuracy(random[0], y[0], random[1], y[1])
+    if not why_no_probe(data, "validation"):
+        train, known = probe.subset(labelled(data.train)), labels_of(data.valid) >= 0
+        train_y, valid_y = labels_of(train), labels_of(data.valid)[known]
+        predicted = probe.predictions(encode_split(variant, data, train), train_y, valid[known])
+        metrics["probe/accuracy"] = float(np.mean(predicted == valid_y))
+        metrics["probe/balanced_accuracy"] = probe.balanced_accuracy(valid_y, predicted)
+        metrics["probe/majority"] = probe.majority(labels_of(labelled(data.train)), valid_y)
+        raw = raw_values(data, train), raw_values(data, data.valid)[known]
+        random = probe.random_projection(*raw, valid.shape[1])
+        metrics["probe/random_projection"] = probe.accuracy(random[0], train_y, random[1], valid_y)
     return metrics
 
 
 def baselines(data: Data) -> dict[str, float]:
-    """Return `probe/raw_pixels`, the probe of the raw values. It depends on the data alone."""
-    if not data.spec.classes:
+    """Return `probe/raw_pixels`, the probe of the raw values, if there are labels. It depends on the data alone."""
+    if why_no_probe(data, "validation"):
         return {}
-    train = probe.subset(labelled(data.train))
-    y = labels_of(train), labels_of(data.valid)
-    return {"probe/raw_pixels": probe.accuracy(raw_values(data, train), y[0], raw_values(data, data.valid), y[1])}
+    train, valid = probe.subset(labelled(data.train)), labelled(data.valid)
+    raw = raw_values(data, train), raw_values(data, valid)
+    return {"probe/raw_pixels": probe.accuracy(raw[0], labels_of(train), raw[1], labels_of(valid))}
+
+
+def probe_metric(data: Data) -> str | Undefined:
+    """Return the metric by which the probes of trials are compared.
+
+    It is `probe/accuracy`, or `probe/balanced_accuracy` if the classes of the training examples are uneven. It is
+    undefined if the labels allow no probe.
+    """
+    if reason := why_no_probe(data, "validation"):
+        return Undefined(reason)
+    return "probe/balanced_accuracy" if uneven(labels_of(labelled(data.train))) else "probe/accuracy"

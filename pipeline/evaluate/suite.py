@@ -26,7 +26,7 @@ from pipeline.evaluate import (
     probe,
     samples,
 )
-from pipeline.evaluate.codes import encode_split, posterior_and_prior, raw_values
+from pipeline.evaluate.codes import encode_split, labelled, labels_of, posterior_and_prior, raw_values, why_no_probe
 from pipeline.evaluate.context import Context, Part, Score, Sizes
 from pipeline.metrics import Undefined
 from variants import Batch, InputError, Variant
@@ -98,7 +98,7 @@ def _annealing(context: Context) -> Part:
 
 
 def _latents(context: Context) -> Part:
-    variant, kl, test = context.variant, context.kl, context.codes[1]
+    variant, kl, test = context.variant, context.kl, context.codes
     remark, vectors = "", {}
     if kl is None:
         scores = _undefined(["latent/active_units_kl"], NO_KL)
@@ -129,21 +129,22 @@ def _latents(context: Context) -> Part:
 
 def _probe(context: Context) -> Part:
     variant, data, sizes, seed = context.variant, context.data, context.sizes, context.seed
-    labels = context.labels()
-    if isinstance(labels, Undefined):
-        undefined = [*(f"probe/linear_{n}" for n in sizes.labels), "probe/linear_all", "probe/knn"]
-        return Part(name="probe", scores=_undefined(undefined, labels.reason))
-    train_y, test_y = labels
-    raw = raw_values(data, context.train), raw_values(data, data.test)
+    if reason := why_no_probe(data, "test"):
+        undefined = [*(f"probe/linear_{n}" for n in sizes.labels), "probe/linear_all", "probe/balanced_all", "probe/knn"]
+        return Part(name="probe", scores=_undefined(undefined, reason))
+    known_train, known_test, is_known = labelled(data.train), labelled(data.test), context.labels >= 0
+    train_y, test_y = labels_of(known_train), labels_of(known_test)
+    raw = raw_values(data, known_train), raw_values(data, known_test)
     with machine.seeded(variant.device, seed):
         untrained = type(variant)(variant.config, variant.spec).to(variant.device)
     features = {
-        "": context.codes,
+        "": (encode_split(variant, data, known_train), context.codes[is_known]),
         "raw_": raw,
-        "untrained_": (encode_split(untrained, data, context.train), encode_split(untrained, data, data.test)),
-        "pca_": probe.principal_components(*raw, context.codes[0].shape[1]),
+        "untrained_": (encode_split(untrained, data, known_train), encode_split(untrained, data, known_test)),
+        "pca_": probe.principal_components(*raw, context.codes.shape[1]),
     }
-    scores, curves = [], {}
+    share, curves = probe.majority(train_y, test_y), {}
+    scores = [Score(name="probe/majority_all", value=share, n=len(test_y), k=len(train_y))]
     chosen = np.sort(np.random.default_rng(seed).permutation(len(train_y))[: probe.TRAINING_EXAMPLES])
     classes, total = len(np.unique(train_y)), len(train_y)
     for prefix, (train, test) in features.items():
@@ -154,8 +155,12 @@ def _probe(context: Context) -> Part:
                 scores += _undefined([name], f"{n} labels: it takes {classes} (one a class) to {total} (all)")
                 continue
             draws = 1 if n == total else sizes.draws
-            each = probe.by_labels((train, train_y), (test, test_y), n, draws, seed)
+            predicted = probe.by_labels((train, train_y), test, n, draws, seed)
+            each = (predicted == test_y).mean(axis=1)
             scores.append(_average(name, each, n=len(test), k=n))
+            if n == total:
+                balanced = probe.balanced_accuracy(test_y, predicted[0])
+                scores.append(Score(name=f"probe/{prefix}balanced_all", value=balanced, n=len(test), k=n))
             curve.append((n, float(each.mean())))
         curves[prefix.removesuffix("_").replace("pca", "PCA") or "codes"] = curve
         accuracy = probe.neighbours((train[chosen], train_y[chosen]), (test, test_y))
@@ -165,10 +170,12 @@ def _probe(context: Context) -> Part:
 
 
 def _clusters(context: Context) -> Part:
-    labels = context.labels()
-    values = labels if isinstance(labels, Undefined) else clusters.scores(context.codes[1], labels[1], context.seed)
+    name, known = context.data.spec.name, context.labels >= 0
+    values: dict[str, float] | Undefined = Undefined(f"data set {name} has no labels")
+    if context.data.spec.classes:
+        values = clusters.scores(context.codes[known], context.labels[known], context.seed)
     methods = [f"{method}_{score}" for method in ("kmeans", "mixture") for score in ("ari", "nmi", "accuracy")]
-    return Part(name="clusters", scores=_named("latent/", values, methods, n=len(context.data.test)))
+    return Part(name="clusters", scores=_named("latent/", values, methods, n=int(known.sum())))
 
 
 def _disentanglement(context: Context) -> Part:
@@ -180,8 +187,8 @@ def _disentanglement(context: Context) -> Part:
     unordered = [n in test.unordered for n in test.names]
     with machine.seeded(variant.device, context.seed):  # the metrics expect codes whose prior has a deviation of 1
         scale = variant.sample_prior(1000).std(0).double().cpu().numpy()
-    values = disentanglement.scores(context.codes[1] / scale, test.values, unordered, context.seed)
-    return Part(name="disentanglement", scores=_named("latent/", values, ["mig"], n=len(context.codes[1])))
+    values = disentanglement.scores(context.codes / scale, test.values, unordered, context.seed)
+    return Part(name="disentanglement", scores=_named("latent/", values, ["mig"], n=len(context.codes)))
 
 
 def _samples(context: Context) -> Part:
@@ -217,15 +224,17 @@ def _samples(context: Context) -> Part:
 def _anomaly(context: Context) -> Part:
     variant, data, sizes, seed = context.variant, context.data, context.sizes, context.seed
     normals = range(min(sizes.anomaly_classes, data.spec.classes))
-    absent = [c for c in normals for s in (data.train, data.valid) if s.y is None or not torch.eq(s.y, c).any()]
+    absent = [c for c in normals for split in (data.train, data.valid) if c not in labels_of(split)]
     reason = f"data set {data.spec.name} has no labels" if not data.spec.classes else ""
     if variant.conditioned_on == "x":
         reason = reason or "it models a part of an example only"
     elif absent:
         reason = f"class {absent[0]}: {data.spec.name} has no examples of it to train and validate on"
+    elif not len(labelled(data.test)):
+        reason = reason or f"no label of the test split of {data.spec.name} is known"
     if reason:
         return Part(name="anomaly", scores=_undefined(["use/anomaly_reconstruction"], reason))
-    split = probe.subset(data.test, sizes.anomaly_n)
+    split = probe.subset(labelled(data.test), sizes.anomaly_n)
     areas: dict[str, list[float]] = {}
     for normal in normals:
         one_class = data.only_class(normal)
@@ -263,13 +272,9 @@ def _interpolation(context: Context) -> Part:
 
 
 def _generation(context: Context) -> Part:
-    values: dict[str, float] | Undefined
-    if isinstance(trained := context.classifier, Undefined):
-        values = trained
-    else:
-        values = downstream.generation(context.variant, context.data, trained)
-    names = ["accuracy", "real"]
-    return Part(name="generation", scores=_named("use/generation_", values, names, suffix=f"_{classifier.HASH}"))
+    values = downstream.generation(context.variant, context.data)
+    names, suffix = ["accuracy", "real"], f"_{classifier.HASH}"
+    return Part(name="generation", scores=_named("use/generation_", values, names, suffix=suffix))
 
 
 def _forecast(context: Context) -> Part:
@@ -279,7 +284,7 @@ def _forecast(context: Context) -> Part:
 
 
 def _augmentation(context: Context) -> Part:
-    n = min(context.sizes.augmented, len(context.train))
+    n = min(context.sizes.augmented, len(labelled(context.data.train)))
     accuracies = downstream.augmentation(context.variant, context.data, n)
     if isinstance(accuracies, Undefined):
         return Part(name="augmentation", scores=_undefined(["use/augmentation_with"], accuracies.reason))

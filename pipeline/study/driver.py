@@ -20,6 +20,7 @@ from pipeline import data as datasets
 from pipeline import executor as executors
 from pipeline import machine, metrics, training_run
 from pipeline.cli import OPTUNA_STORE
+from pipeline.data import Source
 from pipeline.evaluate import quick
 from pipeline.executor import Compute, Ended
 from pipeline.progress import Display, Progress
@@ -38,7 +39,7 @@ class StudyRequest:
     """A study that is to be run. Where a value is None, that of the variant's `STUDY` in `studies/` is taken."""
 
     variant: str
-    dataset: str | None = None  # a name, or the path of a file or a folder of images
+    dataset: str | Source | None = None  # a name, the path of a file or a folder of images, or a source with options
     trials: int | None = None  # finished trials that the study is to have, earlier ones included
     epochs: int | None = None  # the largest number of epochs of a trial
     timeout: float | None = None  # seconds after which no trial is started; None for no limit
@@ -83,12 +84,11 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
     search_space = studies.get(request.variant)
     defaults = search_space.STUDY
     example, ranges = space.outline(search_space, request.fixed)
-    source = request.dataset or defaults.dataset
-    data = datasets.load(source)
+    data = datasets.load(request.dataset or defaults.dataset)
     objectives = metrics.objectives(defaults.objectives, data.spec)
     variants.build(request.variant, example, data.spec)  # raises InputError if the variant does not fit the data
     data = data.to(device)
-    training_run.cache_data(source, device, data)
+    training_run.cache_data(data.source, device, data)
     trials, epochs = request.trials or defaults.trials, request.epochs or defaults.epochs
     if not 0 <= request.seed <= training_run.FIRST_FINAL_SEED - trials:
         raise InputError(
@@ -126,7 +126,7 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
             if not display.console.is_terminal:
                 display.say(f"study {name}: {finished} of {trials} trials finished, at most {epochs} epochs each")
             settings = TrialSettings(
-                variant=request.variant, source=source, dataset=data.spec.name, digest=data.digest,
+                variant=request.variant, source=data.source, dataset=data.spec.name, digest=data.digest,
                 objectives=objectives, study=name, uid=uid, storage=request.storage, pruner=defaults.pruner,
                 epochs=epochs, patience=defaults.patience, timeout=request.trial_timeout, seed=request.seed, tags=tags,
                 address=tracker.address, parent=parent.id, first_color=3 * variants.names().index(request.variant),

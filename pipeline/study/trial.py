@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import machine, training_run
+from pipeline.data import Source
 from pipeline.evaluate import quick
 from pipeline.executor import Resources
 from pipeline.study import halving, store
@@ -27,7 +28,7 @@ class TrialSettings:
     """What all trials of a study share."""
 
     variant: str
-    source: str  # the data, as `data.load` takes them
+    source: Source  # of the data
     dataset: str  # the name of the data set, and of the MLflow experiment
     digest: str
     objectives: tuple[str, ...]

@@ -141,7 +141,7 @@ class Run:
         """Log the data that the run is trained on, with their digest, as an input of the run."""
         facts = {part: len(getattr(data, part)) for part in ("train", "valid", "test")}
         self._add("dataset", "dataset", values={
-            "name": data.spec.name, "digest": data.digest[:36], "source_type": "local", "source": data.source,
+            "name": data.spec.name, "digest": data.digest[:36], "source_type": "local", "source": data.source.json(),
             "schema": json.dumps({"shape": list(data.spec.shape), "likelihood": data.spec.likelihood}),
             "profile": json.dumps(facts | {"classes": data.spec.classes}),
         })  # fmt: skip

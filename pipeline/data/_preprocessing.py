@@ -1,0 +1,205 @@
+"""Preprocessing: the one way from a person's rows to the tensors that a variant gets, and back.
+
+It is fitted on the training split, used by training, and saved beside the weights, so that a model that is loaded
+treats new rows exactly as training did.
+"""
+
+import dataclasses
+import json
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.data._raw import Column, Layout, PixelFormat, Raw
+from pipeline.data._source import Source
+from variants import Batch, DataSpec, InputError
+
+FILES = ("preprocessing.json", "preprocessing.safetensors")
+FAR = 100  # new values may lie this many times the half range of the training values away from its middle
+Array = NDArray[Any]
+
+
+def _zero() -> Tensor:
+    return torch.zeros((), dtype=torch.float64)
+
+
+def _one() -> Tensor:
+    return torch.ones((), dtype=torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What was done to the training data, and is done to all later data.
+
+    `shift`, `scale`, `low` and `high` are float64, one for each column of a table or channel of sequences, and one for
+    all pixels of images. Continuous values enter a model as (x - shift) / scale. `low` and `high` are the smallest and
+    the largest training value. The other fields are those of `Raw`.
+    """
+
+    spec: DataSpec
+    layout: Layout
+    source: Source
+    class_names: tuple[Any, ...] = ()
+    columns: tuple[Column, ...] = ()
+    pixels: PixelFormat | None = None
+    step: str = ""
+    digest: str = ""  # of the data that it was fitted on
+    shift: Tensor = field(default_factory=_zero)
+    scale: Tensor = field(default_factory=_one)
+    low: Tensor = field(default_factory=_zero)
+    high: Tensor = field(default_factory=_one)
+
+    @classmethod
+    def fit(cls, raw: Raw, train: Tensor) -> "Preprocessing":
+        """Return the preprocessing of what was read, fitted on the examples with the indices `train`."""
+        shape, steps = (raw.x.shape[1:], 0) if raw.lengths is None else (raw.x.shape[2:], raw.x.shape[1])
+        spec = DataSpec(
+            name=raw.name, shape=tuple(shape), likelihood=raw.likelihood, classes=len(raw.class_names), steps=steps
+        )
+        layout: Layout = "images" if len(shape) == 3 else "table"
+        if raw.lengths is not None:
+            layout = "lines" if raw.likelihood == "gaussian" else "roll"
+        limits: dict[str, Any] = {}
+        if raw.likelihood == "gaussian":
+            x = raw.x[train.numpy()]
+            if raw.lengths is not None:
+                x = x[np.arange(x.shape[1]) < raw.lengths[train.numpy()][:, None]]
+            # one mean and scale for each column of a table, for each channel of sequences, and for all pixels of images
+            axes = (0,) if x.ndim == 2 else tuple(range(x.ndim))
+            x = x.astype(np.float64, copy=False)
+            scale = x.std(axes, ddof=1)
+            values = (x.mean(axes), np.where(scale > 0, scale, 1.0), x.min(axes), x.max(axes))
+            limits = {n: torch.as_tensor(v) for n, v in zip(("shift", "scale", "low", "high"), values, strict=True)}
+        return cls(
+            spec=spec, layout=raw.layout or layout, source=raw.source, class_names=raw.class_names,
+            columns=raw.columns, pixels=raw.pixels, step=raw.step, **limits,
+        )  # fmt: skip
+
+    def encode(self, raw: Raw) -> Batch:
+        """Return what was read in the form in which `Data` stores it (see `pipeline.data`).
+
+        Raises:
+            InputError: If the shape of an example is another one, or values are missing or in other units.
+        """
+        x, steps = raw.x, raw.lengths is not None
+        shape = x.shape[2:] if steps else x.shape[1:]
+        if tuple(shape) != self.spec.shape or steps != bool(self.spec.steps):
+            raise InputError(
+                f"{raw.source}: examples have the shape {'x'.join(map(str, shape))}; the model was trained on "
+                f"{'sequences with steps of ' if self.spec.steps else ''}{'x'.join(map(str, self.spec.shape))}"
+            )
+        raw.check_finite()
+        mask = None
+        if raw.lengths is not None:
+            mask = torch.arange(x.shape[1]) < torch.from_numpy(raw.lengths)[:, None]
+        if self.spec.likelihood == "gaussian":
+            self._check_range(raw)
+            x = ((x.astype(np.float64, copy=False) - self.shift.numpy()) / self.scale.numpy()).astype(np.float32)
+        values = torch.from_numpy(np.ascontiguousarray(x))
+        if mask is not None and self.spec.likelihood == "gaussian":
+            values = values * mask[..., None]
+        return Batch(values, None if raw.y is None else torch.from_numpy(raw.y), mask)
+
+    def _check_range(self, raw: Raw) -> None:
+        """Raise `InputError` if most values of a column are in other units than those of the training data."""
+        low, high = self.low.numpy(), self.high.numpy()
+        distance = np.abs(raw.x - (low + high) / 2) / np.maximum((high - low) / 2, 1e-12)
+        if raw.lengths is not None:
+            distance = distance[np.arange(raw.x.shape[1]) < raw.lengths[:, None]]
+        # an image may be dark almost everywhere, so its largest value counts
+        typical = np.atleast_1d(distance.max() if low.ndim == 0 else np.median(distance, axis=0))
+        if (typical > FAR).any():
+            worst = int(typical.argmax())
+            name = self.columns[worst].name if self.columns else "the pixels"
+            values = raw.x if low.ndim == 0 else raw.x[..., worst]
+            raise InputError(
+                f"{raw.source}: {name} has values from {values.min():g} to {values.max():g}, and training saw "
+                f"{np.atleast_1d(low)[worst]:g} to {np.atleast_1d(high)[worst]:g}; expected values in the same units"
+            )
+
+    def decode(self, x: Tensor) -> Array:
+        """Turn values in the units of `Batch.x`, (N, *shape) or (N, T, D), into values in the units of the source.
+
+        Binary columns and pixels come back as the probability of their second value, or between their two values.
+        """
+        values = x.detach().cpu().double().numpy()
+        if self.spec.likelihood == "gaussian":
+            values = values * self.scale.numpy() + self.shift.numpy()
+        if self.pixels is None:
+            return np.asarray(values)
+        if self.spec.likelihood != "gaussian":
+            values = values * (self.pixels.high - self.pixels.low) + self.pixels.low
+        if self.pixels.channel_axis == "last":
+            values = np.moveaxis(values, 1, -1)
+        elif self.pixels.channel_axis == "none" and self.layout == "images" and values.ndim == 4:
+            values = values[:, 0]
+        dtype = np.dtype(self.pixels.dtype)
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            return values.round().clip(limits.min, limits.max).astype(dtype)
+        return np.asarray(values)
+
+    def binarized(self, batch: Batch) -> Batch:
+        """Return a batch in float32 that a variant can score. Grey values of a Bernoulli model are binarised.
+
+        The draw depends on the values of the example alone, so that an example always gets the same pixels.
+        """
+        x = batch.x
+        if x.dtype == torch.uint8 and self.spec.likelihood == "bernoulli":
+            grey = x.numpy()
+            draws = [np.random.default_rng(zlib.crc32(row.tobytes())).random(row.shape) < row / 255 for row in grey]
+            return dataclasses.replace(batch, x=torch.from_numpy(np.stack(draws)).float())
+        return dataclasses.replace(batch, x=x.float() / 255 if x.dtype == torch.uint8 else x.float())
+
+    def save(self, folder: Path) -> None:
+        """Write `preprocessing.json` and `preprocessing.safetensors` into a folder."""
+        from safetensors.torch import save_file
+
+        tensors = {name: getattr(self, name) for name in ("shift", "scale", "low", "high")}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / FILES[1])
+        facts: dict[str, Any] = {"version": 1}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.name == "source":
+                facts["source"] = json.loads(value.json())
+            elif f.name not in tensors:
+                facts[f.name] = value
+        text = json.dumps(facts, indent=2, ensure_ascii=False, default=_plain)
+        (folder / FILES[0]).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Preprocessing | None":
+        """Read what `save` wrote; None if the folder has no such files, because an older version saved it.
+
+        Raises:
+            InputError: If a file cannot be read.
+        """
+        from safetensors.torch import load_file
+
+        if not (folder / FILES[0]).exists():
+            return None
+        try:
+            facts = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
+            facts.pop("version")
+            facts["source"] = Source.parse(json.dumps(facts["source"]))
+            facts["spec"] = DataSpec(**{**facts["spec"], "shape": tuple(facts["spec"]["shape"])})
+            facts["class_names"] = tuple(facts["class_names"])
+            facts["columns"] = tuple(
+                Column(**{**column, "values": tuple(column["values"])}) for column in facts["columns"]
+            )
+            facts["pixels"] = PixelFormat(**facts["pixels"]) if facts["pixels"] else None
+            facts |= load_file(folder / FILES[1])
+            return cls(**facts)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{folder}: the preprocessing cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _plain(value: Any) -> Any:
+    """Convert a dataclass or a numpy scalar to what JSON can hold."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value.item()  # type: ignore[arg-type]

@@ -1,0 +1,94 @@
+"""Where data come from, and what a person has said about them."""
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from variants.base.contract import Likelihood
+
+SPLIT_SEED = 20131220  # the seed of splits unless a person gives another (the VAE appeared on arXiv on that day)
+Kind = Literal["real", "count", "binary", "category", "pixels", "sequence"]
+KINDS: tuple[Kind, ...] = ("real", "count", "binary", "category", "pixels", "sequence")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set before it is read: its place, and a person's answers to what the values alone do not tell.
+
+    Each field but `place` is an option of the commands; `python -m pipeline.data --help` explains them.
+    """
+
+    place: str  # the name of a data set, the path of a file or folder, or a name for data in memory
+    label: str | None = None  # the column that holds the class
+    group: str | None = None  # the column whose values name groups, such as patients, which are never divided
+    time: str | None = None  # the column that holds the time
+    drop: tuple[str, ...] = ()  # columns that are left out
+    header: bool = True  # whether the first line of a table has the names of the columns
+    likelihood: Likelihood | None = None
+    kinds: tuple[tuple[str, Kind], ...] = ()  # of columns; of arrays that are no table, the kind of `x`
+    size: tuple[int, int] | None = None  # the height and width to which images are resized
+    alpha: Literal["white", "black", "keep"] | None = None  # the colour behind transparent pixels, or keep alpha
+    gaps: Literal["ignore", "differences"] | None = None  # what happens to uneven steps of time
+    test: str | None = None  # the place of the test split
+    split: Literal["random", "group", "time"] | None = None
+    split_seed: int = SPLIT_SEED
+
+    def __str__(self) -> str:
+        return self.place
+
+    def kind(self, column: str) -> Kind | None:
+        """Return the kind that a person gave a column."""
+        return dict(self.kinds).get(column)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, without `place`."""
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "place"}
+        defaults = dataclasses.asdict(Source(place=self.place))
+        return {name: value for name, value in given.items() if value != defaults[name]}
+
+    def json(self) -> str:
+        """Return the source as text, from which `parse` restores it."""
+        return json.dumps({"place": self.place, **self.options})
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """Restore a source from the text that `json` returned; any other text is a place."""
+        try:
+            fields = json.loads(text)
+        except ValueError:
+            fields = None
+        if not isinstance(fields, dict):
+            return cls(place=text)
+        for name in ("drop", "size"):
+            if name in fields:
+                fields[name] = tuple(fields[name])
+        if "kinds" in fields:
+            fields["kinds"] = tuple((column, kind) for column, kind in fields["kinds"])
+        return cls(**fields)
+
+    @property
+    def path(self) -> Path:
+        """The place as a path, with the home folder in place of `~`."""
+        return Path(self.place).expanduser()
+
+
+def file_name(path: Path, taken: list[str]) -> str:
+    """Return the name of the data set in a file or folder, which is safe in paths and URLs.
+
+    It is made of the path below the working directory, or else of the file and its folder, so that `A/data.npz` and
+    `B/data.npz` differ. A name in `taken` gets the suffix of the file as an ending.
+    """
+    path = path.resolve()
+    stem = path.name if path.is_dir() else path.name.split(".")[0] or path.stem
+    below = path.parent.relative_to(Path.cwd()).parts if path.is_relative_to(Path.cwd()) else path.parts[-2:-1]
+    name = slug("-".join([*below, stem]))
+    return f"{name}-{slug(path.suffix.lower() or 'folder')}" if name in taken else name
+
+
+def slug(name: str) -> str:
+    """Return a name with only letters of any script, digits, `_` and `-`."""
+    return re.sub(r"[^\w-]+", "-", name).strip("-") or "data"
