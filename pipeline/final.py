@@ -123,4 +123,4 @@ class FinalTask:
         evaluation.log(run, parts, evaluation.about(variant, data, parts, 0, environment))
         if self.keep:
             test_scores = {score.name: score.value for p in parts for score in p.scores if score.value is not None}
-            run.model(variant, {**training.kept, **test_scores}, training.best_epoch)
+            run.model(variant, data, {**training.kept, **test_scores}, training.best_epoch)

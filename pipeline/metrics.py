@@ -65,6 +65,10 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"latent/active_units(_level_\d+)?": Metric("", "dimensions", "latent dimensions in use, of all or of one level"),
     r"latent/kl_level_\d+": Metric("", _NATS, "KL of one level of a hierarchy"),
     r"probe/accuracy": Objective("maximize", _SHARE, "logistic regression on codes", frozenset({"y"})),
+    r"probe/balanced_accuracy": Objective(
+        "maximize", _SHARE, "mean over classes of the share that the same probe classifies rightly", frozenset({"y"})
+    ),
+    r"probe/majority": Metric("", _SHARE, "examples of the class that is most frequent in training"),
     r"probe/random_projection": Metric("maximize", _SHARE, "the same probe on random projections of the raw values"),
     r"probe/raw_pixels": Metric("maximize", _SHARE, "the same probe on the raw values"),
     # of an evaluation, on the test split, in the order of its report
@@ -84,8 +88,12 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
         "minimize", "nats", "KL of codes from the prior, summed over single dimensions (Chen et al. 2018)"
     ),
     r"latent/mutual_information": Metric("", "nats", "upper bound of I(x; z) under q: KL minus dimension_kl"),
+    r"probe/majority_all": Metric("", _SHARE, "test examples of the class that is most frequent in training"),
     r"probe/((raw|pca|untrained)_)?linear_(\d+|all)": Metric(
         "maximize", _SHARE, "logistic regression by number of labels; on codes, raw values, PCA or untrained codes"
+    ),
+    r"probe/((raw|pca|untrained)_)?balanced_all": Metric(
+        "maximize", _SHARE, "mean over classes of the share that linear_all classifies rightly"
     ),
     r"probe/((raw|pca|untrained)_)?knn": Metric("maximize", _SHARE, "10 nearest neighbours, in the same spaces"),
     r"latent/(kmeans|mixture)_(ari|nmi)": Metric(
@@ -116,8 +124,14 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
 OBJECTIVES = {name: metric for name, metric in METRICS.items() if isinstance(metric, Objective)}
 
 
-def objectives(names: tuple[str, ...], spec: DataSpec) -> tuple[str, ...]:
+def objectives(names: tuple[str, ...], spec: DataSpec, probe: str | Undefined = "probe/accuracy") -> tuple[str, ...]:
     """Return those of a study's objectives that the data allow.
+
+    Args:
+        names: The objectives that the study asks for.
+        spec: The properties of the data.
+        probe: The metric that takes the place of `probe/accuracy`, as `evaluate.quick.probe_metric` returns it. If it
+            is undefined, so is every objective that needs labels.
 
     Raises:
         InputError: A metric may not be optimised, or none of them can be computed. A training loss contains the very
@@ -132,10 +146,13 @@ def objectives(names: tuple[str, ...], spec: DataSpec) -> tuple[str, ...]:
         elif name.startswith("train/") or "loss" in name:
             why = "what is minimised contains weights that are searched, such as beta, and would choose the smallest"
         raise InputError(f"objective {name!r} is refused: {why}; expected one of {', '.join(OBJECTIVES)}")
-    usable = tuple(n for n in names if OBJECTIVES[n].required_fields <= spec.fields)
+    fields, reason = spec.fields, f"data set {spec.name} has none"
+    if isinstance(probe, Undefined):
+        fields, reason, probe = fields - {"y"}, probe.reason, "probe/accuracy"
+    usable = [n for n in names if OBJECTIVES[n].required_fields <= fields]
     if not usable:
-        raise InputError(f"objective {', '.join(names)} needs labels, and data set {spec.name} has none")
-    return usable
+        raise InputError(f"objective {', '.join(names)} needs labels, and {reason}")
+    return tuple(dict.fromkeys(probe if n == "probe/accuracy" else n for n in usable))
 
 
 def find(name: str) -> Metric:

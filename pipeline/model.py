@@ -1,27 +1,520 @@
-"""Load a trained model from a folder or from MLflow's model registry.
+"""A variant together with its preprocessing, from rows as people have them to codes, scores and samples.
 
-from pipeline import model
-variant = model.load("models:/vae-digits@champion-elbo")
+    from pipeline.model import Model
+    model = Model(variant="hvae", label="cell_type", epochs=50, seed=0).fit(frame)
+    codes = model.transform(new_rows)
+    model.save("my-model")
+    model = Model.load("my-model")           # or "models:/vae-mine@champion-elbo"
+
+`Model` follows the conventions of scikit-learn. MLflow loads and serves saved models through this module as well.
 """
 
+import dataclasses
 import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.exceptions import NotFittedError
+from torch import Tensor
 
 import variants
-from variants import Variant
+from pipeline import artifact, data, machine, trainer
+from pipeline.data import Data, Preprocessing, Raw, Source
+from pipeline.evaluate.likelihood import bound, every_class
+from pipeline.metrics import Undefined
+from pipeline.progress import Display
+from variants import Batch, Config, InputError
+
+BATCH = 1024  # examples that are computed at a time; random numbers start anew with each batch
+IMPORTANCE_SAMPLES = 16  # draws of z behind a score
+GIBBS_ROUNDS = 40  # of imputation; the first half is discarded
+FORECASTS = 20  # continuations that a forecast is the mean of
+Array = NDArray[Any]
 
 
-def load(source: str | os.PathLike[str]) -> Variant:
-    """Return a trained variant in evaluation mode on the CPU. Nothing is unpickled.
+class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """A variational autoencoder with the preprocessing of its training data, as a scikit-learn transformer.
+
+    Data may be a numpy array (N, ...), a pandas data frame, a list of sequences (T, D), or the path of a file or folder
+    as for the commands. Results come back in the units, names and shapes of these data: data frames with the index of
+    the rows for tables that have names, otherwise arrays, and lists of arrays for sequences.
 
     Args:
-        source: A folder that `variants.save` wrote, or the `models:/` URI of a registered or logged model of MLflow.
-            The store is `MLFLOW_TRACKING_URI`, or `mlflow.db` in the working directory if that is not set.
+        variant: The name of a variant; `variants.names()` lists them.
+        label: The column with the class; its values are never seen by the encoder.
+        data_options: Further options of how the data are read and split, with the names of the fields of
+            `pipeline.data.Source`, such as `{"group": "patient", "drop": ("id",)}`.
+        epochs: The largest number of epochs.
+        patience: Training ends after this many epochs without a better validation score; None trains all epochs. The
+            weights of the best epoch are kept only with a patience.
+        seed: The seed of the weights, of the order of examples and of all noise.
+        device: `auto`, `cpu`, `cuda` or `cuda:0`.
+        name: A name for data in memory, under which MLflow lists them.
+        track: Whether `fit` logs curves, scores, pictures and the model to MLflow.
+        progress: Whether `fit` shows its progress.
+        **hyperparameters: Hyperparameters of the variant, such as `latent=16`; see `python -m pipeline.study --variant
+            NAME --help`.
 
-    Raises:
-        InputError: If there is no such model, or it cannot be read.
+    Attributes:
+        variant_: The trained variant, a torch module.
+        preprocessing_: The preprocessing of the training data.
+        data_: What was understood of the training data (`pipeline.data.Description`).
+        history_: A data frame with the scores after each epoch.
+        classes_: The names of the classes, or an empty array.
+        n_features_in_: The number of columns of a table.
+        feature_names_in_: The names of the columns of a data frame.
     """
-    if str(source).startswith("models:/"):
-        from pipeline.tracker import model_files  # MLflow takes seconds to import
 
-        source = model_files(str(source))
-    return variants.load(source)
+    def __init__(
+        self, variant: str = "vae", *, label: str | None = None, data_options: Mapping[str, Any] | None = None,
+        epochs: int = 50, patience: int | None = None, seed: int = 0, device: str = "auto", name: str = "data",
+        track: bool = False, progress: bool = True, **hyperparameters: Any,
+    ) -> None:  # fmt: skip
+        self.variant = variant
+        self.label = label
+        self.data_options = data_options
+        self.epochs = epochs
+        self.patience = patience
+        self.seed = seed
+        self.device = device
+        self.name = name
+        self.track = track
+        self.progress = progress
+        self.hyperparameters = hyperparameters
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return all parameters, those of the variant included."""
+        return {**super().get_params(deep), **self.hyperparameters}
+
+    def set_params(self, **params: Any) -> "Model":
+        """Set parameters, also those of the variant, and return the model itself."""
+        own = self._get_param_names()
+        for name, value in params.items():
+            if name in own:
+                setattr(self, name, value)
+            else:
+                self.hyperparameters[name] = value
+        return self
+
+    def fit(self, X: Any, y: Any = None) -> "Model":
+        """Train on data, of which a tenth is kept for validation and a tenth for a test, and return the model itself.
+
+        Args:
+            X: An array, a data frame, a list of sequences, or a path.
+            y: The classes, (N,), for data that do not contain them.
+
+        Raises:
+            InputError: If the data or a hyperparameter are wrong. The message is that of the commands.
+        """
+        config = self._config()
+        source, content = self._source(X), _content(X)
+        if y is not None:
+            source, content = _with_labels(source, content, y)
+        loaded = data.load(source, content)
+        self._train(config, loaded.to(machine.device(self.device)))
+        self.preprocessing_ = loaded.preprocessing
+        self.data_ = loaded.description
+        self._set_features(X)
+        return self
+
+    def _config(self) -> Config:
+        try:
+            return variants.get(self.variant).config_type(**self.hyperparameters)
+        except TypeError as error:
+            names = ", ".join(variants.get(self.variant).config_type.__dataclass_fields__)
+            raise InputError(f"{self.variant}: {error}; its hyperparameters are {names}") from error
+
+    def _source(self, X: Any) -> Source:
+        options = dict(self.data_options or {})
+        if self.label is not None:
+            options["label"] = self.label
+        try:
+            return Source(place=os.fspath(X) if isinstance(X, str | Path) else self.name, **options)
+        except TypeError as error:
+            names = ", ".join(n for n in Source.__dataclass_fields__ if n != "place")
+            raise InputError(f"data_options: {error}; expected some of {names}") from error
+
+    def _train(self, config: Config, loaded: Data) -> None:
+        torch.manual_seed(self.seed)
+        history = []
+        if self.track:
+            self._train_tracked(config, loaded)
+            return
+        self.variant_ = variants.build(self.variant, config, loaded.spec)
+        epochs = trainer.train(self.variant_, loaded, epochs=self.epochs, seed=self.seed, patience=self.patience)
+        for epoch in self._shown(epochs):
+            history.append({"epoch": epoch.number, **epoch.metrics})
+        self.variant_.eval().cpu()
+        self.history_ = pandas.DataFrame(history)
+
+    def _train_tracked(self, config: Config, loaded: Data) -> None:
+        from pipeline.tracker import Tracker  # MLflow takes seconds to import
+        from pipeline.training_run import TrainingPlan, TrainingRun
+
+        plan = TrainingPlan(
+            variant=self.variant, config=config, epochs=self.epochs, patience=self.patience, seed=self.seed
+        )
+        tags = {"kind": "model", "variant": self.variant, "dataset": loaded.spec.name, "seed": str(self.seed)}
+        with Tracker(loaded.spec.name).run(f"{self.variant}-{loaded.spec.name}", tags) as run:
+            training = TrainingRun(plan, loaded, run)
+            history = [{"epoch": e.number, **e.metrics} for e in self._shown(training.epochs())]
+            run.model(training.variant, loaded, training.scores(), training.best_epoch)
+            self.run_id_ = run.id
+        self.variant_ = training.variant.eval().cpu()
+        self.history_ = pandas.DataFrame(history)
+
+    def _shown(self, epochs: Iterator[trainer.Epoch]) -> Iterator[trainer.Epoch]:
+        """Yield the epochs and show them, if `progress` is true."""
+        if not self.progress:
+            yield from epochs
+            return
+        with Display().progress(f"training {self.variant}", 1) as shown:
+            shown.start(0, self.variant, self.epochs)
+            summary = ""
+            for epoch in epochs:
+                summary = epoch.summary()
+                shown.update(0, epoch.number, summary)
+                yield epoch
+            shown.finish(0, f"{self.variant}: {epoch.number} epochs, validation {summary}")
+
+    def _set_features(self, X: Any = None) -> None:
+        columns = self._fitted.columns
+        if self._fitted.layout == "table":
+            self.n_features_in_ = len(columns)
+        if isinstance(X, pandas.DataFrame):
+            self.feature_names_in_ = np.array([c.name for c in columns], dtype=object)
+        self.classes_ = np.array(self._fitted.class_names)
+
+    preprocessing_: Preprocessing | None
+
+    @property
+    def _fitted(self) -> Preprocessing:
+        """The preprocessing. Raises `NotFittedError` before `fit`, and `InputError` if it is not known."""
+        if not hasattr(self, "variant_"):
+            raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit, or use Model.load")
+        if self.preprocessing_ is None:
+            raise InputError(
+                "the preprocessing of this model is not known, because an older version of this program saved it "
+                "without; its `variant_` takes batches that are prepared as its training data were, and "
+                "`pipeline.study` or `Model.fit` trains it anew"
+            )
+        return self.preprocessing_
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the model into a folder, as safetensors and JSON, and return the folder."""
+        artifact.save(self.variant_, self._fitted, Path(folder))
+        return Path(folder)
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str]) -> "Model":
+        """Return a saved model. Nothing is unpickled.
+
+        Args:
+            source: A folder that `save` or a command wrote, or the `models:/` URI of a registered or logged model of
+                MLflow. The store is `MLFLOW_TRACKING_URI`, or `mlflow.db` in the working directory.
+
+        Raises:
+            InputError: If there is no such model, or it cannot be read.
+        """
+        if str(source).startswith("models:/"):
+            from pipeline.tracker import model_files  # MLflow takes seconds to import
+
+            folder = model_files(str(source))
+        else:
+            folder = Path(source).expanduser()
+        variant, preprocessing = artifact.load(folder)
+        options = dict(preprocessing.source.options) if preprocessing else {}
+        label = options.pop("label", None)
+        hyperparameters = {name: getattr(variant.config, name) for name in variant.config.__dataclass_fields__}
+        model = cls(variants.name_of(variant), label=label, data_options=options or None, **hyperparameters)
+        model.variant_, model.preprocessing_ = variant, preprocessing
+        if preprocessing is not None:
+            model._set_features()
+        return model
+
+    # what a fitted model computes
+
+    def transform(self, X: Any) -> Any:
+        """Return the code of each example, (N, Z): a data frame with the rows' index for tables, else an array."""
+        raw = self._read(X)
+        codes = self._each_batch(raw, lambda batch, _: self._encode(batch))
+        return self._by_row(torch.cat(codes).float().numpy(), raw, list(self.get_feature_names_out()))
+
+    def _encode(self, batch: Batch) -> Tensor:
+        return self.variant_.encode(Batch(batch.x, mask=batch.mask))
+
+    def inverse_transform(self, X: Any, label: Any = None) -> Any:
+        """Return the mean of p(x|z) for codes (N, Z), in the units of the data.
+
+        Variants that are conditioned on the class use `label`, one class for all codes or one for each.
+        """
+        preprocessing = self._fitted
+        codes = torch.tensor(np.asarray(X, dtype=np.float32))
+        size = len(self.get_feature_names_out())
+        if codes.ndim != 2 or codes.shape[1] != size:
+            raise InputError(f"codes have the shape {tuple(codes.shape)}; expected (N, {size})")
+        y = self._classes(label, len(codes))
+        condition = None if y is None else Batch(codes.new_zeros(len(codes), *preprocessing.spec.shape), y)
+        index = X.index if isinstance(X, pandas.DataFrame) else None
+        with machine.seeded(self.variant_.device, self.seed):
+            return self._values(self.variant_.decode(codes, condition), index)
+
+    def get_feature_names_out(self, input_features: Any = None) -> Array:
+        """Return the names of the dimensions of the code: z0, z1, ..."""
+        spec = self._fitted.spec
+        steps = (spec.steps,) if spec.steps else ()
+        example = Batch(
+            torch.zeros(1, *steps, *spec.shape), mask=torch.ones(1, *steps, dtype=torch.bool) if steps else None
+        )
+        with torch.no_grad():
+            size = self.variant_.encode(example).shape[1]
+        return np.array([f"z{i}" for i in range(size)], dtype=object)
+
+    def score_samples(self, X: Any, by_value: bool = False) -> Any:
+        """Return a lower bound of log p(x) of each example, (N,), in nats; higher means more typical.
+
+        The bound is importance weighted, with 16 draws of z (Burda et al. 2016, equation 8), and sums over the classes
+        if the variant is conditioned on them. For continuous values it is a density of the standardised values. The
+        noise depends on `seed`. With `by_value`, the result is the expected log p(x_i|z) of each value under q(z|x), in
+        the shape of the data, and says which values are unusual.
+
+        Raises:
+            InputError: If q(z|x) of the variant has no density. `anomaly` works for all variants.
+        """
+        raw = self._read(X)
+        if not by_value:
+            return self._by_row(torch.cat(self._each_batch(raw, self._bounds)).numpy(), raw, None)
+        values = torch.cat(self._each_batch(raw, lambda batch, _: self._log_likelihoods(batch))).double().numpy()
+        return self._by_row(values, raw, [c.name for c in self._fitted.columns]) if values.ndim == 2 else values
+
+    def _bounds(self, batch: Batch, _: Any) -> Tensor:
+        """Return the importance weighted bound of log p(x), (B,), in nats, float64."""
+        by_class = []
+        for labelled in every_class(self.variant_, batch):
+            value = bound(self.variant_, labelled, IMPORTANCE_SAMPLES)
+            if isinstance(value, Undefined):
+                raise InputError(f"{self.variant} gives no bound of log p(x): {value.reason}; use anomaly instead")
+            by_class.append(value)
+        return torch.stack(by_class).logsumexp(0)
+
+    def _log_likelihoods(self, batch: Batch) -> Tensor:
+        """Return E log p(x_i|z) of each value, (B, *shape), under q(z|x), or at the code if q has no density."""
+        proposal = self.variant_.sample_posterior(batch, IMPORTANCE_SAMPLES)
+        z, k = (self.variant_.encode(batch), 1) if proposal is None else (proposal[0], IMPORTANCE_SAMPLES)
+        index = torch.arange(len(batch)).repeat_interleave(k)
+        values: Tensor = self.variant_.log_likelihood(z, batch[index]).unflatten(0, (len(batch), k)).mean(1)
+        return values
+
+    def anomaly(self, X: Any) -> Any:
+        """Return how unusual each example is, (N,); higher is more unusual.
+
+        It is the negative of `score_samples`. For a variant without such a bound it is -log p(x|z) at the code of x.
+        """
+        raw = self._read(X)
+
+        def negative_score(batch: Batch, _: Any) -> Tensor:
+            if self.variant_.sample_posterior(batch[slice(0, 1)]) is None:
+                return -self._log_likelihoods(batch).flatten(1).sum(1).double()
+            torch.manual_seed(self.seed)
+            return -self._bounds(batch, _)
+
+        return self._by_row(torch.cat(self._each_batch(raw, negative_score)).numpy(), raw, None)
+
+    def reconstruct(self, X: Any) -> Any:
+        """Return the mean of p(x|z) at the code of each example, in the units and the shape of the data."""
+
+        def decoded(batch: Batch, index: Any) -> Any:
+            return self._values(self.variant_.decode(self._encode(batch), batch), index, batch.mask)
+
+        return _joined(self._each_batch(self._read(X), decoded))
+
+    def sample(self, n: int, label: Any = None, *, noise: bool = True, seed: int | None = None) -> Any:
+        """Return `n` new examples in the units of the data.
+
+        Args:
+            n: The number of examples.
+            label: The class of all examples, or n classes, for variants that are conditioned on it.
+            noise: Whether to draw from p(x|z); otherwise the mean of p(x|z) is returned.
+            seed: The seed of the draws, by default that of the model.
+        """
+        y = self._classes(label, n)
+        with machine.seeded(self.variant_.device, self.seed if seed is None else seed):
+            return self._values(self.variant_.sample(n, y, noise=noise), None)
+
+    def impute(self, X: Any) -> Any:
+        """Return the data with missing values (NaN) replaced by their expected value given the others.
+
+        The values are drawn in turns with z (pseudo-Gibbs sampling, Rezende et al. 2014, appendix F), and averaged.
+        """
+        raw = self._read(X)
+        if raw.pixels is not None:
+            raise InputError(f"{raw.source} holds no table and no sequences; values of images cannot be missing")
+        known = ~np.isnan(raw.x) if raw.x.dtype.kind == "f" else np.ones(raw.x.shape, dtype=bool)
+        filled = dataclasses.replace(raw, x=np.where(known, raw.x, self._fitted.shift.numpy().astype(raw.x.dtype)))
+        rest = iter(np.split(np.arange(len(known)), range(BATCH, len(known), BATCH)))
+
+        def imputed(batch: Batch, index: Any) -> Any:
+            rows = next(rest)
+            is_known = torch.from_numpy(known[rows])
+            total, x = torch.zeros_like(batch.x), batch.x
+            for turn in range(GIBBS_ROUNDS):
+                current = Batch(x, mask=batch.mask)
+                proposal = self.variant_.sample_posterior(current)
+                z = self._encode(current) if proposal is None else proposal[0]
+                x = torch.where(is_known, batch.x, self.variant_.sample_x(z, current))
+                if turn >= GIBBS_ROUNDS // 2:
+                    total += self.variant_.decode(z, current)
+            values = self._fitted.decode(total / (GIBBS_ROUNDS - GIBBS_ROUNDS // 2))
+            return self._named(np.where(known[rows], raw.x[rows], values), index, batch.mask)
+
+        return _joined(self._each_batch(filled, imputed))
+
+    def forecast(self, X: Any, steps: int) -> Any:
+        """Return the next `steps` steps of each sequence, in the units of the data.
+
+        The forecast is the mean of 20 continuations.
+
+        Raises:
+            InputError: If the variant makes no forecasts, or the data are no sequences.
+        """
+        raw = self._read(X)
+        if raw.lengths is None:
+            raise InputError(f"{raw.source} holds no sequences, so there is nothing to forecast")
+
+        def continued(batch: Batch, index: Any) -> Any:
+            assert batch.mask is not None
+            lengths = batch.mask.sum(1)
+            longer = torch.nn.functional.pad(batch.x, (0, 0, 0, steps))
+            positions = torch.arange(longer.shape[1])
+            whole = Batch(longer, mask=positions < (lengths + steps)[:, None])
+            continuations = [f for _ in range(FORECASTS) if (f := self.variant_.forecast(whole, lengths)) is not None]
+            if not continuations:
+                raise InputError(f"{self.variant} makes no forecasts; expected a variant of sequences, such as vrae")
+            ahead = (lengths[:, None] + torch.arange(steps))[..., None].expand(-1, -1, longer.shape[2])
+            mean = torch.stack(continuations).mean(0).gather(1, ahead)
+            return self._values(mean, index, torch.ones(len(mean), steps, dtype=torch.bool))
+
+        return _joined(self._each_batch(raw, continued))
+
+    # from rows to batches and back
+
+    def _read(self, X: Any) -> Raw:
+        """Read new rows in the way the training data were read."""
+        like = self._fitted
+        if isinstance(X, Raw):
+            return X
+        options = {**like.source.options, "test": None, "split": None}
+        place = os.fspath(X) if isinstance(X, str | Path) else "the data"
+        return data.read(Source(place=place, **options), _content(X), like)
+
+    def _each_batch(self, raw: Raw, compute: Callable[[Batch, Any], Any]) -> list[Any]:
+        """Call `compute(batch, labels of the rows)` for a batch after the other, and return the results."""
+        whole, results = self._fitted.encode(raw), []
+        self.variant_.eval()
+        for start in range(0, len(whole), BATCH):
+            part = slice(start, start + BATCH)
+            with machine.seeded(self.variant_.device, self.seed):
+                batch = self._fitted.binarized(whole[part])
+                results.append(compute(batch, None if raw.rows is None else raw.rows[part]))
+        return results
+
+    def _classes(self, label: Any, n: int) -> Tensor | None:
+        """Return the codes of classes, (n,); None if none is given. Raises `InputError` for an unknown class."""
+        class_names = self._fitted.class_names
+        if label is None:
+            return None
+        if not self.variant_.class_conditional:
+            raise InputError(f"label={label!r}: {self.variant} is not conditioned on a class; expected no label")
+        names = {str(c): code for code, c in enumerate(class_names)}
+        given = [label] * n if np.ndim(label) == 0 else list(label)
+        if len(given) != n:
+            raise InputError(f"{len(given)} labels for {n} examples; expected one label, or one for each example")
+        for one in given:
+            if str(one) not in names:
+                raise InputError(f"label={one!r}: expected one of the classes {', '.join(names)}")
+        return torch.tensor([names[str(one)] for one in given])
+
+    def _by_row(self, values: Array, raw: Raw, columns: list[str] | None) -> Any:
+        """Return values (N, ...) with the labels of the rows, if there are any."""
+        if raw.rows is None:
+            return values
+        if columns is None:
+            return pandas.Series(values, index=raw.rows)
+        return pandas.DataFrame(values, index=raw.rows, columns=columns)
+
+    def _values(self, x: Tensor, index: Any, mask: Tensor | None = None) -> Any:
+        """Turn values in the units of `Batch.x` into the units, names and shapes of the data."""
+        return self._named(self._fitted.decode(x), index, mask)
+
+    def _named(self, values: Array, index: Any, mask: Tensor | None) -> Any:
+        """Return decoded values as a data frame if the columns have names, and sequences without their padding."""
+        preprocessing = self._fitted
+        if preprocessing.spec.steps:
+            lengths = [values.shape[1]] * len(values) if mask is None else mask.sum(1).tolist()
+            return [v[:n] for v, n in zip(values, lengths, strict=True)]
+        if preprocessing.layout != "table" or not self._has_names:
+            return values
+        frame = pandas.DataFrame(values, index=index, columns=[c.name for c in preprocessing.columns])
+        for column in preprocessing.columns:
+            if column.kind == "binary" and isinstance(column.values[0], str):  # the more probable of the two
+                frame[column.name] = np.array(column.values, dtype=object)[(frame[column.name] > 0.5).astype(int)]
+            elif column.kind == "binary" and tuple(column.values) != (0, 1):
+                low, high = map(float, column.values)
+                frame[column.name] = low + (high - low) * frame[column.name]
+        return frame
+
+    @property
+    def _has_names(self) -> bool:
+        """Whether the columns of the training data had names."""
+        return [c.name for c in self._fitted.columns] != [f"x{i}" for i in range(len(self._fitted.columns))]
+
+
+def _content(X: Any) -> Any:
+    """Return data in memory; None for a path."""
+    return None if isinstance(X, str | Path) else X
+
+
+def _with_labels(source: Source, content: Any, y: Any) -> tuple[Source, Any]:
+    """Add labels to data in memory."""
+    if content is None:
+        raise InputError(f"{source}: the labels of a file are in the file; name their column with label, and give no y")
+    if isinstance(content, pandas.DataFrame):
+        name = source.label or "label"
+        if name in content:
+            raise InputError(f"y is given, and the data have a column {name!r} as well; expected one of them")
+        return Source.parse(source.json()), content.assign(**{name: np.asarray(y)})
+    if isinstance(content, Mapping):
+        return source, {**content, "y": y}
+    return source, {"x": content, "y": y}
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Join the results of batches: frames, arrays or lists of sequences."""
+    if isinstance(parts[0], list):
+        return [sequence for part in parts for sequence in part]
+    return pandas.concat(parts) if isinstance(parts[0], pandas.DataFrame) else np.concatenate(parts)
+
+
+class ServedModel:
+    """A saved model as MLflow calls it: `predict(rows, params={"method": "encode"})`."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
+        """Return the codes of rows, or what another of `artifact.METHODS` computes."""
+        method = (params or {}).get("method", artifact.METHODS[0])
+        if method not in artifact.METHODS:
+            raise InputError(f"method={method!r}: expected one of {', '.join(artifact.METHODS)}")
+        return getattr(self.model, {"encode": "transform", "score": "score_samples"}.get(method, method))(model_input)
+
+
+def _load_pyfunc(path: str) -> ServedModel:
+    """Load a saved model for MLflow, which finds this function by the name of the module in the file MLmodel."""
+    return ServedModel(Model.load(path))

@@ -15,7 +15,7 @@ HOUSE = ("variants", "studies", "pipeline")
 LAYERS = (
     ("machine", "metrics", "notify", "pages", "progress", "checkpoint"),
     ("data",),
-    ("trainer",),
+    ("trainer", "artifact"),
     ("evaluate",),
     ("tracker", "executor"),
     ("cli",),

@@ -1,8 +1,11 @@
 """What a simple classifier reads from codes, where the answer can be counted."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 
 from pipeline.evaluate import probe
 from variants import Batch, InputError
@@ -13,17 +16,21 @@ BLOBS = np.array([[0, 0], [9, 0], [0, 9]])[LABELS] + RNG.standard_normal((300, 2
 KNOWN, ASKED = (BLOBS[:200], LABELS[:200]), (BLOBS[200:], LABELS[200:])
 
 
+def accuracies(train: Any, test: Any, n: int, draws: int) -> Any:
+    """The test accuracy of each draw of `n` labels, (draws,)."""
+    return (probe.by_labels(train, test[0], n, draws) == test[1]).mean(axis=1)
+
+
 def test_groups_that_a_line_parts_are_read_whatever_their_units() -> None:
     wide = np.array([1e-6, 1e6])
     assert probe.accuracy(KNOWN[0] * wide, KNOWN[1], ASKED[0] * wide, ASKED[1]) > 0.98
-    assert probe.accuracy(KNOWN[0], np.zeros(200, int), ASKED[0], ASKED[1]) == np.mean(ASKED[1] == 0)
 
 
 def test_what_was_learned_from_is_not_what_is_told() -> None:
     """Codes of noise, more columns than examples: a classifier knows every label that it was given, and no other."""
     codes, labels = RNG.standard_normal((160, 200)), RNG.integers(0, 2, 160)
     train, test = (codes[:80], labels[:80]), (codes[80:], labels[80:])
-    for values in (probe.accuracy(*train, *test), float(probe.by_labels(train, test, 80, 1)[0])):
+    for values in (probe.accuracy(*train, *test), accuracies(train, test, 80, 1)[0]):
         assert 0.3 < values < 0.7
     assert probe.accuracy(*train, *train) == 1
 
@@ -35,32 +42,32 @@ def test_as_many_labels_are_known_as_are_asked_for() -> None:
     """
     labels = np.repeat([0, 1], 20)
     each = np.eye(40), labels
-    assert probe.by_labels(each, each, 3, 4).tolist() == [21 / 40] * 4
-    assert probe.by_labels(each, each, 11, 2).tolist() == [25 / 40] * 2
-    assert probe.by_labels(each, each, 40, 1).tolist() == [1]
+    assert accuracies(each, each, 3, 4).tolist() == [21 / 40] * 4
+    assert accuracies(each, each, 11, 2).tolist() == [25 / 40] * 2
+    assert accuracies(each, each, 40, 1).tolist() == [1]
 
 
 def test_labels_are_drawn_evenly_from_classes_and_anew_each_time() -> None:
     rare = np.array([0] * 195 + [1] * 5)
     codes = rare[:, None] * 8.0 + RNG.standard_normal((200, 1))
-    values = probe.by_labels((codes, rare), (codes, rare), 2, 10)
+    values = accuracies((codes, rare), (codes, rare), 2, 10)
     assert values.shape == (10,)
     assert values.min() > 0.8  # one of each class, however rare
-    few = probe.by_labels(KNOWN, ASKED, 3, 10)
+    few = accuracies(KNOWN, ASKED, 3, 10)
     assert len(set(few)) > 1
-    assert few.tolist() == probe.by_labels(KNOWN, ASKED, 3, 10).tolist()
-    assert few.mean() < probe.by_labels(KNOWN, ASKED, 100, 1)[0] + 1e-9
+    assert few.tolist() == accuracies(KNOWN, ASKED, 3, 10).tolist()
+    assert few.mean() < accuracies(KNOWN, ASKED, 100, 1)[0] + 1e-9
     for n in (2, 201):
         with pytest.raises(InputError, match=rf"{n} labels: expected 3 \(one a class\) to 200"):
-            probe.by_labels(KNOWN, ASKED, n, 1)
+            probe.by_labels(KNOWN, ASKED[0], n, 1)
 
 
 def test_columns_that_hardly_vary_are_not_blown_up() -> None:
     """One scale for all columns: noise of unused dimensions stays small."""
     quiet = np.column_stack([BLOBS, 1e-3 * RNG.standard_normal((300, 50))])
-    plain = probe.by_labels(KNOWN, ASKED, 9, 5)
+    plain = accuracies(KNOWN, ASKED, 9, 5)
     np.testing.assert_allclose(
-        probe.by_labels((quiet[:200], KNOWN[1]), (quiet[200:], ASKED[1]), 9, 5), plain, atol=0.02
+        accuracies((quiet[:200], KNOWN[1]), (quiet[200:], ASKED[1]), 9, 5), plain, atol=0.02
     )
     train, test = probe.scaled(BLOBS[:200], BLOBS[200:])
     assert (train**2).mean() == pytest.approx(1)
@@ -77,6 +84,20 @@ def test_neighbours_have_a_majority() -> None:
     assert probe.neighbours(train, at_zero, k=99) == 0  # all five
     nineteen = np.arange(19.0)[:, None], np.array([0] * 6 + [1] * 13)
     assert probe.neighbours(nineteen, (np.array([[-1.0]]), np.array([0]))) == 1  # of ten, six
+
+
+def test_balanced_accuracy_counts_every_class_equally() -> None:
+    """As scikit-learn computes it, also where a class is predicted that the labels do not have."""
+    labels, predicted = np.repeat([0, 1, 2], [285, 11, 4]), np.zeros(300, int)
+    assert probe.balanced_accuracy(labels, predicted) == pytest.approx(1 / 3)
+    predicted[285:290], predicted[296:298] = 1, 2
+    assert probe.balanced_accuracy(labels, predicted) == pytest.approx((1 + 5 / 11 + 2 / 4) / 3)
+    assert probe.balanced_accuracy(labels, predicted) == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert probe.balanced_accuracy(np.array([0, 0, 1]), np.array([0, 2, 1])) == pytest.approx(0.75)
+
+
+def test_the_majority_is_that_of_the_training_examples() -> None:
+    assert probe.majority(np.array([2, 2, 0]), np.array([0, 0, 0, 2])) == 0.25
 
 
 def test_baselines_are_linear_and_of_the_training_part() -> None:

@@ -163,7 +163,7 @@ def test_a_run_gets_its_evaluation(folder: Path, command: Command) -> None:
     with Tracker("digits").run("vae 0", {"kind": "trial"}) as run:
         run.dataset(loaded)
         run.metrics({"latent/active_units": 4.0, "probe/accuracy": 0.5}, 2)
-        run.model(model, {"valid/elbo": -1.0}, 2)
+        run.model(model, loaded, {"valid/elbo": -1.0}, 2)
     done = command("evaluate", "--run", run.id, "--only", "bounds", "--only", "latents", "--only", "probe")
     assert done.returncode == 0, done.stderr
     assert "test/iw500" in done.stdout
@@ -223,7 +223,7 @@ def test_a_model_is_scored_on_its_own_data_alone(folder: Path, command: Command)
     assert "holds no model; a study keeps" in done.stderr
     with tracker.run("changed", {"kind": "trial"}) as run:
         run.dataset(replace(loaded, digest="0" * 64))
-        run.model(model, {}, 1)
+        run.model(model, loaded, {}, 1)
     done = command("evaluate", "--run", run.id)
     assert done.returncode == 2
     assert "changed since the run was trained on it" in done.stderr

@@ -233,7 +233,7 @@ def test_sending_a_line_twice_does_no_harm(folder: Path, monkeypatch: pytest.Mon
     whole(run.id)
     with tracker.run("m", {"kind": "trial"}, key="m") as run:
         run.dataset(loaded)
-        run.model(model, {"valid/elbo": -1.0}, 3)
+        run.model(model, loaded, {"valid/elbo": -1.0}, 3)
     assert len(tracker.find(kind="trial")) == 2
     assert len(client().search_logged_models(["1"])) == 1
     stored = client().get_run(run.id)
@@ -388,7 +388,7 @@ def test_a_model_is_loaded_with_its_scores_and_its_data(folder: Path) -> None:
     trained = variants.build("vae", variants.get("vae").config_type(latent=2, width=8), loaded.spec)
     with tracker.run("m", {"kind": "trial"}, key="m") as run:
         run.dataset(loaded)
-        run.model(trained, {"valid/elbo": -1.5}, 3)
+        run.model(trained, loaded, {"valid/elbo": -1.5}, 3)
     assert run.wait(30) == ""
     (record,) = tracker.find(kind="trial")
     assert record.model is not None

@@ -10,6 +10,7 @@ With `condition="label"`, c is the class. In training c is withheld with probabi
 to work without a label, which `encode` never sees. The score that is compared is a bound of log p(x), not log p(x|y).
 For this, the KL includes -log p(y), where p(y) is uniform, because the posterior of the class puts all its mass on the
 true class. log p(x) = log sum_y p(y) p(x|y) is computed from `log_joint` of all classes. `elbo_given_y` is logged too.
+An example whose class is unknown is scored as if c were withheld: c is 0, and its KL includes no -log p(y).
 
 With `condition="quadrants"`, c is the first `observed` quadrants of an image, clockwise from the bottom left (section
 5.1). Only the missing pixels are modelled: the ELBO is a bound of log p(missing|observed), and cannot be compared with

@@ -37,7 +37,8 @@ from studies.benchmark import Suite
 from variants import Config, InputError
 
 SCORES = ("test/", "probe/", "latent/", "sample/", "use/")  # prefixes of the metrics that a rerun averages
-NOT_OF_THE_MODEL = ("probe/raw_", "probe/pca_", "probe/untrained_", "_floor_")  # parts of the names of trivial scores
+# parts of the names of trivial scores
+NOT_OF_THE_MODEL = ("probe/raw_", "probe/pca_", "probe/untrained_", "probe/majority_", "_floor_")
 CONFIRMATION = "-again"  # suffix of the id of a rerun that confirms another one
 MAX_REASON = 300  # characters
 

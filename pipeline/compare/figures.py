@@ -184,7 +184,10 @@ def curves(points: pd.DataFrame, metric: str, names: Sequence[str]) -> dict[str,
 
 
 def probes(finals: pd.DataFrame, names: Sequence[str]) -> dict[str, bytes]:
-    """Draw the accuracy of a linear probe by its number of labels, mean over seeds; dashed for raw values."""
+    """Draw the accuracy of a linear probe by its number of labels, mean over seeds.
+
+    Dashed for raw values, and dotted for predicting always the most frequent class.
+    """
     columns = [c for c in finals.columns if c.startswith("probe/linear_") and not c.endswith("_all")]
     counts = sorted(int(c.rsplit("_", 1)[1]) for c in columns)
 
@@ -196,6 +199,8 @@ def probes(finals: pd.DataFrame, names: Sequence[str]) -> dict[str, bytes]:
         raw = [finals[f"probe/raw_linear_{n}"].mean() for n in counts if f"probe/raw_linear_{n}" in finals]
         if len(raw) == len(counts):
             ax.plot(counts, raw, linestyle="--", color="grey", label="raw values")
+        if "probe/majority_all" in finals:
+            ax.axhline(finals["probe/majority_all"].mean(), linestyle=":", color="grey", label="most frequent class")
         ax.set(xscale="log", xlabel="number of labels", ylabel="test accuracy of a linear probe")
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 

@@ -17,9 +17,11 @@ from pipeline import executor as executors
 from pipeline import final, machine, training_run
 from pipeline.compare.analysis import Board, Criterion, board
 from pipeline.data import Data, Source
+from pipeline.evaluate import quick
 from pipeline.evaluate.context import Sizes
 from pipeline.executor import Compute
 from pipeline.final import Final
+from pipeline.metrics import Undefined
 from pipeline.progress import Display
 from pipeline.study.driver import StudyRequest
 from pipeline.study.driver import run as search
@@ -45,9 +47,15 @@ CRITERIA = (
         question="Which variant's code tells most about the class?",
         validation_metric="probe/accuracy",
         test_metric="probe/linear_all",
-        related_metrics=("probe/linear_100", "probe/knn", "probe/raw_linear_all", "probe/untrained_linear_all"),
-        caution="This is the accuracy of a linear classifier on codes. Codes are useful only if they beat raw values "
-        "and the codes of an untrained encoder.",
+        related_metrics=(
+            "probe/linear_100",
+            "probe/knn",
+            "probe/majority_all",
+            "probe/raw_linear_all",
+            "probe/untrained_linear_all",
+        ),
+        caution="This is the accuracy of a linear classifier on codes. Codes are useful only if they beat the share of "
+        "the most frequent class, raw values and the codes of an untrained encoder.",
     ),
     Criterion(
         name="reconstruction",
@@ -59,6 +67,18 @@ CRITERIA = (
         "the KL.",
     ),
 )
+BALANCED_PROBE = Criterion(  # takes the place of the probe's criterion if the classes are uneven
+    name="probe",
+    question="Which variant's code tells most about the class?",
+    validation_metric="probe/balanced_accuracy",
+    test_metric="probe/balanced_all",
+    related_metrics=(
+        "probe/linear_all", "probe/majority_all", "probe/raw_balanced_all", "probe/untrained_balanced_all",
+    ),
+    caution="The classes are uneven, so this is the balanced accuracy of a linear classifier on codes: the mean over "
+    "classes of the share that is classified rightly. Codes are useful only if they beat raw values and the codes of "
+    "an untrained encoder. The accuracy stands beside it, with the share of the most frequent class.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +169,8 @@ def run(request: CompareRequest, display: Display) -> Comparison:
         candidates, left_out = _candidates(request, data, device, display)
         if not candidates:
             raise InputError(f"--dataset {request.dataset}: no variant has a study of it; add --run to search them all")
-        choices = _choices(candidates)
+        criteria = _criteria(candidates)
+        choices = _choices(candidates, criteria)
         tracker = Tracker(dataset)
         tags = {**machine.environment(device, threads), "dataset": dataset}
         with _parent(tracker, dataset, tags) as parent:
@@ -178,7 +199,7 @@ def run(request: CompareRequest, display: Display) -> Comparison:
             left_out=left_out,
             choices=choices,
             finals=frame,
-            boards=[_board(c, choices, frame, left_out) for c in CRITERIA if c.name != "probe" or data.spec.classes],
+            boards=[_board(c, choices, frame, left_out) for c in criteria],
             warnings=_warnings(candidates, frame, request),
             environment={**tags, **{f"digest of {c.source}": c.data.digest for c in candidates.values()}},
             weights={f.variant: int(record.params["weights"]) for f, record in reversed(records)},
@@ -239,10 +260,23 @@ def _study(request: CompareRequest, variant: str, data: Data, display: Display) 
     return read_study(request.storage, name)
 
 
-def _choices(candidates: Mapping[str, Candidate]) -> list[Choice]:
+def _criteria(candidates: Mapping[str, Candidate]) -> list[Criterion]:
+    """Return the criteria that the data allow.
+
+    If the classes are uneven, the probe is judged by its balanced accuracy, unless all studies are older than that.
+    """
+    metric = quick.probe_metric(next(iter(candidates.values())).data)
+    if isinstance(metric, Undefined):
+        return [c for c in CRITERIA if c.name != "probe"]
+    if metric == BALANCED_PROBE.validation_metric and any(c.study.best(metric) for c in candidates.values()):
+        return [BALANCED_PROBE if c.name == "probe" else c for c in CRITERIA]
+    return list(CRITERIA)
+
+
+def _choices(candidates: Mapping[str, Candidate], criteria: Sequence[Criterion]) -> list[Choice]:
     """Choose a configuration for each criterion and variant: the complete trial that is best on validation data."""
     choices = []
-    for criterion in CRITERIA:
+    for criterion in criteria:
         for variant, candidate in candidates.items():
             best = candidate.study.best(criterion.validation_metric)
             if best is not None:

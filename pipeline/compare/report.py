@@ -111,6 +111,8 @@ def answers(comparison: Comparison) -> list[str]:
         assert first.mean is not None
         interval = f" [{first.mean.low:.4g}, {first.mean.high:.4g}]" if np.isfinite(first.mean.low) else ""
         text = f"{criterion.question} {first.variant}: {first.mean.value:.4g}{interval} {unit}."
+        if majority := (first.related or {}).get("probe/majority_all"):
+            text += f" The most frequent class has a share of {majority:.4g}."
         beaten = [p.worse for p in board.pairs if p.better == first.variant and p.significant]
         rivals = [p.worse for p in board.pairs if p.better == first.variant and not p.significant]
         if beaten:
@@ -175,10 +177,12 @@ def _figures(
             keys = {c.key for c in comparison.choices if c.criterion == board.criterion.name}
             runs = finals[finals["config"].isin(keys)]
             charts[f"board_{board.criterion.name}"] = figures.leaderboard(board, runs, names)
-    if "probe/accuracy" in trials:
+    probe = next((b.criterion for b in comparison.boards if b.criterion.name == "probe"), None)
+    if probe and probe.validation_metric in trials:
+        label = probe.validation_metric.replace("/", " ").replace("_", " ")
         charts["elbo_probe"] = figures.scatter(
             trials, finals, ("valid/elbo", "test/elbo", "ELBO (nats)"),
-            ("probe/accuracy", "probe/linear_all", "probe accuracy"), names,
+            (probe.validation_metric, probe.test_metric, label), names,
         )  # fmt: skip
         charts["probes"] = figures.probes(main, names)
     charts["rate_distortion"] = figures.scatter(

@@ -32,7 +32,7 @@ from pipeline.data._files import read
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Column, Factors, Layout, PixelFormat, Raw
 from pipeline.data._source import KINDS, SPLIT_SEED, Kind, Source
-from pipeline.data._splits import split
+from pipeline.data._splits import split, with_warnings
 from variants import Batch, DataSpec, InputError
 
 __all__ = [
@@ -154,10 +154,10 @@ def load(source: str | Source, content: Any = None, *, binarized: bool = True) -
     """
     source = Source.parse(source) if isinstance(source, str) else source
     raw = read(source, content).checked()
-    if source.test is None:
-        raw, index = split(raw)
-    else:
-        raw, index = _with_test(*split(raw, test=False))
+    raw, index = split(raw, test=source.test is None)
+    if source.test is not None:
+        raw, index = _with_test(raw, index)
+    raw = with_warnings(raw, index)
     preprocessing = Preprocessing.fit(raw, index[0])
     digest = _digest(raw, index)
     preprocessing = replace(preprocessing, digest=digest)

@@ -91,7 +91,8 @@ class Raw:
     class_names: tuple[Any, ...] = ()  # the labels as they were given, in the order of their codes
     columns: tuple[Column, ...] = ()  # of a table, or channels of sequences
     pixels: PixelFormat | None = None  # of images and other arrays
-    splits: list[torch.Tensor] | None = None  # indices of training, validation and test examples, if these are given
+    splits: list[torch.Tensor] | None = None  # indices of training, validation and test examples, if these are given;
+    # a split that is empty is taken out of the training split
     lengths: NDArray[np.int64] | None = None
     layout: Layout | None = None  # None: follows from the shape
     factors: Factors | None = None
@@ -99,8 +100,14 @@ class Raw:
     groups: NDArray[np.int64] | None = None  # (N,) a number for each group that must not be divided
     times: NDArray[np.float64] | None = None  # (N,) by which a split by time orders the examples
     step: str = ""  # the time between two steps of sequences, such as "1 day"
+    division: str = ""  # a clause that says how the examples were split
     notes: tuple[str, ...] = ()  # sentences about what was decided or left out
     warnings: tuple[str, ...] = ()  # sentences about what may be wrong
+
+    @property
+    def noun(self) -> str:
+        """What the examples are called in messages."""
+        return "sequences" if self.lengths is not None else "images" if self.x.ndim == 4 else "rows"
 
     def checked(self) -> "Raw":
         """Return this data set. Raises `InputError` if it has too few examples, missing or constant values."""

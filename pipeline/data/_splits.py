@@ -1,27 +1,55 @@
 """Splits: which examples are for training, for validation and for test."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.data._catalogue import CATALOGUE
 from pipeline.data._raw import Raw
 from pipeline.data._source import SPLIT_SEED
+from variants import InputError
+
+PARTS = ("training", "validation", "test")
+SHARE = 10  # validation and test each get one example in this many
+TRIES = 50  # random divisions of groups, of which the one with the best sizes is taken
+GOOD = 0.02  # no further division is tried if sizes differ from the asked ones by this share of all examples
+Indices = NDArray[np.int64]
 
 
 def split(raw: Raw, *, test: bool = True) -> tuple[Raw, list[torch.Tensor]]:
     """Return the sorted indices of training, validation and test examples, and the data with notes about the splits.
+
+    Splits that the data have themselves are kept unless `--split` is given; one that is empty is taken out of the
+    training split. Other data are split at random, each class by itself. Groups are never divided, nor are examples
+    with equal values. With `--split random` every example is drawn by itself, and with `--split time` the latest
+    examples are for test, and those before them for validation.
 
     Without `test`, there are indices of training and validation examples only.
 
     Raises:
         InputError: If a class or a group cannot be divided as `raw.source` asks for.
     """
-    if raw.splits is not None:
-        return raw, raw.splits
-    index = stratified(raw.y, len(raw.x), 10, test=test, seed=raw.source.split_seed)
-    return replace(raw), index
+    source = raw.source
+    if source.split == "group" and raw.groups is None:
+        raise InputError(f"{source}: --split group needs --group COLUMN, the column that names the group of each row")
+    has_seed = True
+    if raw.splits is not None and source.split is None:
+        raw, index, has_seed = _given(raw, test)
+    elif source.split == "time":
+        raw, index = _by_time(raw, test)
+        has_seed = False
+    else:
+        raw, parts = _at_random(raw, np.arange(len(raw.x)), test)
+        index = [torch.from_numpy(part) for part in parts]
+    if source.split_seed != SPLIT_SEED and not has_seed:
+        raise InputError(
+            f"{source}: --split-seed has no effect, because the examples are split {raw.division}; leave it out"
+        )
+    return raw, index
 
 
 def stratified(
@@ -29,16 +57,242 @@ def stratified(
 ) -> list[torch.Tensor]:
     """Split `n` examples at random, each class by itself, and return the sorted indices of each split.
 
-    Validation gets 1/`share` of each class, test as many if `test` is true, and training the rest.
+    Validation gets 1/`share` of each class, test as many if `test` is true, and training the rest. Each split gets at
+    least one example of a class, if there are enough. Examples without a class (-1) are split like a class.
     """
     rng = np.random.default_rng(seed)
-    groups = [np.arange(n)] if y is None else [np.flatnonzero(y == c) for c in range(int(y.max()) + 1)]
-    parts: list[list[NDArray[np.int64]]] = [[], [], []]
+    groups = [np.arange(n)] if y is None else [np.flatnonzero(y == c) for c in [*range(int(y.max()) + 1), -1]]
+    parts: list[list[Indices]] = [[], [], []]
     for group in groups:
         group = rng.permutation(group)
-        size = round(len(group) / share)
+        size = max(round(len(group) / share), int(len(group) >= 2 + test))
         rest = 2 * size if test else size
         for part, chosen in zip(parts, (group[rest:], group[:size], group[size:rest]), strict=True):
             part.append(chosen)
     splits = [torch.from_numpy(np.sort(np.concatenate(part))) for part in parts]
     return splits if test else splits[:2]
+
+
+def with_warnings(raw: Raw, index: list[torch.Tensor]) -> Raw:
+    """Return the data with warnings about classes that a split lacks, and about examples that two splits share.
+
+    Embedded data sets are returned as they are.
+
+    Raises:
+        InputError: If a split is empty.
+    """
+    if raw.source.place in CATALOGUE:
+        return raw
+    train, _, test = parts = [i.numpy() for i in index]
+    warnings = []
+    for part, name in zip(parts, PARTS, strict=True):
+        if not len(part):
+            raise InputError(
+                f"{raw.source}: there are no {raw.noun} for {name}; expected some for each of three splits"
+            )
+        if raw.y is not None and (lacking := set(range(len(raw.class_names))) - set(raw.y[part].tolist())):
+            names = _listed([repr(raw.class_names[c]) for c in sorted(lacking)])
+            warnings.append(f"the {name} split has no example of {_plural('class', len(lacking))} {names}")
+    if raw.groups is not None and raw.source.test is None:
+        shared = int(np.isin(raw.groups[test], raw.groups[train]).sum())
+        if shared:
+            warnings.append(
+                f"{shared} of {len(test)} test {raw.noun} are of groups that training {raw.noun} are of as well, "
+                "because groups are divided by this split; --split group keeps them whole"
+            )
+    copies = equal_examples(raw)
+    if copies is not None:
+        shared = int(np.isin(copies[test], copies[train]).sum())
+        share = "every test example" if shared == len(test) else f"{shared} of {len(test)} test {raw.noun}"
+        if shared:
+            warnings.append(f"{share} is also in the training split" if shared == len(test) else
+                            f"{share} are also in the training split")  # fmt: skip
+    return replace(raw, warnings=(*raw.warnings, *warnings))
+
+
+def equal_examples(raw: Raw) -> Indices | None:
+    """Return a number for each example, the same for examples with equal values; None if no two are equal.
+
+    It is also None if the columns of a table have so few values that equal rows are to be expected.
+    """
+    import pandas
+
+    flat = raw.x.reshape(len(raw.x), -1)
+    lengths = [0] * len(flat) if raw.lengths is None else raw.lengths.tolist()
+    hashes = (hash((row.tobytes(), length)) for row, length in zip(flat, lengths, strict=True))
+    codes, different = pandas.factorize(np.fromiter(hashes, np.int64, len(flat)))  # numbered in the order of rows
+    if len(different) == len(codes) or (raw.lengths is None and _combinations(flat) <= len(flat)):
+        return None
+    return np.asarray(codes)
+
+
+def _combinations(flat: NDArray[Any]) -> int:
+    """Return how many different rows the values of the columns allow, or a smaller number above the number of rows."""
+    product = 1
+    for column in flat.T:
+        if product > len(flat):
+            break
+        product *= 1 if (column == column[0]).all() else len(np.unique(column))
+    return product
+
+
+def _given(raw: Raw, test: bool) -> tuple[Raw, list[torch.Tensor], bool]:
+    """Return the data's own splits, and whether one of them was drawn at random out of the training split."""
+    assert raw.splits is not None
+    train, valid, held_out = raw.splits
+    if len(held_out) and not test:
+        raise InputError(f"{raw.source}: --test was given, but the data have a test split of their own; leave one out")
+    if len(valid) and (len(held_out) or not test):
+        return replace(raw, division="as the data were given"), raw.splits if test else [train, valid], False
+    raw, parts = _at_random(raw, train.numpy(), test and not len(valid) and not len(held_out))
+    drawn = [torch.from_numpy(part) for part in parts]
+    index = [drawn[0], valid if len(valid) else drawn[1], *([held_out if len(held_out) else drawn[-1]] if test else [])]
+    name = "test" if len(valid) else "validation"
+    return replace(raw, division=f"as the data were given; {name} is a random part of what was given for training"), (
+        index
+    ), True  # fmt: skip
+
+
+def _by_time(raw: Raw, test: bool) -> tuple[Raw, list[torch.Tensor]]:
+    """Split by time: the latest tenth is for test, and the tenth before it for validation."""
+    sides = PARTS[: 2 + test]
+    if raw.times is None:
+        raise InputError(
+            f"{raw.source}: --split time needs --time COLUMN, the time of each row, in a table with one example in a row"
+        )
+    _, position, counts = np.unique(raw.times, return_inverse=True, return_counts=True)
+    if len(counts) < len(sides):
+        raise InputError(
+            f"{raw.source}: {len(counts)} different times; expected at least {len(sides)} for a split by time"
+        )
+    end, splits = len(counts), []
+    for later in range(len(sides) - 1, 0, -1):
+        sizes = counts[later:end][::-1].cumsum()  # of the latest time, of the two latest ones, ...
+        begin = end - 1 - int(np.abs(sizes - len(raw.x) / SHARE).argmin())
+        splits.append(np.flatnonzero((position >= begin) & (position < end)))
+        end = begin
+    splits.append(np.flatnonzero(position < end))
+    return replace(raw, division="by time, the latest for test"), [torch.from_numpy(part) for part in splits[::-1]]
+
+
+def _at_random(raw: Raw, index: Indices, test: bool) -> tuple[Raw, list[Indices]]:
+    """Split the examples with the given indices at random, and note how.
+
+    Raises:
+        InputError: If a class would not be in each split.
+    """
+    source = raw.source
+    division = "at random" + ("" if raw.y is None else ", each class by itself")
+    units, unit = None, ""
+    if source.split != "random" and raw.groups is not None:
+        units, unit = raw.groups[index], "groups"
+        division += f", and no group of {source.group or 'rows'} is divided"
+        sides = 2 + test
+        if (count := len(np.unique(units))) < sides:
+            raise InputError(
+                f"{source}: {source.group or 'the group'} has {count} different {_plural('value', count)}; expected "
+                f"at least {sides} groups, one for each split"
+            )
+    elif source.split is None and source.place not in CATALOGUE and (copies := equal_examples(raw)) is not None:
+        units, unit = copies[index], f"different {raw.noun}"
+        repeated = int((np.bincount(units)[units] > 1).sum())
+        if repeated:
+            sentence = (
+                f"{repeated} of {len(index)} {raw.noun} are equal to another one: equal ones are kept in one split, "
+                "because the test split would otherwise hold training examples; --split random divides them"
+            )
+            raw = replace(raw, warnings=(*raw.warnings, sentence))
+    y = None if raw.y is None else raw.y[index]
+    if units is None:
+        parts = [part.numpy() for part in stratified(y, len(index), SHARE, test=test, seed=source.split_seed)]
+    else:
+        parts = _whole_units(units, y, test, source.split_seed)
+    if y is not None:
+        _check_classes(raw, y, parts, units, unit)
+    return replace(raw, division=division), [index[part] for part in parts]
+
+
+def _whole_units(units: Indices, y: NDArray[np.int64] | None, test: bool, seed: int) -> list[Indices]:
+    """Split examples at random so that those with the same number in `units` stay together.
+
+    Units are drawn from each stratum by itself. The stratum of a unit is the rarest class in it, so that rare classes
+    reach each split. Of several draws that one is taken which lacks the fewest classes in the fewest splits, and, of
+    those, has the best sizes.
+    """
+    rng = np.random.default_rng(seed)
+    y = np.zeros(len(units), np.int64) if y is None else y
+    units, sizes = np.unique(units, return_inverse=True, return_counts=True)[1:]
+    strata = _rarest_classes(units, y)
+    sides = 2 + test
+    wanted = len(y) * np.array([1 - (sides - 1) / SHARE, *[1 / SHARE] * (sides - 1)])
+    best: tuple[float, float] = (np.inf, np.inf)
+    best_side = units
+    for _ in range(TRIES):
+        side_of_unit = np.zeros(len(sizes), np.int64)
+        for stratum in np.unique(strata):
+            order = rng.permutation(np.flatnonzero(strata == stratum))
+            if len(order) < sides:
+                side_of_unit[order] = rng.permutation(sides)[: len(order)]
+                continue
+            target = sizes[order].sum() / SHARE
+            order = order[np.argsort(sizes[order] > target, kind="stable")]  # large units are for training
+            for side in range(1, sides):
+                reached = sizes[order[: len(order) - sides + side]].cumsum()
+                count = 1 + int(np.abs(reached - target).argmin())
+                side_of_unit[order[:count]] = side
+                order = order[count:]
+        side_of_row = side_of_unit[units]
+        present = np.unique(np.stack([side_of_row, y])[:, y >= 0], axis=1).shape[1]
+        deviation = np.abs(np.bincount(side_of_row, minlength=sides) - wanted).sum()
+        if (-present, deviation) < best:
+            best, best_side = (-present, deviation), side_of_row
+        if -best[0] == sides * len(np.unique(y[y >= 0])) and best[1] <= GOOD * len(y):
+            break
+    return [np.flatnonzero(best_side == side) for side in range(sides)]
+
+
+def _rarest_classes(units: Indices, y: NDArray[np.int64]) -> Indices:
+    """Return for each unit that of its classes which is in the fewest units; -1 for units without a class."""
+    pairs = np.unique(np.stack([units, y])[:, y >= 0], axis=1)
+    strata = np.full(units.max() + 1, -1)
+    frequency = np.bincount(pairs[1], minlength=1)
+    order = np.lexsort((pairs[1], frequency[pairs[1]]))[::-1]
+    strata[pairs[0, order]] = pairs[1, order]  # the last one that is written is the rarest
+    return strata
+
+
+def _check_classes(raw: Raw, y: NDArray[np.int64], parts: list[Indices], units: Indices | None, unit: str) -> None:
+    """Raise `InputError` if a class that occurs is not in each split."""
+    lacking = [c for c in np.unique(y[y >= 0]) if any(not (y[part] == c).any() for part in parts)]
+    if not lacking:
+        return
+    facts, enough = [], False
+    for c in lacking:
+        rows = int((y == c).sum())
+        fact = f"class {raw.class_names[c]!r} has {rows} {raw.noun}"
+        if units is not None:
+            count = len(np.unique(units[y == c]))
+            enough |= count >= len(parts)
+            fact += f" in {count} groups" if unit == "groups" else f", of which {count} differ"
+        facts.append(fact)
+    expected = (
+        f"no split was found that has each class in {_listed(PARTS[: len(parts)])}" if enough
+        else f"expected at least {len(parts)} {unit or raw.noun} of each class, for {_listed(PARTS[: len(parts)])}"
+    )  # fmt: skip
+    also = f"; --split random divides {unit if unit == 'groups' else f'equal {raw.noun}'}" if units is not None else ""
+    raise InputError(
+        f"{raw.source}: {_listed(facts)}; {expected}. Remove these {raw.noun}, or empty their labels, and they train "
+        f"the model without a class{also}"
+    )
+
+
+def _listed(words: Sequence[str], most: int = 5) -> str:
+    """Return words with commas between them; of many, the first ones and the number of the others."""
+    if len(words) > most:
+        words = [*words[:most], f"{len(words) - most} more"]
+    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
+
+
+def _plural(word: str, count: int) -> str:
+    ending = "es" if word.endswith("s") else "s"
+    return word if count == 1 else word + ending

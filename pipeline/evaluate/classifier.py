@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline import checkpoint, machine
 from pipeline.data import Data, cache
-from pipeline.evaluate.codes import labelled
+from pipeline.evaluate.codes import labelled, labels_of
 from pipeline.metrics import Undefined
 from variants import Batch
 
@@ -68,10 +68,13 @@ class Classifier(nn.Module):
 def trained(data: Data) -> Classifier | Undefined:
     """Return the classifier of a data set: from the cache if it is there, otherwise trained now and kept there.
 
-    It is undefined for data without labels. Raises `InputError` if the file in the cache is damaged.
+    It is undefined unless labels of two classes are known among the training examples. Raises `InputError` if the file
+    in the cache is damaged.
     """
     if not data.spec.classes:
         return Undefined(f"the classifier of samples needs labels, and data set {data.spec.name} has none")
+    if len(np.unique(labels_of(labelled(data.train)))) < 2:
+        return Undefined(f"the classifier of samples needs known labels of two classes to train on {data.spec.name}")
     path = cache() / "judges" / f"{data.spec.name.replace('/', '-')}-{data.digest[:16]}-{HASH}.safetensors"
     device = data.train.x.device
     with machine.seeded(device, RECIPE["seed"]):
@@ -114,7 +117,6 @@ def features(classifier: Classifier, data: Data, split: Batch) -> tuple[Array, N
 
 
 def accuracy(classifier: Classifier, data: Data, split: Batch) -> float:
-    """Return the share of the labelled examples of a split that are classified correctly."""
-    assert split.y is not None
-    y = split.y.cpu().numpy()
+    """Return the share of the labelled examples of a split, one or more, that are classified correctly."""
+    y = labels_of(split)
     return float((features(classifier, data, split)[1] == y)[y >= 0].mean())

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline import machine
 from pipeline.data import Data
 from pipeline.evaluate import classifier, likelihood, probe
-from pipeline.evaluate.codes import encode_split, labelled
+from pipeline.evaluate.codes import encode_split, labelled, why_no_probe
 from pipeline.metrics import Undefined, defined
 from variants import Batch, Variant
 
@@ -32,10 +32,12 @@ def anomaly(variant: Variant, data: Data, split: Batch, normal: int, k: int = 50
     -E log p(x|z); a low `elbo` or `iw` bound (`k` draws), if q has a density; a code far from those of the training
     examples (`latent`, Mahalanobis distance); and a low score of the variant's own, such as `discriminator`.
 
-    The result is undefined if the split does not have examples both of this class and of others.
+    Examples of the split whose label is unknown take no part. The result is undefined if the others are not both of
+    this class and of other classes.
     """
     from sklearn.metrics import roc_auc_score
 
+    split = labelled(split)
     y = split.y
     if y is None or not 0 < int(torch.eq(y, normal).sum()) < len(y):
         return Undefined(f"class {normal} as normal: expected examples of it, and of others, in {data.spec.name}")
@@ -215,22 +217,23 @@ def interpolation(
     }
 
 
-def generation(
-    variant: Variant, data: Data, trained: classifier.Classifier, each: int = 100
-) -> dict[str, float] | Undefined:
-    """Return how often a classifier assigns samples to the class that was asked for; higher is better.
+def generation(variant: Variant, data: Data, each: int = 100) -> dict[str, float] | Undefined:
+    """Return how often `classifier.trained` assigns samples to the class that was asked for; higher is better.
 
-    `accuracy` is of `each` samples of every class; `real`, for comparison, of test examples.
+    `accuracy` is of `each` samples of every class; `real`, for comparison, of test examples, if labels of some are
+    known.
     """
     if not variant.class_conditional:
         return Undefined(f"{type(variant).__name__} cannot be asked for a class")
+    if isinstance(trained := classifier.trained(data), Undefined):
+        return trained
     y = torch.arange(data.spec.classes, device=variant.device).repeat_interleave(each)
     with machine.seeded(variant.device, 0):
         parts = [trained(Batch(variant.sample(len(part), part, noise=True)))[1].argmax(1) for part in y.split(1000)]
-    return {
-        "accuracy": float(torch.eq(torch.cat(parts), y).float().mean()),
-        "real": classifier.accuracy(trained, data, data.test),
-    }
+    scores = {"accuracy": float(torch.eq(torch.cat(parts), y).float().mean())}
+    if len(labelled(data.test)):
+        scores["real"] = classifier.accuracy(trained, data, data.test)
+    return scores
 
 
 def forecast(variant: Variant, data: Data, split: Batch, draws: int = 10) -> dict[str, float] | Undefined:
@@ -278,8 +281,10 @@ def augmentation(
     anew each time if the data are. A sample is drawn from p(x|z) with z ~ q(z|x) (or the code, if q has no density) of
     a labelled example, and has its label.
     """
-    if not data.spec.classes or variant.conditioned_on == "x":
-        return Undefined("augmentation needs labels, and a variant that models whole examples")
+    if variant.conditioned_on == "x":
+        return Undefined("augmentation needs a variant that models whole examples")
+    if reason := why_no_probe(data, "test"):
+        return Undefined(reason)
     accuracies: dict[str, list[float]] = {"without": [], "with": []}
     train = labelled(data.train)
     variant.eval()

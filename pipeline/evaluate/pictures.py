@@ -173,11 +173,15 @@ def aggregate(codes: NDArray[np.float64], prior: NDArray[np.float64]) -> Picture
 
 
 def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
-    """Draw the codes of validation examples in their first two principal components, coloured by class."""
+    """Draw the codes of validation examples in their first two principal components, coloured by class.
+
+    Examples whose class is unknown are left out, unless it is unknown of all.
+    """
     import seaborn
     from sklearn.decomposition import PCA
 
-    split = data.valid[: min(n, len(data.valid))]
+    known = codes.labelled(data.valid)
+    split = (known if len(known) else data.valid)[slice(0, n)]
     code = torch.cat([variant.encode(Batch(b.x, mask=b.mask)) for b in data.batches(split)]).float().cpu().numpy()
     axes = [f"z{i}" for i in range(code.shape[1])]
     if code.shape[1] > 2:
@@ -189,7 +193,7 @@ def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
             np.column_stack([code[:, 0], np.random.default_rng(0).uniform(-1, 1, len(code))]),
             ["z0", "(jitter)"],
         )
-    classes = None if split.y is None else split.y.cpu().numpy()
+    classes = codes.labels_of(known)[:n] if len(known) else None
     colours = None
     if classes is not None:
         palette = seaborn.color_palette("colorblind" if data.spec.classes <= 10 else "husl", data.spec.classes)

@@ -130,7 +130,12 @@ def _latents(context: Context) -> Part:
 def _probe(context: Context) -> Part:
     variant, data, sizes, seed = context.variant, context.data, context.sizes, context.seed
     if reason := why_no_probe(data, "test"):
-        undefined = [*(f"probe/linear_{n}" for n in sizes.labels), "probe/linear_all", "probe/balanced_all", "probe/knn"]
+        undefined = [
+            *(f"probe/linear_{n}" for n in sizes.labels),
+            "probe/linear_all",
+            "probe/balanced_all",
+            "probe/knn",
+        ]
         return Part(name="probe", scores=_undefined(undefined, reason))
     known_train, known_test, is_known = labelled(data.train), labelled(data.test), context.labels >= 0
     train_y, test_y = labels_of(known_train), labels_of(known_test)
@@ -165,6 +170,7 @@ def _probe(context: Context) -> Part:
         curves[prefix.removesuffix("_").replace("pca", "PCA") or "codes"] = curve
         accuracy = probe.neighbours((train[chosen], train_y[chosen]), (test, test_y))
         scores.append(Score(name=f"probe/{prefix}knn", value=accuracy, n=len(test), k=10))
+    curves["most frequent class"] = [(n, share) for n, _ in curves["codes"]]
     picture = pictures.curves(curves, "labels", "accuracy of a linear probe")
     return Part(name="probe", scores=scores, pictures={"probe_curve": picture})
 
@@ -274,7 +280,10 @@ def _interpolation(context: Context) -> Part:
 def _generation(context: Context) -> Part:
     values = downstream.generation(context.variant, context.data)
     names, suffix = ["accuracy", "real"], f"_{classifier.HASH}"
-    return Part(name="generation", scores=_named("use/generation_", values, names, suffix=suffix))
+    scores = _named("use/generation_", values, names, suffix=suffix)
+    if isinstance(values, dict) and "real" not in values:
+        scores += _undefined([f"use/generation_real{suffix}"], "no label of the test split is known")
+    return Part(name="generation", scores=scores)
 
 
 def _forecast(context: Context) -> Part:

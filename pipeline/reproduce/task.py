@@ -117,7 +117,7 @@ class AnchorTask:
                         report((epochs + epoch.number, f"{name}  {epoch.summary()}"))
                     logged = path.with_suffix(".logged")
                     if not logged.exists():
-                        child.model(model.variant, model.scores(), model.best_epoch)
+                        child.model(model.variant, model.data, model.scores(), model.best_epoch)
                         logged.touch()
                 epochs += training.epochs
             report((epochs, "measuring on the test split"))

@@ -20,7 +20,7 @@ from pipeline import data as datasets
 from pipeline import executor as executors
 from pipeline import machine, metrics, training_run
 from pipeline.cli import OPTUNA_STORE
-from pipeline.data import Source
+from pipeline.data import Data, Source
 from pipeline.evaluate import quick
 from pipeline.executor import Compute, Ended
 from pipeline.progress import Display, Progress
@@ -85,7 +85,8 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
     defaults = search_space.STUDY
     example, ranges = space.outline(search_space, request.fixed)
     data = datasets.load(request.dataset or defaults.dataset)
-    objectives = metrics.objectives(defaults.objectives, data.spec)
+    name = request.study_name or f"{request.variant}-{data.spec.name}"
+    objectives = _objectives(request, name, defaults.objectives, data, display)
     variants.build(request.variant, example, data.spec)  # raises InputError if the variant does not fit the data
     data = data.to(device)
     training_run.cache_data(data.source, device, data)
@@ -95,7 +96,6 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
             f"--seed {request.seed}: expected 0 to {training_run.FIRST_FINAL_SEED - trials} for {trials} trials, "
             f"because finals use the seeds from {training_run.FIRST_FINAL_SEED} on"
         )
-    name = request.study_name or f"{request.variant}-{data.spec.name}"
     search = {
         "variant": request.variant, "dataset": data.spec.name, "digest": data.digest, "objectives": list(objectives),
         "epochs": epochs, "patience": defaults.patience, "seed": request.seed, "fix": dict(request.fixed),
@@ -148,6 +148,20 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
     for problem in tracker.catch_up(patience=5):  # after all workers have ended
         display.say(f"not yet in MLflow: {problem}; `python -m pipeline.sync` sends it later")
     return StudyOutcome(study, objectives, data.spec.name, link)
+
+
+def _objectives(
+    request: StudyRequest, name: str, asked: tuple[str, ...], data: Data, display: Display
+) -> tuple[str, ...]:
+    """Return the objectives of a study. Where classes are uneven, it is said that balanced accuracy is one of them."""
+    probe = quick.probe_metric(data)
+    objectives = metrics.objectives(asked, data.spec, probe)
+    if probe == "probe/balanced_accuracy" and (plain := metrics.objectives(asked, data.spec)) != objectives:
+        if store.stored_objectives(request.storage, name) == plain:
+            display.say(f"study {name} was started with probe/accuracy, and keeps it although the classes are uneven")
+            return plain
+        display.say("the classes are uneven: probe/balanced_accuracy takes the place of the objective probe/accuracy")
+    return objectives
 
 
 def _mark_ended(study: optuna.Study, settings: TrialSettings, tracker: Tracker) -> list[str]:

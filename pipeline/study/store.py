@@ -80,16 +80,26 @@ def _pruner(kind: str, epochs: int, objectives: int) -> optuna.pruners.BasePrune
 
 def load_study(url: str, name: str) -> optuna.Study | None:
     """Open a study to read it. Return None if there is none of that name."""
+    study = _existing(url, name)
+    if study is not None and "search" not in study.user_attrs:
+        raise _foreign(name)
+    return study
+
+
+def stored_objectives(url: str, name: str) -> tuple[str, ...]:
+    """Return the objectives that a study was started with; empty if there is no study of that name."""
+    study = _existing(url, name)
+    return () if study is None else tuple(study.user_attrs.get("search", {}).get("objectives", ()))
+
+
+def _existing(url: str, name: str) -> optuna.Study | None:
     _silence()
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         return None
     try:
-        study = optuna.load_study(study_name=name, storage=_storage(url))
+        return optuna.load_study(study_name=name, storage=_storage(url))
     except KeyError:
         return None
-    if "search" not in study.user_attrs:
-        raise _foreign(name)
-    return study
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -21,6 +21,7 @@ COLUMNS = {  # metric -> heading and format, in the order in which they are show
     "valid/kl": ("KL", ".2f"),
     "latent/mmd": ("MMD", ".4f"),
     "probe/accuracy": ("probe", ".3f"),
+    "probe/balanced_accuracy": ("balanced", ".3f"),
     "time/trial_seconds": ("seconds", ".1f"),
 }
 
@@ -56,6 +57,10 @@ def best_table(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) 
     columns = [k for k in _columns(objectives) if k in measured]
     star = f"; * Pareto front of {' and '.join(objectives)}" if several else ""
     units = "ELBO, reconstruction and KL in nats per example; probe: accuracy of a linear classifier on the codes"
+    if "probe/balanced_accuracy" in columns:
+        units += ", balanced: its mean over classes"
+    for share in {t.user_attrs["metrics"].get("probe/majority") for t in best} - {None}:  # the same for all
+        units += f", beside {share:.3f} for predicting always the most frequent class"
     caption = f"{_counts(study)}; {units}{star}"
     table = Table(title=f"{study.study_name}: best trials", caption=caption)
     for heading in ["trial", *(COLUMNS[k][0] for k in columns)]:
@@ -69,8 +74,8 @@ def best_table(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) 
 
 
 def _columns(objectives: tuple[str, ...]) -> list[str]:
-    """Return the metrics for which there is room: the MMD only where it is an objective."""
-    return [k for k in COLUMNS if k != "latent/mmd" or k in objectives]
+    """Return the metrics for which there is room: the MMD and balanced accuracy only where they are objectives."""
+    return [k for k in COLUMNS if k not in ("latent/mmd", "probe/balanced_accuracy") or k in objectives]
 
 
 def _counts(study: optuna.Study) -> str:

@@ -112,7 +112,7 @@ class TrialTask:
         values = [scores[name] for name in s.objectives]
         if _is_best(study, values):
             untimed = {k: v for k, v in scores.items() if not k.startswith("time/")}
-            run.model(training.variant, untimed, training.best_epoch)
+            run.model(training.variant, training.data, untimed, training.best_epoch)
         trial.set_user_attr("metrics", scores)
         study.tell(trial, values)
 

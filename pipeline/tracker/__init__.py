@@ -249,8 +249,8 @@ def model_files(uri: str) -> Path:
 def saved_model(run_id: str, folder: Path) -> tuple[Run, Path, str, str]:
     """Download the model of a run into `folder`, and reopen the run to add scores to it.
 
-    Returns the run, the folder with the model's files, the data that it was trained on (the name of a data set, or the
-    path of a file), and the digest of the data. Raises `InputError` if there is no such run, or it has no model.
+    Returns the run, the folder with the model's files, the source of its training data as text for `Source.parse`, and
+    the digest of the data. Raises `InputError` if there is no such run, or it has no model.
     """
     client = MlflowClient(tracking_uri())
     try:
@@ -267,7 +267,8 @@ def saved_model(run_id: str, folder: Path) -> tuple[Run, Path, str, str]:
     path = artifacts.download_artifacts(uri, dst_path=str(folder), tracking_uri=tracking_uri())
     inputs = stored.inputs.dataset_inputs if stored.inputs else []
     name, source, digest = next(((i.dataset.name, i.dataset.source, i.dataset.digest) for i in inputs), ("", "", ""))
-    source = name if name in known_data() else source
+    if not source.startswith("{"):  # an older version of this program wrote it
+        source = name if name in known_data() else source.removeprefix("--dataset ")
     experiment = client.get_experiment(stored.info.experiment_id).name
     return Tracker(experiment).reopen(run_id), Path(path), source, digest
 

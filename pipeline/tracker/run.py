@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 import variants
+from pipeline import artifact
 from pipeline.data import Data
 from pipeline.tracker import views
 from pipeline.tracker.journal import Journal
@@ -146,11 +147,11 @@ class Run:
             "profile": json.dumps(facts | {"classes": data.spec.classes}),
         })  # fmt: skip
 
-    def model(self, variant: Variant, metrics: Mapping[str, float], step: int) -> None:
-        """Save a trained model, as safetensors and JSON, with its scores. MLflow lists it as a LoggedModel."""
+    def model(self, variant: Variant, data: Data, metrics: Mapping[str, float], step: int) -> None:
+        """Save a model trained on `data`, with its preprocessing and scores. MLflow lists it as a LoggedModel."""
         name = variants.name_of(variant)
         folder = f"model-{step}"
-        variants.save(variant, self._journal.file(folder))
+        artifact.save(variant, data.preprocessing, self._journal.file(folder))
         self._add(
             "model", f"model {step}", file=folder, name=f"{name}-{variant.spec.name}", step=step, time=now(),
             tags={"variant": name, "dataset": variant.spec.name}, values={k: float(v) for k, v in metrics.items()},

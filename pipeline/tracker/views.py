@@ -105,7 +105,8 @@ def _views(searched: list[str], has_finals: bool) -> dict[str, dict[str, Any]]:
     codes: Section = (
         "What the codes are good for",
         [
-            _bar("probe/accuracy"), _bar("probe/random_projection"), _scatter("valid/elbo", "probe/accuracy"),
+            _bar("probe/accuracy"), _bar("probe/balanced_accuracy"), _bar("probe/majority"),
+            _bar("probe/random_projection"), _scatter("valid/elbo", "probe/accuracy"),
             _bar("latent/mmd"), _bar("latent/posterior_spread"), _scatter("valid/reconstruction", "latent/mmd"),
         ],
         {"columns": 3},
@@ -161,7 +162,8 @@ def _hidden(cards: list[Card]) -> list[Card]:
     shown = {card.get("metricKey") for card in cards} | {tuple(card.get("imageKeys", ())) for card in cards}
     parts = [f"{split}/{name}" for split in ("train", "valid") for name in ("elbo", "reconstruction", "kl", "loss")]
     others = ["time/train_seconds", "time/valid_seconds", "time/examples_per_second", "time/trial_seconds"]
-    probes = ["probe/accuracy", "probe/random_projection", "probe/raw_pixels", "latent/active_units"]
+    probes = ["probe/accuracy", "probe/balanced_accuracy", "probe/majority", "probe/random_projection"]
+    probes += ["probe/raw_pixels", "latent/active_units"]
     probes += ["latent/mmd", "latent/posterior_mean", "latent/posterior_spread"]
     metrics = [{**_bar(m), "deleted": True} for m in [*parts, *others, *probes] if m not in shown]
     return metrics + [{**_images(p), "deleted": True} for p in PICTURES if (p,) not in shown]

@@ -1,0 +1,42 @@
+"""A trained model as files: weights and preprocessing as safetensors and JSON, without pickle and without code.
+
+model.safetensors, config.json                      the variant (see `variants.save`)
+preprocessing.safetensors, preprocessing.json       what was done to the training data (see `pipeline.data`)
+MLmodel                                             lets MLflow load and serve the folder by `pipeline.model`
+"""
+
+import json
+import platform
+from pathlib import Path
+
+import variants
+from pipeline.data import Preprocessing
+from variants import Variant
+
+METHODS = ("encode", "reconstruct", "score", "anomaly", "impute")  # what MLflow can ask a model for
+_PARAMS = [{"name": "method", "type": "string", "default": METHODS[0], "shape": None}]
+_MLMODEL = f"""flavors:
+  python_function:
+    loader_module: pipeline.model
+    python_version: {platform.python_version()}
+signature:
+  inputs: null
+  outputs: null
+  params: '{json.dumps(_PARAMS)}'
+"""
+
+
+def save(variant: Variant, preprocessing: Preprocessing, folder: Path) -> None:
+    """Write a trained variant and its preprocessing into a folder, which is created if necessary."""
+    variants.save(variant, folder)
+    preprocessing.save(folder)
+    (folder / "MLmodel").write_text(_MLMODEL, encoding="utf-8")
+
+
+def load(folder: Path) -> tuple[Variant, Preprocessing | None]:
+    """Read what `save` wrote. The preprocessing is None if an older version of this program wrote the folder.
+
+    Raises:
+        InputError: If a file is missing or cannot be read.
+    """
+    return variants.load(folder), Preprocessing.load(folder)

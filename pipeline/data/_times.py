@@ -1,0 +1,129 @@
+"""Reads times: numbers, dates, and words that end in a number."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data._source import Source
+from variants import InputError
+
+SLASHES = r"^(\d{1,2})([/-])(\d{1,2})\2(\d{4})(?!\d)"  # 1/31/2020 or 31-1-2020
+DOTS = r"^(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)"  # 31.1.2020; with dots, the day always stands first
+ZONE = r"[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
+FORMATS = ("ISO8601", "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p")
+WORD = r"^(\D*[^\d.,\u2013\u2212-])(\d+(?:\.\d+)?)$"  # t10 or week 3, but not t-1, in which the sign is not clear
+EXPECTED = (
+    "numbers, dates with four digits for the year such as 2020-01-31 or 2020-01-31T10:30+01:00, or words that differ "
+    "only in a number at the end, such as t1 and t2"
+)
+
+
+def parse_times(values: Any, source: Source) -> tuple[NDArray[np.float64], str]:
+    """Convert a pandas Series of times to numbers (N,) in the same order, and return them with their unit.
+
+    The unit is "" for numbers and for words that end in a number, and "s" for dates, which become seconds since 1970 in
+    UTC. It is "order" if the day and the month cannot be told apart, but both readings have the same order: the numbers
+    are then the positions of the times in this order, and the distances between them mean nothing.
+
+    Raises:
+        InputError: If a time is missing, or the times cannot be ordered.
+    """
+    readings, unit = possible_times(values, source)
+    return (readings[0], unit) if len(readings) == 1 else (_ranks(readings[0]).astype(np.float64), "order")
+
+
+def possible_times(values: Any, source: Source) -> tuple[list[NDArray[np.float64]], str]:
+    """Return each way to read a pandas Series of times, as numbers (N,), and the unit of all of them ("" or "s").
+
+    There are two ways, which have the same order, if the day and the month cannot be told apart. Else there is one.
+
+    Raises:
+        InputError: If a time is missing, or the times cannot be ordered.
+    """
+    import pandas
+    from pandas.api import types
+
+    name = values.name
+    values = (values.astype(object) if isinstance(values.dtype, pandas.CategoricalDtype) else values).infer_objects()
+    if isinstance(values.dtype, pandas.PeriodDtype):
+        values = values.dt.start_time
+    in_seconds = types.is_timedelta64_dtype(values.dtype) or types.is_datetime64_any_dtype(values.dtype)
+    is_number = types.is_numeric_dtype(values.dtype) and not types.is_bool_dtype(values.dtype)
+    if not in_seconds and not is_number:
+        values = values.astype("string[python]").str.strip().replace("", pandas.NA)
+    missing = values.isna().to_numpy(bool)
+    if missing.any():
+        raise InputError(
+            f"{source}: {_row(int(missing.argmax()), source)} has no time in column {name}; expected a time in each "
+            f"row, and {missing.sum()} of {len(values)} have none"
+        )
+    if types.is_timedelta64_dtype(values.dtype):
+        return [values.dt.total_seconds().to_numpy(np.float64)], "s"
+    if in_seconds:
+        return [_seconds(values)], "s"
+
+    numbers = pandas.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    readings = [numbers] if is_number else [numbers, _numbers_of_words(values)]
+    dates = [] if is_number else [_dates(values, month_first) for month_first in (True, False)]
+    for reading in readings:
+        if np.isfinite(reading).all():
+            return [reading], ""
+    complete = [reading for reading in dates if np.isfinite(reading).all()]
+    if not complete:
+        known = max((np.isfinite(reading) for reading in [*readings, *dates]), key=np.sum)
+        row = int(known.argmin())
+        raise InputError(
+            f"{source}: {_row(row, source)} has {str(values.iloc[row])!r} in the time column {name}; "
+            f"expected {EXPECTED}"
+        )
+    zoned = values.str.contains(ZONE).to_numpy(bool)
+    if zoned.any() and not zoned.all():
+        raise InputError(
+            f"{source}: {_row(int(zoned.argmin()), source)} has {values[~zoned].iloc[0]!r} in the time column {name}, "
+            "without a time zone, and other rows have one; expected a zone in all rows or in none"
+        )
+    if len(complete) == 2 and not np.array_equal(_ranks(complete[0]), _ranks(complete[1])):
+        raise InputError(
+            f"{source}: dates in the time column {name}, such as {values.iloc[0]!r}, may have the month or the day "
+            "first, and these two readings give different orders; expected dates such as 2020-01-31"
+        )
+    return complete[:1] if np.array_equal(complete[0], complete[-1]) else complete, "s"
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.unique(values, return_inverse=True)[1]
+
+
+def _row(index: int, source: Source) -> str:
+    """Name a row by its number, and a row of a text file also by its line."""
+    is_text = any(ending in source.path.name.lower() for ending in (".csv", ".tsv", ".txt"))
+    return f"row {index + 1}" + (f" (line {index + 1 + source.header} of the file)" if is_text else "")
+
+
+def _numbers_of_words(text: Any) -> NDArray[np.float64]:
+    """Return the numbers at the end of words that have the most frequent beginning, and NaN for other words."""
+    parts = text.str.extract(WORD)
+    beginning = parts[0].mode()
+    common = parts[0].eq(beginning.iloc[0] if len(beginning) else "").fillna(False)
+    numbers: NDArray[np.float64] = parts[1].where(common).astype("Float64").to_numpy(np.float64, na_value=np.nan)
+    return numbers
+
+
+def _dates(text: Any, month_first: bool) -> NDArray[np.float64]:
+    """Return dates as seconds since 1970 in UTC, and NaN for texts that are no dates."""
+    import pandas
+
+    iso = text.str.replace(SLASHES, r"\4-\1-\3" if month_first else r"\4-\3-\1", regex=True)
+    iso = iso.str.replace(DOTS, r"\3-\2-\1", regex=True)
+    iso = iso.where(iso.str.match(r"\d"))  # pandas also reads words such as "now"
+    readings = [pandas.to_datetime(iso, format=f, utc=True, errors="coerce") for f in FORMATS]
+    return _seconds(readings[0].fillna(readings[1]).fillna(readings[2]))
+
+
+def _seconds(dates: Any) -> NDArray[np.float64]:
+    import pandas
+
+    elapsed = pandas.to_datetime(dates, utc=True) - pandas.Timestamp(0, tz="UTC")
+    seconds: NDArray[np.float64] = elapsed.dt.total_seconds().to_numpy(np.float64)
+    return seconds
