@@ -1,12 +1,18 @@
 """`python -m pipeline.apply`: use a trained model on new data."""
 
 import argparse
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from pipeline import cli
+import numpy as np
+import pandas
+
+from pipeline import cli, machine
+from variants import InputError
 
 ABOUT = """Use a trained model on new data, and write the results to a file.
 
@@ -40,7 +46,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--model", required=True, metavar="MODEL", help="a folder, or models:/NAME@ALIAS of MLflow")
     parser.add_argument("--data", metavar="NAME|PATH", help="new data, of the kind that the model was trained on")
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help="a file (.csv, .parquet or .npz), or a folder for images"
+        "--out",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="a file (.csv, .parquet or .npz), or a folder for images",
     )
     parser.add_argument("--by-value", action="store_true", help="score: the log-likelihood of each value")
     parser.add_argument("--steps", type=cli.positive, metavar="N", help="forecast: number of steps")
@@ -50,7 +60,6 @@ def main(words: list[str]) -> int:
     parser.add_argument("--threads", **cli.OPTIONS["--threads"])
     arguments = parser.parse_args(words)
 
-    from pipeline import machine
     from pipeline.model import Model
     from pipeline.progress import Display
 
@@ -58,18 +67,16 @@ def main(words: list[str]) -> int:
     machine.prepare(arguments.threads)
     model = Model.load(arguments.model).set_params(seed=arguments.seed)
     display, begin = Display(), time.perf_counter()
-    count = 0
-    with _open(arguments.out, arguments.method) as out:
-        for part in _results(model, arguments, display):
-            count += out.write(part)
-    display.say(f"{count} rows in {arguments.out.absolute()}, {time.perf_counter() - begin:.0f} s")
+    columns = [column.name for column in model.preprocessing.columns]
+    with _Output(arguments.out, arguments.method, columns) as out:
+        for result, rows in _results(model, arguments, display):
+            out.write(result, rows)
+    display.say(f"{out.count} examples in {arguments.out.absolute()}, {time.perf_counter() - begin:.0f} s")
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise `InputError` for options that do not belong together, and for a result that would replace a file."""
-    from variants import InputError
-
     method, is_sample = arguments.method, arguments.method == "sample"
     needs = {"--data": not is_sample, "--n": is_sample, "--steps": method == "forecast"}
     given = {"--data": arguments.data, "--n": arguments.n, "--steps": arguments.steps}
@@ -84,18 +91,20 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(f"--out {arguments.out} exists already; delete it, or give another name")
     if arguments.out.suffix not in (*TABLES, ARRAYS, ""):
         expected = f"{', '.join(TABLES)}, {ARRAYS}, or a folder for images"
-        raise InputError(f"--out {arguments.out}: files that end in {arguments.out.suffix} are not written; expected {expected}")
+        raise InputError(
+            f"--out {arguments.out}: files that end in {arguments.out.suffix} are not written; expected {expected}"
+        )
 
 
-def _results(model: Any, arguments: argparse.Namespace, display: Any) -> Iterator[Any]:
-    """Yield the results, part by part, and show the progress."""
+def _results(model: Any, arguments: argparse.Namespace, display: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the results, part by part, each with the labels of its rows, and show the progress."""
     if arguments.method == "sample":
-        yield model.sample(arguments.n, arguments.label)
+        yield model.sample(arguments.n, arguments.label), None
         return
     count, parts = model.read_parts(arguments.data, PART)
     with display.progress(arguments.method, count) as progress:
         for raw in parts:
-            yield _compute(model, arguments, raw)
+            yield _compute(model, arguments, raw), raw.rows
             progress.advance()
 
 
@@ -105,6 +114,112 @@ def _compute(model: Any, arguments: argparse.Namespace, raw: Any) -> Any:
     if arguments.method == "forecast":
         return model.forecast(raw, arguments.steps)
     return getattr(model, "transform" if arguments.method == "encode" else arguments.method)(raw)
+
+
+class _Output:
+    """Writes results part by part to a temporary place, which gets its name when everything is written."""
+
+    def __init__(self, path: Path, method: str, columns: list[str]) -> None:
+        self.count = 0  # examples that were written
+        self._path, self._method, self._columns = path, method, columns
+        self._temporary = path.with_name(f".{path.name}.part")
+        self._parts: list[Any] = []  # of an .npz file, which can only be written as a whole
+        self._parquet: Any = None
+
+    def __enter__(self) -> "_Output":
+        if self._path.suffix:
+            machine.writable(self._path.parent)
+        else:
+            machine.writable(self._temporary)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._parquet is not None:
+            self._parquet.close()
+        if kind is None:
+            if self._path.suffix == ARRAYS:
+                self._save_arrays()
+            self._temporary.replace(self._path)
+        elif self._temporary.is_dir():
+            shutil.rmtree(self._temporary)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+    def write(self, result: Any, rows: Any) -> None:
+        """Write the next results; `rows` is a pandas Index with the labels of the examples, or None."""
+        if self._path.suffix == ARRAYS:
+            self._parts.append(result)
+        elif self._path.suffix:
+            self._write_table(self._frame(result, rows))
+        else:
+            self._write_images(result, rows)
+        self.count += len(result)
+
+    def _write_table(self, frame: pandas.DataFrame) -> None:
+        if self._path.suffix == ".csv":
+            frame.to_csv(self._temporary, mode="a", header=not self._temporary.exists(), index=False)
+            return
+        import pyarrow
+        import pyarrow.parquet
+
+        table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+        if self._parquet is None:
+            self._parquet = pyarrow.parquet.ParquetWriter(self._temporary, table.schema)
+        self._parquet.write_table(table)
+
+    def _write_images(self, result: Any, rows: Any) -> None:
+        from PIL import Image
+
+        if not (isinstance(result, np.ndarray) and result.ndim in (3, 4)):
+            raise InputError(
+                f"--out {self._path}: the results are no images; expected a file ({', '.join(TABLES)}, {ARRAYS})"
+            )
+        if result.dtype.kind == "f":  # of values between 0 and 1
+            result = (result.clip(0, 1) * 255).round().astype(np.uint8)
+        if result.ndim == 4 and result.shape[-1] not in (1, 3, 4):
+            result = np.moveaxis(result, 1, -1)
+        for number, image in enumerate(result):
+            name = f"{self.count + number:06}.png" if rows is None else Path(str(rows[number])).with_suffix(".png")
+            path = self._temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.squeeze(-1) if image.ndim == 3 and image.shape[-1] == 1 else image).save(path)
+
+    def _save_arrays(self) -> None:
+        if isinstance(self._parts[0], list):
+            sequences = [sequence for part in self._parts for sequence in part]
+            lengths = np.array([len(s) for s in sequences])
+            x = np.zeros((len(sequences), lengths.max(), *sequences[0].shape[1:]))
+            for row, sequence in zip(x, sequences, strict=True):
+                row[: len(sequence)] = sequence
+            arrays: dict[str, Any] = {"x": x, "lengths": lengths}
+        else:
+            arrays = {"x": np.concatenate([np.asarray(part) for part in self._parts])}
+        with self._temporary.open("wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
+
+    def _frame(self, result: Any, rows: pandas.Index | None) -> pandas.DataFrame:
+        """Return results as a table, with the labels of the examples in front if they have any."""
+        labels = pandas.RangeIndex(self.count, self.count + len(result)) if rows is None else rows
+        if isinstance(result, list):
+            lengths = [len(sequence) for sequence in result]
+            frame = pandas.DataFrame(np.concatenate(result), columns=self._columns)
+            frame.insert(0, "time", np.concatenate([np.arange(n) for n in lengths]))
+            frame.insert(0, "series", np.repeat(labels, lengths))
+            return frame
+        if isinstance(result, np.ndarray) and result.ndim > 2:
+            raise InputError(f"--out {self._path}: images are not written as a table; expected {ARRAYS}, or a folder")
+        if isinstance(result, pandas.DataFrame):
+            frame = result.reset_index(drop=True)
+        elif result.ndim == 1:
+            frame = pandas.DataFrame({self._method: np.asarray(result)})
+        else:
+            names = [f"z{i}" for i in range(result.shape[1])] if self._method == "encode" else self._columns
+            frame = pandas.DataFrame(result, columns=names)
+        if not pandas.api.types.is_integer_dtype(labels):
+            frame.insert(0, labels.name or "row", labels)
+        return frame
 
 
 if __name__ == "__main__":

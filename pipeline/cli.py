@@ -5,17 +5,23 @@ without a traceback), 3 for a defect of this program (with a traceback), and 130
 """
 
 import argparse
+import csv
 import os
+import re
+import shlex
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
+from pipeline import machine
+from pipeline.data import KINDS, SPLIT_SEED, Source
 from pipeline.executor import Compute
 from variants import InputError
+from variants.base.contract import Likelihood
 
 CRASHED, INTERRUPTED = 3, 130
 OPTUNA_STORE = "sqlite:///optuna.db"  # in the working directory
@@ -32,6 +38,13 @@ def positive(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """Parse a whole number of at least 0, as the `type` of an `argparse` option."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 0 or more")
+    return int(text)
+
+
 def seconds(text: str) -> float:
     """Parse a number of seconds above 0, such as 90, 90s, 15m or 2h, as the `type` of an `argparse` option."""
     units = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -43,6 +56,31 @@ def seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r}: expected seconds above 0, or 90s, 15m, 2h")
     return value
+
+
+def size(text: str) -> tuple[int, int]:
+    """Parse a height and a width, such as 32x48, as the `type` of an `argparse` option."""
+    match = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    height_and_width = (int(match[1]), int(match[2])) if match else (0, 0)
+    if min(height_and_width) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected HxW, the height and the width in pixels, such as 64x48")
+    return height_and_width
+
+
+def kind(text: str) -> tuple[str, str]:
+    """Parse COLUMN=KIND, as the `type` of an `argparse` option."""
+    column, _, name = text.rpartition("=")
+    if not column or name not in KINDS:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected COLUMN=KIND, where KIND is one of {', '.join(KINDS)}")
+    return column, name
+
+
+def columns(text: str) -> list[str]:
+    """Parse names with commas between them, as the `type` of an `argparse` option. Quotes protect a comma in a name."""
+    names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+    if not all(names) or not names:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected names of columns with commas between them")
+    return names
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -68,8 +106,40 @@ OPTIONS: dict[str, dict[str, Any]] = {
                    "help": "run trainings in processes of this machine, or on a Ray cluster (local)"},
     "--ray-address": {"metavar": "ADDRESS", "help": "address of an existing Ray cluster (a new one on this machine)"},
     "--trial-timeout": {"type": seconds, "metavar": "SECONDS", "help": "a trial that trains for longer fails"},
+    "--label": {"metavar": "COLUMN", "help": "the column that holds the class, which is then no value to be modelled"},
+    "--group": {"metavar": "COLUMN", "help": "the column that says which rows belong together, such as those of one "
+                "patient; no group is divided between splits"},
+    "--time": {"metavar": "COLUMN", "help": "the column that holds the time, a number or a date"},
+    "--drop": {"type": columns, "action": "extend", "default": [], "metavar": "COLUMNS",
+               "help": "leave out a column, or several with commas between them; may be repeated"},
+    "--no-header": {"action": "store_false", "dest": "header",
+                    "help": "the first line of the table holds values, not names; columns are then called x0, x1, ..."},
+    "--likelihood": {"choices": get_args(Likelihood),
+                     "help": "p(x|z) of a value: bernoulli for 0 and 1, gaussian for continuous values, logistic8 for "
+                     "8-bit pixels, categorical for symbols (chosen by the values)"},
+    "--kind": {"type": kind, "action": "append", "default": [], "metavar": "COLUMN=KIND",
+               "help": f"what a column holds: {', '.join(KINDS)}; may be repeated. x=pixels or x=sequence says what "
+               "the array x of a file holds; COLUMN=sequence says that a column of a table names the sequence of each "
+               "row"},
+    "--size": {"type": size, "metavar": "HxW", "help": "resize images to this height and width in pixels"},
+    "--alpha": {"choices": ("white", "black", "keep"),
+                "help": "show transparent pixels before white or black, or keep alpha as a channel "
+                "(white for files of images)"},
+    "--gaps": {"choices": ("ignore", "differences"),
+               "help": "where steps of time are uneven, take them as even, or add the time since the step before as "
+               "a channel"},
+    "--test": {"metavar": "NAME|PATH", "help": "other data of the same kind, which are the test split"},
+    "--split": {"choices": ("random", "group", "time"),
+                "help": "draw each example by itself, keep groups whole, or test on the latest tenth (the data's own "
+                "splits if there are any; otherwise random, where groups and equal examples are never divided)"},
+    "--split-seed": {"type": seed, "default": SPLIT_SEED, "metavar": "N",
+                     "help": f"seed of the random split ({SPLIT_SEED})"},
 }  # fmt: skip
 COMPUTE = ("--device", "--threads", "--workers", "--executor", "--ray-address")
+DATA = (
+    "--label", "--group", "--time", "--drop", "--no-header", "--likelihood", "--kind", "--size", "--alpha", "--gaps",
+    "--test", "--split", "--split-seed",
+)  # fmt: skip
 
 
 def parser(command: str, about: str, *options: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -81,8 +151,9 @@ def parser(command: str, about: str, *options: str, epilog: str = "") -> argpars
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    group = parser.add_argument_group("options of data") if set(options) & set(DATA) else parser
     for option in options:
-        parser.add_argument(option, **OPTIONS[option])
+        (group if option in DATA else parser).add_argument(option, **OPTIONS[option])
     return parser
 
 
@@ -92,10 +163,35 @@ def compute(arguments: argparse.Namespace) -> Compute:
     return Compute(device=a.device, threads=a.threads, workers=a.workers, executor=a.executor, address=a.ray_address)
 
 
+def source(arguments: argparse.Namespace, place: str) -> Source:
+    """Return the data set at `place` with the values of the options `DATA`."""
+    a = arguments
+    return Source(
+        place=place, label=a.label, group=a.group, time=a.time, drop=tuple(a.drop), header=a.header,
+        likelihood=a.likelihood, kinds=tuple(a.kind), size=a.size, alpha=a.alpha, gaps=a.gaps, test=a.test,
+        split=a.split, split_seed=a.split_seed,
+    )  # fmt: skip
+
+
+def command_line(source: Source) -> str:
+    """Return the options of a command that name a data set and say how it is read."""
+    words = ["--dataset", source.place]
+    for option, value in zip(source.option_names, source.options.values(), strict=True):
+        if option == "--kind":
+            words += [word for column, kind in value for word in (option, f"{column}={kind}")]
+        elif option == "--drop":
+            words += [word for column in value for word in (option, f'"{column}"' if "," in column else column)]
+        elif option == "--no-header":
+            words.append(option)
+        else:
+            words += [option, f"{value[0]}x{value[1]}" if option == "--size" else str(value)]
+    return shlex.join(words)
+
+
 def run(command: Callable[[list[str]], int], how_to_continue: str = "") -> NoReturn:
     """Run a command with the arguments of the command line, and exit with its exit code. SIGTERM acts as Ctrl-C.
 
-    `how_to_continue` is printed when the command was interrupted.
+    `how_to_continue` is printed when the command was interrupted, or had to stop because a disk is full.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
@@ -104,9 +200,14 @@ def run(command: Callable[[list[str]], int], how_to_continue: str = "") -> NoRet
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
-    except Exception:
-        traceback.print_exc()
-        code = CRASHED
+    except Exception as error:
+        if machine.disk_is_full(error):
+            first, how = str(error).splitlines()[0], how_to_continue or "give the same command again"
+            print(f"error: {first}. Make room ({machine.room_left()}); then {how}", file=sys.stderr)
+            code = 2
+        else:
+            traceback.print_exc()
+            code = CRASHED
     except KeyboardInterrupt:
         for number in (signal.SIGINT, signal.SIGTERM):  # a second one during the clean-up exits at once
             signal.signal(number, lambda *_: os._exit(INTERRUPTED))

@@ -3,6 +3,7 @@
 import gc
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 import warnings
@@ -92,6 +93,16 @@ def writable(folder: Path) -> None:
     except OSError as error:
         message = f"cannot write to {folder.absolute()} ({error}); start in a folder that you may write to"
         raise InputError(message) from error
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Return whether an error says that a disk is full, in the words of the system, of SQLite or of PostgreSQL."""
+    return any(words in str(error) for words in ("No space left on device", "disk is full", "quota exceeded"))
+
+
+def room_left() -> str:
+    """Return a clause that says how much room the disk of the working directory has."""
+    return f"{shutil.disk_usage('.').free / 1e6:,.1f} MB are left on the disk of {Path.cwd()}"
 
 
 class AlreadyRunning(InputError):

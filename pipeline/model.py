@@ -10,6 +10,7 @@
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,7 +22,9 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_array
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import variants
 from pipeline import artifact, data, machine, trainer
@@ -102,6 +105,11 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 self.hyperparameters[name] = value
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # codes are float32
+        return tags
+
     def fit(self, X: Any, y: Any = None) -> "Model":
         """Train on data, of which a tenth is kept for validation and a tenth for a test, and return the model itself.
 
@@ -113,7 +121,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             InputError: If the data or a hyperparameter are wrong. The message is that of the commands.
         """
         config = self._config()
-        source, content = self._source(X), _content(X)
+        source, content = self._source(X), _content(X, fits=True)
         if y is not None:
             source, content = _with_labels(source, content, y)
         loaded = data.load(source, content)
@@ -161,7 +169,9 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             variant=self.variant, config=config, epochs=self.epochs, patience=self.patience, seed=self.seed
         )
         tags = {"kind": "model", "variant": self.variant, "dataset": loaded.spec.name, "seed": str(self.seed)}
-        with Tracker(loaded.spec.name).run(f"{self.variant}-{loaded.spec.name}", tags) as run:
+        tracker = Tracker(loaded.spec.name)
+        tracker.claim(loaded)
+        with tracker.run(f"{self.variant}-{loaded.spec.name}", tags) as run:
             training = TrainingRun(plan, loaded, run)
             history = [{"epoch": e.number, **e.metrics} for e in self._shown(training.epochs())]
             run.model(training.variant, loaded, training.scores(), training.best_epoch)
@@ -184,18 +194,21 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             shown.finish(0, f"{self.variant}: {epoch.number} epochs, validation {summary}")
 
     def _set_features(self, X: Any = None) -> None:
-        columns = self._fitted.columns
-        if self._fitted.layout == "table":
+        columns = self.preprocessing.columns
+        if self.preprocessing.layout == "table":
             self.n_features_in_ = len(columns)
         if isinstance(X, pandas.DataFrame):
             self.feature_names_in_ = np.array([c.name for c in columns], dtype=object)
-        self.classes_ = np.array(self._fitted.class_names)
+        self.classes_ = np.array(self.preprocessing.class_names)
 
     preprocessing_: Preprocessing | None
 
     @property
-    def _fitted(self) -> Preprocessing:
-        """The preprocessing. Raises `NotFittedError` before `fit`, and `InputError` if it is not known."""
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing of the fitted model.
+
+        Raises `NotFittedError` before `fit`, and `InputError` if an older version saved the model without it.
+        """
         if not hasattr(self, "variant_"):
             raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit, or use Model.load")
         if self.preprocessing_ is None:
@@ -208,7 +221,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model into a folder, as safetensors and JSON, and return the folder."""
-        artifact.save(self.variant_, self._fitted, Path(folder))
+        artifact.save(self.variant_, self.preprocessing, Path(folder))
         return Path(folder)
 
     @classmethod
@@ -254,7 +267,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Variants that are conditioned on the class use `label`, one class for all codes or one for each.
         """
-        preprocessing = self._fitted
+        preprocessing = self.preprocessing
         codes = torch.tensor(np.asarray(X, dtype=np.float32))
         size = len(self.get_feature_names_out())
         if codes.ndim != 2 or codes.shape[1] != size:
@@ -267,7 +280,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
         """Return the names of the dimensions of the code: z0, z1, ..."""
-        spec = self._fitted.spec
+        spec = self.preprocessing.spec
         steps = (spec.steps,) if spec.steps else ()
         example = Batch(
             torch.zeros(1, *steps, *spec.shape), mask=torch.ones(1, *steps, dtype=torch.bool) if steps else None
@@ -291,25 +304,32 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if not by_value:
             return self._by_row(torch.cat(self._each_batch(raw, self._bounds)).numpy(), raw, None)
         values = torch.cat(self._each_batch(raw, lambda batch, _: self._log_likelihoods(batch))).double().numpy()
-        return self._by_row(values, raw, [c.name for c in self._fitted.columns]) if values.ndim == 2 else values
+        return self._by_row(values, raw, [c.name for c in self.preprocessing.columns]) if values.ndim == 2 else values
 
     def _bounds(self, batch: Batch, _: Any) -> Tensor:
         """Return the importance weighted bound of log p(x), (B,), in nats, float64."""
         by_class = []
         for labelled in every_class(self.variant_, batch):
-            value = bound(self.variant_, labelled, IMPORTANCE_SAMPLES)
-            if isinstance(value, Undefined):
-                raise InputError(f"{self.variant} gives no bound of log p(x): {value.reason}; use anomaly instead")
-            by_class.append(value)
+            draws = []
+            for _ in range(IMPORTANCE_SAMPLES):
+                with EqualNoise(len(batch)):
+                    log_weight = bound(self.variant_, labelled, 1)
+                if isinstance(log_weight, Undefined):
+                    raise InputError(
+                        f"{self.variant} gives no bound of log p(x): {log_weight.reason}; expected anomaly instead"
+                    )
+                draws.append(log_weight)
+            by_class.append(torch.stack(draws).logsumexp(0) - math.log(IMPORTANCE_SAMPLES))
         return torch.stack(by_class).logsumexp(0)
 
     def _log_likelihoods(self, batch: Batch) -> Tensor:
         """Return E log p(x_i|z) of each value, (B, *shape), under q(z|x), or at the code if q has no density."""
-        proposal = self.variant_.sample_posterior(batch, IMPORTANCE_SAMPLES)
-        z, k = (self.variant_.encode(batch), 1) if proposal is None else (proposal[0], IMPORTANCE_SAMPLES)
-        index = torch.arange(len(batch)).repeat_interleave(k)
-        values: Tensor = self.variant_.log_likelihood(z, batch[index]).unflatten(0, (len(batch), k)).mean(1)
-        return values
+        total = torch.zeros_like(batch.x)
+        for _ in range(IMPORTANCE_SAMPLES):
+            with EqualNoise(len(batch)):
+                proposal = self.variant_.sample_posterior(batch)
+            total += self.variant_.log_likelihood(self._encode(batch) if proposal is None else proposal[0], batch)
+        return total / IMPORTANCE_SAMPLES
 
     def anomaly(self, X: Any) -> Any:
         """Return how unusual each example is, (N,); higher is more unusual.
@@ -356,7 +376,9 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if raw.pixels is not None:
             raise InputError(f"{raw.source} holds no table and no sequences; values of images cannot be missing")
         known = ~np.isnan(raw.x) if raw.x.dtype.kind == "f" else np.ones(raw.x.shape, dtype=bool)
-        filled = dataclasses.replace(raw, x=np.where(known, raw.x, self._fitted.shift.numpy().astype(raw.x.dtype)))
+        filled = dataclasses.replace(
+            raw, x=np.where(known, raw.x, self.preprocessing.shift.numpy().astype(raw.x.dtype))
+        )
         rest = iter(np.split(np.arange(len(known)), range(BATCH, len(known), BATCH)))
 
         def imputed(batch: Batch, index: Any) -> Any:
@@ -370,7 +392,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 x = torch.where(is_known, batch.x, self.variant_.sample_x(z, current))
                 if turn >= GIBBS_ROUNDS // 2:
                     total += self.variant_.decode(z, current)
-            values = self._fitted.decode(total / (GIBBS_ROUNDS - GIBBS_ROUNDS // 2))
+            values = self.preprocessing.decode(total / (GIBBS_ROUNDS - GIBBS_ROUNDS // 2))
             return self._named(np.where(known[rows], raw.x[rows], values), index, batch.mask)
 
         return _joined(self._each_batch(filled, imputed))
@@ -406,27 +428,38 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _read(self, X: Any) -> Raw:
         """Read new rows in the way the training data were read."""
-        like = self._fitted
+        like = self.preprocessing
         if isinstance(X, Raw):
             return X
-        options = {**like.source.options, "test": None, "split": None}
+        return data.read(self._new_source(X), _content(X), like)
+
+    def _new_source(self, X: Any) -> Source:
+        """Return the source of new rows, with the options by which the training data were read."""
         place = os.fspath(X) if isinstance(X, str | Path) else "the data"
-        return data.read(Source(place=place, **options), _content(X), like)
+        return dataclasses.replace(self.preprocessing.source, place=place, test=None, split=None)
+
+    def read_parts(self, place: str, size: int) -> tuple[int, Iterator[Raw]]:
+        """Read new rows from a place in parts of at most `size` rows, which the other methods take in place of data.
+
+        Returns the number of parts, and an iterator over them.
+        """
+        like = self.preprocessing
+        return data.read_parts(self._new_source(place), like, size)
 
     def _each_batch(self, raw: Raw, compute: Callable[[Batch, Any], Any]) -> list[Any]:
         """Call `compute(batch, labels of the rows)` for a batch after the other, and return the results."""
-        whole, results = self._fitted.encode(raw), []
+        whole, results = self.preprocessing.encode(raw), []
         self.variant_.eval()
         for start in range(0, len(whole), BATCH):
             part = slice(start, start + BATCH)
             with machine.seeded(self.variant_.device, self.seed):
-                batch = self._fitted.binarized(whole[part])
+                batch = self.preprocessing.binarized(whole[part])
                 results.append(compute(batch, None if raw.rows is None else raw.rows[part]))
         return results
 
     def _classes(self, label: Any, n: int) -> Tensor | None:
         """Return the codes of classes, (n,); None if none is given. Raises `InputError` for an unknown class."""
-        class_names = self._fitted.class_names
+        class_names = self.preprocessing.class_names
         if label is None:
             return None
         if not self.variant_.class_conditional:
@@ -450,11 +483,11 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _values(self, x: Tensor, index: Any, mask: Tensor | None = None) -> Any:
         """Turn values in the units of `Batch.x` into the units, names and shapes of the data."""
-        return self._named(self._fitted.decode(x), index, mask)
+        return self._named(self.preprocessing.decode(x), index, mask)
 
     def _named(self, values: Array, index: Any, mask: Tensor | None) -> Any:
         """Return decoded values as a data frame if the columns have names, and sequences without their padding."""
-        preprocessing = self._fitted
+        preprocessing = self.preprocessing
         if preprocessing.spec.steps:
             lengths = [values.shape[1]] * len(values) if mask is None else mask.sum(1).tolist()
             return [v[:n] for v, n in zip(values, lengths, strict=True)]
@@ -472,12 +505,17 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def _has_names(self) -> bool:
         """Whether the columns of the training data had names."""
-        return [c.name for c in self._fitted.columns] != [f"x{i}" for i in range(len(self._fitted.columns))]
+        return [c.name for c in self.preprocessing.columns] != [f"x{i}" for i in range(len(self.preprocessing.columns))]
 
 
-def _content(X: Any) -> Any:
-    """Return data in memory; None for a path."""
-    return None if isinstance(X, str | Path) else X
+def _content(X: Any, fits: bool = False) -> Any:
+    """Return data in memory in a form that `pipeline.data.load` takes; None for a path."""
+    if isinstance(X, str | Path):
+        return None
+    is_series = isinstance(X, list | tuple) and all(isinstance(s, np.ndarray) for s in X)
+    if isinstance(X, pandas.DataFrame) or type(X) is dict or is_series:
+        return X
+    return check_array(X, allow_nd=True, ensure_all_finite=False, ensure_min_samples=2 if fits else 1)
 
 
 def _with_labels(source: Source, content: Any, y: Any) -> tuple[Source, Any]:
@@ -489,7 +527,7 @@ def _with_labels(source: Source, content: Any, y: Any) -> tuple[Source, Any]:
         if name in content:
             raise InputError(f"y is given, and the data have a column {name!r} as well; expected one of them")
         return Source.parse(source.json()), content.assign(**{name: np.asarray(y)})
-    if isinstance(content, Mapping):
+    if isinstance(content, dict):
         return source, {**content, "y": y}
     return source, {"x": content, "y": y}
 
@@ -499,6 +537,28 @@ def _joined(parts: list[Any]) -> Any:
     if isinstance(parts[0], list):
         return [sequence for part in parts for sequence in part]
     return pandas.concat(parts) if isinstance(parts[0], pandas.DataFrame) else np.concatenate(parts)
+
+
+class EqualNoise(TorchFunctionMode):
+    """Inside this context, torch draws the same random numbers for each of `n` examples.
+
+    The score of an example then depends neither on the other examples nor on their order. It applies to tensors
+    (n * k, ...) that `torch.randn`, `torch.rand` and their `_like` forms return, with the k draws of an example in
+    consecutive rows.
+    """
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (torch.randn, torch.randn_like, torch.rand, torch.rand_like):
+            return func(*args, **(kwargs or {}))
+        is_like = func in (torch.randn_like, torch.rand_like)
+        whole = (torch.empty_like if is_like else torch.empty)(*args, **(kwargs or {}))
+        draw = torch.randn if func in (torch.randn, torch.randn_like) else torch.rand
+        each = draw(len(whole) // self.n, *whole.shape[1:], dtype=whole.dtype, device=whole.device)
+        return each.repeat(self.n, *[1] * (whole.ndim - 1))
 
 
 class ServedModel:

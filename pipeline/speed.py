@@ -97,7 +97,7 @@ def tracking(name: str, data: Data, rounds: int) -> tuple[float, float, float]:
 
 def main(arguments: list[str]) -> int:
     about = str(__doc__).split("\n", 1)[1].strip()
-    parser = cli.parser("speed", about, "--variant", "--dataset", "--threads")
+    parser = cli.parser("speed", about, "--variant", "--dataset", "--threads", *cli.DATA)
     parser.add_argument("--rounds", type=cli.positive, default=5, metavar="N", help="how often to measure (5)")
     parser.add_argument("--tracking", action="store_true", help="measure what it costs to log every epoch")
     options = parser.parse_args(arguments)
@@ -106,7 +106,10 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"--variant is missing: expected one of {', '.join(variants.names())}")
     threads = machine.prepare(options.threads)
     source = options.dataset or "digits"
-    data = load((as_sequences(source) if "mask" in variants.get(name).required_fields else None) or source)
+    place = (as_sequences(source) if "mask" in variants.get(name).required_fields else None) or source
+    data = load(cli.source(options, place))
+    for line in data.inspect().summary():
+        print(line)
     if options.tracking:
         if Path("mlflow.db").exists():
             raise InputError("mlflow.db exists here: use --tracking in an empty folder, because it writes runs")

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
+from pathlib import Path
 
 from pipeline import cli
 from variants import InputError
@@ -23,7 +24,7 @@ START_TIMEOUT = 120  # seconds within which MLflow must start
 
 def main(argv: list[str]) -> int:
     parser = cli.parser("ui", str(__doc__).split(": ", 1)[1])
-    parser.add_argument("--dataset", metavar="NAME", help="data set whose runs to show (that of the newest run)")
+    parser.add_argument("--dataset", metavar="NAME|PATH", help="data set whose runs to show (that of the newest run)")
     parser.add_argument("--view", choices=VIEWS, default="Trials", help="view to open (Trials)")
     parser.add_argument("--port", type=cli.positive, metavar="N", help="port on 127.0.0.1 (5000)")
     parser.add_argument("--open", action="store_true", help="open the link in the browser")
@@ -62,14 +63,18 @@ def main(argv: list[str]) -> int:
 
 def _experiment(uri: str, dataset: str | None) -> str:
     """Return the id of the experiment of a data set; without a name, of the newest run."""
-    from pathlib import Path
-
     from mlflow import MlflowClient
 
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise InputError(f"there is no {uri.removeprefix('sqlite:///')}; start in the folder in which a study was run")
+    from pipeline.data import name_of
+    from pipeline.tracker import sqlite_path
+
+    path = sqlite_path(uri)
+    if path and not path.exists():
+        raise InputError(f"there is no {path}; start in the folder in which a study was run")
     client = MlflowClient(uri)
     experiments = {e.name: e.experiment_id for e in client.search_experiments() if e.name != "Default"}
+    if dataset is not None and dataset not in experiments and Path(dataset).expanduser().exists():
+        dataset = name_of(Path(dataset).expanduser())
     if dataset is not None and dataset not in experiments:
         names = ", ".join(experiments) or "no data set"
         raise InputError(f"--dataset {dataset}: there are no runs on it here; there are runs on {names}")

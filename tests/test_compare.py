@@ -245,7 +245,8 @@ def test_one_command_gives_a_report(command: Command, folder: Path) -> None:
     assert all(r.data.tags["mlflow.parentRunId"] == parent.info.run_id for r in runs)
 
     program = (
-        "import torch, variants; from pipeline.model import Model; m = Model.load('models:/vae-digits@champion-probe').variant_; "
+        "import torch, variants; from pipeline.model import Model; "
+        "m = Model.load('models:/vae-digits@champion-probe').variant_; "
     )
     program += "print(m.encode(variants.Batch(torch.zeros(3, 1, 8, 8))).shape)"
     line = [sys.executable, "-c", program]
@@ -336,10 +337,11 @@ def test_no_choice_depends_on_the_test_split(folder: Path, monkeypatch: pytest.M
             variants=("vae", "beta"), train=True, trials=2, epochs=2, storage=storage, compute=Compute(threads=1)
         )
         base = data.load("digits")
-        sources, _ = protocol._sources(request.variants, "digits", base)
-        studies = {v: protocol._study(request, v, s, d, Display()) for v, (s, d) in sources.items()}
-        candidates = {v: protocol.Candidate(v, *sources[v], s) for v, s in studies.items() if s}
-        return [(c.criterion, c.variant, c.trial, c.key) for c in protocol._choices(candidates)]
+        sources, _ = protocol._sources(request.variants, base)
+        studies = {v: protocol._study(request, v, d, Display()) for v, d in sources.items()}
+        candidates = {v: protocol.Candidate(v, sources[v].source, sources[v], s) for v, s in studies.items() if s}
+        choices = protocol._choices(candidates, protocol._criteria(candidates))
+        return [(c.criterion, c.variant, c.trial, c.key) for c in choices]
 
     first = chosen("sqlite:///clean.db")
     assert len(first) == 6

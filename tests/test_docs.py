@@ -1,11 +1,12 @@
 """What the READMEs show is true: commands run, options exist, code works, and links lead to files."""
 
 import importlib
-import importlib.util
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import pytest
 import stores
 from conftest import ROOT, Command
@@ -17,12 +18,16 @@ from studies.anchors import ANCHORS
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/**/README.md"), *ROOT.glob("*/*.md"), *ROOT.glob(".github/*.md")])
 PAGES = [p for p in dict.fromkeys(PAGES) if ".venv" not in p.parts]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TINY = {  # what makes a command of the README short enough to be run here; all others are asked for their --help
+TINY: dict[
+    str, list[str]
+] = {  # what makes a command of the README short enough to be run here; all others are asked for their --help
     "study": ["--trials", "1", "--epochs", "1", "--threads", "1"],
     "compare": ["--trials", "1", "--epochs", "1", "--seeds", "1", "--variant", "vae", "--threads", "1"],
     "evaluate": ["--only", "latents", "--threads", "1"],
     "speed": ["--dataset", "digits", "--rounds", "1", "--threads", "1"],
     "sync": [],
+    "apply": ["--threads", "1"],
+    "data": [],
 }
 
 
@@ -40,8 +45,8 @@ def commands(page: Path) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def help_of(name: str, capsys: pytest.CaptureFixture[str]) -> str:
-    package = importlib.util.find_spec(f"pipeline.{name}.__main__") if name not in ("ui", "sync", "speed") else None
-    module = importlib.import_module(f"pipeline.{name}.__main__" if package else f"pipeline.{name}")
+    is_package = (ROOT / "pipeline" / name).is_dir()
+    module = importlib.import_module(f"pipeline.{name}.__main__" if is_package else f"pipeline.{name}")
     with pytest.raises(SystemExit) as end:
         module.main(["--help"])
     assert end.value.code == 0
@@ -70,25 +75,37 @@ def test_a_command_of_a_page_exists_and_has_these_options(
     for option in (w.split("=")[0] for w in words if w.startswith("--")):
         assert re.search(rf"{re.escape(option)}\b", text), option
     if words and not words[0].startswith("--"):
-        valid = {"benchmark": benchmark.names(), "schedule": benchmark.names(), "reproduce": list(ANCHORS)}[name]
-        assert words[0] in valid or words[0].isupper()
+        valid = {"benchmark": benchmark.names(), "schedule": benchmark.names(), "reproduce": list(ANCHORS)}
+        assert words[0] in valid.get(name, words) or words[0].isupper()
 
 
 def test_the_commands_of_the_readme_run(folder: Path, command: Command) -> None:
     """In the order of the README, with tiny sizes: a study, a comparison, an evaluation of its run, and so on."""
     for name, words in commands(ROOT / "README.md"):
-        if name not in TINY or {"--once", "--cron"} & set(words):
+        if name not in TINY or {"--once", "--cron", "MODEL", "mine.csv"} & set(words):
             continue
         run_id = next((r.info.run_id for r in stores.runs("trial", "digits")), "") if "RUN_ID" in words else ""
         words = tuple(run_id if w == "RUN_ID" else w for w in words)
         done = command(name, *words, *TINY[name])
         assert done.returncode == 0, f"{name} {words}: {done.stdout}{done.stderr}"
-    code = re.search(r"## Use a model\n\n((?:    .*\n|\n)+)", README)
-    assert code
-    program = "import torch\nx = torch.zeros(3, 1, 8, 8)\n" + re.sub(r"^    ", "", code[1], flags=re.MULTILINE)
-    scope: dict[str, object] = {}
-    exec(program, scope)
-    assert scope["codes"].shape[0] == 3  # type: ignore[attr-defined]
+    assert (folder / "codes.csv").exists()
+
+
+def test_the_program_of_the_readme_fits_encodes_scores_and_plots(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = re.search(r"## Use a model\n.*?```python\n(.*?)```", README, re.DOTALL)
+    assert program
+    assert len([line for line in program[1].splitlines() if line.strip()]) <= 15
+    matplotlib.use("Agg")
+    scope: dict[str, Any] = {}
+    exec(program[1], scope)
+    assert scope["codes"].shape == (178, 2)
+    means = scope["codes"].groupby(scope["wines"]["target"]).mean()  # the cultivars are apart
+    assert (means.diff().abs().max() > 0.5).any()
+    assert (folder / "wines.png").stat().st_size > 5000
+    assert "proline" in capsys.readouterr().out
+    assert (folder / "wine-model" / "preprocessing.json").exists()
 
 
 def test_the_readme_shows_the_whole_of_vae_py() -> None:

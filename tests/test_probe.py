@@ -66,9 +66,7 @@ def test_columns_that_hardly_vary_are_not_blown_up() -> None:
     """One scale for all columns: noise of unused dimensions stays small."""
     quiet = np.column_stack([BLOBS, 1e-3 * RNG.standard_normal((300, 50))])
     plain = accuracies(KNOWN, ASKED, 9, 5)
-    np.testing.assert_allclose(
-        accuracies((quiet[:200], KNOWN[1]), (quiet[200:], ASKED[1]), 9, 5), plain, atol=0.02
-    )
+    np.testing.assert_allclose(accuracies((quiet[:200], KNOWN[1]), (quiet[200:], ASKED[1]), 9, 5), plain, atol=0.02)
     train, test = probe.scaled(BLOBS[:200], BLOBS[200:])
     assert (train**2).mean() == pytest.approx(1)
     np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-12)

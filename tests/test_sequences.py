@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.io import savemat
 
 from pipeline import data
-from pipeline.data import Data
+from pipeline.data import Data, Preprocessing, Raw, Source
 from pipeline.evaluate import pictures
 from variants import InputError
 
@@ -110,7 +112,7 @@ def test_a_train_file_takes_its_test_file_along(tmp_path: Path) -> None:
         table = np.column_stack([labels[chosen], rows[chosen]])
         np.savetxt(tmp_path / f"Mine_{part}.tsv", table, delimiter="\t")
     loaded = data.load(str(tmp_path / "Mine_TRAIN.tsv"))
-    assert loaded.spec.name == "Mine"
+    assert loaded.spec.name.endswith("Mine")
     assert [len(s) for s in (loaded.train, loaded.valid, loaded.test)] == [24, 6, 30]
     assert loaded.test.y is not None and torch.bincount(loaded.test.y).tolist() == [10, 10, 10]
     assert loaded.test.mask is not None and sorted(loaded.test.mask.sum(1).tolist())[:2] == [9, 12]
@@ -129,15 +131,33 @@ def test_a_fifth_of_each_class_of_a_train_file_is_for_validation(tmp_path: Path)
     assert counted == [[40, 8, 4], [10, 2, 1], [4, 4, 4]]
 
 
+def test_the_test_file_of_an_archive_is_read_as_new_sequences(tmp_path: Path) -> None:
+    for part, first in (("TRAIN", 1), ("TEST", 0)):
+        np.savetxt(tmp_path / f"Mine_{part}.tsv", [[i % 2, first, *RNG.random(6)] for i in range(40)], delimiter="\t")
+    train = data.load(Source(place=str(tmp_path / "Mine_TRAIN.tsv"), test=str(tmp_path / "Mine_TEST.tsv")))
+    assert [len(split) for split in (train.train, train.valid, train.test)] == [36, 4, 40]
+    assert (train.preprocessing.decode(train.test.x)[:, 0] == pytest.approx(0, abs=1e-6)) and train.test.y is not None
+
+
 @pytest.mark.parametrize("name", ["bad_TRAIN.tsv", "bad.tsv"])
 def test_bad_tsv_files_are_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
-    path.write_text("1\t0.5\tlong\n2\t0.1\tshort\n")
-    with pytest.raises(InputError, match=re.escape(f"--dataset {path} cannot be read as labels and values")):
+    path.write_text("1\t0.5\t2.5\n2\t0.1\tshort\n")
+    with pytest.raises(InputError, match=re.escape(f"{path} cannot be read as labels and values")):
         data.load(str(path))
     path.write_text("\n".join(f"{i / 7}\t0.5\t{i}" for i in range(40)))
-    with pytest.raises(InputError, match=re.escape(f"--dataset {path}: y holds fractions")):
+    with pytest.raises(InputError, match=re.escape(f"{path}: the labels hold fractions")):
         data.load(str(path))
+
+
+def test_tsv_files_with_names_or_with_the_option_are_tables(tmp_path: Path) -> None:
+    path, rows = tmp_path / "mine.tsv", pd.DataFrame(RNG.random((40, 3)), columns=list("abc"))
+    rows.to_csv(path, sep="\t", index=False)
+    assert [column.name for column in data.read(Source(place=str(path))).columns] == ["a", "b", "c"]
+    rows.assign(a=np.arange(40) % 3).to_csv(path, sep="\t", index=False, header=False)
+    assert data.read(Source(place=str(path), header=False)).x.shape == (40, 3)
+    archive = data.read(Source(place=str(path)))
+    assert archive.x.shape == (40, 2, 1) and any("--no-header" in note for note in archive.notes)
 
 
 def test_music_keeps_its_splits(tmp_path: Path) -> None:
@@ -156,22 +176,66 @@ def test_music_keeps_its_splits(tmp_path: Path) -> None:
         data.load(str(tmp_path / "other.mat"))
 
 
-def test_symbols_become_one_hot(tmp_path: Path) -> None:
-    x = RNG.integers(0, 5, (40, 6))
-    x[0, 0] = 4
+def test_plain_symbols_become_one_hot(tmp_path: Path) -> None:
+    x = np.concatenate([RNG.permutation(np.arange(5).repeat(12)).reshape(10, 6) for _ in range(4)])
     loaded = data.load(npz(tmp_path, x=x, lengths=np.full(40, 6)))
     assert (loaded.spec.likelihood, loaded.spec.shape) == ("categorical", (5,))
-    assert (loaded.batch(loaded.train, slice(0, 9)).x.sum(2) == 1).all()
+    one_hot = loaded.batch(loaded.train, slice(0, 9)).x
+    assert (one_hot.sum(2) == 1).all()
+    assert "--likelihood gaussian" in data.read(Source(place=str(tmp_path / "mine.npz"))).why
 
 
-@pytest.mark.parametrize("symbol", [-1, 4096])
-def test_symbols_out_of_range_are_refused(symbol: int, tmp_path: Path) -> None:
-    x = RNG.integers(0, 9, (40, 5))
-    x[3, 2] = symbol
+@pytest.mark.parametrize(
+    "x",
+    [
+        RNG.integers(0, 3000, (40, 50)),  # a sensor
+        RNG.integers(0, 200, (40, 90)),  # many values, of which each occurs often
+        RNG.integers(0, 30, (40, 5)),  # few of each value
+        np.where(RNG.random((40, 90)) < 0.5, 3, RNG.integers(5, 9, (40, 90))),  # some values are never used
+        RNG.integers(-4, 5, (40, 50)),
+    ],
+)
+def test_other_whole_numbers_are_numbers(x: np.ndarray, tmp_path: Path) -> None:
+    raw = data.read(Source(place=npz(tmp_path, x=x, lengths=np.full(40, x.shape[1]))))
+    assert (raw.likelihood, raw.x.shape) == ("gaussian", (*x.shape, 1))
+    assert np.array_equal(raw.x[..., 0], x)
+    if x.min() >= 0:
+        assert any("discrete" in warning and "--likelihood categorical" in warning for warning in raw.warnings)
+        symbols = data.read(Source(place=raw.source.place, likelihood="categorical"))
+        assert np.array_equal(symbols.x.argmax(2), x)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "x", "message"),
+    [
+        ("categorical", np.tile([-1, 1, 2, 3, 4], (40, 1)), r"values from -1.* expected whole numbers from 0 to 4095"),
+        ("categorical", np.arange(200).reshape(40, 5) * 22, r"to 4378.* expected whole numbers from 0 to 4095"),
+        ("categorical", RNG.random((40, 5)), "expected whole numbers"),
+        ("categorical", RNG.random((40, 5, 2)), "one symbol in each step"),
+        ("bernoulli", RNG.random((40, 5)), "channels with two values, and x0 has more"),
+        ("logistic8", RNG.integers(0, 256, (40, 5)), "is for images"),
+    ],
+)
+def test_a_likelihood_that_does_not_fit_is_refused(
+    likelihood: Any, x: np.ndarray, message: str, tmp_path: Path
+) -> None:
+    x[0, 0] += 1
     path = npz(tmp_path, x=x, lengths=np.full(40, 5))
-    message = f"--dataset {path}: symbols from {x.min()} to {x.max()}; expected 0 to 4095"
-    with pytest.raises(InputError, match=re.escape(message)):
-        data.load(path)
+    with pytest.raises(InputError, match=f"^{re.escape(path)}: .*{message}"):
+        data.read(Source(place=path, likelihood=likelihood))
+
+
+def test_two_values_are_binary(tmp_path: Path) -> None:
+    x = np.where(RNG.random((40, 6, 3)) < 0.5, -1, 1)
+    raw = data.read(Source(place=npz(tmp_path, x=x, lengths=np.full(40, 6))))
+    assert (raw.likelihood, raw.x.dtype) == ("bernoulli", np.bool_)
+    assert np.array_equal(raw.x, x == 1) and {column.values for column in raw.columns} == {(-1, 1)}
+
+
+@pytest.mark.parametrize("option", [{"label": "a"}, {"drop": ("a",)}, {"gaps": "ignore"}, {"kinds": (("q", "real"),)}])
+def test_options_of_tables_are_refused_for_arrays(option: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"--{'kind' if 'kinds' in option else next(iter(option))} "):
+        data.read(Source(place=as_ts(tmp_path, waves()), **option))
 
 
 def test_a_long_table_needs_no_labels(tmp_path: Path) -> None:
@@ -180,6 +244,212 @@ def test_a_long_table_needs_no_labels(tmp_path: Path) -> None:
     loaded = data.load(path)
     assert (loaded.spec.steps, loaded.spec.shape, loaded.spec.classes) == (8, (2,), 0)
     assert loaded.train.y is None
+
+
+def rising(times: Any, n: int = 12) -> pd.DataFrame:
+    """A long table in which `v` rises by 1 from step to step, with its rows in any order."""
+    frame = pd.DataFrame([(f"s{i}", time, k + 100.5 * i) for i in range(n) for k, time in enumerate(times)])
+    return frame.set_axis(["series", "time", "v"], axis=1).sample(frac=1, random_state=0)
+
+
+def read_frame(frame: pd.DataFrame, **options: Any) -> Raw:
+    return data.read(Source(place="mine", **options), frame)
+
+
+def rises(raw: Raw) -> bool:
+    assert raw.lengths is not None
+    return all((np.diff(s[:n, 0]) == 1).all() for s, n in zip(raw.x, raw.lengths, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("times", "step"),
+    [
+        (range(12), "1"),
+        ([2.5 * k for k in range(12)], "2.5"),
+        ([f"t{k}" for k in range(12)], "1"),
+        ([f"2020-{month:02}-01" for month in range(1, 13)], "about 1 month"),
+        ([f"{month}/31/2020" for month in (1, 3, 5, 7)], "about 2 months"),
+        ([f"{month}/1/2020" for month in range(1, 13)], ""),
+        (["10/9/2019", "11/9/2019", "12/9/2019", "1/9/2020"], ""),  # even if these are months
+        ([f"{day}.1.2020 08:00" for day in range(1, 13)], "1 day"),
+        (pd.date_range("2020-10-25", periods=12, freq="30min", tz="Europe/Zurich"), "30 min"),
+        ([t.isoformat() for t in pd.date_range("2020-10-25", periods=12, freq="1h", tz="Europe/Zurich")], "1 h"),
+        (pd.period_range("1999-01", periods=12, freq="Y"), "about 1 year"),
+    ],
+)
+def test_rows_are_sorted_by_time(times: Any, step: str) -> None:
+    raw = read_frame(rising(times))
+    assert rises(raw) and raw.x.shape == (12, len(times), 1) and raw.step == step
+    assert raw.rows.tolist() == sorted(f"s{i}" for i in range(12)) and raw.rows.name == "series"
+    assert any("not known" in note for note in raw.notes) == (step == "")
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.integers(2, 6), min_size=2, max_size=6), st.integers(-(10**9), 10**9), st.randoms(use_true_random=False)
+)
+def test_the_order_of_rows_does_not_matter(lengths: list[int], start: int, random: Any) -> None:
+    rows = [(name, start + 7 * step, step + name / 2) for name, n in enumerate(lengths) for step in range(n)]
+    raw = read_frame(pd.DataFrame(rows, columns=["series", "time", "v"]))
+    again = read_frame(pd.DataFrame(random.sample(rows, len(rows)), columns=["series", "time", "v"]))
+    assert raw.lengths is not None and raw.lengths.tolist() == lengths and rises(raw)
+    assert np.array_equal(raw.x, again.x)
+
+
+@pytest.mark.parametrize(
+    ("times", "gap"),
+    [
+        ([0, 1, 2, 3, 9, 10, 11], "goes from 3 to 9, and its usual step is 1"),
+        ([0, 10, 20, 25, 35], "goes from 20 to 25, and its usual step is 10"),
+        (["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-06"], "from 2020-01-03 to 2020-01-06, .* 1 day"),
+        (["1/1/2020", "2/1/2020", "3/1/2020", "7/1/2020"], "from 3/1/2020 to 7/1/2020"),
+    ],
+)
+def test_gaps_are_never_closed_silently(times: list[Any], gap: str) -> None:
+    frame = rising(times)
+    with pytest.raises(
+        InputError, match=f"uneven in 12 of 12 series: s0 goes .*{gap}.*--gaps ignore.*--gaps differences"
+    ):
+        read_frame(frame)
+    raw = read_frame(frame, gaps="ignore")
+    assert rises(raw) and any("consecutive" in note for note in raw.notes)
+    if isinstance(times[0], int):
+        raw = read_frame(frame, gaps="differences")
+        assert [column.name for column in raw.columns] == ["v", "time difference"]
+        assert (raw.x[:, :, 1] == [0, *np.diff(times)]).all()
+    elif "/" in times[0]:
+        with pytest.raises(InputError, match="the month or the day may stand first"):
+            read_frame(frame, gaps="differences")
+
+
+def test_one_gap_in_one_short_series_is_found() -> None:
+    frame = rising(range(12)).query("series != 's3' or time in (2, 7)")
+    with pytest.raises(InputError, match="uneven in 1 of 12 series: s3 goes from 2 to 7, and its usual step is 1"):
+        read_frame(frame)
+
+
+def test_different_steps_are_warned_of() -> None:
+    frame = rising(range(12))
+    frame["time"] *= np.where(frame["series"] == "s3", 10, 1)
+    raw = read_frame(frame)
+    assert rises(raw) and raw.step == "1 to 10"
+    assert any("different steps of time, from 1 " in w and "to 10 (such as s3)" in w for w in raw.warnings)
+
+
+def test_series_and_time_may_have_other_names() -> None:
+    frame = rising(range(12)).rename(columns={"series": "machine", "time": "when"})
+    assert rises(read_frame(frame, kinds=(("machine", "sequence"),), time="when"))
+    in_order = frame.sort_values(["machine", "when"]).drop(columns="when")
+    raw = read_frame(in_order, kinds=(("machine", "sequence"),))
+    assert rises(raw) and any("in their order" in note for note in raw.notes)
+    with pytest.raises(InputError, match=r"no column time; expected --time COLUMN .* --kind series=sequence .* --drop"):
+        read_frame(in_order.rename(columns={"machine": "series"}))
+    upper = rising(range(12)).rename(columns=str.upper)
+    assert rises(read_frame(upper))
+    assert rises(read_frame(rising(range(12)).set_index(["series", "time"])))
+    with pytest.raises(InputError, match=r"no two rows have the same value in the column series; .* --drop series"):
+        read_frame(rising(range(1)))
+
+
+def test_facts_of_a_series_are_the_same_in_all_its_rows() -> None:
+    frame = rising(range(5), n=40)
+    number = frame["series"].str[1:].astype(int)
+    frame = frame.assign(patient=number // 4, part=np.where(number < 30, "train", "test"), kind="ab")
+    frame["kind"] = np.where(number % 2, "odd", "even")
+    raw = read_frame(frame, group="patient", label="kind")
+    assert [column.name for column in raw.columns] == ["v"] and raw.class_names == ("even", "odd")
+    names = raw.rows.str[1:].astype(int)
+    assert raw.y is not None and (raw.y == names % 2).all()
+    assert raw.groups is not None and len({*zip(raw.groups, names // 4, strict=True)}) == 10
+    assert raw.splits is not None and sorted(names[raw.splits[2].numpy()]) == [*range(30, 40)]
+    for column in ("patient", "kind", "part"):
+        changed = frame.copy()
+        changed.loc[7, column] = {"patient": 99, "kind": "even", "part": "test"}[column]
+        with pytest.raises(InputError, match=f"series s1 has several values in the column {column}"):
+            read_frame(changed, group="patient", label="kind")
+
+
+def test_the_first_times_are_kept_for_a_split_by_time() -> None:
+    assert read_frame(rising(range(5))).times is None
+    with pytest.raises(InputError, match="begin at the same time"):
+        read_frame(rising(range(5)), split="time")
+    frame = rising(range(5))
+    frame["time"] += frame["series"].str[1:].astype(int) * 3
+    raw = read_frame(frame)
+    assert raw.times is not None and (raw.times == raw.rows.str[1:].astype(int) * 3).all()
+
+
+def fitted(frame: pd.DataFrame, **options: Any) -> Preprocessing:
+    return data.load(Source(place="mine", **options), frame).preprocessing
+
+
+def test_new_series_are_read_as_those_of_training() -> None:
+    frame = rising(range(6), n=20).assign(w=lambda f: -f["v"], label=lambda f: f["series"].isin(["s1", "s2", "s3"]))
+    like = fitted(frame)
+    new = rising(range(9), n=1)  # a longer one, without the label
+    new = new.assign(extra=1.0, w=-new["v"])[["w", "extra", "time", "v", "series"]]
+    raw = data.read(Source(place="new"), new, like)
+    assert raw.x.shape == (1, 9, 2) and rises(raw) and raw.y is None
+    assert any("extra" in note for note in raw.notes)
+    np.testing.assert_allclose(like.decode(like.encode(raw).x), raw.x, atol=1e-3)
+    one = data.read(Source(place="new"), new.drop(columns="series"), like)
+    assert np.array_equal(one.x, raw.x)
+    labelled = data.read(Source(place="new"), new.assign(label=True), like)
+    assert labelled.y is not None and labelled.y.tolist() == [1]
+    for change, message in (
+        (new.drop(columns="w"), "there is no column w"),
+        (new.assign(w="text"), "column w holds text"),
+        (new.drop(columns="time"), "no column time"),
+        (new.assign(time=0), "has the time 0 twice"),
+        (new.assign(time=new["time"] ** 2), "steps of time are uneven"),
+        (new.assign(w=np.nan), "has no value in the column w"),
+    ):
+        with pytest.raises(InputError, match=message):
+            data.read(Source(place="new"), change, like)
+    spread = data.read(Source(place="new"), new.assign(time=new["time"] * 10), like)
+    assert any("10, and 1 in the training data" in warning for warning in spread.warnings)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.tensor])
+def test_a_list_of_arrays_or_tensors_holds_sequences(convert: Any) -> None:
+    series = waves()
+    loaded = data.load(Source(place="mine"), [convert(s) for s in series])
+    same(whole(loaded), series)
+    labelled = data.read(Source(place="mine"), {"x": [convert(s) for s in series], "y": np.arange(40) % 3})
+    assert labelled.y is not None and labelled.y.tolist() == [i % 3 for i in range(40)]
+
+
+def test_new_arrays_have_the_channels_of_training(tmp_path: Path) -> None:
+    series = [np.column_stack([np.ones(len(s)), s]) for s in waves()]  # the first channel is constant
+    loaded = data.load(Source(place="mine"), series)
+    like = loaded.preprocessing
+    assert loaded.spec.shape == (2,) and any("x0" in note for note in loaded.description.notes)  # type: ignore[union-attr]
+    for new in (series[0], series[0][:, 1:], np.tile(series[0], (9, 1))):
+        raw = data.read(Source(place="new"), [new], like)
+        assert np.array_equal(raw.x[0], new[:, -2:])
+    with pytest.raises(InputError, match=r"1 channels; the model was trained on 2 \(x1 and x2\)"):
+        data.read(Source(place="new"), [series[0][:, 0]], like)
+
+
+def test_new_symbols_and_binary_values_are_those_of_training(tmp_path: Path) -> None:
+    symbols = [RNG.permutation(np.arange(5).repeat(3)) for _ in range(40)]
+    like = data.load(Source(place="mine"), symbols).preprocessing
+    raw = data.read(Source(place="new"), [np.array([3, 0])], like)
+    assert raw.x.shape == (1, 2, 5) and raw.x.argmax(2).tolist() == [[3, 0]]
+    with pytest.raises(InputError, match="expected the symbols 0 to 4 of the training data"):
+        data.read(Source(place="new"), [np.array([3, 5])], like)
+    signs = [np.where(RNG.random((6, 2)) < 0.5, -1, 1) for _ in range(40)]
+    like = data.load(Source(place="mine"), signs).preprocessing
+    assert data.read(Source(place="new"), [np.array([[1, -1]])], like).x.tolist() == [[[True, False]]]
+    with pytest.raises(InputError, match=r"sequence 1 has 0 in channel x1; .* the values -1 and 1"):
+        data.read(Source(place="new"), [np.ones((2, 2)), np.array([[1, 1], [-1, 0]])], like)
+
+
+def test_gaps_of_new_series_are_treated_as_in_training() -> None:
+    frame = rising([0, 1, 2, 9], n=20)
+    like = fitted(frame, gaps="differences")
+    raw = data.read(Source(place="new", gaps="differences"), rising([5, 6, 7], n=1), like)
+    assert raw.x[0, :, 1].tolist() == [0, 1, 1]
 
 
 def test_rows_of_images_are_their_pixels() -> None:
@@ -201,13 +471,18 @@ def test_a_table_with_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.assign(a=f.a.where(f.index != 7)), r"sequence \d+ holds NaN or infinity inside"),
-        (lambda f: f.assign(label=[*f.label[:-1], "q"]), "has several labels"),
-        (lambda f: f.assign(time=0), "two rows of one time"),
-        (lambda f: f.assign(a="text"), "columns a hold no numbers"),
+        (lambda f: f.assign(a=f.a.where(f.index != 7)), r"row 8 \(line 9 of the file\) has no value in the column a"),
+        (lambda f: f.assign(a=f.a.where(f.index != 7, np.inf)), "the column a has 1 infinite values"),
+        (lambda f: f.assign(label=[*f.label[:-1], "q"]), "has several values in the column label"),
+        (lambda f: f.assign(time=0), r"series s000 has the time 0 twice, in row \d+ \(line \d+ of the file\) and in"),
+        (lambda f: f.assign(time=f.time.where(f.index != 7)), r"row 8 \(line 9 of the file\) has no time"),
+        (lambda f: f.assign(series=f.series.where(f.index != 7)), r"row 8 .* has no value in the column series"),
+        (lambda f: f.assign(a=f.series), "more than two categories in a"),
+        (lambda f: f.rename(columns={"a": "target"}), "target looks like the label"),
         (lambda f: f.drop(columns=["a", "b"]), "there are no columns of values"),
-        (lambda f: f.assign(label=f.label.where(f.index != 7)), "1 rows have no label"),
-        (lambda f: f[f.series < "s010"], "expected at least 30"),
+        (lambda f: f.assign(label=f.label.where(f.index != 7)), "has several values in the column label"),
+        (lambda f: f[f.series < "s005"].drop(columns="label"), "5 examples; expected at least"),
+        (lambda f: f[:0], "0 rows"),
     ],
 )
 def test_bad_long_tables_are_refused(change: Any, message: str, tmp_path: Path) -> None:
@@ -272,7 +547,7 @@ def test_sequences_are_drawn_as_lines_or_rolls(tmp_path: Path) -> None:
     inside = picture[8:-8, 8:-8].astype(int)
     ys, xs = np.nonzero(inside.min(axis=2) < 150)
     assert np.corrcoef(xs, ys)[0, 1] < -0.99
-    roll = [np.eye(6, dtype=np.uint8)] * 20 + [np.zeros((6, 6), np.uint8)] * 20
+    roll = [(RNG.random((6, 6)) < 0.5).astype(np.uint8) for _ in range(40)]
     rolls = data.load(npz(tmp_path, x=np.stack(roll), lengths=np.full(40, 6)))
     drawn = pictures.grid(torch.eye(6)[None], rolls, columns=1)[2:-2, 2:-2, 0]
     side = len(drawn) // 6

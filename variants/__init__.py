@@ -109,12 +109,16 @@ def name_of(variant: Variant) -> str:
 
 
 def save(variant: Variant, folder: str | os.PathLike[str]) -> Path:
-    """Write `model.safetensors` (weights) and `config.json` (variant, config and data spec). Return the folder."""
-    from safetensors.torch import save_file
+    """Write `model.safetensors` (weights) and `config.json` (variant, config and data spec). Return the folder.
+
+    Raises `OSError` if the folder cannot be written to, or the disk is full.
+    """
+    from safetensors.torch import save as to_bytes
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in variant.state_dict().items()}, folder / "model.safetensors")
+    weights = {k: v.detach().cpu().contiguous() for k, v in variant.state_dict().items()}
+    (folder / "model.safetensors").write_bytes(to_bytes(weights))
     description = {
         "variant": name_of(variant),
         "config": dataclasses.asdict(variant.config),

@@ -22,10 +22,13 @@ EPILOG = """examples:
 
 
 def main(arguments: list[str]) -> int:
-    common = ("--trials", "--epochs", "--timeout", "--seed", "--storage", "--out", *cli.COMPUTE)
+    common = ("--trials", "--epochs", "--timeout", "--seed", "--storage", "--out", *cli.COMPUTE, *cli.DATA)
     parser = cli.parser("compare", ABOUT, *common, epilog=EPILOG)
     parser.add_argument(
-        "--dataset", action="append", metavar="NAME|PATH", help="a data set (digits); several also give ranks over them"
+        "--dataset",
+        action="append",
+        metavar="NAME|PATH",
+        help="a data set (digits); several also give ranks over them, and the options of data apply to each",
     )
     parser.add_argument("--variant", action="append", metavar="NAME", help="a variant; may be repeated (all)")
     parser.add_argument("--run", action="store_true", help="search variants that have no study or too few trials")
@@ -43,7 +46,8 @@ def main(arguments: list[str]) -> int:
         train=options.run,
         compute=cli.compute(options),
     )
-    sources = list(dict.fromkeys(options.dataset or [request.dataset]))
+    places = dict.fromkeys(options.dataset or [protocol.CompareRequest.dataset])
+    sources = [cli.source(options, str(place)) for place in places]
     protocol.check(request, sources)
     display = Display()
     command = shlex.join(["python", "-m", "pipeline.compare", *arguments])

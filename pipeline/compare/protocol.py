@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 
 import variants
+from pipeline import cli, final, machine, training_run
 from pipeline import data as datasets
 from pipeline import executor as executors
-from pipeline import final, machine, training_run
 from pipeline.compare.analysis import Board, Criterion, board
 from pipeline.data import Data, Source
-from pipeline.evaluate import quick
+from pipeline.evaluate import pictures, quick
 from pipeline.evaluate.context import Sizes
 from pipeline.executor import Compute
 from pipeline.final import Final
@@ -26,6 +26,7 @@ from pipeline.progress import Display
 from pipeline.study.driver import StudyRequest
 from pipeline.study.driver import run as search
 from pipeline.study.results import StudyRecord, read_study
+from pipeline.study.store import other_data
 from pipeline.tracker import Record, Run, Tracker
 from studies import Study
 from variants import Config, InputError
@@ -86,7 +87,7 @@ class CompareRequest:
     """What to compare, and with which budget.
 
     Args:
-        dataset: The name or the path of a data set.
+        dataset: The name or the path of a data set, or a source with options.
         variants: The variants to compare; empty for all.
         train: Whether to run studies that are missing or have too few trials. Otherwise such variants are left out.
         trials: The number of trials of each study.
@@ -164,16 +165,22 @@ def run(request: CompareRequest, display: Display) -> Comparison:
     threads = machine.prepare(request.compute.threads, request.compute.workers)
     device = machine.device(request.compute.device)
     data = datasets.load(request.dataset)
+    description = data.inspect()
+    display.say("\n".join(description.summary()))
     dataset = data.spec.name
     with machine.exclusive(Path(f"compare-{dataset}.lock"), f"{dataset} is being compared"):
         candidates, left_out = _candidates(request, data, device, display)
         if not candidates:
-            raise InputError(f"--dataset {request.dataset}: no variant has a study of it; add --run to search them all")
+            reasons = "; ".join(f"{variant}: {reason}" for variant, reason in left_out.items())
+            advice = reasons if request.train or request.variants else "add --run to search them all"
+            raise InputError(f"--dataset {request.dataset}: no variant has a study of it; {advice}")
         criteria = _criteria(candidates)
         choices = _choices(candidates, criteria)
         tracker = Tracker(dataset)
+        tracker.claim(data)
         tags = {**machine.environment(device, threads), "dataset": dataset}
         with _parent(tracker, dataset, tags) as parent:
+            parent.description(description, pictures.examples(data))
             finals = {f.key(c.data): (c, f) for c, f in _finals(candidates, choices, request.seeds)}
             ready = final.existing(tracker)
             missing = {
@@ -216,9 +223,10 @@ def _candidates(
         source = own_data.source
         study = _study(request, variant, own_data, display)
         if study is None:
-            left_out[variant] = f"it has no study: run python -m pipeline.study --variant {variant} --dataset {source}"
+            options = cli.command_line(source)
+            left_out[variant] = f"it has no study: run python -m pipeline.study --variant {variant} {options}"
         elif study.digest != own_data.digest:
-            left_out[variant] = f"its study {study.name} used other data (digest {study.digest[:8]})"
+            left_out[variant] = f"its study {study.name} {other_data(study.data, cli.command_line(source.absolute))}"
         elif not any(t.state == "complete" for t in study.trials):
             left_out[variant] = f"no trial of its study {study.name} was completed"
         else:
@@ -255,6 +263,7 @@ def _study(request: CompareRequest, variant: str, data: Data, display: Display) 
     study_request = StudyRequest(
         variant=variant, dataset=data.source, trials=request.trials, epochs=study.epochs if study else request.epochs,
         timeout=request.timeout, seed=request.seed, storage=request.storage, compute=request.compute,
+        shows_data=False,
     )  # fmt: skip
     search(study_request, display)
     return read_study(request.storage, name)

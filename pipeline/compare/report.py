@@ -111,8 +111,12 @@ def answers(comparison: Comparison) -> list[str]:
         assert first.mean is not None
         interval = f" [{first.mean.low:.4g}, {first.mean.high:.4g}]" if np.isfinite(first.mean.low) else ""
         text = f"{criterion.question} {first.variant}: {first.mean.value:.4g}{interval} {unit}."
-        if majority := (first.related or {}).get("probe/majority_all"):
-            text += f" The most frequent class has a share of {majority:.4g}."
+        related = first.related or {}
+        if "probe/linear_all" in related:  # beside a balanced accuracy
+            text += f" Its accuracy is {related['probe/linear_all']:.4g}."
+        if "probe/majority_all" in related:
+            share = related["probe/majority_all"]
+            text += f" Predicting always the most frequent class has an accuracy of {share:.4g}."
         beaten = [p.worse for p in board.pairs if p.better == first.variant and p.significant]
         rivals = [p.worse for p in board.pairs if p.better == first.variant and not p.significant]
         if beaten:

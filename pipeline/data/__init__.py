@@ -20,6 +20,7 @@ source. Validation and test are binarised once.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,8 @@ import torch
 from torch import Tensor
 
 from pipeline.data._catalogue import CATALOGUE, as_sequences, cache, search_folders
-from pipeline.data._description import Description, describe
-from pipeline.data._files import read
+from pipeline.data._description import Description, describe, near_duplicate_warning
+from pipeline.data._files import name_of, read, read_parts
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Column, Factors, Layout, PixelFormat, Raw
 from pipeline.data._source import KINDS, SPLIT_SEED, Kind, Source
@@ -37,7 +38,7 @@ from variants import Batch, DataSpec, InputError
 
 __all__ = [
     "KINDS", "SPLIT_SEED", "Column", "Data", "Description", "Factors", "Kind", "PixelFormat", "Preprocessing", "Raw",
-    "Source", "as_sequences", "cache", "load", "names", "read", "search_folders",
+    "Source", "as_sequences", "cache", "load", "name_of", "names", "read", "read_parts", "search_folders",
 ]  # fmt: skip
 
 
@@ -65,6 +66,17 @@ class Data:
     def source(self) -> Source:
         return self.preprocessing.source
 
+    def inspect(self) -> Description:
+        """Return the description with a warning if test examples are nearly equal to training examples.
+
+        The comparison takes about a second. Embedded data sets are not examined.
+        """
+        assert self.description is not None
+        warning = ""
+        if self.source.place not in CATALOGUE:
+            warning = near_duplicate_warning(self.train, self.test, self.preprocessing)
+        return replace(self.description, warnings=(*self.description.warnings, *([warning] if warning else [])))
+
     def to(self, device: torch.device) -> "Data":
         """Return the same data with every split on `device`."""
         return replace(self, **{name: getattr(self, name).to(device) for name in ("train", "valid", "test")})
@@ -91,7 +103,7 @@ class Data:
         """Return the same data with only the examples of the most frequent class for training and validation."""
         if self.train.y is None:
             raise InputError(f"{self.spec.name} has no labels; expected a data set with classes")
-        return self.only_class(int(self.train.y.mode().values))
+        return self.only_class(int(self.train.y[self.train.y >= 0].mode().values))
 
     def only_class(self, c: int) -> "Data":
         """Return the same data with only the examples of class `c` for training and validation.
@@ -153,6 +165,8 @@ def load(source: str | Source, content: Any = None, *, binarized: bool = True) -
         InputError: If the name is unknown, the file cannot be read, or its values cannot be modelled.
     """
     source = Source.parse(source) if isinstance(source, str) else source
+    if source.test is not None and source.test not in CATALOGUE:
+        source = replace(source, test=str(Path(source.test).expanduser().resolve()))
     raw = read(source, content).checked()
     raw, index = split(raw, test=source.test is None)
     if source.test is not None:

@@ -1,59 +1,289 @@
 """Reads arrays: rows of values, images, and padded sequences."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from pipeline.data import _sequences
+from pipeline.data import _sequences, _tables
+from pipeline.data._pixels import Axis, are_levels, from_pixels
 from pipeline.data._preprocessing import Preprocessing
-from pipeline.data._raw import Column, Factors, PixelFormat, Raw, encode_labels
-from pipeline.data._source import Source
+from pipeline.data._raw import Factors, Raw, encode_labels
+from pipeline.data._source import OF_TABLES, Source, refuse_options
 from variants import InputError
-from variants.base.contract import Likelihood
 
-KEYS = ("x", "y", "lengths", "factors", "factor_names", "unordered")
+ROLES = ("x", "y", "lengths", "factors", "factor_names", "unordered")
+PARTS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
+SPLIT_ROLES = tuple(f"{role}_{part}" for part in PARTS for role in "xy")
+EXPECTED = "expected an array x (N, ...), and optionally y (N,); or x_train, y_train, x_test and y_test"
+LATENTS = ("latents_values", "latents/values", "latents_classes", "latents/classes")
+DSPRITES = ("shape", "scale", "orientation", "posX", "posY")  # after the color, which is always white
+SHAPES3D = ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
+Array = NDArray[Any]
+
+
+def roles(names: Iterable[str], source: Source) -> dict[str, str]:
+    """Return which array of a file has which role, as `from_arrays` takes them.
+
+    Upper case does not matter. The names of Keras' mnist.npz, of dSprites and of 3D Shapes are known; a single array is
+    x, whatever its name. `--label` and `--group` may name arrays.
+
+    Raises:
+        InputError: If there is no array x.
+    """
+    names = list(names)
+    folded = {name.lower(): name for name in names} | {name: name for name in names if name == name.lower()}
+    if "x" in folded:
+        result = {role: folded[role] for role in ROLES if role in folded}
+    elif "x_train" in folded:
+        result = {
+            f"{role}_{part}": folded[f"{role}_{word}"]
+            for part, words in PARTS.items() for role in "xy" for word in words if f"{role}_{word}" in folded
+        }  # fmt: skip
+    elif "imgs" in folded and (latents := [name for name in LATENTS if name in folded]):
+        result = {"x": folded["imgs"], "dsprites": folded[latents[0]]}
+    elif {"images", "labels"} <= set(folded):
+        result = {"x": folded["images"], "labels": folded["labels"]}
+    elif len(names) == 1:
+        result = {"x": names[0]}
+    else:
+        raise InputError(f"{source} holds {', '.join(names[:20]) or 'nothing'}; {EXPECTED}")
+    for role, name in (("y", source.label), ("group", source.group)):
+        if name in names:
+            result[role] = str(name)
+    return result
 
 
 def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Preprocessing | None = None) -> Raw:
-    """Make a `Raw` of the arrays x (N, ...) and optionally y (N,), lengths (N,), factors (N, F), factor_names (F,)."""
-    x, y = np.asarray(arrays["x"]), arrays.get("y")
-    if "lengths" in arrays:
-        raw = _sequences.padded(x, y, np.asarray(arrays["lengths"]), source, name, like)
-    else:
-        raw = _values(x, y, source, name, like)
-    if "factors" not in arrays:
-        return raw
-    factors = np.asarray(arrays["factors"])
-    columns = factors.shape[1] if factors.ndim == 2 else 0
-    factor_names = arrays.get("factor_names", [f"factor {i}" for i in range(columns)])
-    unordered = tuple(map(str, arrays.get("unordered", ())))
-    return replace(raw, factors=Factors(tuple(map(str, factor_names)), factors, unordered))
+    """Make a `Raw` of arrays by their roles.
 
+    They are x (N, D) for a table, (N, H, W), (N, C, H, W) or (N, H, W, C) for images, and (N, T) or (N, T, D) for
+    sequences with lengths (N,); optionally y (N,), group (N,), factors (N, F), factor_names (F,) and unordered. In
+    place of x and y, there may be x_train, y_train, x_valid, y_valid, x_test and y_test, which are then the splits.
 
-def _values(x: NDArray[Any], y: Any, source: Source, name: str, like: Preprocessing | None) -> Raw:
+    Raises:
+        InputError: If the values are no numbers, the shape is ambiguous, or the arrays do not fit each other or `like`.
+    """
+    arrays, splits = _joined(arrays, source)
+    given = source
+    if "y" in arrays:  # the label is an array and no column
+        source = replace(source, label=None)
+    if "group" in arrays:
+        source = replace(source, group=None)
+    if (series := _sequences.series_in(arrays["x"])) is not None:
+        raw = _sequences.from_series(series, None, source, name, like)
+        raw = replace(raw, notes=("each array of the list is read as a sequence", *raw.notes))
+        return _complete(replace(raw, source=given, splits=splits), arrays, like)
+    try:
+        x = np.asarray(arrays["x"])
+    except ValueError as error:
+        raise InputError(
+            f"{source}: x is no array ({error}); expected rows of one length, or arrays (T, D) as sequences"
+        ) from error
     if x.dtype.kind not in "biuf":
         raise InputError(f"{source}: x has type {x.dtype}; expected numbers")
-    if x.ndim not in (2, 3, 4):
-        raise InputError(f"{source}: x has shape {x.shape}; expected (N, D), (N, H, W), (N, C, H, W) or (N, H, W, C)")
-    axis, high = "first", 1.0
-    if x.ndim == 3:
-        x, axis = x[:, None], "none"
-    elif x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
-        x, axis = x.transpose(0, 3, 1, 2), "last"
-    likelihood: Likelihood = "gaussian"
-    dtype = str(x.dtype)
-    if x.dtype == np.bool_ or (x.size and np.isin(x, (0, 1)).all()):
-        x, likelihood = x.astype(np.bool_), "bernoulli"
-    elif x.dtype == np.uint8:
-        likelihood, high = "logistic8", 255.0
-    codes, classes, notes = (None, (), ()) if y is None else encode_labels(source, y, len(x))
-    table = x.ndim == 2
-    return Raw(
-        name=name, source=source, x=np.ascontiguousarray(x), y=codes, class_names=classes, likelihood=likelihood,
-        columns=tuple(Column(f"x{i}", "real") for i in range(x.shape[1])) if table else (),
-        pixels=None if table else PixelFormat(dtype=dtype, high=high, channel_axis=axis),  # type: ignore[arg-type]
-        notes=notes,
-    )  # fmt: skip
+    if x.size == 0 or x.ndim not in (2, 3, 4):
+        raise InputError(
+            f"{source}: x has shape {x.shape}; expected examples with values: (N, D), (N, H, W), (N, C, H, W) or "
+            "(N, H, W, C)"
+        )
+    x = x.astype(x.dtype.newbyteorder("="), copy=False)
+    if like is None and not source.header:
+        raise InputError(f"{source}: --no-header applies to text files only")
+    if "lengths" in arrays:
+        raw = _sequences.padded(x, np.asarray(arrays["lengths"]), source, name, like)
+    elif source.kind("x") == "sequence" or (like is not None and like.spec.steps):
+        raw = _sequences.from_series(list(x), None, source, name, like)
+    elif x.ndim == 2 and (like.pixels is None if like else not source.size and source.kind("x") != "pixels"):
+        refuse_options(source, ("alpha",), "rows of values", like)
+        raw = _table(x, source, name, like)
+    else:
+        refuse_options(source, OF_TABLES, "images", like)
+        raw = _images(x, source, name, like)
+    return _complete(replace(raw, source=given, splits=splits), arrays, like)
+
+
+def _table(x: Array, source: Source, name: str, like: Preprocessing | None) -> Raw:
+    """Make a `Raw` of rows x (N, D), whose columns are called x0, x1, and so on."""
+    import pandas
+
+    raw = _tables.from_frame(pandas.DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])]), source, name, like)
+    side = math.isqrt(x.shape[1])
+    if like is None and raw.likelihood == "gaussian" and side**2 == x.shape[1] > 4 and are_levels(x, 0, 1):
+        warning = (
+            "all values are in 256 even steps from 0 to 1, like the pixels of 8-bit images; if the rows are images, "
+            f"--size {side}x{side} reads them as such"
+        )
+        raw = replace(raw, warnings=(*raw.warnings, warning))
+    return raw
+
+
+def _images(x: Array, source: Source, name: str, like: Preprocessing | None) -> Raw:
+    """Make a `Raw` of images x (N, D), (N, H, W), (N, C, H, W) or (N, H, W, C)."""
+    kinds = {column: kind for column, kind in source.kinds if (column, kind) != ("x", "pixels")}
+    if kinds and like is None:
+        raise InputError(
+            f"{source}: --kind {' '.join(f'{c}={k}' for c, k in kinds.items())} does not apply to images; expected "
+            "x=pixels or x=sequence"
+        )
+    if like is not None and like.pixels is None:
+        expected = " and ".join(c.name for c in (like.columns[0], like.columns[-1]))
+        raise InputError(
+            f"{source}: x has shape {x.shape}; the model was trained on rows (N, D) with columns such as {expected}"
+        )
+    axis: Axis = "none"
+    if x.ndim == 2:
+        x = _unflattened(x, source, like)
+    elif x.ndim == 3:
+        if like is None and source.kind("x") is None and source.size is None and _may_be_sequences(x):
+            n, height, width = x.shape
+            raise InputError(
+                f"{source}: x has shape {x.shape}; this may be {n} images of {height}x{width} pixels, or {n} sequences "
+                f"of {height} steps with {width} values each: expected --kind x=pixels or --kind x=sequence"
+            )
+        x = x[:, None]
+    else:
+        axis = _channel_axis(x.shape, source) if like is None else _same_axis(x.shape, source, like)
+        x = np.moveaxis(x, -1, 1) if axis == "last" else x
+    x, notes = _without_alpha(x, source if like is None else like.source, like)
+    raw = from_pixels(x, source, name, like, axis=axis)
+    return replace(raw, notes=(*notes, *raw.notes))
+
+
+def _unflattened(x: Array, source: Source, like: Preprocessing | None) -> Array:
+    """Turn rows (N, H * W) into images (N, 1, H, W)."""
+    side = math.isqrt(x.shape[1])
+    height, width = source.size or (like.spec.shape[1:] if like else (side, side))
+    if height * width != x.shape[1]:
+        expected = "--size HxW with this number of pixels, or an array (N, H, W), (N, C, H, W) or (N, H, W, C)"
+        if like is not None:
+            expected = f"images like those of training, {'x'.join(map(str, like.spec.shape))}"
+        raise InputError(
+            f"{source}: x has shape {x.shape}, and {x.shape[1]} values are no image of {height}x{width} pixels; "
+            f"expected {expected}"
+        )
+    return x.reshape(-1, 1, height, width)
+
+
+def _may_be_sequences(x: Array) -> bool:
+    """Whether x (N, A, B) may be sequences, as no 8-bit or binary and no square image with values from 0 to 1 is."""
+    return x.dtype not in (np.uint8, np.bool_) and not (x.shape[1] == x.shape[2] and x.min() >= 0 and x.max() <= 1)
+
+
+def _channel_axis(shape: tuple[int, ...], source: Source) -> Axis:
+    """Return which axis of (N, A, B, C) has the channels.
+
+    There are 1, 3 or 4 channels, or fewer than rows and columns. The size of the images decides if both ends fit.
+    """
+    ends: dict[Axis, int] = {"first": shape[1], "last": shape[3]}
+    sizes: dict[Axis, tuple[int, ...]] = {"first": shape[2:], "last": shape[1:3]}
+    possible = [axis for axis, n in ends.items() if n < min(sizes[axis]) or (n == min(sizes[axis]) and n in (1, 3, 4))]
+    if len(possible) != 1:
+        possible = [axis for axis, size in sizes.items() if size == source.size]
+    if len(possible) != 1:
+        a, b, c = shape[1:]
+        settled = f"--size {b}x{c} or --size {a}x{b}" if sizes["first"] != sizes["last"] else "fewer channels than rows"
+        raise InputError(
+            f"{source}: x has shape {shape}; this may be images with {a} channels of {b}x{c} pixels, or with {c} "
+            f"channels of {a}x{b} pixels: expected {settled}"
+        )
+    return possible[0]
+
+
+def _same_axis(shape: tuple[int, ...], source: Source, like: Preprocessing) -> Axis:
+    """Return which axis of (N, A, B, C) has the channels, which is the one that training had."""
+    assert like.pixels is not None
+    axis, channels = like.pixels.channel_axis, {like.spec.shape[0]}
+    if axis == "none":  # there is one channel
+        axis = "first" if shape[1] == 1 else "last"
+    if like.source.alpha in ("white", "black"):
+        channels.add(like.spec.shape[0] + 1)
+    ends = {"first": shape[1], "last": shape[3]}
+    if ends[axis] not in channels:
+        other: Axis = "last" if axis == "first" else "first"
+        order = {"first": "(N, C, H, W)", "last": "(N, H, W, C)"}
+        hint = f"; the axes seem to be in the order {order[other]}" if ends[other] in channels else ""
+        raise InputError(
+            f"{source}: x has shape {shape}; the model was trained on images {order[axis]} with C = "
+            f"{like.spec.shape[0]}{hint}"
+        )
+    return axis
+
+
+def _without_alpha(x: Array, source: Source, like: Preprocessing | None) -> tuple[Array, tuple[str, ...]]:
+    """Lay images (N, C, H, W) over white or black if `--alpha` says so. Returns them, and notes."""
+    channels = x.shape[1]
+    if source.alpha in (None, "keep"):
+        note = (
+            "there are 4 channels, and all are modelled; if the fourth is alpha, --alpha white or --alpha black lays "
+            "the images over this colour"
+        )
+        return x, (note,) if channels == 4 and source.alpha is None and like is None else ()
+    if like is not None and channels == like.spec.shape[0]:
+        return x, ()
+    if channels not in (2, 4):
+        raise InputError(
+            f"{source}: --alpha {source.alpha} needs 2 or 4 channels, of which the last is alpha, and the images have "
+            f"{channels}; leave it out"
+        )
+    opaque = 1.0 if x.dtype.kind == "f" and x.max() <= 1 else 255 if x.max() <= 255 else 65535
+    behind = opaque if source.alpha == "white" else 0
+    colour, alpha = x[:, :-1], x[:, -1:] / opaque
+    mixed = colour * alpha + behind * (1 - alpha)
+    return (mixed.round() if x.dtype.kind in "iu" else mixed).astype(x.dtype), ()
+
+
+def _joined(arrays: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], list[torch.Tensor] | None]:
+    """Join arrays for training, validation and test, and return the splits; None if there is one x only."""
+    if "x" in arrays:
+        return dict(arrays), None
+    parts = {part: np.atleast_1d(arrays[f"x_{part}"]) for part in PARTS if f"x_{part}" in arrays}
+    if len({part.shape[1:] for part in parts.values()}) > 1:
+        shapes = ", ".join(f"x_{part} {x.shape}" for part, x in parts.items())
+        raise InputError(f"{source}: {shapes}; expected examples of one shape")
+    labels = {part: np.atleast_1d(arrays[f"y_{part}"]) for part in PARTS if f"y_{part}" in arrays}
+    if labels and [(part, len(y)) for part, y in labels.items()] != [(part, len(x)) for part, x in parts.items()]:
+        shapes = ", ".join(f"{role} {np.shape(arrays[role])}" for role in SPLIT_ROLES if role in arrays)
+        raise InputError(f"{source}: {shapes}; expected a label for each example")
+    ends = np.cumsum([0, *(len(parts.get(part, ())) for part in PARTS)])
+    splits = [torch.arange(start, end) for start, end in pairwise(ends)]
+    joined = {"x": np.concatenate(list(parts.values()))}
+    return joined | ({"y": np.concatenate(list(labels.values()))} if labels else {}), splits
+
+
+def _complete(raw: Raw, arrays: Mapping[str, Any], like: Preprocessing | None) -> Raw:
+    """Add labels, groups and factors to what was read."""
+    import pandas
+
+    n, notes = len(raw.x), raw.notes
+    y = arrays.get("y")
+    factors, factor_names = arrays.get("factors"), arrays.get("factor_names")
+    unordered = tuple(map(str, np.atleast_1d(arrays.get("unordered", ()))))
+    if "dsprites" in arrays:
+        factors, factor_names, unordered = np.asarray(arrays["dsprites"])[..., -5:], DSPRITES, ("shape",)
+    elif "labels" in arrays:
+        values = np.asarray(arrays["labels"])
+        if values.ndim == 2 and values.shape[1] == len(SHAPES3D) and not np.isin(values, (0, 1)).all():
+            factors, factor_names, unordered = values, SHAPES3D, ("shape",)
+        else:
+            y = values
+    if y is not None and (like is None or like.class_names):
+        codes, classes, more = encode_labels(raw.source, y, n, like.class_names if like else None)
+        raw, notes = replace(raw, y=codes, class_names=classes), (*notes, *more)
+    if "group" in arrays and like is None:
+        groups = np.asarray(arrays["group"])
+        if groups.shape != (n,) or pandas.isna(groups).any():
+            raise InputError(f"{raw.source}: the groups have shape {groups.shape}; expected a group for each of {n}")
+        raw = replace(raw, groups=pandas.factorize(groups)[0].astype(np.int64))
+    if factors is not None:
+        factors = np.asarray(factors)
+        columns = factors.shape[1] if factors.ndim == 2 else 0
+        if factor_names is None:
+            factor_names = [f"factor {i}" for i in range(columns)]
+        raw = replace(raw, factors=Factors(tuple(map(str, np.atleast_1d(factor_names))), factors, unordered))
+    return replace(raw, notes=notes)

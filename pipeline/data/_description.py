@@ -1,21 +1,292 @@
 """A description of what was understood of a data set, for people to check before any work starts."""
 
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
+from pipeline.data._catalogue import CATALOGUE
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Raw
+from pipeline.data._source import Source
+from pipeline.data._splits import PARTS, listed
+from variants import Batch
+
+HEAD, TAIL = 16, 4  # rows of a table that are shown of columns or classes; the middle of longer ones is left out
+WIDTH = 100  # characters of a line of text
+NEAR = 0.01  # examples are near if their distance is less than this share of the median distance
+JUMP = 20.0  # the distance to the next other example is at least this many times as large
+ROUNDING = 1e-12  # share of the largest squared length below which a squared distance is 0
+SUSPICIOUS = 0.15  # share of near test examples from which on there is a warning
+TEST_ROWS, TRAIN_ROWS, VALUES = 100, 100_000, 20_000_000  # that are compared, and values of the training rows at most
+PROJECTED = 64  # dimensions to which longer examples are projected at random, which keeps distances
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnSummary:
+    """A column of a table, or a channel of sequences, in the units of the source."""
+
+    name: str
+    kind: str
+    missing: float  # share of all values
+    low: float
+    high: float
+    mean: float
+    deviation: float  # standard deviation
+    values: tuple[Any, ...] = ()  # the two values of a binary column
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """What was understood of a data set."""
 
+    name: str
+    source: Source
+    noun: str  # what the examples are called: rows, images or sequences
+    extent: str  # their number and size
+    column_names: tuple[str, ...]
+    columns: tuple[ColumnSummary, ...]  # the first and the last ones, if there are many
+    classes: tuple[tuple[str, tuple[int, ...]], ...]  # the name of each, and its examples in each split
+    facts: tuple[tuple[str, str], ...]  # what is known of labels, groups and times
+    likelihood: str
+    why: str  # a clause
+    sizes: tuple[int, ...]  # of training, validation and test
+    division: str  # a clause that says how the examples were split
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    options: tuple[tuple[str, str], ...]  # that would change any of this, and what each does
+
+    def summary(self) -> list[str]:
+        """Return the most important facts, all notes and all warnings, as lines of plain text."""
+        sizes = listed([f"{size:,} for {part}" for size, part in zip(self.sizes, PARTS, strict=True)])
+        facts = "; ".join(f"{name}: {fact}" for name, fact in self.facts)
+        place = "" if self.name == self.source.place else f" ({self.source})"
+        columns = f" ({listed(self.column_names, 10)})" if self.column_names else ""
+        return [
+            f"{self.name}{place}: {self.extent}{columns}",
+            *([facts] if facts else []),
+            f"likelihood: {self._likelihood()}",
+            f"splits: {sizes}, {self.division}",
+            *(f"note: {sentence}" for sentence in self.notes),
+            *(f"warning: {sentence}" for sentence in self.warnings),
+        ]
+
+    def _likelihood(self) -> str:
+        return self.likelihood + (f", because {self.why}" if self.why else "")
+
+    def page(self) -> Group:
+        """Return everything as an object that `rich` prints."""
+        facts = Table.grid(padding=(0, 2))
+        facts.add_column(no_wrap=True)
+        facts.add_column(overflow="fold")
+        rows = [("data set", self.name), ("source", str(self.source)), ("contents", self.extent), *self.facts]
+        for name, fact in [*rows, ("likelihood", self._likelihood()), ("splits", self.division)]:
+            facts.add_row(name, Text(fact))
+        parts: list[Any] = [facts, self._split_table()]
+        if self.columns:
+            parts.append(self._column_table())
+        for heading, sentences in (("notes", self.notes), ("warnings", self.warnings)):
+            if sentences:
+                parts += [Text(f"\n{heading}"), *(Padding(Text(f"- {s}"), (0, 0, 0, 2)) for s in sentences)]
+        if self.options:
+            options = Table.grid(padding=(0, 2))
+            options.add_column(no_wrap=True)
+            options.add_column()
+            for option, about in self.options:
+                options.add_row(Text(f"  {option}"), Text(about))
+            parts += [Text("\noptions that change this"), options]
+        return Group(*parts)
+
+    def text(self) -> str:
+        """Return the page as plain text."""
+        stream = io.StringIO()
+        Console(file=stream, width=WIDTH, color_system=None).print(self.page(), highlight=False)
+        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+    def _split_table(self) -> Table:
+        """Return the sizes of the splits, in all and of each class."""
+        table = Table("class" if self.classes else "", title=f"\n{self.noun} in each split", title_justify="left")
+        for heading in (*PARTS, "all"):
+            table.add_column(heading, justify="right")
+        shown = _shown(len(self.classes))
+        for number, (name, counts) in enumerate(self.classes[i] for i in shown):
+            if number == HEAD and len(shown) < len(self.classes):
+                table.add_row(_more(len(self.classes), "classes"))
+            table.add_row(Text(name), *(f"{n:,}" for n in (*counts, sum(counts))))
+        table.add_section()
+        table.add_row("all", *(f"{n:,}" for n in (*self.sizes, sum(self.sizes))))
+        return table
+
+    def _column_table(self) -> Table:
+        table = Table("column", "kind", title="\nvalues of each column, in all splits", title_justify="left")
+        for heading in ("missing", "lowest", "mean", "highest", "deviation"):
+            table.add_column(heading, justify="right")
+        for number, column in enumerate(self.columns):
+            if number == HEAD and len(self.columns) < len(self.column_names):
+                table.add_row(_more(len(self.column_names), "columns"))
+            numbers = [f"{n:.5g}" for n in (column.low, column.mean, column.high, column.deviation)]
+            if column.values:  # of a binary column: its two values, and how often the second one occurs
+                low, high = (str(v) for v in column.values)
+                numbers = [low, f"{column.mean:.0%} {high}", high, ""]
+            table.add_row(Text(column.name), column.kind, f"{column.missing:.0%}", *map(Text, numbers))
+        return table
 
 
 def describe(raw: Raw, splits: list[torch.Tensor], preprocessing: Preprocessing) -> Description:
     """Describe a data set that was read and split."""
-    return Description(notes=raw.notes, warnings=raw.warnings)
+    indices = [i.numpy() for i in splits]
+    return Description(
+        name=raw.name, source=raw.source, noun=raw.noun, extent=_extent(raw),
+        column_names=tuple(c.name for c in raw.columns), columns=tuple(_columns(raw)),
+        classes=tuple(_classes(raw, indices)), facts=tuple(_facts(raw)), likelihood=raw.likelihood, why=raw.why,
+        sizes=tuple(map(len, indices)), division=raw.division, notes=raw.notes, warnings=raw.warnings,
+        options=tuple(_options(raw)),
+    )  # fmt: skip
+
+
+def near_duplicates(train: Batch, test: Batch) -> float:
+    """Return the share of test examples that are copies of a training example but for a little noise.
+
+    Such an example has training examples at less than 1% of the median distance, and the next ones are at least 20
+    times as far away. The second condition does not hold where examples are near because there are many of them, such
+    as points on a surface. At most 100 test and 100,000 training examples are compared.
+    """
+    values = int(np.prod(train.x.shape[1:]))
+    if values < 4:
+        return 0.0
+    rng = np.random.default_rng(0)
+    projection = None if values <= PROJECTED else rng.normal(size=(values, PROJECTED)).astype(np.float32)
+    chosen = []
+    for split, most in ((train, min(TRAIN_ROWS, max(2000, VALUES // values))), (test, TEST_ROWS)):
+        index = torch.from_numpy(np.sort(rng.permutation(len(split))[:most]))
+        x = split.x[index.to(split.x.device)].flatten(1).cpu().numpy()
+        chosen.append((x if projection is None else x.astype(np.float32) @ projection).astype(np.float64))
+    near, far = chosen[1], chosen[0]
+    squares = (near**2).sum(1)[:, None] + (far**2).sum(1) - 2 * near @ far.T
+    limit, rounding = NEAR**2 * np.median(squares), ROUNDING * (near**2).sum(1).max()
+    count = 0
+    for row in squares[(squares < limit).any(1)]:
+        distances = np.sort(row[(row > rounding) & (row < JUMP**2 * limit)])
+        jumps = np.append(distances[1:], np.inf) > JUMP**2 * distances
+        count += bool((jumps & (distances < limit)).any())
+    return count / len(near)
+
+
+def near_duplicate_warning(train: Batch, test: Batch, preprocessing: Preprocessing) -> str:
+    """Return a sentence if many test examples are nearly equal to training examples, else nothing."""
+    share = near_duplicates(train, test)
+    if share < SUSPICIOUS:
+        return ""
+    if preprocessing.source.group:
+        advice = f"the groups of {preprocessing.source.group} do not keep them apart"
+    elif preprocessing.columns:
+        advice = "if several come from one patient, device or recording, name the column that says which with --group"
+    else:
+        advice = (
+            "if several come from one original or recording, name others with --test, which are then the test split"
+        )
+    return (
+        f"{share:.0%} of the test examples have a training example nearer than {NEAR:.0%} of the median distance, so "
+        f"they are nearly equal, and scores on the test split say little about new data; {advice}"
+    )
+
+
+def _shown(n: int) -> list[int]:
+    """Return which of `n` rows a table shows: all, or the first and the last ones if there are many."""
+    return list(range(n)) if n <= HEAD + TAIL + 1 else [*range(HEAD), *range(n - TAIL, n)]
+
+
+def _more(n: int, what: str) -> str:
+    return f"... {n - HEAD - TAIL:,} more {what}"
+
+
+def _extent(raw: Raw) -> str:
+    number = f"{len(raw.x):,} {raw.noun}"
+    if raw.lengths is not None:
+        low, high = raw.lengths.min(), raw.lengths.max()
+        steps = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        what = "symbols" if raw.likelihood == "categorical" else "channel" if raw.x.shape[2] == 1 else "channels"
+        return f"{number} of {steps} steps, {raw.x.shape[2]:,} {what}"
+    if raw.x.ndim == 4:
+        _, channels, height, width = raw.x.shape
+        colours = {1: "1 channel", 3: "3 channels (colour)", 4: "4 channels (colour and alpha)"}
+        return f"{number} of {height}x{width} pixels (height x width), {colours.get(channels, f'{channels} channels')}"
+    return f"{number} with {raw.x.shape[1]:,} {'column' if raw.x.shape[1] == 1 else 'columns'}"
+
+
+def _columns(raw: Raw) -> Iterator[ColumnSummary]:
+    """Yield a summary of each column. Images and symbols have none."""
+    if not raw.columns or raw.x.ndim == 4 or raw.likelihood == "categorical":
+        return
+    x = raw.x if raw.lengths is None else raw.x[np.arange(raw.x.shape[1]) < raw.lengths[:, None]]
+    for column, values in ((raw.columns[i], x[:, i]) for i in _shown(len(raw.columns))):
+        known = values[np.isfinite(values)].astype(np.float64)
+        known = known if len(known) else np.full(1, np.nan)
+        yield ColumnSummary(
+            name=column.name, kind=column.kind, missing=1 - float(np.isfinite(values).mean()), low=float(known.min()),
+            high=float(known.max()), mean=float(known.mean()), deviation=float(known.std()),
+            values=column.values if column.kind == "binary" else (),
+        )  # fmt: skip
+
+
+def _classes(raw: Raw, indices: list[NDArray[np.int64]]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if raw.y is None:
+        return
+    counts = np.array([np.bincount(raw.y[i] + 1, minlength=len(raw.class_names) + 1) for i in indices])
+    for name, of_class in zip(raw.class_names, counts.T[1:].tolist(), strict=True):
+        yield str(name), tuple(of_class)
+    if counts[:, 0].any():
+        yield "(unknown)", tuple(counts[:, 0].tolist())
+
+
+def _facts(raw: Raw) -> Iterator[tuple[str, str]]:
+    source = raw.source
+    if raw.y is not None:
+        counts = np.bincount(raw.y[raw.y >= 0], minlength=len(raw.class_names))
+        names = [f"{name} ({count:,})" for name, count in zip(raw.class_names, counts, strict=True)]
+        column = f"column {source.label}, " if source.label else ""
+        yield "label", f"{column}{len(names)} classes: {listed(names, 10)}"
+    if raw.groups is not None:
+        yield "group", f"{f'column {source.group}, ' if source.group else ''}{len(np.unique(raw.groups)):,} groups"
+    if source.time or raw.step:
+        facts = [f"column {source.time}" if source.time else "", f"a step is {raw.step}" if raw.step else ""]
+        yield "time", ", ".join(filter(None, facts))
+
+
+def _options(raw: Raw) -> Iterator[tuple[str, str]]:
+    """Yield the options of the commands that apply to a data set and were not given, and what each does."""
+    if raw.source.place in CATALOGUE:
+        if raw.splits is None:
+            yield "--split-seed N", "draw another split"
+        return
+    table = bool(raw.columns) and (raw.lengths is None or raw.rows is not None)
+    images, is_array = raw.x.ndim == 4, raw.pixels is not None and not raw.source.path.is_dir()
+    choices = {
+        "--label COLUMN": (table and raw.y is None, "the column that holds the class"),
+        "--group COLUMN": (table, "the column that says which rows belong together, such as those of one patient"),
+        "--time COLUMN": (table, "the column that holds the time"),
+        "--drop COLUMNS": (table, "leave columns out"),
+        "--kind COLUMN=KIND": (table, "say what a column holds: real, count, binary or category"),
+        "--kind x=sequence": (
+            is_array and raw.pixels is not None and raw.pixels.channel_axis == "none",
+            "read the array x (N, T, D) as sequences, not as images",
+        ),
+        "--size HxW": (images, "resize images to one height and width"),
+        "--alpha white|black|keep": (images and raw.x.shape[1] in (2, 4), "what is seen behind transparent pixels"),
+        "--likelihood NAME": (True, "bernoulli, gaussian, logistic8 or categorical"),
+        "--test SOURCE": (raw.splits is None, "other data that are the test split"),
+        "--split random|group|time": (True, "how the examples are split"),
+        "--split-seed N": (raw.division.startswith("at random"), "draw another random split"),
+    }
+    given = raw.source.option_names
+    for option, (applies, about) in choices.items():
+        if applies and (option.split()[0] not in given or option.startswith("--drop")):
+            yield option, about

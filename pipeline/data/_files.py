@@ -1,15 +1,11 @@
 """Reads a data set from its place or from memory. No file is executed or unpickled."""
 
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pipeline.data import _arrays, _images, _sequences, _tables
+from pipeline.data import _arrays, _containers, _images, _sequences, _tables
 from pipeline.data._catalogue import CATALOGUE
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Raw
@@ -32,8 +28,8 @@ def read(source: Source, content: Any = None, like: Preprocessing | None = None)
     if content is not None:
         return _from_memory(source, content, like)
     if source.place in CATALOGUE:
-        allowed = {"split_seed"} if like is None else set(source.options)
-        if refused := [f"--{name.replace('_', '-')}" for name in source.options if name not in allowed]:
+        refused = [option for option in source.option_names if option != "--split-seed"]
+        if refused and like is None:
             raise InputError(
                 f"{', '.join(refused)}: {source.place} is an embedded data set, and is always read in the same way; "
                 "of the options of data only --split-seed applies to it"
@@ -47,14 +43,29 @@ def read(source: Source, content: Any = None, like: Preprocessing | None = None)
         raise InputError(f"unknown data set {source.place!r}: expected {known}, or the path of a file or folder")
     source = replace(source, place=str(path.resolve()))
     if path.is_dir():
-        return _images.read(path, source, _name(path), like)
+        reader = next((reader for file, reader in FOLDERS.items() if (path / file).exists()), _images.read)
+        return reader(path, source, name_of(path), like)
     endings = [ending for ending in READERS if path.name.lower().endswith(ending)]
     if not endings:
-        raise InputError(f"{path}: expected a folder of images, or a file that ends in {', '.join(READERS)}")
-    return READERS[max(endings, key=len)](path, source, _name(path), like)
+        known = ", ".join(ending for ending in READERS if ending not in _images.IMAGES)
+        raise InputError(f"{path}: expected a folder of images, or a file that ends in {known}")
+    return READERS[max(endings, key=len)](path, source, name_of(path), like)
 
 
-def _name(path: Path) -> str:
+def read_parts(source: Source, like: Preprocessing, rows: int) -> tuple[int, Iterator[Raw]]:
+    """Read new rows for a trained model in parts: text and parquet tables `rows` rows at a time, all else as a whole.
+
+    Returns about how many parts there are, and an iterator over them. Raises `InputError` as `read` does.
+    """
+    path = source.path
+    if like.layout == "table" and path.is_file() and path.name.lower().endswith(IN_PARTS):
+        source = replace(source, place=str(path.resolve()))
+        return _tables.read_parts(path, source, name_of(path), like, rows)
+    return 1, iter([read(source, like=like)])
+
+
+def name_of(path: Path) -> str:
+    """Return the name of the data set in a file or folder."""
     return file_name(path, [*CATALOGUE])
 
 
@@ -65,29 +76,38 @@ def _from_memory(source: Source, content: Any, like: Preprocessing | None) -> Ra
     if isinstance(content, pandas.DataFrame):
         return _tables.from_frame(content, source, name, like)
     if isinstance(content, Mapping):
-        return _arrays.from_arrays(content, source, name, like)
-    if isinstance(content, list | tuple) and all(isinstance(s, np.ndarray) for s in content):
-        return _sequences.from_series(content, None, source, name, like)
-    return _arrays.from_arrays({"x": np.asarray(content)}, source, name, like)
+        arrays, notes = _containers.by_roles(map(str, content), content.__getitem__, source)
+        raw = _arrays.from_arrays(arrays, source, name, like)
+        return replace(raw, notes=(*notes, *raw.notes))
+    return _arrays.from_arrays({"x": content}, source, name, like)
 
 
-def _npz(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files if key in _arrays.KEYS}
-            keys = ", ".join(file.files) or "nothing"
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
-    if "x" not in arrays:
-        raise InputError(f"{path} holds {keys}; expected an array x (N, ...), and optionally y (N,)")
-    return _arrays.from_arrays(arrays, source, name, like)
+def _tsv(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
+    """Read a table with tabs between fields, or sequences in the form of the UCR archive."""
+    read = _tables.read if _sequences.is_table(path, source) else _sequences.ucr
+    return read(path, source, name, like)
 
 
+IN_PARTS = (*_tables.TEXT, ".parquet")
 READERS: Mapping[str, Callable[[Path, Source, str, Preprocessing | None], Raw]] = {
-    ".npz": _npz,
+    ".npz": _containers.npz,
+    ".npy": _containers.npy,
+    ".h5": _containers.hdf5,
+    ".hdf5": _containers.hdf5,
+    ".h5ad": _containers.h5ad,
     ".csv": _tables.read,
+    ".csv.gz": _tables.read,
     ".parquet": _tables.read,
+    ".feather": _tables.read,
     ".ts": _sequences.ucr,
-    ".tsv": _sequences.ucr,
+    ".tsv": _tsv,
     ".mat": _sequences.music,
+    **dict.fromkeys(_images.IMAGES, _images.read),
+}
+FOLDERS: Mapping[str, Callable[[Path, Source, str, Preprocessing | None], Raw]] = {  # by a file that lies in them
+    "dataset_dict.json": _containers.saved_dataset,
+    "dataset_info.json": _containers.saved_dataset,
+    "zarr.json": _containers.zarr,
+    ".zgroup": _containers.zarr,
+    ".zarray": _containers.zarr,
 }

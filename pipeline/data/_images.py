@@ -1,52 +1,254 @@
-"""Reads a folder of images."""
+"""Reads folders of images."""
 
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from pipeline.data import _arrays
+from pipeline.data._columns import PARTS
+from pipeline.data._pixels import from_pixels, resized
 from pipeline.data._preprocessing import Preprocessing
-from pipeline.data._raw import Raw
-from pipeline.data._source import Source
+from pipeline.data._raw import Raw, encode_labels
+from pipeline.data._source import OF_TABLES, Source, refuse_options
+from pipeline.data._splits import listed
 from pipeline.progress import Display
 from variants import InputError
 
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini")  # files of operating systems, besides those that begin with a dot
 MANY = 2000  # reading at least this many images shows its progress
+REMARKS = {  # about single images; the number of images follows
+    "transparent": "images with transparent pixels are laid over {alpha} (--alpha white, black or keep)",
+    "frames": "of images with several frames or pages, the first one is read",
+    "16 bits": "of images with 16 bits in each colour channel, the first 8 bits are read",
+    "converted": "images in other colours than red, green and blue are converted to these",
+}
+Array = NDArray[Any]
+Opener = Callable[[], Any]  # opens an image of Pillow
 
 
-def read(folder: Path, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
-    """Read a folder of images, with one subfolder for each class, or without subfolders."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
-    if not files:
-        raise InputError(f"{folder}: there is no image in it or its subfolders ({', '.join(sorted(IMAGES))})")
-    classes = {p.relative_to(folder).parts[0] for p in files if p.parent != folder}
-    if classes and any(p.parent == folder for p in files):
-        raise InputError(f"{folder}: images in it and in its subfolders; expected a subfolder for each class")
-    with Display().progress("reading images", len(files)) if len(files) >= MANY else nullcontext() as progress:
-        images = []
-        for path in files:
-            images.append(_image(path))
+def read(path: Path, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
+    """Read a folder of images, or with `like` also a single image.
+
+    A folder has a subfolder for each class, or none; or it has the subfolders train, val and test, which have the
+    classes below them.
+
+    Raises:
+        InputError: If there is no image, an image cannot be read, or the classes, sizes or types are ambiguous.
+    """
+    refuse_options(source, OF_TABLES, "folders of images", like)
+    notes: list[str] = []
+    if path.is_dir():
+        files = _image_files(path, notes)
+    elif like is None:
+        raise InputError(f"{path} is a single image; expected a folder of images")
+    else:
+        path, files = path.parent, [path]
+    names = [file.relative_to(path).parts for file in files]
+    classes, splits = _classes(names, source, notes, like)
+    openers = {str(file): partial(_open, file) for file in files}
+    raw = from_images(openers, source, name, like, classes)
+    return replace(
+        raw, splits=None if like else splits, rows=_index(["/".join(parts) for parts in names]),
+        notes=(*notes, *raw.notes),
+    )  # fmt: skip
+
+
+def from_images(
+    openers: Mapping[str, Opener], source: Source, name: str, like: Preprocessing | None, classes: Sequence[Any] | None
+) -> Raw:
+    """Make a `Raw` of images, given functions that open them by the names of the images, and of their classes.
+
+    Images of different sizes are refused unless there is `--size`; grey images beside colour images become colour.
+    """
+    options = source if like is None else like.source
+    remarks: Counter[str] = Counter()
+    images = []
+    progress_shown = Display().progress("reading images", len(openers)) if len(openers) >= MANY else nullcontext()
+    with progress_shown as progress:
+        for title, opener in openers.items():
+            images.append(_pixels(title, opener, options.alpha, remarks))
             if progress:
                 progress.advance()
-    for path, image in zip(files, images, strict=True):
-        if image.shape[:2] != images[0].shape[:2]:
-            sizes = [f"{i.shape[1]}x{i.shape[0]}" for i in (images[0], image)]
-            raise InputError(f"{folder}: {files[0].name} is {sizes[0]}, {path} is {sizes[1]}; resize all to one size")
-    if any(i.ndim == 3 for i in images):
-        images = [i if i.ndim == 3 else np.repeat(i[..., None], 3, axis=2) for i in images]
-    y = np.array([p.relative_to(folder).parts[0] for p in files]) if len(classes) > 1 else None
-    arrays = {"x": np.stack(images)} | ({} if y is None else {"y": y})
-    return _arrays.from_arrays(arrays, source, name, like)
+    notes = [
+        f"{REMARKS[what].format(alpha=options.alpha or 'white')}: {n} of {len(openers)}" for what, n in remarks.items()
+    ]
+    images = _same_channels(images, list(openers), source, notes, like)
+    sizes = Counter(f"{image.shape[1]}x{image.shape[2]}" for image in images)
+    facts = listed([f"{size} ({n} images)" for size, n in sizes.most_common()])
+    if options.size is not None:
+        if set(sizes) != {f"{options.size[0]}x{options.size[1]}"}:
+            notes.append(
+                f"the images are resized to cover {options.size[0]}x{options.size[1]}, and what extends beyond it is "
+                f"cut off; their sizes are {facts}"
+            )
+        x = resized(images, options.size)
+    elif len(sizes) > 1:
+        raise InputError(
+            f"{source}: the images have {len(sizes)} sizes (height x width): {facts}; expected one size, or "
+            f"--size {sizes.most_common(1)[0][0]} or another size to which all images are resized and cut"
+        )
+    else:
+        x = np.stack(images)
+    raw = from_pixels(x, source, name, like, axis="none" if x.shape[1] == 1 else "last")
+    raw = replace(raw, notes=(*notes, *raw.notes))
+    if classes is None or (like is not None and not like.class_names):
+        return raw
+    codes, names, more = encode_labels(source, np.array(classes), len(x), like.class_names if like else None)
+    return replace(raw, y=codes, class_names=names, notes=(*raw.notes, *more))
 
 
-def _image(path: Path) -> np.ndarray:
-    """Read an image as (H, W) grey or (H, W, 3) colour values, uint8."""
-    from PIL import Image, UnidentifiedImageError
+def _image_files(folder: Path, notes: list[str]) -> list[Path]:
+    """Return the images in a folder and its subfolders, and add notes about other files."""
+    files, hidden, others = list[Path](), list[Path](), list[Path]()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        parts = path.relative_to(folder).parts
+        if any(part.startswith(".") or part in HIDDEN for part in parts):
+            hidden.append(path)
+        else:
+            (files if path.suffix.lower() in IMAGES else others).append(path)
+    if not files:
+        raise InputError(f"{folder}: there is no image in it or its subfolders; expected {', '.join(IMAGES)}")
+    if hidden:
+        names = sorted({next(p for p in h.relative_to(folder).parts if p[0] == "." or p in HIDDEN) for h in hidden})
+        notes.append(f"hidden files are left out, in or called {listed(names)}: {len(hidden)}")
+    if others:
+        endings = sorted({p.suffix.lower() or p.name for p in others})
+        notes.append(f"files that are no images are left out, {listed(endings)}: {len(others)}")
+    return files
+
+
+def _classes(
+    names: list[tuple[str, ...]], source: Source, notes: list[str], like: Preprocessing | None
+) -> tuple[list[Any] | None, list[torch.Tensor] | None]:
+    """Return the class of each image, and the indices of each split, by the folders in which the images lie."""
+    folders = {parts[0] for parts in names if len(parts) > 1}
+    at_top = any(len(parts) == 1 for parts in names)
+    part_of = {folder: PARTS[folder.lower()] for folder in folders if folder.lower() in PARTS}
+    splits = None
+    is_split = bool(folders) and not at_top and set(part_of) == folders and 0 in part_of.values()
+    if like is None and not is_split and len(set(part_of.values())) > 1:
+        beside = " and images beside them" if at_top else ""
+        raise InputError(
+            f"{source} has the folders {listed(sorted(folders))}{beside}; expected either train, val and test, with a "
+            "folder for each class in each, or a folder for each class"
+        )
+    if is_split:
+        if len(set(part_of.values())) < len(part_of):
+            raise InputError(f"{source} has the folders {', '.join(sorted(folders))}; expected one for each split")
+        number = np.array([part_of[parts[0]] for parts in names])
+        if len(folders) > 1:
+            splits = [torch.from_numpy(np.flatnonzero(number == k)) for k in range(3)]
+        names = [parts[1:] for parts in names]
+        if like is None:
+            _check_same_classes(names, number, {k: folder for folder, k in part_of.items()}, source)
+    classes = [parts[0] if len(parts) > 1 else None for parts in names]
+    known = {c for c in classes if c is not None}
+    if like is not None:
+        return (classes if known & set(map(str, like.class_names)) else None), splits
+    if known and None in classes:
+        raise InputError(f"{source}: there are images in it and in its subfolders; expected a subfolder for each class")
+    if len(known) == 1 and any(len(parts) > 2 for parts in names):
+        notes.append(
+            f"all images are below one folder, {classes[0]}, so there are no classes; if its subfolders are classes, "
+            f"name {Path(source.place) / str(classes[0])} in place of {source}"
+        )
+    elif any(len(parts) > 2 for parts in names):
+        notes.append("images in deeper folders belong to the class of the first level")
+    return (classes if len(known) > 1 else None), splits
+
+
+def _check_same_classes(names: list[tuple[str, ...]], number: Array, folders: dict[int, str], source: Source) -> None:
+    """Raise `InputError` if two splits have different classes."""
+    classes = {
+        folder: sorted({parts[0] for parts, k in zip(names, number, strict=True) if k == part and len(parts) > 1})
+        for part, folder in folders.items()
+    }
+    if len({tuple(c) for c in classes.values()}) > 1:
+        facts = "; ".join(f"{folder} has {listed(c) or 'no classes'}" for folder, c in classes.items())
+        raise InputError(f"{source}: {facts}; expected the same classes in each")
+
+
+def _open(path: Path) -> Any:
+    from PIL import Image
+
+    return Image.open(path)
+
+
+def _pixels(title: str, opener: Opener, alpha: str | None, remarks: Counter[str]) -> Array:
+    """Read an image as (C, H, W): uint8 with 1 to 4 channels, or one channel of uint16, int32 or float32."""
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("L" if image.mode in ("1", "L", "I;16", "I") else "RGB"))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"the image {path} cannot be read ({error})") from error
+        with opener() as opened:
+            if getattr(opened, "n_frames", 1) > 1:
+                remarks["frames"] += 1
+            if opened.mode.startswith("RGB") and any(";16" in str(tile[-1]) for tile in opened.tile):
+                remarks["16 bits"] += 1
+            image = ImageOps.exif_transpose(opened)
+            if image.mode[0] in "IF":
+                deep = np.asarray(image)
+                return deep.astype(deep.dtype.newbyteorder("="))[None]
+            if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+                remarks["converted"] += 1
+            grey = image.mode in ("1", "L", "LA", "La")
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                if alpha != "keep":
+                    if np.asarray(image)[..., 3].min() < 255:
+                        remarks["transparent"] += 1
+                    image = Image.alpha_composite(Image.new("RGBA", image.size, alpha or "white"), image)
+            keep = image.mode == "RGBA" and alpha == "keep"
+            values = np.asarray(image.convert(("LA" if grey else "RGBA") if keep else "L" if grey else "RGB"))
+            return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+    except Exception as error:  # Pillow raises many types
+        raise InputError(f"the image {title} cannot be read ({error})") from error
+
+
+def _same_channels(
+    images: list[Array], titles: list[str], source: Source, notes: list[str], like: Preprocessing | None
+) -> list[Array]:
+    """Return images of one type with the same channels: grey becomes colour, and alpha is added where it is missing."""
+    types = {str(image.dtype): title for image, title in zip(images, titles, strict=True)}
+    if len(types) > 1:
+        facts = ", ".join(f"{kind} such as {title}" for kind, title in types.items())
+        raise InputError(f"{source}: the pixels have several types: {facts}; expected images of one type")
+    channels = Counter(len(image) for image in images)
+    has_alpha, is_colour = bool(channels[2] or channels[4]), bool(channels[3] or channels[4])
+    target = (3 if is_colour else 1) + has_alpha
+    if like is not None:
+        expected = like.spec.shape[0]
+        fits = {1: (1,), 2: (1, 2), 3: (1, 3), 4: (1, 2, 3, 4)}.get(expected, ())
+        if strange := [t for image, t in zip(images, titles, strict=True) if len(image) not in fits]:
+            raise InputError(
+                f"{source}: the image {strange[0]} has {len(images[titles.index(strange[0])])} channels; the model was "
+                f"trained on images with {expected}"
+            )
+        target = expected
+    if (grey := channels[1] + channels[2]) and target > 2:
+        notes.append(f"grey images are read as colour images like the others: {grey} of {len(images)}")
+    return [_with_channels(image, target) for image in images]
+
+
+def _with_channels(image: Array, target: int) -> Array:
+    if len(image) == target:
+        return image
+    colour, alpha = image, np.full_like(image[:1], 255)
+    if len(image) in (2, 4):
+        colour, alpha = image[:-1], image[-1:]
+    if target > 2 and len(colour) == 1:
+        colour = np.repeat(colour, 3, axis=0)
+    return np.concatenate([colour, alpha]) if target in (2, 4) else colour
+
+
+def _index(names: list[str]) -> Any:
+    import pandas
+
+    return pandas.Index(names, name="file")

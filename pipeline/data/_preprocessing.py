@@ -119,8 +119,8 @@ class Preprocessing:
             name = self.columns[worst].name if self.columns else "the pixels"
             values = raw.x if low.ndim == 0 else raw.x[..., worst]
             raise InputError(
-                f"{raw.source}: {name} has values from {values.min():g} to {values.max():g}, and training saw "
-                f"{np.atleast_1d(low)[worst]:g} to {np.atleast_1d(high)[worst]:g}; expected values in the same units"
+                f"{raw.source}: the values of {name} are from {values.min():g} to {values.max():g}, those of the "
+                f"training data from {np.atleast_1d(low)[worst]:g} to {np.atleast_1d(high)[worst]:g}; expected the same units"
             )
 
     def decode(self, x: Tensor) -> Array:
@@ -159,10 +159,10 @@ class Preprocessing:
 
     def save(self, folder: Path) -> None:
         """Write `preprocessing.json` and `preprocessing.safetensors` into a folder."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save as to_bytes
 
         tensors = {name: getattr(self, name) for name in ("shift", "scale", "low", "high")}
-        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / FILES[1])
+        (folder / FILES[1]).write_bytes(to_bytes({k: v.contiguous() for k, v in tensors.items()}))
         facts: dict[str, Any] = {"version": 1}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)

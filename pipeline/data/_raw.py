@@ -11,7 +11,7 @@ from pipeline.data._source import Kind, Source
 from variants import InputError
 from variants.base.contract import Likelihood
 
-MINIMUM = 30  # with fewer examples, a validation or test split would have two or less
+MINIMUM = 10  # with fewer examples, a validation or test split would be empty
 Layout = Literal["images", "table", "lines", "roll"]  # how examples are drawn in pictures
 
 
@@ -171,7 +171,7 @@ def encode_labels(
     if not (
         pandas.api.types.is_integer_dtype(series.dtype)
         or pandas.api.types.is_bool_dtype(series.dtype)
-        or pandas.api.types.is_string_dtype(series.dtype)
+        or pandas.api.types.is_string_dtype(series)
         or series.isna().all()
     ):
         raise InputError(f"{source}: the labels have type {array.dtype}; expected whole numbers or strings")

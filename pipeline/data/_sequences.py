@@ -1,7 +1,8 @@
-"""Reads sequences: files of the UCR/UEA archive, polyphonic music, and a user's own arrays and tables."""
+"""Reads sequences: files of the UCR/UEA archive, polyphonic music, and a user's own arrays."""
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.data import _columns
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Column, Raw, encode_labels
-from pipeline.data._source import Source, file_name
-from pipeline.data._splits import stratified
+from pipeline.data._source import OF_TABLES, Source, file_name, refuse_options
+from pipeline.data._splits import listed, stratified
 from variants import InputError
-from variants.base.contract import Likelihood
 
 LIMIT = 100_000  # steps; longer sequences have to be cut first
+SYMBOLS = 4096  # the largest number of symbols
+PLAIN_SYMBOLS = 32  # whole numbers below this are symbols without an option, if all occur,
+OFTEN = 10  # and this often on average
 
 
 def from_series(
@@ -28,13 +32,56 @@ def from_series(
     like: Preprocessing | None = None,
     *,
     splits: list[torch.Tensor] | None = None,
-    channels: Sequence[str] = (),
 ) -> Raw:
-    """Make a `Raw` of sequences (T_i, D), padded with zeros to the longest, and choose the likelihood of a step.
+    """Make a `Raw` of sequences (T_i, D) or (T_i,), padded with zeros to the longest, and choose the likelihood.
 
-    It is Bernoulli for values of only 0 and 1, categorical for whole numbers in sequences of shape (T_i,), and Gaussian
-    for other numbers. Raises `InputError` for other types and unequal shapes.
+    It is Bernoulli if there are only two values. It is categorical for whole numbers in sequences (T_i,) if these are
+    plainly symbols: from 0 to at most 31, all of them used, and each 10 times on average. Otherwise it is Gaussian.
+
+    Raises:
+        InputError: If sequences hold no numbers or have unequal channels, or `source.likelihood` does not fit them.
     """
+    refuse_options(source, (*OF_TABLES, "size", "alpha"), "sequences in arrays", like)
+    _check_series(series, source)
+    lengths = np.array([len(s) for s in series], dtype=np.int64)
+    values = np.concatenate(series)
+    is_flat = values.ndim == 1
+    values = values[:, None] if is_flat else values
+    raw = Raw(name=name, source=source, x=values, y=None, likelihood="gaussian", splits=splits, lengths=lengths)
+    if y is not None and (like is None or like.class_names):
+        codes, classes, notes = encode_labels(source, y, len(series), like.class_names if like else None)
+        raw = replace(raw, y=codes, class_names=classes, notes=notes)
+    channels = [f"x{i}" for i in range(values.shape[1])]
+    if like is not None:
+        return pad_steps(fit_to_training(_selected(values, channels, lengths, source, like), raw, like))
+    if unknown := [column for column, _ in source.kinds if column not in ("x", *channels)]:
+        raise InputError(
+            f"{source}: --kind names {listed(unknown)}, which is not there; expected {listed(channels, 20)} or x"
+        )
+    low, high = values.min().item(), values.max().item()
+    if source.likelihood in (None, "bernoulli") and low < high and np.isin(values, (low, high)).all():
+        pairs = tuple(Column(channel, "binary", (low, high)) for channel in channels)
+        why = f"the values are only {low:g} and {high:g}"
+        return pad_steps(replace(raw, x=values == high, likelihood="bernoulli", columns=pairs, why=why))
+    if is_flat and source.likelihood is None and _are_plain_symbols(values):
+        raw = _symbols(values, "x0", raw)
+        why = f"{raw.why} that are all used often, as symbols are; --likelihood gaussian reads them as numbers"
+        return pad_steps(replace(raw, why=why))
+    import pandas
+
+    columns, x, column_notes = _columns.read_columns(pandas.DataFrame(values, columns=channels), source)
+    return pad_steps(with_likelihood(columns, x, replace(raw, notes=(*raw.notes, *column_notes))))
+
+
+def series_in(content: Any) -> list[NDArray[Any]] | None:
+    """Return the sequences in a list of arrays or tensors; None for anything else."""
+    is_list = isinstance(content, list | tuple) or (isinstance(content, np.ndarray) and content.dtype == object)
+    if not is_list or not all(hasattr(s, "__array__") and not hasattr(s, "columns") and np.ndim(s) for s in content):
+        return None
+    return [np.asarray(s) for s in content]
+
+
+def _check_series(series: Sequence[NDArray[Any]], source: Source) -> None:
     if not series:
         raise InputError(f"{source}: there is no sequence in it")
     for number, s in enumerate(series):
@@ -49,28 +96,125 @@ def from_series(
                 f"{source}: sequence {number} has steps of shape {s.shape[1:]}; expected {series[0].shape[1:]}"
             )
         if s.dtype.kind == "f" and not np.isfinite(s).all():
-            raise InputError(f"{source}: sequence {number} holds NaN or infinity inside; drop it or fill them in")
-    values = np.concatenate(series)
-    likelihood: Likelihood = "gaussian"
-    dtype: Any = np.float64
-    if np.isin(values, (0, 1)).all():
-        likelihood, dtype = "bernoulli", np.bool_
-    elif values.ndim == 1 and values.dtype.kind in "iu":
-        if values.min() < 0 or values.max() >= 4096:
-            raise InputError(f"{source}: symbols from {values.min()} to {values.max()}; expected 0 to 4095")
-        symbols = np.eye(int(values.max()) + 1, dtype=np.bool_)
-        likelihood, dtype, series = "categorical", np.bool_, [symbols[s] for s in series]
-    series = [s[:, None] if s.ndim == 1 else s for s in series]
-    lengths = np.array([len(s) for s in series], dtype=np.int64)
-    x = np.zeros((len(series), int(lengths.max()), series[0].shape[1]), dtype=dtype)
-    for row, s in zip(x, series, strict=True):
-        row[: len(s)] = s
-    codes, classes, notes = (None, (), ()) if y is None else encode_labels(source, y, len(x))
-    channels = channels or [f"x{i}" for i in range(x.shape[2])]
-    return Raw(
-        name=name, source=source, x=x, y=codes, class_names=classes, likelihood=likelihood, splits=splits,
-        lengths=lengths, columns=tuple(Column(str(c), "real") for c in channels), notes=notes,
-    )  # fmt: skip
+            step = int(np.isfinite(s).reshape(len(s), -1).all(1).argmin())
+            raise InputError(
+                f"{source}: sequence {number} has NaN or infinity at step {step}; expected numbers; fill "
+                "them in, leave the sequence out, or, if this is padding, give the lengths"
+            )
+
+
+def _are_plain_symbols(values: NDArray[Any]) -> bool:
+    """Whether whole numbers are few and used often, as symbols are."""
+    if values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= PLAIN_SYMBOLS:
+        return False
+    counts = np.bincount(values.ravel().astype(np.int64))
+    return bool((counts > 0).all() and counts.mean() >= OFTEN)
+
+
+def _symbols(values: NDArray[Any], channel: str, raw: Raw, size: int | None = None) -> Raw:
+    """Make one-hot rows of the symbols (R, 1), which are whole numbers below `size`.
+
+    Raises:
+        InputError: If there are several channels, or other numbers.
+    """
+    if values.shape[1] != 1:
+        raise InputError(
+            f"{raw.source}: --likelihood categorical is for sequences of one symbol in each step, and these have "
+            f"{values.shape[1]} values; expected gaussian"
+        )
+    low, high = values.min(), values.max()
+    if low < 0 or high >= (size or SYMBOLS) or (values % 1 != 0).any():
+        expected = (
+            f"the symbols 0 to {size - 1} of the training data"
+            if size
+            else (f"whole numbers from 0 to {SYMBOLS - 1} for --likelihood categorical")
+        )
+        raise InputError(f"{raw.source}: values from {low} to {high}; expected {expected}")
+    one_hot = np.eye(size or int(high) + 1, dtype=np.bool_)
+    columns = (Column(channel, "category", tuple(range(len(one_hot)))),)
+    why = f"the values are whole numbers from 0 to {len(one_hot) - 1}"
+    return replace(raw, x=one_hot[values[:, 0].astype(np.int64)], likelihood="categorical", columns=columns, why=why)
+
+
+def with_likelihood(columns: Sequence[Column], x: NDArray[Any], raw: Raw) -> Raw:
+    """Choose the likelihood of channels, (R, D), and add them to what was read.
+
+    Raises:
+        InputError: If `raw.source.likelihood` does not fit the values.
+    """
+    source, given = raw.source, raw.source.likelihood
+    raw = replace(raw, x=x, columns=tuple(columns))
+    if given == "categorical":
+        if columns[0].kind == "binary" and columns[0].values != (0, 1):
+            raise InputError(
+                f"{source}: --likelihood categorical is for whole numbers from 0, and {columns[0].name} has the values "
+                f"{columns[0].values[0]} and {columns[0].values[1]}; expected bernoulli"
+            )
+        return _symbols(x, columns[0].name, raw)
+    if given == "logistic8":
+        raise InputError(f"{source}: --likelihood logistic8 is for images; expected gaussian, bernoulli or categorical")
+    is_binary = all(c.kind == "binary" for c in columns)
+    if given == "bernoulli" and not is_binary:
+        strange = next(c.name for c in columns if c.kind != "binary")
+        raise InputError(
+            f"{source}: --likelihood bernoulli is for channels with two values, and {strange} has more; expected "
+            "gaussian"
+        )
+    if is_binary and given != "gaussian":
+        return replace(raw, x=x.astype(np.bool_), likelihood="bernoulli", why="all channels have two values")
+    discrete = [column.name for column in columns if column.kind in ("binary", "count")]
+    warnings = raw.warnings
+    if discrete:
+        options = "--kind CHANNEL=real says that a channel is continuous"
+        if len(columns) == 1 and x.min() >= 0 and x.max() < SYMBOLS:
+            options += ", and --likelihood categorical reads the values as symbols"
+        warnings += (
+            f"{listed(discrete)}: a density of a discrete value can grow without limit, so a good score of such "
+            f"channels may mean little; {options}",
+        )
+    return replace(raw, why="the values are numbers", warnings=warnings)
+
+
+def _selected(
+    values: NDArray[Any], channels: list[str], lengths: NDArray[np.int64], source: Source, like: Preprocessing
+) -> NDArray[np.float64]:
+    """Return the channels of a model out of new sequences, (R, D), with 0 and 1 for binary values."""
+    names = [column.name for column in like.columns]
+    if set(names) <= set(channels):
+        values = values[:, [channels.index(n) for n in names]]
+    elif len(names) != len(channels):
+        raise InputError(
+            f"{source}: sequences have {len(channels)} channels; the model was trained on {len(names)} "
+            f"({listed(names, 20)}), and expects an array (T, {len(names)}) for each sequence"
+        )
+    x = values.astype(np.float64)
+    for i, column in enumerate(like.columns):
+        if column.kind == "binary":
+            is_strange = ~np.isin(values[:, i], column.values)
+            if is_strange.any():
+                number = int(np.searchsorted(lengths.cumsum(), is_strange.argmax(), side="right"))
+                raise InputError(
+                    f"{source}: sequence {number} has {values[is_strange.argmax(), i]:g} in channel {column.name}; the "
+                    f"model was trained on the values {column.values[0]} and {column.values[1]}"
+                )
+            x[:, i] = values[:, i] == column.values[1]
+    return x
+
+
+def fit_to_training(x: NDArray[np.float64], raw: Raw, like: Preprocessing) -> Raw:
+    """Add values (R, D) of new sequences, in the channels of a model, to what was read."""
+    if like.spec.likelihood == "categorical":
+        return replace(_symbols(x, like.columns[0].name, raw, like.spec.shape[0]), columns=like.columns)
+    x = x.astype(np.bool_) if like.spec.likelihood == "bernoulli" else x
+    return replace(raw, x=x, likelihood=like.spec.likelihood, columns=like.columns)
+
+
+def pad_steps(raw: Raw) -> Raw:
+    """Turn values (R, D) of all steps, one sequence after the other, into (N, T, D), padded with zeros."""
+    assert raw.lengths is not None
+    x = np.zeros((len(raw.lengths), int(raw.lengths.max()), raw.x.shape[1]), dtype=raw.x.dtype)
+    x[np.arange(x.shape[1]) < raw.lengths[:, None]] = raw.x
+    return replace(raw, x=x)
 
 
 def ucr(path: Path, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
@@ -78,15 +222,19 @@ def ucr(path: Path, source: Source, name: str, like: Preprocessing | None = None
 
     A fifth of each class of the training file is the validation split. Without NAME_TEST, one file is split in three.
     """
-    read = _ts if path.suffix == ".ts" else _tsv
-    if path.stem.endswith("_TEST"):
+    read = _ts if path.suffix.lower() == ".ts" else _tsv
+    if like is None and path.stem.endswith("_TEST"):
         raise InputError(f"{path}: name the file that ends in _TRAIN; _TEST beside it is the test split")
     series, names = read(path)
     stem = path.stem.removesuffix("_TRAIN")
     name = file_name(path.with_name(f"{stem}{path.suffix}"), [])
     other = path.with_name(f"{stem}_TEST{path.suffix}")
-    if not (path.stem.endswith("_TRAIN") and other.exists()):
-        return from_series(series, names, source, name, like)
+    if like is not None or source.test is not None or not (path.stem.endswith("_TRAIN") and other.exists()):
+        raw = from_series(series, names, source, name, like)
+        if read is _tsv and not path.stem.endswith(("_TRAIN", "_TEST")):
+            note = "each line is read as a class and a sequence of values; --no-header reads the file as a table"
+            raw = replace(raw, notes=(note, *raw.notes))
+        return raw
     first = len(series)
     more, more_names = read(other)
     series = series + more
@@ -95,6 +243,15 @@ def ucr(path: Path, source: Source, name: str, like: Preprocessing | None = None
     parts = stratified(codes, first, 5, test=False)
     splits = [*parts, torch.arange(first, len(series))]
     return from_series(series, y, source, name, like, splits=splits)
+
+
+def is_table(path: Path, source: Source) -> bool:
+    """Whether a .tsv file is a table: its first line has names, or a person said that it has none."""
+    if path.stem.endswith(("_TRAIN", "_TEST")) or not source.header:
+        return not source.header
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        fields = stream.readline().strip("\ufeff\r\n").split("\t")
+    return not all(re.fullmatch(r"\s*([+-]?[\d.]+([eE][+-]?\d+)?|NaN|nan|)\s*", field) for field in fields)
 
 
 def _tsv(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
@@ -170,10 +327,12 @@ def music(path: Path, source: Source, name: str, like: Preprocessing | None = No
     return from_series(series, None, source, name, like, splits=splits)
 
 
-def padded(
-    x: NDArray[Any], y: Any, lengths: NDArray[Any], source: Source, name: str, like: Preprocessing | None = None
-) -> Raw:
-    """Make a `Raw` of padded sequences x (N, T, D), or (N, T) for symbols or one channel, with their lengths (N,)."""
+def padded(x: NDArray[Any], lengths: NDArray[Any], source: Source, name: str, like: Preprocessing | None = None) -> Raw:
+    """Make a `Raw` of padded sequences x (N, T, D), or (N, T) for symbols or one channel, with their lengths (N,).
+
+    Raises:
+        InputError: If the lengths do not fit x, or `from_series` refuses the sequences.
+    """
     if x.ndim not in (2, 3) or lengths.shape != (len(x),) or lengths.dtype.kind not in "iu":
         raise InputError(
             f"{source}: x has shape {x.shape} and lengths {lengths.shape} {lengths.dtype}; "
@@ -181,21 +340,4 @@ def padded(
         )
     if len(x) and (lengths.min() < 1 or lengths.max() > x.shape[1]):
         raise InputError(f"{source}: lengths from {lengths.min()} to {lengths.max()}; expected 1 to T = {x.shape[1]}")
-    return from_series([s[:n] for s, n in zip(x, lengths, strict=True)], y, source, name, like)
-
-
-def long(table: Any, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
-    """Make a `Raw` of a table with a row for each step: columns series, time, values, and optionally label."""
-    series, names = [], []
-    for key, part in table.groupby("series", sort=True):
-        part = part.sort_values("time", kind="stable")
-        if part["time"].duplicated().any():
-            raise InputError(f"{source}: series {key} has two rows of one time; expected one row for each step")
-        values = part.drop(columns=["series", "time", "label"], errors="ignore").to_numpy()
-        series.append(values[:, 0] if values.shape[1] == 1 else values)
-        if "label" in part:
-            if part["label"].nunique(dropna=False) != 1:
-                raise InputError(f"{source}: series {key} has several labels; expected one label for each series")
-            names.append(part["label"].iloc[0])
-    channels = [str(c) for c in table if c not in ("series", "time", "label")]
-    return from_series(series, np.array(names) if names else None, source, name, like, channels=channels)
+    return from_series([s[:n] for s, n in zip(x, lengths, strict=True)], None, source, name, like)

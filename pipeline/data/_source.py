@@ -3,15 +3,17 @@
 import dataclasses
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from variants.base.contract import Likelihood
+from variants.base.contract import InputError, Likelihood
 
 SPLIT_SEED = 20131220  # the seed of splits unless a person gives another (the VAE appeared on arXiv on that day)
 Kind = Literal["real", "count", "binary", "category", "pixels", "sequence"]
 KINDS: tuple[Kind, ...] = ("real", "count", "binary", "category", "pixels", "sequence")
+OF_TABLES = ("label", "group", "time", "drop", "header", "gaps")  # fields of `Source` that name or concern columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,12 @@ class Source:
         defaults = dataclasses.asdict(Source(place=self.place))
         return {name: value for name, value in given.items() if value != defaults[name]}
 
+    @property
+    def option_names(self) -> list[str]:
+        """The names of these options in the commands."""
+        names = {"header": "--no-header", "kinds": "--kind"}
+        return [names.get(name, f"--{name.replace('_', '-')}") for name in self.options]
+
     def json(self) -> str:
         """Return the source as text, from which `parse` restores it."""
         return json.dumps({"place": self.place, **self.options})
@@ -74,6 +82,22 @@ class Source:
     def path(self) -> Path:
         """The place as a path, with the home folder in place of `~`."""
         return Path(self.place).expanduser()
+
+    @property
+    def absolute(self) -> "Source":
+        """The same source, with an absolute path as its place if that is a path."""
+        return dataclasses.replace(self, place=str(self.path.absolute())) if self.path.exists() else self
+
+
+def refuse_options(source: Source, fields: Iterable[str], what: str, like: object) -> None:
+    """Raise `InputError` if an option was given that does not apply to a kind of data.
+
+    The options of new rows for a trained model are those of training, and are not examined.
+    """
+    options = dict(zip(source.options, source.option_names, strict=True))
+    given = [option for field, option in options.items() if field in fields]
+    if given and like is None:
+        raise InputError(f"{source}: {' and '.join(given)} cannot be used with {what}; leave this out")
 
 
 def file_name(path: Path, taken: list[str]) -> str:

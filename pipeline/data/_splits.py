@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline.data._catalogue import CATALOGUE
-from pipeline.data._raw import Raw
+from pipeline.data._raw import MINIMUM, Raw
 from pipeline.data._source import SPLIT_SEED
 from variants import InputError
 
@@ -37,7 +36,10 @@ def split(raw: Raw, *, test: bool = True) -> tuple[Raw, list[torch.Tensor]]:
     if source.split == "group" and raw.groups is None:
         raise InputError(f"{source}: --split group needs --group COLUMN, the column that names the group of each row")
     has_seed = True
-    if raw.splits is not None and source.split is None:
+    if raw.splits is not None and source.split is not None:
+        note = f"the splits that the data have are not used, because --split {source.split} was given"
+        raw = replace(raw, splits=None, notes=(*raw.notes, note))
+    if raw.splits is not None:
         raw, index, has_seed = _given(raw, test)
     elif source.split == "time":
         raw, index = _by_time(raw, test)
@@ -91,8 +93,8 @@ def with_warnings(raw: Raw, index: list[torch.Tensor]) -> Raw:
                 f"{raw.source}: there are no {raw.noun} for {name}; expected some for each of three splits"
             )
         if raw.y is not None and (lacking := set(range(len(raw.class_names))) - set(raw.y[part].tolist())):
-            names = _listed([repr(raw.class_names[c]) for c in sorted(lacking)])
-            warnings.append(f"the {name} split has no example of {_plural('class', len(lacking))} {names}")
+            names = listed([repr(raw.class_names[c]) for c in sorted(lacking)])
+            warnings.append(f"the {name} split has no example of class {names}")
     if raw.groups is not None and raw.source.test is None:
         shared = int(np.isin(raw.groups[test], raw.groups[train]).sum())
         if shared:
@@ -101,56 +103,54 @@ def with_warnings(raw: Raw, index: list[torch.Tensor]) -> Raw:
                 "because groups are divided by this split; --split group keeps them whole"
             )
     copies = equal_examples(raw)
-    if copies is not None:
+    if copies is not None and not _allows_few_rows(raw):
         shared = int(np.isin(copies[test], copies[train]).sum())
-        share = "every test example" if shared == len(test) else f"{shared} of {len(test)} test {raw.noun}"
+        one = raw.noun.removesuffix("s")
+        share = f"every test {one} is" if shared == len(test) else f"{shared:,} of {len(test):,} test {raw.noun} are"
         if shared:
-            warnings.append(f"{share} is also in the training split" if shared == len(test) else
-                            f"{share} are also in the training split")  # fmt: skip
+            warnings.append(f"{share} equal to a training {one}, so test scores say less about new {raw.noun}")
     return replace(raw, warnings=(*raw.warnings, *warnings))
 
 
 def equal_examples(raw: Raw) -> Indices | None:
-    """Return a number for each example, the same for examples with equal values; None if no two are equal.
-
-    It is also None if the columns of a table have so few values that equal rows are to be expected.
-    """
+    """Return a number for each example, the same for examples with equal values; None if no two are equal."""
     import pandas
 
     flat = raw.x.reshape(len(raw.x), -1)
     lengths = [0] * len(flat) if raw.lengths is None else raw.lengths.tolist()
     hashes = (hash((row.tobytes(), length)) for row, length in zip(flat, lengths, strict=True))
     codes, different = pandas.factorize(np.fromiter(hashes, np.int64, len(flat)))  # numbered in the order of rows
-    if len(different) == len(codes) or (raw.lengths is None and _combinations(flat) <= len(flat)):
-        return None
-    return np.asarray(codes)
+    return None if len(different) == len(codes) else np.asarray(codes)
 
 
-def _combinations(flat: NDArray[Any]) -> int:
-    """Return how many different rows the values of the columns allow, or a smaller number above the number of rows."""
+def _allows_few_rows(raw: Raw) -> bool:
+    """Whether the values that the columns have allow no more different rows than there are rows."""
+    if raw.x.ndim != 2:
+        return False
     product = 1
-    for column in flat.T:
-        if product > len(flat):
-            break
-        product *= 1 if (column == column[0]).all() else len(np.unique(column))
-    return product
+    for column in raw.x.T:
+        product *= len(np.unique(column))
+        if product > len(raw.x):
+            return False
+    return True
 
 
 def _given(raw: Raw, test: bool) -> tuple[Raw, list[torch.Tensor], bool]:
     """Return the data's own splits, and whether one of them was drawn at random out of the training split."""
     assert raw.splits is not None
     train, valid, held_out = raw.splits
+    if not len(train):
+        raise InputError(f"{raw.source}: its own splits have no {raw.noun} for training; expected some")
     if len(held_out) and not test:
         raise InputError(f"{raw.source}: --test was given, but the data have a test split of their own; leave one out")
     if len(valid) and (len(held_out) or not test):
         return replace(raw, division="as the data were given"), raw.splits if test else [train, valid], False
-    raw, parts = _at_random(raw, train.numpy(), test and not len(valid) and not len(held_out))
-    drawn = [torch.from_numpy(part) for part in parts]
-    index = [drawn[0], valid if len(valid) else drawn[1], *([held_out if len(held_out) else drawn[-1]] if test else [])]
-    name = "test" if len(valid) else "validation"
-    return replace(raw, division=f"as the data were given; {name} is a random part of what was given for training"), (
-        index
-    ), True  # fmt: skip
+    missing = [name for name, part in zip(PARTS[1 : 2 + test], (valid, held_out), strict=False) if not len(part)]
+    raw, parts = _at_random(raw, train.numpy(), test=len(missing) == 2)
+    drawn = dict(zip(("training", *missing), map(torch.from_numpy, parts), strict=True))
+    index = [drawn.get(name, part) for name, part in zip(PARTS, raw.splits or (), strict=True)][: 2 + test]
+    division = f"as the data were given; {listed(missing)}: a random part of what was given for training"
+    return replace(raw, division=division), index, True
 
 
 def _by_time(raw: Raw, test: bool) -> tuple[Raw, list[torch.Tensor]]:
@@ -158,7 +158,7 @@ def _by_time(raw: Raw, test: bool) -> tuple[Raw, list[torch.Tensor]]:
     sides = PARTS[: 2 + test]
     if raw.times is None:
         raise InputError(
-            f"{raw.source}: --split time needs --time COLUMN, the time of each row, in a table with one example in a row"
+            f"{raw.source}: --split time needs --time COLUMN, the time of each row, in a table with an example in a row"
         )
     _, position, counts = np.unique(raw.times, return_inverse=True, return_counts=True)
     if len(counts) < len(sides):
@@ -190,16 +190,20 @@ def _at_random(raw: Raw, index: Indices, test: bool) -> tuple[Raw, list[Indices]
         sides = 2 + test
         if (count := len(np.unique(units))) < sides:
             raise InputError(
-                f"{source}: {source.group or 'the group'} has {count} different {_plural('value', count)}; expected "
-                f"at least {sides} groups, one for each split"
+                f"{source}: {source.group or 'the group'} names {_counted(count, unit)}; expected at least {sides}, "
+                "one for each split"
             )
     elif source.split is None and source.place not in CATALOGUE and (copies := equal_examples(raw)) is not None:
-        units, unit = copies[index], f"different {raw.noun}"
-        repeated = int((np.bincount(units)[units] > 1).sum())
-        if repeated:
-            sentence = (
-                f"{repeated} of {len(index)} {raw.noun} are equal to another one: equal ones are kept in one split, "
-                "because the test split would otherwise hold training examples; --split random divides them"
+        repeated = int((np.bincount(copies[index])[copies[index]] > 1).sum())
+        sentence = f"{repeated:,} of {len(index):,} {raw.noun} are equal to another one"
+        if _allows_few_rows(raw):
+            sentence += ", which is to be expected of columns with so few values; they are split like all others"
+            raw = replace(raw, notes=(*raw.notes, sentence))
+        elif repeated and copies.max() + 1 >= MINIMUM:  # with fewer different ones, a split would be nearly empty
+            units, unit = copies[index], f"different {raw.noun}"
+            sentence += (
+                ": equal ones are kept in one split, because the test split would otherwise hold training examples; "
+                "--split random divides them"
             )
             raw = replace(raw, warnings=(*raw.warnings, sentence))
     y = None if raw.y is None else raw.y[index]
@@ -269,30 +273,30 @@ def _check_classes(raw: Raw, y: NDArray[np.int64], parts: list[Indices], units: 
     facts, enough = [], False
     for c in lacking:
         rows = int((y == c).sum())
-        fact = f"class {raw.class_names[c]!r} has {rows} {raw.noun}"
+        fact = f"class {raw.class_names[c]!r} has {_counted(rows, raw.noun)}"
         if units is not None:
             count = len(np.unique(units[y == c]))
             enough |= count >= len(parts)
-            fact += f" in {count} groups" if unit == "groups" else f", of which {count} differ"
+            fact += f" in {_counted(count, unit)}" if unit == "groups" else f", of which {count} differ"
         facts.append(fact)
     expected = (
-        f"no split was found that has each class in {_listed(PARTS[: len(parts)])}" if enough
-        else f"expected at least {len(parts)} {unit or raw.noun} of each class, for {_listed(PARTS[: len(parts)])}"
+        f"no split was found that has each class in {listed(PARTS[: len(parts)])}" if enough
+        else f"expected at least {len(parts)} {unit or raw.noun} of each class, for {listed(PARTS[: len(parts)])}"
     )  # fmt: skip
     also = f"; --split random divides {unit if unit == 'groups' else f'equal {raw.noun}'}" if units is not None else ""
     raise InputError(
-        f"{raw.source}: {_listed(facts)}; {expected}. Remove these {raw.noun}, or empty their labels, and they train "
+        f"{raw.source}: {listed(facts)}; {expected}. Remove these {raw.noun}, or empty their labels, and they train "
         f"the model without a class{also}"
     )
 
 
-def _listed(words: Sequence[str], most: int = 5) -> str:
+def listed(words: Sequence[str], most: int = 5) -> str:
     """Return words with commas between them; of many, the first ones and the number of the others."""
     if len(words) > most:
         words = [*words[:most], f"{len(words) - most} more"]
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
 
 
-def _plural(word: str, count: int) -> str:
-    ending = "es" if word.endswith("s") else "s"
-    return word if count == 1 else word + ending
+def _counted(count: int, noun: str) -> str:
+    """Return a number with a noun, which is given in the plural."""
+    return f"{count:,} {noun.removesuffix('s') if count == 1 else noun}"

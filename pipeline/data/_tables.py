@@ -1,47 +1,333 @@
 """Reads tables: one example in each row, or one step of a sequence in each row."""
 
+import csv
+import gzip
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.data import _sequences
+from pipeline.data import _columns, _long_tables, _times
+from pipeline.data._columns import NUMBER
+from pipeline.data._pixels import from_pixels
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Column, Raw, encode_labels
 from pipeline.data._source import Source
+from pipeline.data._splits import listed
 from variants import InputError
 from variants.base.contract import Likelihood
 
+TEXT = (".csv", ".csv.gz", ".tsv")
+HEAD = 1 << 18  # the characters of a text file in which the separator and the decimal mark are looked for
+SEPARATORS = "\t;|,"
+MISSING = ["", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "-nan", "NULL", "null"]
+DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+Array = NDArray[Any]
+
 
 def read(path: Path, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
-    """Read a table from a file."""
+    """Read a table from a file: text with separators, parquet or feather.
+
+    Raises:
+        InputError: If the file cannot be read, or `from_frame` refuses its content.
+    """
     import pandas
 
+    ending = path.name.lower()
+    notes: tuple[str, ...] = ()
+    if like is None and not source.header and not ending.endswith(TEXT):
+        raise InputError(f"{path}: --no-header applies to text files only; this file stores the names of its columns")
+    with _reading(path):
+        if ending.endswith(TEXT):
+            frame, notes = _text(path, source)
+        else:
+            frame = pandas.read_feather(path) if ending.endswith(".feather") else pandas.read_parquet(path)
+    raw = from_frame(frame, source, name, like)
+    return replace(raw, notes=(*notes, *raw.notes))
+
+
+def read_parts(path: Path, source: Source, name: str, like: Preprocessing, rows: int) -> tuple[int, Iterator[Raw]]:
+    """Read the new rows of a text or parquet file in parts of `rows` rows, so that memory does not grow with the file.
+
+    Returns about how many parts there are, and an iterator over them. It raises `InputError` as `read` does.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    with _reading(path):
+        if path.name.lower().endswith(TEXT):
+            frames, _ = _text(path, source, rows)
+            count = _count_lines(path)
+        else:
+            file = pyarrow.parquet.ParquetFile(path)
+            frames = (pyarrow.Table.from_batches([batch]).to_pandas() for batch in file.iter_batches(rows))
+            count = file.metadata.num_rows
+    return -(-count // rows), _parts(path, frames, source, name, like)
+
+
+def _parts(path: Path, frames: Iterator[Any], source: Source, name: str, like: Preprocessing) -> Iterator[Raw]:
+    while True:
+        with _reading(path):
+            frame = next(frames, None)
+        if frame is None:
+            return
+        yield from_frame(frame, source, name, like)
+
+
+def _count_lines(path: Path) -> int:
+    with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
+        return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what pandas and pyarrow raise into `InputError`."""
     try:
-        frame = pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
+        yield
+    except InputError:
+        raise
+    except UnicodeError as error:
+        raise InputError(f"{path} is not text in UTF-8 or UTF-16; expected it to be saved again as UTF-8") from error
     except Exception as error:  # pandas and pyarrow raise many types
-        raise InputError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
-    return from_frame(frame, source, name, like)
+        raise InputError(f"{path} cannot be read ({type(error).__name__}: {str(error).strip()})") from error
+
+
+def _text(path: Path, source: Source, rows: int | None = None) -> tuple[Any, tuple[str, ...]]:
+    """Read a text file as a data frame, and return it with notes about its separator and its decimal mark.
+
+    With `rows`, an iterator over data frames of so many rows takes the place of the data frame.
+    """
+    import pandas
+
+    unpack: Any = gzip.open if path.name.lower().endswith(".gz") else open
+    with unpack(path, "rb") as stream:
+        encoding = "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    with unpack(path, "rt", encoding=encoding, newline="") as stream:
+        head = [*islice(stream, 10), *stream.readlines(HEAD)]
+    if any("\0" in line for line in head):
+        raise InputError(
+            f"{path} is not text in UTF-8 or UTF-16 (it holds zero bytes); expected it to be saved again as UTF-8"
+        )
+    separator, records = _separated(head)
+    if not records:
+        raise InputError(f"{path} is empty; expected a line with the names of the columns, and a line for each row")
+    if len(records) > 1 and len(records[0]) != len(records[1]):
+        raise InputError(
+            f"{path}: the first line has {len(records[0])} fields and the next one {len(records[1])}, with "
+            f"{separator!r} between fields; expected a first line with a name for each column, and nothing above it"
+        )
+    fields = [field for record in records[source.header :] for field in record]
+    commas = [field for field in fields if DECIMAL_COMMA.fullmatch(field)]
+    with_points = any(DECIMAL_POINT.fullmatch(field) for field in fields)
+    decimal = "," if commas and not with_points and not all(map(THOUSANDS.fullmatch, commas)) else "."
+    if source.header:
+        names = [field.strip() or f"Unnamed: {i}" for i, field in enumerate(records[0])]
+    else:
+        names = [f"x{i}" for i in range(len(records[0]))]
+    options: dict[str, Any] = dict(
+        sep=separator, decimal=decimal, encoding=encoding.removesuffix("-sig"),
+        header=0 if source.header else None, index_col=False, skipinitialspace=True, keep_default_na=False,
+        na_values=MISSING, low_memory=False, compression="gzip" if unpack is gzip.open else None,
+    )  # fmt: skip
+    notes = []
+    if separator != "," or decimal != ".":
+        words = {"\t": "a tab"}
+        notes.append(
+            f"the separator of fields is {words.get(separator, repr(separator))}, the decimal mark {decimal!r}"
+        )
+    if rows is not None:
+        return _frames(path, {**options, "chunksize": rows}, names), tuple(notes)
+    return pandas.read_csv(path, **options).set_axis(names, axis=1), tuple(notes)
+
+
+def _frames(path: Path, options: dict[str, Any], names: list[str]) -> Iterator[Any]:
+    """Yield the parts of a text file as data frames."""
+    import pandas
+
+    with pandas.read_csv(path, **options) as parts:
+        for part in parts:
+            yield part.set_axis(names, axis=1)
+
+
+def _separated(lines: list[str]) -> tuple[str, list[list[str]]]:
+    """Return the separator with which most lines have the same number of fields, and the fields of each line."""
+    best: tuple[float, str, list[list[str]]] = (-1.0, ",", [])
+    for separator in SEPARATORS:
+        if separator != "," and not any(separator in line for line in lines[:2]):
+            continue
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+        records = [record for record in reader if any(record)]
+        count, lines_with_it = Counter(map(len, records)).most_common(1)[0] if records else (0, 0)
+        share = lines_with_it / len(records) if count > 1 else 0.0
+        if share > best[0]:
+            best = (share, separator, records)
+    return best[1], best[2]
 
 
 def from_frame(frame: Any, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
-    """Make a `Raw` of a data frame with one row for each example, or, with the columns series and time, for each step.
+    """Make a `Raw` of a pandas data frame with one row for each example, or, with columns series and time, each step.
 
-    A column called label holds the class.
+    The index of the frame labels the rows and is no feature. A column called label holds the class.
+
+    Raises:
+        InputError: If a column is ambiguous or cannot be modelled, an option names an unknown column, or the rows do
+            not fit `like`.
     """
-    values = frame.drop(columns=["series", "time", "label"], errors="ignore")
-    text = [str(c) for c in values if values[c].dtype.kind not in "biuf"]
-    if text or not len(values.columns):
-        what = f"columns {', '.join(text[:5])} hold no numbers" if text else "there are no columns of values"
-        raise InputError(f"{source}: {what}; expected numbers, and optionally label, or series and time")
-    if {"series", "time"} <= set(frame.columns):
-        return _sequences.long(frame, source, name, like)
-    y = frame["label"].to_numpy() if "label" in frame else None
-    x = values.to_numpy(np.float64)
-    likelihood: Likelihood = "bernoulli" if np.isin(x, (0, 1)).all() else "gaussian"
-    codes, classes, notes = (None, (), ()) if y is None else encode_labels(source, y, len(x))
-    return Raw(
-        name=name, source=source, x=x.astype(np.bool_) if likelihood == "bernoulli" else x, y=codes,
-        class_names=classes, likelihood=likelihood, columns=tuple(Column(str(c), "real") for c in values), notes=notes,
-        rows=frame.index,
+    import pandas
+
+    if isinstance(frame.columns, pandas.MultiIndex):
+        raise InputError(f"{source}: the names of the columns have {frame.columns.nlevels} levels; expected one")
+    _check_header([c for c in frame.columns if isinstance(c, str)], source)
+    frame = frame.set_axis([str(c) for c in frame.columns], axis=1)
+    if repeated := [c for c, n in Counter(frame.columns).items() if n > 1]:
+        raise InputError(
+            f"{source}: several columns are called {listed(repeated)}; expected another name for each column, or "
+            "--no-header if the first line has values"
+        )
+    if frame.empty:
+        raise InputError(f"{source}: a table with {len(frame)} rows and {frame.shape[1]} columns; expected values")
+    steps = _long_tables.with_levels(frame, source)
+    if _long_tables.is_long(steps, source, like):
+        return _long_tables.read_long(steps, source, name, like)
+    return _examples(frame, source, name) if like is None else _new_examples(frame, source, name, like)
+
+
+def _check_header(names: list[str], source: Source) -> None:
+    """Refuse names that are values of a row. Numbers that rise evenly, such as years or wavelengths, are names."""
+    numbers = [float(name.replace(",", ".")) for name in names if NUMBER.fullmatch(name)]
+    steps = np.diff(numbers)
+    is_even = len(steps) > 0 and steps[0] != 0 and np.allclose(steps, steps[0]) and (len(steps) > 1 or steps[0] == 1)
+    if numbers and 2 * len(numbers) >= len(names) and not is_even:
+        raise InputError(
+            f"{source}: the names of the columns are numbers ({listed(names, 3)}), as if the first row had been read "
+            "as names; give the option --no-header (pandas.read_csv: header=None), or give each column a name"
+        )
+
+
+def _examples(frame: Any, source: Source, name: str) -> Raw:
+    """Make a `Raw` of a table with one row for each example."""
+    frame = _columns.without_dropped(frame, source)
+    pixels = source.kind("x") == "pixels" and "x" not in frame
+    if unused := {"size", "alpha", "gaps"} & set(source.options) - ({"size"} if pixels else set()):
+        hint = "; --kind x=pixels reads each row as an image" if "size" in unused else ""
+        raise InputError(f"{source}: --{min(unused)} does not apply to a table with an example in each row{hint}")
+    notes: list[str] = []
+    codes, classes, groups, times = None, (), None, None
+    label = _columns.label_column(frame, source)
+    if label is not None:
+        codes, classes, label_notes = encode_labels(source, _columns.labels(frame, label, source), len(frame))
+        notes += label_notes
+    if source.group is not None:
+        groups = _columns.group_codes(frame, source.group, source)
+    if source.time is not None:
+        _columns.find(frame, source.time, "time", source)
+        if source.group is not None:
+            notes.append(
+                f"each row is an example; --kind {source.group}=sequence would read the rows of each {source.group} as "
+                "the steps of a sequence"
+            )
+        times = _times.parse_times(frame[source.time], source)[0]
+    values = frame.drop(columns=[c for c in (label, source.group, source.time) if c is not None])
+    splits = None
+    if parts := [c for c in values if _columns.is_split(values[c])]:
+        splits = _columns.given_splits(values, parts, source, notes)
+        values = values.drop(columns=parts)
+
+    columns, x, column_notes = _columns.read_columns(values, source, pixels=pixels)
+    notes += column_notes
+    raw = Raw(name=name, source=source, x=x, y=None, likelihood="gaussian")
+    if pixels:
+        raw, pixel_notes = _images(x, source, name)
+        notes += pixel_notes
+    else:
+        likelihood, why, warnings = _likelihood(columns, x, source, values.shape[1])
+        raw = replace(raw, x=_as_bool(x, likelihood), likelihood=likelihood, why=why, warnings=warnings)
+    return replace(
+        raw, y=codes, class_names=classes, columns=tuple(columns), splits=splits, rows=frame.index, groups=groups,
+        times=times, notes=(*notes, *raw.notes),
     )  # fmt: skip
+
+
+def _new_examples(frame: Any, source: Source, name: str, like: Preprocessing) -> Raw:
+    """Make a `Raw` of new rows for a trained model: its columns, in its order and of its kinds."""
+    if not like.columns or like.spec.steps:
+        expected = "columns series and time, for sequences" if like.spec.steps else "images"
+        raise InputError(f"{source}: this table does not fit the model; expected {expected}")
+    label = source.label or "label"
+    codes, notes = None, list[str]()
+    if like.class_names and label in frame and all(c.name != label for c in like.columns):
+        codes, _, label_notes = encode_labels(source, frame[label], len(frame), like.class_names)
+        notes += label_notes
+    x, column_notes = _columns.new_columns(frame, source, like, {label, source.group, source.time, *source.drop})
+    notes += column_notes
+    raw = Raw(name=name, source=source, x=_as_bool(x, like.spec.likelihood), y=None, likelihood=like.spec.likelihood)
+    if like.layout == "images":
+        raw = _images(x, source, name, like)[0]
+    return replace(
+        raw, y=codes, class_names=like.class_names, columns=like.columns, rows=frame.index, notes=(*notes, *raw.notes)
+    )
+
+
+def _likelihood(columns: list[Column], x: Array, source: Source, width: int) -> tuple[Likelihood, str, tuple[str, ...]]:
+    """Choose the likelihood of a table. Returns it with the reason, and warnings.
+
+    `width` is the number of columns before any were left out.
+    """
+    given = source.likelihood
+    is_binary = all(c.kind == "binary" for c in columns)
+    if given in ("logistic8", "categorical"):
+        meant = "8-bit pixels (--kind x=pixels)" if given == "logistic8" else "symbols in sequences"
+        raise InputError(f"{source}: --likelihood {given} is for {meant}; expected gaussian or bernoulli for a table")
+    if given == "bernoulli" and not is_binary:
+        strange = next(c.name for c in columns if c.kind != "binary")
+        raise InputError(
+            f"{source}: --likelihood bernoulli is for columns with two values, and {strange} has more; "
+            "expected --likelihood gaussian"
+        )
+    if is_binary and given != "gaussian":
+        return "bernoulli", "each column has two values", ()
+    is_whole = all(c.kind == "count" or (c.kind == "binary" and tuple(c.values) == (0, 1)) for c in columns)
+    if is_whole and given is None:
+        size = source.size or (math.isqrt(width), math.isqrt(width))
+        options = "--likelihood gaussian models them as continuous, and --drop or --kind COLUMN=real settles a column"
+        if size[0] * size[1] == width >= 16 and np.nanmax(x) <= 255:
+            options += f"; --kind x=pixels --size {size[0]}x{size[1]} reads each row as an image"
+        raise InputError(f"{source}: all columns are counts (whole numbers from 0); expected an option: {options}")
+    discrete = [c for c in columns if c.kind in ("binary", "count")]
+    if not discrete:
+        return "gaussian", "the values are continuous numbers", ()
+    warning = (
+        f"{listed([c.name for c in discrete])}: a density of a discrete value can grow without limit, so a good score "
+        "of such columns may mean little; --kind COLUMN=real says that a column of numbers is continuous"
+    )
+    why = (
+        "--likelihood asks for it" if given else "the columns are of several kinds, and all are modelled as continuous"
+    )
+    return "gaussian", why, (warning,)
+
+
+def _images(x: Array, source: Source, name: str, like: Preprocessing | None = None) -> tuple[Raw, list[str]]:
+    """Make a `Raw` of a table whose columns are the pixels of an image, row by row."""
+    side = math.isqrt(x.shape[1])
+    height, width = like.spec.shape[1:] if like else source.size or (side, side)
+    if height * width != x.shape[1]:
+        raise InputError(f"{source}: {x.shape[1]} columns of pixels are no image of {height}x{width}; expected --size")
+    if not (np.isin(x, np.arange(256))).all():
+        raise InputError(f"{source}: --kind x=pixels is for whole numbers from 0 to 255; other values were found")
+    pixels = x.astype(np.uint8).reshape(-1, 1, height, width)
+    raw = from_pixels(pixels, source, name, like, axis="none")
+    return raw, [f"each row is read as an image of {height}x{width} pixels"]
+
+
+def _as_bool(x: Array, likelihood: Likelihood) -> Array:
+    return x.astype(np.bool_) if likelihood == "bernoulli" and not np.isnan(x).any() else x

@@ -10,8 +10,9 @@ from variants import InputError
 
 SLASHES = r"^(\d{1,2})([/-])(\d{1,2})\2(\d{4})(?!\d)"  # 1/31/2020 or 31-1-2020
 DOTS = r"^(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)"  # 31.1.2020; with dots, the day always stands first
-ZONE = r"[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
-FORMATS = ("ISO8601", "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p")
+EVEN = 1.2  # differences of time that vary by less than this factor, such as those of months, count as even
+ZONE = r"[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)$"  # a time of the day that ends in a time zone
+FORMATS = ("ISO8601", "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p")  # the others have AM or PM
 WORD = r"^(\D*[^\d.,\u2013\u2212-])(\d+(?:\.\d+)?)$"  # t10 or week 3, but not t-1, in which the sign is not clear
 EXPECTED = (
     "numbers, dates with four digits for the year such as 2020-01-31 or 2020-01-31T10:30+01:00, or words that differ "
@@ -55,47 +56,52 @@ def possible_times(values: Any, source: Source) -> tuple[list[NDArray[np.float64
     missing = values.isna().to_numpy(bool)
     if missing.any():
         raise InputError(
-            f"{source}: {_row(int(missing.argmax()), source)} has no time in column {name}; expected a time in each "
-            f"row, and {missing.sum()} of {len(values)} have none"
+            f"{source}: {row_name(int(missing.argmax()), source)} has no time in column {name}; expected a time in "
+            f"each row, and {missing.sum()} of {len(values)} have none"
         )
     if types.is_timedelta64_dtype(values.dtype):
         return [values.dt.total_seconds().to_numpy(np.float64)], "s"
     if in_seconds:
         return [_seconds(values)], "s"
 
-    numbers = pandas.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    readings = [numbers] if is_number else [numbers, _numbers_of_words(values)]
-    dates = [] if is_number else [_dates(values, month_first) for month_first in (True, False)]
+    codes, distinct = values.factorize()  # a table of many sequences has few different times
+    different = pandas.Series(distinct)
+    readings = [pandas.to_numeric(different, errors="coerce").to_numpy(np.float64, na_value=np.nan)]
+    if not is_number:
+        readings.append(_numbers_of_words(different))
     for reading in readings:
         if np.isfinite(reading).all():
-            return [reading], ""
+            return [reading[codes]], ""
+    dates = [] if is_number else [_dates(different, month_first) for month_first in (True, False)]
     complete = [reading for reading in dates if np.isfinite(reading).all()]
     if not complete:
-        known = max((np.isfinite(reading) for reading in [*readings, *dates]), key=np.sum)
+        known = max((np.isfinite(reading)[codes] for reading in [*readings, *dates]), key=np.sum)
         row = int(known.argmin())
         raise InputError(
-            f"{source}: {_row(row, source)} has {str(values.iloc[row])!r} in the time column {name}; "
+            f"{source}: {row_name(row, source)} has {str(values.iloc[row])!r} in the time column {name}; "
             f"expected {EXPECTED}"
         )
-    zoned = values.str.contains(ZONE).to_numpy(bool)
+    zoned = different.str.contains(ZONE).to_numpy(bool)[codes]
     if zoned.any() and not zoned.all():
+        row = int(zoned.argmin())
         raise InputError(
-            f"{source}: {_row(int(zoned.argmin()), source)} has {values[~zoned].iloc[0]!r} in the time column {name}, "
-            "without a time zone, and other rows have one; expected a zone in all rows or in none"
+            f"{source}: {row_name(row, source)} has {values.iloc[row]!r} in the time column {name}, without a time "
+            "zone, and other rows have one; expected a zone in all rows or in none"
         )
     if len(complete) == 2 and not np.array_equal(_ranks(complete[0]), _ranks(complete[1])):
         raise InputError(
             f"{source}: dates in the time column {name}, such as {values.iloc[0]!r}, may have the month or the day "
             "first, and these two readings give different orders; expected dates such as 2020-01-31"
         )
-    return complete[:1] if np.array_equal(complete[0], complete[-1]) else complete, "s"
+    is_clear = np.array_equal(complete[0], complete[-1])
+    return [reading[codes] for reading in (complete[:1] if is_clear else complete)], "s"
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.unique(values, return_inverse=True)[1]
 
 
-def _row(index: int, source: Source) -> str:
+def row_name(index: int, source: Source) -> str:
     """Name a row by its number, and a row of a text file also by its line."""
     is_text = any(ending in source.path.name.lower() for ending in (".csv", ".tsv", ".txt"))
     return f"row {index + 1}" + (f" (line {index + 1 + source.header} of the file)" if is_text else "")
@@ -117,8 +123,11 @@ def _dates(text: Any, month_first: bool) -> NDArray[np.float64]:
     iso = text.str.replace(SLASHES, r"\4-\1-\3" if month_first else r"\4-\3-\1", regex=True)
     iso = iso.str.replace(DOTS, r"\3-\2-\1", regex=True)
     iso = iso.where(iso.str.match(r"\d"))  # pandas also reads words such as "now"
-    readings = [pandas.to_datetime(iso, format=f, utc=True, errors="coerce") for f in FORMATS]
-    return _seconds(readings[0].fillna(readings[1]).fillna(readings[2]))
+    dates = pandas.to_datetime(iso, format=FORMATS[0], utc=True, errors="coerce")
+    for other in FORMATS[1:]:
+        if dates.isna().any():
+            dates = dates.fillna(pandas.to_datetime(iso, format=other, utc=True, errors="coerce"))
+    return _seconds(dates)
 
 
 def _seconds(dates: Any) -> NDArray[np.float64]:
@@ -127,3 +136,47 @@ def _seconds(dates: Any) -> NDArray[np.float64]:
     elapsed = pandas.to_datetime(dates, utc=True) - pandas.Timestamp(0, tz="UTC")
     seconds: NDArray[np.float64] = elapsed.dt.total_seconds().to_numpy(np.float64)
     return seconds
+
+
+def steps_of(times: NDArray[np.float64], lengths: NDArray[np.int64]) -> Any:
+    """Measure the steps of time of each sequence that has two rows or more.
+
+    Args:
+        times: The times of all sequences, one sequence after the other, each of them sorted.
+        lengths: The number of rows of each sequence, (N,).
+
+    Returns:
+        A data frame whose index is the number of the sequence, with the columns `min`, `max`, `usual` and `uneven`.
+        `usual` is the median difference; of a sequence of two rows it is that of the others. `uneven` is true if the
+        differences vary by a factor of `EVEN` or more, or are as far from the usual one in a sequence of two rows.
+    """
+    import pandas
+
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    inside = sequence[1:] == sequence[:-1]
+    steps = pandas.Series(np.diff(times)[inside]).groupby(sequence[1:][inside]).agg(["min", "max", "median", "count"])
+    single = steps["count"] == 1
+    usual = steps["median"].mask(single, (steps if single.all() else steps[~single])["median"].median())
+    uneven = steps["max"] >= EVEN * steps["min"]
+    uneven |= single & ((steps["max"] >= EVEN * usual) | (usual >= EVEN * steps["max"]))
+    return steps[["min", "max"]].assign(usual=usual, uneven=uneven)
+
+
+def describe_step(step: float, unit: str, varies: bool = False) -> str:
+    """Return a step of time in words, such as "30 min" or "about 1 month".
+
+    Args:
+        step: The usual difference of time.
+        unit: "s" for seconds, or "" for plain numbers.
+        varies: Whether other differences are not exactly as large.
+    """
+    about = "about " if varies else ""
+    sizes: dict[str, float] = {"day": 86400, "h": 3600, "min": 60, "s": 1} if unit else {}
+    if varies and unit and step >= 28 * 86400:
+        sizes = {"year": 365.2425 * 86400, "month": 365.2425 / 12 * 86400}
+        step = round(step / sizes["month"]) * sizes["month"]
+    for name, size in sizes.items():
+        if step >= size * (1 - 1e-9):
+            number = f"{step / size:.6g}"
+            return f"{about}{number} {name}{'s' if name in ('day', 'month', 'year') and number != '1' else ''}"
+    return f"{about}{step:g} {unit}".rstrip()

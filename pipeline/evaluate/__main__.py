@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline import cli
@@ -24,7 +25,7 @@ examples:
 
 
 def main(words: list[str]) -> int:
-    parser = cli.parser("evaluate", ABOUT, "--dataset", "--seed", "--device", "--threads", epilog=EPILOG)
+    parser = cli.parser("evaluate", ABOUT, "--dataset", "--seed", "--device", "--threads", *cli.DATA, epilog=EPILOG)
     parser.add_argument("--run", metavar="RUN_ID", help="an MLflow run that holds a trained model")
     parser.add_argument("--model", metavar="FOLDER", type=Path, help="a folder that variants.save has written")
     parser.add_argument(
@@ -39,27 +40,41 @@ def main(words: list[str]) -> int:
 
     if (arguments.run is None) == (arguments.model is None):
         raise InputError("expected either --run RUN_ID or --model FOLDER")
+    given = cli.source(arguments, "")
+    if arguments.run and given.options:
+        raise InputError(
+            f"{', '.join(given.option_names)}: with --run, the data are read and split as for the training of the run; "
+            "leave this out, or use --model"
+        )
     names = suite.names(arguments.only)
     threads = machine.prepare(arguments.threads)
     device = machine.device(arguments.device)
     display = Display()
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.run is None:
-            run, saved, source, digest = None, arguments.model, arguments.dataset, None
+            run, saved, digest = None, arguments.model, None
+            preprocessing = data.Preprocessing.load(saved)
+            source = preprocessing.source if preprocessing else None
         else:
             from pipeline.tracker import saved_model
 
-            run, saved, source, digest = saved_model(arguments.run, Path(scratch))
+            run, saved, text, digest = saved_model(arguments.run, Path(scratch))
+            source = data.Source.parse(text) if text else None
         variant = load(saved).to(device)
-        loaded = data.load(arguments.dataset or source or variant.spec.name).to(device)
+        source = source or data.Source(place=variant.spec.name)
+        place = source.place
+        source = replace(source, place=arguments.dataset or source.place, **given.options)
+        loaded = data.load(source).to(device)
     if loaded.spec != variant.spec:
         raise InputError(f"--dataset {loaded.spec.name}: the model was made for {variant.spec}, not for {loaded.spec}")
     if digest not in (None, loaded.digest[:36]):
-        raise InputError(
-            f"{loaded.source} changed since the run was trained on it: digest {loaded.digest}, not {digest}"
-        )
+        now = loaded.source.absolute
+        if arguments.dataset in (None, place):
+            raise InputError(f"{now} has changed since the run was trained on it")
+        raise InputError(f"the run was trained on {place}, and {now} holds other data; leave --dataset out")
     if run is None:
         machine.writable(arguments.model / "evaluation")
+    display.say("\n".join(loaded.inspect().summary()))
     begin = time.perf_counter()
     parts = []
     scored = suite.run(variant, loaded, only=tuple(arguments.only), seed=arguments.seed)

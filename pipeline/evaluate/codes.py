@@ -12,6 +12,7 @@ from pipeline.evaluate import probe
 from variants import Batch, Variant
 
 MMD_SAMPLES = 2000
+SplitName = Literal["validation", "test"]
 UNEVEN = 2  # classes are uneven if the largest has more than this many times the examples of the smallest
 
 
@@ -60,7 +61,7 @@ def labelled(split: Batch) -> Batch:
     return split[slice(0, 0)] if split.y is None else split[torch.ge(split.y, 0).nonzero()[:, 0]]
 
 
-def uneven(labels: NDArray[np.int64]) -> bool:
+def uneven_classes(labels: NDArray[np.int64]) -> bool:
     """Return whether classes are uneven, from known labels (N,) of examples.
 
     They are if the largest class has more than twice the examples of the smallest. The accuracy of a probe then mostly
@@ -70,13 +71,17 @@ def uneven(labels: NDArray[np.int64]) -> bool:
     return bool(counts.max() > UNEVEN * counts.min())
 
 
-def why_no_probe(data: Data, part: Literal["validation", "test"]) -> str:
-    """Return why no probe can be trained on the training labels and scored on a split; an empty string if one can."""
-    name, split = data.spec.name, data.valid if part == "validation" else data.test
+def why_no_labels(data: Data, part: SplitName) -> str:
+    """Return why no example of a split has a known label; an empty string if one has."""
     if not data.spec.classes:
-        return f"data set {name} has no labels"
-    if (count := len(np.unique(labels_of(labelled(data.train))))) < 2:
-        return f"the known labels of the training split of {name} are of {count} classes; a classifier needs two"
-    if not len(labelled(split)):
-        return f"no label of the {part} split of {name} is known"
+        return f"data set {data.spec.name} has no labels"
+    if not len(labelled(data.valid if part == "validation" else data.test)):
+        return f"no label of the {part} split of {data.spec.name} is known"
     return ""
+
+
+def why_no_probe(data: Data, part: SplitName) -> str:
+    """Return why no probe can be trained on the training labels and scored on a split; an empty string if one can."""
+    count = len(np.unique(labels_of(labelled(data.train))))
+    reason = f"a probe needs known labels of two classes in the training split of {data.spec.name}, which has {count}"
+    return why_no_labels(data, part) or ("" if count > 1 else reason)

@@ -56,7 +56,8 @@ def anomaly(variant: Variant, data: Data, split: Batch, normal: int, k: int = 50
     if "elbo" in scores:
         bound = defined(likelihood.importance_weighted(variant, data, unlabelled, k, marginal=False))
         scores["iw"] = -bound.numpy()
-    scores["latent"] = mahalanobis(encode_split(variant, data, split), encode_split(variant, data, data.train))
+    if len(data.train) > 1:  # one example has no covariance
+        scores["latent"] = mahalanobis(encode_split(variant, data, split), encode_split(variant, data, data.train))
     is_anomaly = torch.ne(y, normal).cpu().numpy()
     return {name: float(roc_auc_score(is_anomaly, score)) for name, score in scores.items()}
 

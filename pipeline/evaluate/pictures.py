@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from variants import Batch, Variant
 Picture = NDArray[np.uint8]
 COLUMNS = 8
 SIDE = 256  # the least width in pixels: that of MLflow's thumbnails
+PANELS, HISTOGRAM_ROWS = 24, 5000  # columns of a table that are drawn, and rows behind their histograms
 REACH = 3.0  # how far a traversal goes to either side, in standard deviations of the prior
 
 
@@ -44,6 +46,92 @@ def all_of(variant: Variant, data: Data, kl: Tensor | None) -> dict[str, Picture
     if kl is not None:
         shown["kl"] = kl_spectrum(kl)
     return shown
+
+
+def examples(data: Data, n: int = 4 * COLUMNS) -> Picture:
+    """Draw training examples: images and rolls as they are, the columns of tables as histograms, sequences as lines.
+
+    Values are in the units of the source. Colours are classes.
+    """
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(1)).to(data.train.x.device)
+    if data.layout == "table":
+        return _histograms(data, data.train[order[:HISTOGRAM_ROWS]])
+    split = data.train[order[: n // 2 if data.layout == "lines" else n]]
+    if data.layout == "lines":
+        return _sequences(data, split)
+    if split.y is not None:
+        split = split[split.y.argsort(stable=True)]
+    return grid(split.x.float() / 255 if split.x.dtype == torch.uint8 else split.x, data)
+
+
+def _histograms(data: Data, split: Batch) -> Picture:
+    """Draw a histogram of each column of a table, of the first 24 if there are more."""
+    values = data.preprocessing.decode(split.x.float())
+    names = _column_titles(data, PANELS)
+    by_class = _class_masks(data, split)
+
+    def draw(axes: Any) -> None:
+        for ax, name, column in zip(axes.flat, names, values.T, strict=False):
+            parts, colours = [column[chosen] for chosen, _ in by_class.values()], [c for _, c in by_class.values()]
+            ax.hist(parts, bins=30, stacked=True, color=colours, linewidth=0)
+            ax.set_title(name, fontsize=8)
+            ax.tick_params(labelsize=7)
+            ax.set_yticks([])
+        _legend(axes, by_class, len(names))
+
+    rows = math.ceil(len(names) / 6)
+    return _figure(draw, size=(1.5 * min(len(names), 6) + 0.8, 1.3 * rows + 0.4), columns=min(len(names), 6), rows=rows)
+
+
+def _sequences(data: Data, split: Batch) -> Picture:
+    """Draw each channel of some sequences in a panel of its own, of the first 8 if there are more."""
+    assert split.mask is not None
+    values, lengths = data.preprocessing.decode(split.x.float()), split.mask.sum(1).tolist()
+    names = _column_titles(data, PANELS // 3)
+    by_class = _class_masks(data, split)
+
+    def draw(axes: Any) -> None:
+        for channel, (ax, name) in enumerate(zip(axes.flat, names, strict=False)):
+            for chosen, colour in by_class.values():
+                for i in np.flatnonzero(chosen):
+                    ax.plot(values[i, : lengths[i], channel], color=colour, linewidth=0.8, alpha=0.8)
+            ax.set_title(name, fontsize=8)
+            ax.tick_params(labelsize=7)
+        axes.flat[0].set_xlabel("step", fontsize=7)
+        _legend(axes, by_class, len(names))
+
+    columns = min(len(names), 4)
+    rows = math.ceil(len(names) / columns)
+    return _figure(draw, size=(2.2 * columns + 0.8, 1.7 * rows + 0.3), columns=columns, rows=rows)
+
+
+def _column_titles(data: Data, most: int) -> list[str]:
+    """Return the names of the first columns, shortened, as Matplotlib shows them."""
+    names = [c.name for c in data.preprocessing.columns] or [f"x{i}" for i in range(data.spec.shape[-1])]
+    return [(name if len(name) < 20 else f"{name[:17]}...").replace("$", r"\$") for name in names[:most]]
+
+
+def _class_masks(data: Data, split: Batch) -> dict[str, tuple[NDArray[np.bool_], Any]]:
+    """Return which examples are of each class, and its colour, by the name of the class; "" if there are no classes."""
+    import seaborn
+
+    if split.y is None or data.spec.classes > 10:
+        return {"": (np.ones(len(split), bool), "#4477aa")}
+    y = split.y.cpu().numpy()
+    colours = seaborn.color_palette("colorblind", data.spec.classes)
+    masks = {str(name): (y == c, colours[c]) for c, name in enumerate(data.preprocessing.class_names)}
+    return masks | ({"unknown": (y < 0, "#999999")} if (y < 0).any() else {})
+
+
+def _legend(axes: Any, by_class: Mapping[str, tuple[Any, Any]], panels: int) -> None:
+    """Name the colours of classes on the right of a figure, and remove the panels that are not needed."""
+    from matplotlib.patches import Patch
+
+    for ax in axes.flat[panels:]:
+        ax.remove()
+    if len(by_class) > 1:
+        handles = [Patch(color=colour, label=name) for name, (_, colour) in by_class.items()]
+        axes.flat[0].figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
 
 
 def reconstructions(variant: Variant, data: Data, n: int = 32) -> Picture:
@@ -107,10 +195,12 @@ def grid(values: Tensor, data: Data, columns: int = COLUMNS) -> Picture:
         images = images[:, None, None].expand(-1, 1, max(1, images.shape[1] // 4), -1)
     elif data.layout == "roll":
         images = images.transpose(1, 2).flip(1)[:, None]
+        images = torch.nn.functional.adaptive_max_pool2d(images, (min(images.shape[2], SIDE), images.shape[3]))
     elif images.ndim == 3:  # rows of pixels as steps
         images = images[:, None]
     factor = math.ceil(SIDE / columns / images.shape[3])
-    images = images[:, :3].nan_to_num(0.5).repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    images = images[:, : 3 if images.shape[1] > 2 else 1].nan_to_num(0.5)
+    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     page = make_grid(images, nrow=columns, padding=2, pad_value=0.5)
     picture: Picture = (page.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
     return picture
@@ -289,18 +379,25 @@ def _unit(values: Tensor, data: Data) -> Tensor:
     return values.clamp(0, 1)
 
 
-def _figure(draw: Callable[[Any], None], size: tuple[float, float] = (4.2, 3.4), columns: int = 1) -> Picture:
-    """Return what `draw` draws on axes as pixels. `size` is in inches. No global state, such as pyplot's, changes."""
+def _figure(
+    draw: Callable[[Any], None], size: tuple[float, float] = (4.2, 3.4), columns: int = 1, rows: int | None = None
+) -> Picture:
+    """Return what `draw` draws on axes as pixels. `size` is in inches. No global state, such as pyplot's, changes.
+
+    With `rows`, `draw` gets an array (rows, columns) of axes.
+    """
     import matplotlib
     import seaborn
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
 
-    with matplotlib.rc_context(seaborn.axes_style("whitegrid") | seaborn.plotting_context("paper")):
+    style = seaborn.axes_style("whitegrid") | seaborn.plotting_context("paper")
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # names in scripts that the font does not have
         figure = Figure(figsize=size, dpi=140, layout="constrained")
         FigureCanvasAgg(figure)
-        draw(figure.subplots(1, columns))
+        draw(figure.subplots(rows or 1, columns, squeeze=rows is None))
         stream = io.BytesIO()
         figure.savefig(stream, format="png")
     return np.asarray(Image.open(stream).convert("RGB"))

@@ -11,7 +11,7 @@ from pipeline.evaluate.codes import (
     labels_of,
     posterior_and_prior,
     raw_values,
-    uneven,
+    uneven_classes,
     why_no_probe,
 )
 from pipeline.metrics import Undefined
@@ -71,4 +71,4 @@ def probe_metric(data: Data) -> str | Undefined:
     """
     if reason := why_no_probe(data, "validation"):
         return Undefined(reason)
-    return "probe/balanced_accuracy" if uneven(labels_of(labelled(data.train))) else "probe/accuracy"
+    return "probe/balanced_accuracy" if uneven_classes(labels_of(labelled(data.train))) else "probe/accuracy"

@@ -26,7 +26,15 @@ from pipeline.evaluate import (
     probe,
     samples,
 )
-from pipeline.evaluate.codes import encode_split, labelled, labels_of, posterior_and_prior, raw_values, why_no_probe
+from pipeline.evaluate.codes import (
+    encode_split,
+    labelled,
+    labels_of,
+    posterior_and_prior,
+    raw_values,
+    why_no_labels,
+    why_no_probe,
+)
 from pipeline.evaluate.context import Context, Part, Score, Sizes
 from pipeline.metrics import Undefined
 from variants import Batch, InputError, Variant
@@ -176,9 +184,11 @@ def _probe(context: Context) -> Part:
 
 
 def _clusters(context: Context) -> Part:
-    name, known = context.data.spec.name, context.labels >= 0
-    values: dict[str, float] | Undefined = Undefined(f"data set {name} has no labels")
-    if context.data.spec.classes:
+    known = context.labels >= 0
+    values: dict[str, float] | Undefined
+    if reason := why_no_labels(context.data, "test"):
+        values = Undefined(reason)
+    else:
         values = clusters.scores(context.codes[known], context.labels[known], context.seed)
     methods = [f"{method}_{score}" for method in ("kmeans", "mixture") for score in ("ari", "nmi", "accuracy")]
     return Part(name="clusters", scores=_named("latent/", values, methods, n=int(known.sum())))
@@ -231,13 +241,11 @@ def _anomaly(context: Context) -> Part:
     variant, data, sizes, seed = context.variant, context.data, context.sizes, context.seed
     normals = range(min(sizes.anomaly_classes, data.spec.classes))
     absent = [c for c in normals for split in (data.train, data.valid) if c not in labels_of(split)]
-    reason = f"data set {data.spec.name} has no labels" if not data.spec.classes else ""
+    reason = why_no_labels(data, "test")
     if variant.conditioned_on == "x":
         reason = reason or "it models a part of an example only"
     elif absent:
-        reason = f"class {absent[0]}: {data.spec.name} has no examples of it to train and validate on"
-    elif not len(labelled(data.test)):
-        reason = reason or f"no label of the test split of {data.spec.name} is known"
+        reason = reason or f"class {absent[0]}: {data.spec.name} has no examples of it to train and validate on"
     if reason:
         return Part(name="anomaly", scores=_undefined(["use/anomaly_reconstruction"], reason))
     split = probe.subset(labelled(data.test), sizes.anomaly_n)
@@ -282,7 +290,7 @@ def _generation(context: Context) -> Part:
     names, suffix = ["accuracy", "real"], f"_{classifier.HASH}"
     scores = _named("use/generation_", values, names, suffix=suffix)
     if isinstance(values, dict) and "real" not in values:
-        scores += _undefined([f"use/generation_real{suffix}"], "no label of the test split is known")
+        scores += _undefined([f"use/generation_real{suffix}"], why_no_labels(context.data, "test"))
     return Part(name="generation", scores=scores)
 
 

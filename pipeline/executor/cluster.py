@@ -26,6 +26,8 @@ class RayExecutor:
         self._ray = ray
         self.slots = compute.workers
         threads = machine.prepare(compute.threads, compute.workers)
+        if not compute.address:  # otherwise any other busy process takes nearly all time from workers of niceness 15
+            os.environ.setdefault("RAY_worker_niceness", "0")
         paths = os.pathsep.join(filter(None, sys.path))  # workers of our own cluster import what we can import
         own_cluster = {
             "num_cpus": max(machine.cores(), compute.workers * threads),

@@ -15,14 +15,14 @@ compared by the ELBO at beta = 1 in nats per example, whatever loss they were tr
 EXAMPLES = """examples:
   python -m pipeline.study --variant beta                           on the embedded digits, in a minute or two
   python -m pipeline.study --variant vae --dataset mnist --trials 50 --timeout 8h
-  python -m pipeline.study --variant beta --dataset mine.npz --fix latent=2
+  python -m pipeline.study --variant beta --dataset mine.csv --label diagnosis --fix latent=2
   python -m pipeline.study --variant beta --workers 4               four trials at a time, each in its own process
   python -m pipeline.study --variant beta --help                    which parameters beta has, and their ranges
 """
 
 OPTIONS = (
     "--variant", "--dataset", "--trials", "--epochs", "--timeout", "--seed", "--fix", "--storage", "--study-name",
-    "--trial-timeout", *cli.COMPUTE,
+    "--trial-timeout", *cli.COMPUTE, *cli.DATA,
 )  # fmt: skip
 
 
@@ -52,6 +52,7 @@ def _epilog(arguments: list[str]) -> str:
 def main(argv: list[str]) -> int:
     wants_help = {"-h", "--help"} & set(argv)
     arguments = cli.parser("study", ABOUT, *OPTIONS, epilog=_epilog(argv) if wants_help else "").parse_args(argv)
+    import studies
     import variants
     from pipeline.progress import Display
     from pipeline.study import space
@@ -63,10 +64,13 @@ def main(argv: list[str]) -> int:
 
     from pipeline.study import driver, store, summary  # MLflow and Optuna take seconds to import
 
-    options = ("variant", "dataset", "trials", "epochs", "timeout", "seed", "storage", "study_name", "trial_timeout")
+    options = ("variant", "trials", "epochs", "timeout", "seed", "storage", "study_name", "trial_timeout")
     request = {name: getattr(arguments, name) for name in options}
+    source = cli.source(arguments, arguments.dataset or studies.get(arguments.variant).STUDY.dataset)
     display = Display()
-    outcome = driver.run(driver.StudyRequest(**request, fixed=fixed, compute=cli.compute(arguments)), display)
+    outcome = driver.run(
+        driver.StudyRequest(**request, dataset=source, fixed=fixed, compute=cli.compute(arguments)), display
+    )
     if not store.complete_trials(outcome.study):
         print("no trial was completed; the reasons are printed above, and are in MLflow", file=sys.stderr)
         return 1

@@ -19,9 +19,9 @@ import variants
 from pipeline import data as datasets
 from pipeline import executor as executors
 from pipeline import machine, metrics, training_run
-from pipeline.cli import OPTUNA_STORE
+from pipeline.cli import OPTUNA_STORE, command_line
 from pipeline.data import Data, Source
-from pipeline.evaluate import quick
+from pipeline.evaluate import pictures, quick
 from pipeline.executor import Compute, Ended
 from pipeline.progress import Display, Progress
 from pipeline.study import space, store, summary
@@ -49,6 +49,7 @@ class StudyRequest:
     study_name: str | None = None  # None for VARIANT-DATASET
     trial_timeout: float | None = None  # seconds of training after which a trial fails; None for no limit
     compute: Compute = Compute()
+    shows_data: bool = True  # whether to print what was understood of the data before work starts
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,10 @@ def run(request: StudyRequest, display: Display | None = None) -> StudyOutcome:
     try:
         return _run(request, display or Display())
     except (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-        first = str(cause).splitlines()[0]
+        reason = error if isinstance(error, OSError) else store.as_os_error(error)
+        repair = f"make room ({machine.room_left()})" if machine.disk_is_full(reason) else "repair this"
         raise InputError(
-            f"the study had to stop: {first}. Finished trials are not lost; repair this, and run the same command again"
+            f"the study had to stop: {reason}. Finished trials are not lost; {repair}, and run the same command again"
         ) from error
 
 
@@ -85,6 +86,9 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
     defaults = search_space.STUDY
     example, ranges = space.outline(search_space, request.fixed)
     data = datasets.load(request.dataset or defaults.dataset)
+    description = data.inspect()
+    if request.shows_data:
+        display.say("\n".join(description.summary()))
     name = request.study_name or f"{request.variant}-{data.spec.name}"
     objectives = _objectives(request, name, defaults.objectives, data, display)
     variants.build(request.variant, example, data.spec)  # raises InputError if the variant does not fit the data
@@ -99,7 +103,7 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
     search = {
         "variant": request.variant, "dataset": data.spec.name, "digest": data.digest, "objectives": list(objectives),
         "epochs": epochs, "patience": defaults.patience, "seed": request.seed, "fix": dict(request.fixed),
-        "space": ranges,
+        "space": ranges, "data": command_line(data.source.absolute),
     }  # fmt: skip
     with (
         store.open_study(request.storage, name, objectives, defaults.pruner, epochs, search) as study,
@@ -111,6 +115,7 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
                 f"{executor.hosts}; expected postgresql://USER@HOST/DATABASE"
             )
         tracker = Tracker(data.spec.name)
+        tracker.claim(data)
         tags = {
             "variant": request.variant, "dataset": data.spec.name, "study": name, "digest": data.digest,
             **machine.environment(device, threads),
@@ -134,6 +139,7 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
             for problem in _mark_ended(study, settings, tracker):
                 display.say(f"not yet in MLflow: {problem}")
             parent.params({"epochs": epochs, **{f"space_{k}": v for k, v in ranges.items()}})
+            parent.description(description, pictures.examples(data))
             parent.metrics(quick.baselines(data), 0)
             driver = _Driver(
                 request=request, trials=trials, search_space=search_space, study=study, settings=settings,

@@ -37,6 +37,7 @@ class StudyRecord:
     variant: str
     dataset: str
     digest: str
+    data: str  # the options that name the data and say how they are read; "" if an older version ran the study
     objectives: tuple[str, ...]
     epochs: int
     patience: int
@@ -90,9 +91,10 @@ def read_study(url: str, name: str) -> StudyRecord | None:
     )  # fmt: skip
     objectives = tuple(search["objectives"])
     return StudyRecord(
-        name=name, variant=variant, dataset=search["dataset"], digest=search["digest"], objectives=objectives,
-        epochs=search["epochs"], patience=search.get("patience", search_space.STUDY.patience), seed=search["seed"],
-        space=search["space"], trials=trials, importances=_importances(study, objectives),
+        name=name, variant=variant, dataset=search["dataset"], digest=search["digest"],
+        data=search.get("data", ""), objectives=objectives, epochs=search["epochs"],
+        patience=search.get("patience", search_space.STUDY.patience), seed=search["seed"], space=search["space"],
+        trials=trials, importances=_importances(study, objectives),
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The Optuna store: studies are created or opened here, and their trials are read."""
 
 import re
+import shlex
 import uuid
 import warnings
 import zlib
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline import machine
 from pipeline.metrics import OBJECTIVES
-from pipeline.tracker import State, without_credentials
+from pipeline.tracker import State, sqlite_path, without_credentials
 from variants import Config, InputError
 
 CONFIG = "config"  # the user attribute of a trial that holds its whole configuration, fixed values included
@@ -94,7 +95,8 @@ def stored_objectives(url: str, name: str) -> tuple[str, ...]:
 
 def _existing(url: str, name: str) -> optuna.Study | None:
     _silence()
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+    path = sqlite_path(url)
+    if path and not path.exists():
         return None
     try:
         return optuna.load_study(study_name=name, storage=_storage(url))
@@ -192,11 +194,26 @@ def _check_search(study: optuna.Study, search: Mapping[str, Any]) -> None:
         study.set_user_attr("search", dict(search))
         return
     for key, value in search.items():
-        if stored.get(key, value) != value:  # older versions stored no patience
+        if key == "digest" and stored[key] != value:
+            raise InputError(
+                f"study {study.study_name!r} {other_data(stored.get('data', ''), search['data'])}; give the same data "
+                "to continue it, or another --study-name to start a new one"
+            )
+        if key != "data" and stored.get(key, value) != value:  # older versions stored no patience
             raise InputError(
                 f"study {study.study_name!r} was started with {key} = {stored[key]!r}, and {value!r} is asked for "
                 "now; give the same value to continue it, or another --study-name to start a new one"
             )
+
+
+def other_data(before: str, now: str) -> str:
+    """Say that a study was started on other data.
+
+    `before` and `now` are the options that name the data and say how they are read; `before` is "" if not known.
+    """
+    if before == now:
+        return f"was started before the values, labels or splits of {now} changed"
+    return f"was started on {before or 'other data'}; the values, labels or splits of {now} differ from them"
 
 
 def _foreign(name: str) -> InputError:
@@ -212,8 +229,20 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
 
 
 def _cannot_open(url: str, error: Exception) -> InputError:
-    first = str(error).splitlines()[0]
-    return InputError(f"--storage {without_credentials(url)} cannot be opened ({type(error).__name__}: {first})")
+    shown = url if sqlite_path(url) else without_credentials(url)
+    if "optuna storage upgrade" in str(error):
+        return InputError(
+            f"--storage {shown} was written by an older version of Optuna; this command brings it up to date:  "
+            f"optuna storage upgrade --storage {shlex.quote(shown)}"
+        )
+    first = (str(error).splitlines() or [""])[0]
+    return InputError(f"--storage {shown} cannot be opened ({type(error).__name__}: {first})")
+
+
+def as_os_error(error: Exception) -> OSError:
+    """Return an error of the Optuna store as an `OSError` with the reason, which keeps it in other processes too."""
+    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    return OSError((str(cause or error).splitlines() or [""])[0])
 
 
 @contextmanager
@@ -222,8 +251,8 @@ def _exclusive(url: str, name: str) -> Iterator[None]:
 
     The lock is released when the process ends, however it ends.
     """
-    if url.startswith("sqlite:///"):
-        path = Path(url.removeprefix("sqlite:///"))
+    path = sqlite_path(url)
+    if path:
         with machine.exclusive(Path(f"{path}.{name}.lock"), f"study {name!r} is running"):
             yield
     elif url.startswith("postgresql"):

@@ -59,9 +59,9 @@ def best_table(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) 
     units = "ELBO, reconstruction and KL in nats per example; probe: accuracy of a linear classifier on the codes"
     if "probe/balanced_accuracy" in columns:
         units += ", balanced: its mean over classes"
-    for share in {t.user_attrs["metrics"].get("probe/majority") for t in best} - {None}:  # the same for all
-        units += f", beside {share:.3f} for predicting always the most frequent class"
-    caption = f"{_counts(study)}; {units}{star}"
+    shares = {t.user_attrs["metrics"].get("probe/majority") for t in best} - {None}  # the same for all trials
+    majority = "".join(f"; share of the most frequent class: {share:.3f}" for share in shares)
+    caption = f"{_counts(study)}; {units}{star}{majority}"
     table = Table(title=f"{study.study_name}: best trials", caption=caption)
     for heading in ["trial", *(COLUMNS[k][0] for k in columns)]:
         table.add_column(heading, justify="right")

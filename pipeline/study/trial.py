@@ -81,7 +81,9 @@ class TrialTask:
         ) as run:  # fmt: skip
             try:
                 self._train(study, trial, TrainingRun(plan, data, run), run, report)
-            except (optuna.exceptions.OptunaError, SQLAlchemyError):  # an error of the store, not of the trial
+            except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:  # of the store, not of the trial
+                raise store.as_os_error(error) from error
+            except optuna.exceptions.OptunaError:
                 raise
             except Exception as error:
                 trial.set_user_attr("reason", training_run.failed(run, error))

@@ -16,8 +16,8 @@ import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,30 +28,41 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 from mlflow import MlflowClient, artifacts
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.utils.models import get_model_name_and_version
 from sqlalchemy.exc import SQLAlchemyError
 
 import variants
-from pipeline import machine
+from pipeline.data import Data
 from pipeline.data import names as known_data
 from pipeline.tracker import views
 from pipeline.tracker.journal import ARTIFACTS, ROOT, Journal, unsent_runs
+from pipeline.tracker.local import first_use, follow_move, sqlite_path, sqlite_uri, without_credentials
 from pipeline.tracker.run import Run, State, now
 from pipeline.tracker.sender import BUFFER, STATUS, Sender
 from variants import InputError, Variant
 
 __all__ = [
-    "ROOT", "Address", "Record", "Run", "State", "Tracker", "model_files", "saved_model", "tracking_uri",
-    "unsent_runs", "views", "without_credentials",
+    "ROOT", "Address", "Record", "Run", "State", "Tracker", "model_files", "saved_model", "sqlite_path",
+    "tracking_uri", "unsent_runs", "views", "without_credentials",
 ]  # fmt: skip
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # errors of the store are raised as well
 REOPENED = "again-"  # prefix of the journals of runs that were reopened; older versions wrote it, so it stays
 _senders: dict[str, Sender] = {}
 
 
 def tracking_uri() -> str:
-    """Return MLFLOW_TRACKING_URI, or that of `mlflow.db` in the working directory, as plain `mlflow ui` does."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+    """Return MLFLOW_TRACKING_URI, or the URI of `mlflow.db` in the working directory, which plain `mlflow ui` shows.
+
+    Raises:
+        InputError: If `mlflow.db` was moved without its artifacts; see `local.follow_move`.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(Path("mlflow.db").absolute())
+    path = sqlite_path(uri)
+    if path and path.exists() and path.parent == Path.cwd():
+        follow_move(path)
+    return uri
 
 
 class Tracker:
@@ -66,7 +77,7 @@ class Tracker:
         if address:
             self.experiment, self.client = address.experiment, MlflowClient(self.uri)
             return
-        with _first_use(self.uri):
+        with first_use(self.uri):
             try:
                 self.client = MlflowClient(self.uri)
                 existing = self.client.get_experiment_by_name(dataset)
@@ -82,6 +93,24 @@ class Tracker:
     def address(self) -> "Address":
         """The address by which another process opens the same experiment."""
         return Address(self.uri, self.experiment)
+
+    def claim(self, data: Data) -> None:
+        """Remember in the experiment to which file or data set it belongs.
+
+        Raises:
+            InputError: If it belongs to another one, which held other data.
+        """
+        now = {"source": str(data.source.absolute), "digest": data.digest}
+        tags = self.client.get_experiment(self.experiment).tags
+        before = {name: tags.get(name, value) for name, value in now.items()}
+        if before["source"] != now["source"] and before["digest"] != now["digest"]:
+            raise InputError(
+                f"the MLflow experiment {self.dataset!r} belongs to {before['source']}, and {now['source']} holds "
+                "other data of that name; rename the file, or start in another folder"
+            )
+        for name, value in now.items():
+            if tags.get(name) != value:
+                self.client.set_experiment_tag(self.experiment, name, value)
 
     def _create(self, dataset: str) -> str:
         # explicit, since only a server can use the default location in a store that `mlflow ui` opened first
@@ -187,8 +216,7 @@ class Tracker:
     def model(self, model_id: str, folder: Path) -> Variant:
         """Load a model whose id is `model_id`, and download its files into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        uri = f"models:/{model_id}"
-        return variants.load(artifacts.download_artifacts(uri, dst_path=str(folder), tracking_uri=self.uri))
+        return variants.load(_download(self.client, f"models:/{model_id}", folder))
 
     def text(self, run_id: str, path: str) -> str:
         """Return an artifact of a run as text."""
@@ -239,7 +267,7 @@ def model_files(uri: str) -> Path:
     Raises `InputError` if the store has no such model, or does not answer.
     """
     try:
-        return Path(artifacts.download_artifacts(uri, tracking_uri=tracking_uri()))
+        return _download(MlflowClient(tracking_uri()), uri)
     except Exception as error:  # of MLflow, of the store, of the network
         raise InputError(
             f"{uri}: the store {without_credentials(tracking_uri())} cannot provide this model ({error})"
@@ -263,45 +291,24 @@ def saved_model(run_id: str, folder: Path) -> tuple[Run, Path, str, str]:
             f"--run {run_id}: this run ({stored.info.run_name}) holds no model; a study keeps the models of its best "
             "trials: give the id of such a run"
         )
-    uri = f"models:/{models[-1].model_id}"
-    path = artifacts.download_artifacts(uri, dst_path=str(folder), tracking_uri=tracking_uri())
+    path = _download(client, f"models:/{models[-1].model_id}", folder)
     inputs = stored.inputs.dataset_inputs if stored.inputs else []
     name, source, digest = next(((i.dataset.name, i.dataset.source, i.dataset.digest) for i in inputs), ("", "", ""))
     if not source.startswith("{"):  # an older version of this program wrote it
         source = name if name in known_data() else source.removeprefix("--dataset ")
     experiment = client.get_experiment(stored.info.experiment_id).name
-    return Tracker(experiment).reopen(run_id), Path(path), source, digest
+    return Tracker(experiment).reopen(run_id), path, source, digest
 
 
-@contextmanager
-def _first_use(uri: str) -> Iterator[None]:
-    """Let only one process at a time open an SQLite store, since two that create its tables at the same time crash.
+def _download(client: MlflowClient, uri: str, folder: Path | None = None) -> Path:
+    """Return the folder with the files of a model, given as `models:/...`, which is looked up by this client.
 
-    A new store is created under another name and then renamed, since one whose creation was interrupted cannot be
-    opened any more.
+    `mlflow.artifacts.download_artifacts` would look it up in MLflow's default store.
     """
-    if not uri.startswith("sqlite"):
-        yield
-        return
-    from filelock import FileLock
-
-    path = Path(uri.split("///", 1)[1])
-    machine.writable(path.parent)
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            part = path.with_name(f"{path.name}.part")
-            part.unlink(missing_ok=True)
-            MlflowClient(f"sqlite:///{part.absolute()}").search_experiments(max_results=1)
-            part.replace(path)
-        yield
-
-
-def without_credentials(uri: str) -> str:
-    """Return a URI without its password."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(uri).render_as_string(hide_password=True)
-    except ArgumentError:
-        return uri
+    name = get_model_name_and_version(client, uri)  # type: ignore[no-untyped-call]
+    by_id = len(name) == 1
+    location = (
+        client.get_logged_model(*name).artifact_location if by_id else client.get_model_version_download_uri(*name)
+    )
+    target = None if folder is None else str(folder)
+    return Path(artifacts.download_artifacts(location, dst_path=target, tracking_uri=client.tracking_uri))

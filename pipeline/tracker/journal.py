@@ -14,6 +14,7 @@ An entry may have a label. An entry whose label was written before is dropped, s
 an older checkpoint tracks nothing twice. Sending an entry a second time does no harm.
 """
 
+import errno
 import json
 import os
 import re
@@ -73,7 +74,7 @@ class Journal:
                     yield json.loads(line)
                     complete += len(line)
             os.truncate(path, complete)
-        self._stream = path.open("ab")
+        self._stream = path.open("ab", buffering=0)
 
     def add(self, op: str, label: str = "", **content: Any) -> bool:
         """Append an entry, and return whether its label is new. Raises `OSError` if the disk is full."""
@@ -81,12 +82,21 @@ class Journal:
             if label and label in self._labels:
                 return False
             entry = {"op": op, "label": label, **content}
-            self._stream.write(json.dumps(entry).encode() + b"\n")
-            self._stream.flush()
+            self._write(json.dumps(entry).encode() + b"\n")
             self.entries.append(entry)
             self._labels.add(label)
             self.changed.notify_all()
         return True
+
+    def _write(self, line: bytes) -> None:
+        """Append a line. If that fails, the file stays as it was."""
+        size = self._stream.seek(0, os.SEEK_END)
+        try:
+            if self._stream.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._stream.truncate(size)
+            raise OSError(error.errno, error.strerror, str(self.folder / "journal.jsonl")) from error
 
     def file(self, name: str) -> Path:
         """Return the path at which to save a file before an entry names it."""

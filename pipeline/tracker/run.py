@@ -10,9 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from sqlalchemy.exc import SQLAlchemyError
+
 import variants
 from pipeline import artifact
-from pipeline.data import Data
+from pipeline.data import Data, Description
 from pipeline.tracker import views
 from pipeline.tracker.journal import Journal
 from pipeline.tracker.sender import Sender
@@ -21,14 +23,16 @@ from variants import InputError, Variant
 State = Literal["complete", "pruned", "failed", "interrupted"]
 PARAM_LIMIT = 6000  # characters that MLflow accepts as the value of a param
 END_TIMEOUT = 5.0  # seconds for which the end of a run waits for the store
+STORE_ERRORS = (OSError, SQLAlchemyError)  # of a disk or a store: what the run does can be continued
 
 
 class Run:
     """An MLflow run that is being written. Use it as a context manager: the run ends with the `with` block.
 
-    The run ends in the state `state`; an exception makes it failed, and an interruption makes it interrupted. Methods
-    write to a journal, which a thread sends to the store, so they neither wait for the store nor fail with it. When a
-    training continues from a checkpoint and logs an epoch again, the repetition is dropped.
+    The run ends in the state `state`. An exception makes it failed; an interruption, or an error of a disk or a store,
+    makes it interrupted. Methods write to a journal, which a thread sends to the store, so they neither wait for the
+    store nor fail with it. When a training continues from a checkpoint and logs an epoch again, the repetition is
+    dropped.
     """
 
     def __init__(self, sender: Sender, journal: Journal, epochs_stored: int = 0) -> None:
@@ -57,10 +61,16 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self.state = "failed" if isinstance(error, Exception) else "interrupted"
-            self.tags({"reason": f"{type(error).__name__}: {error}"})
-        self._add("end", state=self.state, time=now())
+        try:
+            if error is not None:
+                is_fault = isinstance(error, Exception) and not isinstance(error, STORE_ERRORS)
+                self.state = "failed" if is_fault else "interrupted"
+                self.tags({"reason": f"{type(error).__name__}: {error}"})
+            self._add("end", state=self.state, time=now())
+        except OSError:  # the disk is full; a later process finds that the journal has no end, and adds it
+            if error is None:
+                raise
+            return
         self._journal.wait(END_TIMEOUT)
 
     def wait(self, seconds: float) -> str:
@@ -146,6 +156,13 @@ class Run:
             "schema": json.dumps({"shape": list(data.spec.shape), "likelihood": data.spec.likelihood}),
             "profile": json.dumps(facts | {"classes": data.spec.classes}),
         })  # fmt: skip
+
+    def description(self, description: Description, examples: Any) -> None:
+        """Log what was understood of the data, and a picture of examples (height, width, 3), uint8."""
+        seed = str(description.source.split_seed)
+        self.tags({"likelihood": description.likelihood, "split": description.division, "split_seed": seed})
+        self.text("data/description.txt", description.text())
+        self.picture("data", examples)
 
     def model(self, variant: Variant, data: Data, metrics: Mapping[str, float], step: int) -> None:
         """Save a model trained on `data`, with its preprocessing and scores. MLflow lists it as a LoggedModel."""

@@ -1,0 +1,383 @@
+"""Reads the columns of tables: what they mean, of which kind they are, and their values."""
+
+import difflib
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.data import _times
+from pipeline.data._preprocessing import Preprocessing
+from pipeline.data._raw import MINIMUM, Column
+from pipeline.data._source import Source
+from pipeline.data._splits import listed
+from variants import InputError
+
+NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
+WITH_DIGITS = r"[<>~$€£+-]?\s*\d[\d.,' ]*(\s*[%€$£°]|\s[a-zA-Z°µ/]{1,4})?"  # numbers with units or other marks
+DATE = r"\d{1,4}[-/. ](\d{1,2}|[A-Za-z]{3,9})[-/. ,]{1,2}\d{1,4}([T ].*)?|\d{1,2}:\d{2}(:\d{2}.*)?"
+UNKNOWN = ("?", "-", "--", ".")  # words that often stand for a missing value
+IDENTIFIER = re.compile(r"(^|[\W_])(?i:id|uuid|guid)$|^(?i:id|uuid|guid)[\W_]|[a-z](Id|ID)$")
+LABELS = {
+    "label", "labels", "target", "targets", "class", "classes", "y", "outcome", "outcomes", "species", "diagnosis",
+    "diagnoses", "category", "categories", "celltype", "celltypes", "variety", "groundtruth", "truth", "response",
+    "annotation", "phenotype", "disease",
+}  # fmt: skip
+PARTS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2, "testing": 2}
+Array = NDArray[Any]
+
+
+def without_dropped(frame: Any, source: Source) -> Any:
+    """Return the columns that are not left out. Raises `InputError` if an option names a column that is not there."""
+    for column in source.drop:
+        find(frame, column, "drop", source)
+    frame = frame.drop(columns=list(source.drop))
+    for column, kind in source.kinds:
+        if not (kind == "pixels" and column == "x") and column not in source.drop:
+            find(frame, column, "kind", source)
+    return frame
+
+
+def label_column(frame: Any, source: Source) -> str | None:
+    """Return the name of the column that holds the class."""
+    return source.label or ("label" if "label" in frame and source.kind("label") is None else None)
+
+
+def labels(frame: Any, label: str, source: Source) -> Any:
+    """Return the column of the label. Raises `InputError` if there is none, or it holds fractions."""
+    from pandas.api import types
+
+    series = find(frame, label, "label", source)
+    if types.is_float_dtype(series) and (series.dropna() % 1 != 0).any():
+        raise InputError(
+            f"{source}: the label column {label} holds fractions such as {series[series % 1 != 0].dropna().iloc[0]}; "
+            f"expected classes (whole numbers or text); {_option('kind', label, '=real')} without --label models the "
+            f"column as a value, and {_option('drop', label)} leaves it out"
+        )
+    return series
+
+
+def group_codes(frame: Any, group: str, source: Source) -> NDArray[np.int64]:
+    """Return a number for each value of the column of groups. Raises `InputError` if a value is missing."""
+    codes: NDArray[np.int64] = find(frame, group, "group", source).factorize()[0].astype(np.int64)
+    if (codes < 0).any():
+        where = _times.row_name(int(codes.argmin()), source)
+        raise InputError(f"{source}: {where} has no value in the column {group}; expected a group")
+    return codes
+
+
+def is_split(series: Any) -> bool:
+    """Whether all values of a column name a split, and some name training."""
+    from pandas.api import types
+
+    if types.is_numeric_dtype(series) or types.infer_dtype(series.astype(object), skipna=False) != "string":
+        return False
+    words = {word.strip().lower() for word in series.unique()}
+    return len(words) > 1 and words <= set(PARTS) and bool(words & {"train", "training"})
+
+
+def given_splits(values: Any, names: Sequence[str], source: Source, notes: list[str]) -> list[torch.Tensor] | None:
+    """Return the splits that a column names; that of validation may be empty."""
+    if len(names) > 1:
+        raise InputError(f"{source}: {listed(names)} name splits; expected one such column, the others with --drop")
+    if source.split is not None:
+        notes.append(f"the column {names[0]} is left out, because --split {source.split} was given")
+        return None
+    part = values[names[0]].str.strip().str.lower().map(PARTS).to_numpy()
+    splits = [torch.from_numpy(np.flatnonzero(part == k)) for k in range(3)]
+    if not len(splits[0]) or bool(len(splits[2])) == (source.test is not None):
+        expected = "training rows alone, because of --test" if source.test else "training and test rows"
+        raise InputError(f"{source}: the column {names[0]} names {listed(sorted(set(values[names[0]])))}; expected "
+                         f"{expected}, or {_option('drop', names[0])}")  # fmt: skip
+    notes.append(f"the splits are those of the column {names[0]}")
+    return splits
+
+
+def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[list[Column], Array, list[str]]:
+    """Return the columns of values with their kinds, their values (N, D) in float64, and notes about what is left out.
+
+    Raises:
+        InputError: If a column is ambiguous or cannot be modelled, or there is none.
+    """
+    n, notes = len(values), list[str]()
+    columns, arrays, categories = [], [], []
+    row_numbers, constant = [], []
+    for column in values:
+        series = _plain(values[column], source)
+        kind = source.kind(column)
+        if kind is None and _is_row_number(series):
+            row_numbers.append(column)
+        elif not pixels and n >= MINIMUM and _is_constant(series):
+            constant.append(column)
+        elif kind is None and _looks_like_label(series, values):
+            raise InputError(
+                f"{source}: the column {column} looks like the label; expected {_option('label', column)}, or "
+                f"{_option('kind', column, '=real')} if it is a value to model, or {_option('drop', column)}"
+            )
+        elif kind is None and _looks_like_identifier(series):
+            value = f", or {_option('kind', column, '=real')} if it is a value to model" if not _is_text(series) else ""
+            raise InputError(
+                f"{source}: the column {column} looks like an identifier ({series.nunique()} different values in {n} "
+                f"rows); expected {_option('drop', column)}, or {_option('group', column)} if its values name groups "
+                f"that a split must not divide, or {_option('kind', column, '=sequence')} if they name sequences of "
+                f"which each row is a step{value}"
+            )
+        elif kind is None and (_is_category(series) or _is_categorical(values[column])):
+            categories.append(column)
+        else:
+            entry, array = (Column(column, "pixels"), _numbers(series, source)) if pixels else _column(series, source)
+            columns.append(entry)
+            arrays.append(array)
+    if row_numbers:
+        notes.append(
+            f"columns left out because they number the rows: {listed(row_numbers)}; "
+            f"{_option('kind', row_numbers[0], '=real')} keeps it"
+        )
+    if constant:
+        notes.append(f"columns left out because they have one value or none: {listed(constant, 20)}")
+    if categories:
+        raise InputError(
+            f"{source}: more than two categories in {listed(categories)}; expected numbers, or columns with two "
+            "values: leave these columns out with --drop NAME,NAME, or name the one that is the class with --label"
+        )
+    if not columns:
+        raise InputError("; ".join([f"{source}: there are no columns of values to model", *notes]))
+    return columns, np.stack(arrays, axis=1), notes
+
+
+def new_columns(frame: Any, source: Source, like: Preprocessing, known: set[str | None]) -> tuple[Array, list[str]]:
+    """Return the values of new rows in the columns of a model, (N, D), and notes about other columns.
+
+    Columns in `known` are no values, and are not noted.
+
+    Raises:
+        InputError: If a column is missing, or its values are of another kind than those of the training data.
+    """
+    names = [column.name for column in like.columns]
+    others = [c for c in frame if c not in names]
+    if missing := [c for c in names if c not in frame]:
+        raise InputError(
+            f"{source}: there is no column {listed([c + _near(c, others) for c in missing])}; expected all columns "
+            "with which the model was trained"
+        )
+    extra = [c for c in others if c not in known]
+    notes = [f"columns left out because the model does not know them: {listed(extra)}"] if extra else []
+    return np.stack([_new_values(_plain(frame[c.name], source), c, source) for c in like.columns], axis=1), notes
+
+
+def _new_values(series: Any, column: Column, source: Source) -> Array:
+    """Return new values of a column as float64, with 0 and 1 for the two values of a binary column."""
+    if column.kind != "binary":
+        return _numbers(series, source)
+    low, high = column.values
+    strange = ~(series.isna() | series.isin([low, high])).to_numpy(bool)
+    if strange.any():
+        row = int(strange.argmax())
+        raise InputError(
+            f"{source}: {_times.row_name(row, source)} has {series.tolist()[row]!r} in the column {column.name}; the "
+            f"model was trained on the values {low!r} and {high!r}"
+        )
+    return _codes(series, high)
+
+
+def _codes(series: Any, high: Any) -> Array:
+    """Return 1.0 where a column has the value `high`, NaN where it is missing, and 0.0 elsewhere."""
+    return np.where(series.isna().to_numpy(bool), np.nan, series.isin([high]).to_numpy(bool))
+
+
+def _plain(series: Any, source: Source) -> Any:
+    """Return a column as a pandas Series of booleans, numbers or text.
+
+    Raises:
+        InputError: If it holds anything else, such as dates.
+    """
+    import pandas
+    from pandas.api import types
+
+    if isinstance(series.dtype, pandas.SparseDtype):
+        series = series.sparse.to_dense()
+    if isinstance(series.dtype, pandas.CategoricalDtype):
+        series = series.astype(object)
+    if series.dtype == object:
+        is_empty = series.isna().all()
+        series = series.where(~series.isna(), np.nan).astype(np.float64) if is_empty else series.convert_dtypes()
+    if series.dtype == object and types.infer_dtype(series) == "decimal":
+        series = pandas.to_numeric(series)
+    if series.dtype == object and series.dropna().map(lambda v: isinstance(v, str | int | float | np.number)).all():
+        series = series.map(str, na_action="ignore").astype("string")  # text and numbers in one column
+    if types.is_bool_dtype(series) or _is_text(series):
+        return series
+    if types.is_numeric_dtype(series) and not types.is_complex_dtype(series):
+        return series
+    kind = types.infer_dtype(series)
+    if "date" in kind or "time" in kind or kind == "period":
+        raise _date_error(series, source)
+    raise InputError(
+        f"{source}: the column {series.name} holds values of the type {kind}; expected numbers, booleans or text, or "
+        f"{_without(series)}"
+    )
+
+
+def _column(series: Any, source: Source) -> tuple[Column, Array]:
+    """Return the kind of a column of booleans, numbers or text, and its values as float64.
+
+    The two values of a binary column become 0 and 1. Missing values become NaN.
+    """
+    name, kind = str(series.name), source.kind(str(series.name))
+    option = f"--kind {shlex.quote(f'{name}={kind}')}"
+    if kind in ("category", "pixels", "sequence"):
+        raise InputError(f"{source}: {option} does not apply to a column of a table; expected real, count or binary")
+    distinct = series.dropna().unique().tolist()
+    if kind == "binary" and len(distinct) != 2:
+        raise InputError(f"{source}: {option} does not fit the {len(distinct)} different values of this column")
+    if _is_text(series) and (len(distinct) != 2 or kind in ("real", "count") or _is_dates(series)):
+        raise _text_error(series, source)
+    values = series if _is_text(series) else _numbers(series, source)
+    if len(distinct) == 2 and kind in (None, "binary"):
+        low, high = sorted(distinct)
+        if strange := [v for v in (low, high) if v in UNKNOWN]:
+            raise InputError(
+                f"{source}: the column {name} holds {strange[0]!r}, which may stand for a missing value; expected an "
+                f"empty field there, or {_option('drop', name)}"
+            )
+        return Column(name, "binary", (low, high)), _codes(series, high)
+    known = values[~np.isnan(values)]
+    is_count = bool((known >= 0).all() and (known == np.floor(known)).all())
+    if kind == "count" and not is_count:
+        raise InputError(f"{source}: {option} does not fit this column; counts are whole numbers from 0")
+    return Column(name, kind or ("count" if is_count else "real")), values
+
+
+def _numbers(series: Any, source: Source) -> Array:
+    """Return a column of numbers or booleans as float64, with NaN for missing values."""
+    from pandas.api import types
+
+    if _is_text(series):
+        raise _text_error(series, source)
+    values: Array = series.astype("Float64").to_numpy(np.float64, na_value=np.nan)
+    infinite = np.isinf(values)
+    if infinite.any():
+        where = _times.row_name(int(infinite.argmax()), source)
+        raise InputError(
+            f"{source}: the column {series.name} has {infinite.sum()} infinite values, the first in {where}; expected "
+            f"finite numbers, or {_without(series)}"
+        )
+    if types.is_integer_dtype(series) and (np.abs(values) > 2**53).any():
+        raise InputError(
+            f"{source}: the column {series.name} has whole numbers beyond 2**53, which float64 cannot tell apart; "
+            f"subtract a constant from them, or train {_without(series)}"
+        )
+    return values
+
+
+def _text_error(series: Any, source: Source) -> InputError:
+    """Return the error that says why a column of text is not a column of numbers."""
+    import pandas
+
+    if _is_dates(series):
+        return _date_error(series, source)
+    is_bad = series.notna() & pandas.to_numeric(series, errors="coerce").isna()
+    row = int((is_bad if is_bad.any() else series.notna()).to_numpy(bool).argmax())
+    return InputError(
+        f"{source}: the column {series.name} holds text where numbers are expected, the first in "
+        f"{_times.row_name(row, source)}: {series.iloc[row]!r}; write numbers as 1234.5, without marks or units, and "
+        f"leave the field of a missing value empty, or train {_without(series)}"
+    )
+
+
+def _date_error(series: Any, source: Source) -> InputError:
+    return InputError(
+        f"{source}: the column {series.name} holds dates or times such as {series.dropna().iloc[0]}; expected "
+        f"{_option('time', series.name)}, which can order the rows for a split, or {_without(series)}"
+    )
+
+
+def _is_text(series: Any) -> bool:
+    from pandas.api import types
+
+    return bool(types.is_string_dtype(series.dtype)) and series.dtype != object
+
+
+def _is_dates(series: Any) -> bool:
+    known = series.dropna().drop_duplicates()[:100]
+    return len(known) > 0 and bool(known.str.fullmatch(DATE).all())
+
+
+def _is_category(series: Any) -> bool:
+    """Whether a column has text with more than two values, which are no numbers or dates."""
+    if not _is_text(series) or series.nunique() <= 2:
+        return False
+    return bool(series.dropna().str.fullmatch(WITH_DIGITS).mean() < 0.5) and not _is_dates(series)
+
+
+def _is_categorical(series: Any) -> bool:
+    """Whether a column has the type of categories, and more than two of them."""
+    import pandas
+
+    return isinstance(series.dtype, pandas.CategoricalDtype) and series.nunique() > 2
+
+
+def _is_constant(series: Any) -> bool:
+    """Whether a column has the same value in each row, or no value at all."""
+    return bool(series.nunique(dropna=False) == 1)
+
+
+def _is_row_number(series: Any) -> bool:
+    """Whether a column counts the rows from 0 or from 1."""
+    from pandas.api import types
+
+    if not types.is_numeric_dtype(series) or len(series) < 2 or not series[:1].isin([0, 1]).all():
+        return False
+    return bool(np.array_equal(series.to_numpy(np.float64, na_value=np.nan), series.iloc[0] + np.arange(len(series))))
+
+
+def _looks_like_label(series: Any, frame: Any) -> bool:
+    """Whether a column has a name by which people call labels. A real number y beside an x is a coordinate."""
+    name = re.sub(r"[\W_]", "", str(series.name)).lower()
+    if name == "y" and any(str(c).lower() == "x" for c in frame):
+        return not _is_text(series) and bool((series.dropna() % 1 == 0).all())
+    words = re.split(r"[\W_]+", str(series.name).lower())
+    return name in LABELS or "label" in words or words[-1] in ("target", "class", "outcome", "diagnosis")
+
+
+def _looks_like_identifier(series: Any) -> bool:
+    """Whether a column has text or whole numbers, and the name of an identifier, or rises by one from row to row."""
+    from pandas.api import types
+
+    name = str(series.name)
+    is_named = bool(IDENTIFIER.search(name)) or (name.startswith("Unnamed: ") and series.is_unique)
+    if _is_text(series) or types.is_bool_dtype(series):
+        return _is_text(series) and is_named
+    rises = len(series) >= MINIMUM and bool((series.diff()[1:] == 1).all())
+    return (is_named or rises) and bool((series.dropna() % 1 == 0).all())
+
+
+def find(frame: Any, column: str, option: str, source: Source) -> Any:
+    """Return a column that an option names. Raises `InputError` if there is none."""
+    if column not in frame:
+        raise InputError(
+            f"{source}: {_option(option, column)}: there is no column of this name{_near(column, frame.columns)}; "
+            f"expected one of {listed(list(frame.columns), 20)}"
+        )
+    return frame[column]
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    """Return a question that names similar names, or nothing."""
+    folded = {str(n).casefold(): str(n) for n in names}
+    similar = difflib.get_close_matches(name.casefold(), list(folded), n=3)
+    return f" (did you mean {' or '.join(folded[n] for n in similar)}?)" if similar else ""
+
+
+def _option(option: str, column: Any, ending: str = "") -> str:
+    """Return an option as a person types it in a shell."""
+    return f"--{option} {shlex.quote(f'{column}{ending}')}"
+
+
+def _without(series: Any) -> str:
+    """Return the words for a model that leaves a column out."""
+    return f"a model without this column ({_option('drop', series.name)})"

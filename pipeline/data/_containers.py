@@ -1,0 +1,207 @@
+"""Reads files and folders that hold several arrays, or a table with its labels: .npz, .npy, HDF5, zarr, anndata, and
+data sets that HuggingFace `datasets` saved.
+
+The libraries for the last four are the extra `formats` of this package.
+"""
+
+import importlib
+import io
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.data import _arrays, _columns, _images, _tables
+from pipeline.data._preprocessing import Preprocessing
+from pipeline.data._raw import Raw
+from pipeline.data._source import Source, refuse_options
+from pipeline.data._splits import listed
+from variants import InputError
+
+
+def npz(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
+    """Read the arrays of an .npz file."""
+    with _reading(path), path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        arrays, notes = by_roles(file.files, file.__getitem__, source)
+    return _with_notes(_arrays.from_arrays(arrays, source, name, like), notes)
+
+
+def npy(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
+    """Read the array of an .npy file."""
+    with _reading(path):
+        x = np.load(path, allow_pickle=False)
+    return _arrays.from_arrays({"x": x}, source, name, like)
+
+
+def hdf5(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
+    """Read the arrays of an HDF5 file, also those in its groups."""
+    h5py = _library("h5py", path)
+
+    def load(key: str) -> Any:
+        return file[key].asstr()[()] if h5py.check_string_dtype(file[key].dtype) else file[key][()]
+
+    with _reading(path), h5py.File(path, "r") as file:
+        names: list[str] = []
+        file.visititems(lambda key, node: names.append(key) if isinstance(node, h5py.Dataset) else None)
+        arrays, notes = by_roles(names, load, source)
+    return _with_notes(_arrays.from_arrays(arrays, source, name, like), notes)
+
+
+def zarr(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
+    """Read the arrays of a zarr folder, or the cells if anndata wrote it."""
+    library = _library("zarr", path)
+    with _reading(path):
+        node = library.open(path, mode="r")
+        if node.attrs.get("encoding-type") == "anndata":
+            return _cells(_library("anndata", path).read_zarr, path, source, name, like)
+        if isinstance(node, library.Array):
+            arrays, notes = {"x": node[...]}, list[str]()
+        else:
+            members = {key: m for key, m in node.members(max_depth=None) if isinstance(m, library.Array)}
+            arrays, notes = by_roles(members, lambda key: members[key][...], source)
+    return _with_notes(_arrays.from_arrays(arrays, source, name, like), notes)
+
+
+def h5ad(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
+    """Read the cells of an .h5ad file; see `_cells`."""
+    return _cells(_library("anndata", path).read_h5ad, path, source, name, like)
+
+
+def by_roles(names: Iterable[str], load: Callable[[str], Any], source: Source) -> tuple[dict[str, Any], list[str]]:
+    """Load the arrays that are used, by their roles (see `_arrays.roles`). Returns them, and notes about the others."""
+    names = list(names)
+    roles = _arrays.roles(names, source)
+    notes = []
+    if len(names) == 1 and names[0].lower() != "x":
+        notes.append(f"the only array, {names[0]}, is read as x")
+    if unused := [name for name in names if name not in roles.values()]:
+        notes.append(f"not used: the arrays {listed(unused)}")
+    return {role: load(key) for role, key in roles.items()}, notes
+
+
+def _cells(read: Callable[[Path], Any], path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
+    """Make a `Raw` of what anndata reads: a table of X with a column for each gene.
+
+    `--label`, `--group` and `--time` name columns of its `obs`, whose index labels the rows.
+    """
+    import pandas
+    from scipy import sparse
+
+    with _reading(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about versions of the file format
+        cells = read(path)
+    x, obs, notes = cells.X, cells.obs, list[str]()
+    if x is None:
+        raise InputError(f"{path} has no X; expected the values of the genes there")
+    if not cells.var_names.is_unique:
+        notes.append("several genes have the same name; numbers are added to their names")
+        cells.var_names_make_unique()
+    chosen = []
+    for option in ("label", "group", "time"):
+        column = getattr(source, option)
+        if column is None or (like is not None and column not in obs):
+            continue
+        if column not in obs or column in cells.var_names:
+            known = listed([*map(str, obs)], 20) or "none"
+            also = " and is also the name of a gene" if column in cells.var_names else ""
+            raise InputError(f"{path}: --{option} names {column}{also}; expected one of the columns of obs: {known}")
+        chosen.append(column)
+    if like is None and (unused := [str(c) for c in obs if c not in chosen]):
+        hint = "" if source.label else "; --label NAME says which one holds the class"
+        notes.append(f"not used: the columns {listed(unused)} of obs{hint}")
+    values = x.toarray() if sparse.issparse(x) else np.asarray(x)
+    frame = pandas.DataFrame(values, index=cells.obs_names, columns=cells.var_names)
+    frame = pandas.concat([frame, obs[chosen].astype(object)], axis=1)
+    return _with_notes(_tables.from_frame(frame, source, name, like), notes)
+
+
+def saved_dataset(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
+    """Read a folder that HuggingFace `datasets` saved: images, or a table.
+
+    The parts train, validation and test of a `DatasetDict` are the splits. The only column of class labels is the label
+    unless `--label` names another one.
+    """
+    datasets = _library("datasets", path)
+    with _reading(path):
+        loaded = datasets.load_from_disk(str(path))
+        parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
+        numbers = [_columns.PARTS.get(part.lower(), -1) for part in parts] if len(parts) > 1 else [0]
+        if -1 in numbers or len(set(numbers)) < len(parts):
+            raise InputError(f"{path} has the parts {listed([*parts])}; expected train, validation and test")
+        order = sorted(zip(numbers, parts.values(), strict=True), key=lambda pair: pair[0])
+        whole = datasets.concatenate_datasets([part for _, part in order]).with_format(None)
+    lengths = {number: len(part) for number, part in order}
+    ends = np.cumsum([0, *(lengths.get(k, 0) for k in range(3))])
+    splits = [torch.arange(a, b) for a, b in pairwise(ends)] if len(parts) > 1 and like is None else None
+    classes = {c: f.names for c, f in whole.features.items() if isinstance(f, datasets.ClassLabel)}
+    images = [c for c, f in whole.features.items() if isinstance(f, datasets.Image) and c not in source.drop]
+    notes = []
+    if source.label is None and len(classes) == 1:
+        source = replace(source, label=next(iter(classes)))
+        notes.append(f"the label is the column {source.label}, which holds class labels")
+    if not images:
+        frame = whole.to_pandas()
+        for column, names in classes.items():
+            frame[column] = frame[column].map(dict(enumerate(names)))
+        raw = _tables.from_frame(frame, source, name, like)
+        return _with_notes(replace(raw, splits=raw.splits if splits is None else splits), notes)
+    refuse_options(source, ("group", "time", "header", "gaps"), "images", like)
+    if len(images) > 1:
+        raise InputError(f"{path} has several columns of images: {', '.join(images)}; expected one, others with --drop")
+    has_label = source.label in whole.features
+    if source.label is not None and not has_label and like is None:
+        raise InputError(
+            f"{path}: --label names the column {source.label}, which is not there; expected one of "
+            f"{listed(whole.column_names, 20)}"
+        )
+    if unused := [c for c in whole.features if c not in (images[0], source.label, *source.drop)]:
+        notes.append(f"not used: the columns {listed(unused)}")
+    labels = None
+    if has_label:
+        names = dict(enumerate(classes.get(source.label, ())))
+        labels = [names.get(value) if names else value for value in whole[source.label]]
+    encoded = whole.cast_column(images[0], datasets.Image(decode=False))
+    openers = {f"{path}, row {i}": partial(_open, row) for i, row in enumerate(encoded[images[0]])}
+    raw = _images.from_images(openers, source, name, like, labels)
+    return _with_notes(replace(raw, splits=splits), notes)
+
+
+def _open(row: dict[str, Any]) -> Any:
+    """Open an image that is stored as bytes or as a path."""
+    from PIL import Image
+
+    return Image.open(row["path"] if row["bytes"] is None else io.BytesIO(row["bytes"]))
+
+
+def _with_notes(raw: Raw, notes: list[str]) -> Raw:
+    return replace(raw, notes=(*notes, *raw.notes))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn any error of a library that reads a file into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the libraries raise many types
+        if "allow_pickle" in str(error):
+            raise InputError(
+                f"{path} cannot be read: it holds Python objects, which are never loaded; expected arrays of numbers"
+            ) from error
+        raise InputError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _library(module: str, path: Path) -> Any:
+    """Return a library that is not installed with this package."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"{path} cannot be read without the library {module}: pip install {module}") from error

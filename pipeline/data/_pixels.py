@@ -1,0 +1,195 @@
+"""Decides how the pixels of images are modelled, and brings images to one size."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.data._catalogue import CATALOGUE, GREY
+from pipeline.data._preprocessing import Preprocessing
+from pipeline.data._raw import PixelFormat, Raw
+from pipeline.data._source import Source
+from variants import InputError
+from variants.base.contract import Likelihood
+
+RANGES = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))  # in which programs give 8-bit pixels
+DARK = 64  # 8-bit pixels that are all below this level are probably on another scale
+CHUNK = 256  # images that are examined at once, so that large arrays need little memory
+Array = NDArray[Any]
+Axis = Literal["first", "last", "none"]
+
+
+def from_pixels(x: Array, source: Source, name: str, like: Preprocessing | None = None, *, axis: Axis) -> Raw:
+    """Make a `Raw` of images x (N, C, H, W), and choose the likelihood of a pixel.
+
+    It is Bernoulli for two values, 8-bit for whole numbers from 0 to 255 and for floats in 256 even steps, and Gaussian
+    for other numbers. `axis` says where the channels were before. Images of another size than `source.size` are
+    resized.
+
+    Raises:
+        InputError: If pixels are missing, `source.likelihood` does not fit them, or they do not fit `like`.
+    """
+    Raw(name=name, source=source, x=x, y=None, likelihood="gaussian").check_finite()
+    notes: list[str] = []
+    size = source.size if like is None else like.source.size
+    if size not in (None, x.shape[2:]):
+        assert size is not None
+        notes.append(
+            f"the images are resized from {x.shape[2]}x{x.shape[3]} to cover {size[0]}x{size[1]}, and what extends "
+            "beyond it is cut off"
+        )
+        x = resized(x, size)
+    if like is not None:
+        x = _new_pixels(x, source, like)
+        return Raw(
+            name=name, source=source, x=np.ascontiguousarray(x), y=None, likelihood=like.spec.likelihood,
+            pixels=like.pixels, notes=tuple(notes),
+        )  # fmt: skip
+    dtype, given, warnings = x.dtype, source.likelihood, list[str]()
+    likelihood: Likelihood = "gaussian"
+    low, high, why = 0.0, 1.0, "the pixels are continuous values"
+    if given in (None, "bernoulli") and (two := _two_values(x)):
+        low, high = two
+        x, likelihood, why = x == high, "bernoulli", f"the pixels have two values, {low:g} and {high:g}"
+    elif given in (None, "bernoulli", "logistic8") and (eight_bit := _eight_bit(x)):
+        low, high, x = eight_bit
+        likelihood = given or "logistic8"
+        why = "the pixels are 8-bit values" if likelihood == "logistic8" else GREY
+        if high != 255:
+            notes.append(f"the pixels are in 256 even steps from {low:g} to {high:g}, and are read as 8-bit values")
+        elif x.max() < DARK:
+            warnings.append(f"the brightest pixel is {x.max()} of 255; if it is white, scale the pixels to 255")
+    elif given in (None, "gaussian"):
+        warnings += _discrete_warning(x)
+    else:
+        expected = {"bernoulli": "two values, or 8-bit values", "logistic8": "8-bit values"}.get(given, "sequences")
+        raise InputError(
+            f"{source}: --likelihood {given} is for {expected}, and the pixels are {_range(x)}; expected --likelihood "
+            "gaussian, or pixels that are scaled and rounded to whole numbers from 0 to 255"
+        )
+    return Raw(
+        name=name, source=source, x=np.ascontiguousarray(x), y=None, likelihood=likelihood, why=why,
+        pixels=PixelFormat(dtype=str(dtype), low=low, high=high, channel_axis=axis), notes=tuple(notes),
+        warnings=tuple(warnings),
+    )  # fmt: skip
+
+
+def _new_pixels(x: Array, source: Source, like: Preprocessing) -> Array:
+    """Return new images (N, C, H, W) for a trained model as its likelihood needs them."""
+    assert like.pixels is not None
+    expected = "x".join(map(str, like.spec.shape))
+    if x.shape[1:] != like.spec.shape:
+        shape = "x".join(map(str, x.shape[1:]))
+        raise InputError(
+            f"{source}: the images are {shape} (channels x height x width); the model was trained on {expected}"
+        )
+    low, high, trained = like.pixels.low, like.pixels.high, np.dtype(like.pixels.dtype)
+    if like.spec.likelihood == "gaussian":
+        is_integer = trained.kind in "iu"
+        if (
+            x.dtype.kind == "b"
+            or (x.dtype.kind == "u" and trained.kind != "i" and x.dtype != trained)
+            or (x.dtype.kind == "f" and is_integer and not all((part % 1 == 0).all() for part in _chunks(x)))
+        ):
+            raise InputError(
+                f"{source}: the pixels are {_range(x)}; the model was trained on {trained} from "
+                f"{like.low.item():g} to {like.high.item():g}"
+            )
+        return x
+    # embedded data sets and --likelihood bernoulli have grey values, which are binarised later
+    grey = trained.kind != "b" and (like.source.place in CATALOGUE or like.source.likelihood == "bernoulli")
+    converted: Array | None
+    if like.spec.likelihood == "logistic8" or grey:
+        converted, steps = _levels(x, low, high), "in 256 even steps"
+        if high == 255 and x.max() == 1:
+            converted = None
+    else:
+        is_binary = all(((part == low) | (part == high)).all() for part in _chunks(x))
+        converted, steps = x == high if is_binary else None, "with no value between them"
+    if converted is None:
+        raise InputError(
+            f"{source}: the pixels are {_range(x)}; the model was trained on pixels from {low:g} to {high:g} {steps}"
+        )
+    return converted
+
+
+def resized(images: Sequence[Array] | Array, size: tuple[int, int]) -> Array:
+    """Resize images (C, H, W) so that they cover `size`, and cut out their centre. Returns (N, C, *size).
+
+    Proportions are kept. Images that all have the same two values keep them.
+    """
+    low, high = min(i.min() for i in images), max(i.max() for i in images)
+    is_binary = all(((i == low) | (i == high)).all() for i in images)
+    result = np.empty((len(images), len(images[0]), *size), images[0].dtype)
+    for image, target in zip(images, result, strict=True):
+        height, width = image.shape[1:]
+        scale = max(size[0] / height, size[1] / width)
+        whole = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
+        top, left = (whole[0] - size[0]) // 2, (whole[1] - size[1]) // 2
+        values = torch.nn.functional.interpolate(
+            torch.from_numpy(image.astype(np.float64))[None], whole, mode="bilinear", antialias=True
+        )[0, :, top : top + size[0], left : left + size[1]].numpy()
+        if is_binary:
+            values = np.where(values >= (float(low) + float(high)) / 2, high, low)
+        elif result.dtype.kind in "iu":
+            values = values.round()
+        target[:] = values
+    return result
+
+
+def _chunks(x: Array) -> Iterator[Array]:
+    return (x[start : start + CHUNK] for start in range(0, len(x), CHUNK))
+
+
+def _two_values(x: Array) -> tuple[float, float] | None:
+    """Return the two values of the pixels, or None if there are more."""
+    low, high = x.min(), x.max()
+    return (float(low), float(high)) if all(((p == low) | (p == high)).all() for p in _chunks(x)) else None
+
+
+def _eight_bit(x: Array) -> tuple[float, float, Array] | None:
+    """Return the range of 8-bit pixels, and the pixels as uint8; None if they are no 8-bit pixels."""
+    for low, high in RANGES[1:] if x.max() <= 1 else RANGES:
+        levels = _levels(x, low, high)
+        if levels is not None:
+            return low, high, levels
+    return None
+
+
+def are_levels(x: Array, low: float, high: float) -> bool:
+    """Whether all values are among 256 even steps from `low` to `high`."""
+    return all(_levels(part, low, high) is not None for part in _chunks(x))
+
+
+def _levels(x: Array, low: float, high: float) -> Array | None:
+    """Return which of 256 even steps from `low` to `high` each pixel is, as uint8; None if one is between steps."""
+    if x.dtype == np.uint8 and (low, high) == (0, 255):
+        return x
+    levels = np.empty(x.shape, np.uint8)
+    tolerance = 0.1 if x.dtype == np.float16 else 1e-3
+    for part, target in zip(_chunks(x), _chunks(levels), strict=True):
+        exact = (part.astype(np.float64) - low) * (255 / (high - low))
+        nearest = exact.round()
+        if nearest.min() < 0 or nearest.max() > 255 or (np.abs(exact - nearest) > tolerance).any():
+            return None
+        target[:] = nearest
+    return levels
+
+
+def _discrete_warning(x: Array) -> list[str]:
+    """Return a warning if the pixels have discrete values, which get no density without a word."""
+    some = x[: max(1, 1_000_000 // x[0].size)]
+    count = len(np.unique(some))
+    if x.dtype.kind == "f" and 10 * count > some.size:
+        return []
+    values = f"{count:,} different values only" if x.dtype.kind == "f" else "whole numbers"
+    return [
+        f"the pixels are {values}, and are modelled as continuous: a density of a discrete value can grow without "
+        "limit, so a good score may mean little"
+    ]
+
+
+def _range(x: Array) -> str:
+    return f"{x.dtype} from {x.min():g} to {x.max():g}" if x.dtype.kind != "b" else "bool"

@@ -1,0 +1,193 @@
+"""A trained model on new data: `python -m pipeline.apply`, and MLflow's own commands."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Command, environment
+from PIL import Image
+from test_model import COLUMNS, QUICK, images, table, waves
+
+from pipeline import apply
+from pipeline.model import Model
+from variants import InputError
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with models of a table, of images and of sequences, and their data as files."""
+    folder = tmp_path_factory.mktemp("saved")
+    table().to_csv(folder / "new.csv", index=False)
+    table().to_parquet(folder / "new.parquet")
+    for number, pixels in enumerate(images(20)):
+        (folder / "pictures" / f"{number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / "pictures" / f"{number % 2}" / f"{number}.png")
+    rows = [
+        {"series": f"s{i}", "time": t, "level": v[0], "slope": v[1]}
+        for i, series in enumerate(waves(60)) for t, v in enumerate(series)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "series.csv", index=False)
+    Model("cvae", **QUICK).fit(folder / "new.csv").save(folder / "table")
+    Model("vae", **QUICK).fit(folder / "pictures").save(folder / "images")
+    Model("vrae", width=8, latent=2, **QUICK).fit(folder / "series.csv").save(folder / "sequences")
+    return folder
+
+
+def read(path: Path) -> Any:
+    return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("encode", []), ("reconstruct", []), ("score", []), ("score", ["--by-value"]), ("anomaly", []), ("impute", [])],
+)
+def test_a_table_gives_what_the_model_gives(
+    saved: Path, tmp_path: Path, method: str, options: list[str], ending: str
+) -> None:
+    out = tmp_path / f"out{ending}"
+    assert apply.main(
+        [method, "--model", str(saved / "table"), "--data", str(saved / "new.csv"), "--out", str(out), *options]
+    ) == 0  # fmt: skip
+    model, source = Model.load(saved / "table"), saved / "new.csv"
+    expected = {
+        "encode": model.transform, "reconstruct": model.reconstruct, "anomaly": model.anomaly, "impute": model.impute,
+        "score": lambda x: model.score_samples(x, by_value=bool(options)),
+    }[method](source)  # fmt: skip
+    written = read(out)
+    assert len(written) == 300
+    np.testing.assert_allclose(written.to_numpy(), np.asarray(expected).reshape(300, -1), rtol=1e-6)
+    assert list(written) == (list(expected) if isinstance(expected, pd.DataFrame) else [method])
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+def test_the_parts_of_a_large_table_give_what_the_whole_gives(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply, "PART", 128)
+    for name in ("new.csv", "new.parquet"):
+        out = tmp_path / f"{name}.csv"
+        words = ["encode", "--model", str(saved / "table"), "--data", str(saved / name), "--out", str(out)]
+        assert apply.main(words) == 0
+        codes = Model.load(saved / "table").transform(saved / name)
+        np.testing.assert_allclose(read(out)[list(codes)].to_numpy(), codes.to_numpy(), rtol=1e-6, atol=1e-6)
+    assert read(out)["row"].tolist() == [f"row {i}" for i in range(300)]
+
+
+def test_images_come_back_as_images_and_sequences_as_rows(saved: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "rebuilt"
+    words = ["reconstruct", "--model", str(saved / "images"), "--data", str(saved / "pictures"), "--out", str(pictures)]
+    assert apply.main(words) == 0
+    names = sorted(str(p.relative_to(saved / "pictures")) for p in (saved / "pictures").rglob("*.png"))
+    assert sorted(str(p.relative_to(pictures)) for p in pictures.rglob("*.png")) == names
+    rebuilt = Model.load(saved / "images").reconstruct(saved / "pictures")
+    np.testing.assert_array_equal(np.asarray(Image.open(pictures / "0" / "0.png")), rebuilt[0])
+    forecast = tmp_path / "forecast.csv"
+    words = ["forecast", "--model", str(saved / "sequences"), "--data", str(saved / "series.csv"), "--steps", "5"]
+    assert apply.main([*words, "--out", str(forecast)]) == 0
+    rows = read(forecast)
+    assert list(rows) == ["series", "time", "level", "slope"]
+    assert rows.groupby("series").size().to_dict() == {f"s{i}": 5 for i in range(60)}
+    assert apply.main(["sample", "--model", str(saved / "images"), "--n", "7", "--out", str(tmp_path / "x.npz")]) == 0
+    with np.load(tmp_path / "x.npz") as file:
+        assert file["x"].shape == (7, 8, 8, 3)
+    samples = tmp_path / "yes.csv"
+    words = ["sample", "--model", str(saved / "table"), "--n", "9", "--label", "yes", "--out", str(samples)]
+    assert apply.main(words) == 0
+    assert list(read(samples)) == COLUMNS and len(read(samples)) == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["encode", "--out", "x.csv"], "encode needs --data"),
+        (["sample", "--out", "x.csv"], "sample needs --n"),
+        (["forecast", "--data", "new.csv", "--out", "x.csv"], "forecast needs --steps"),
+        (["encode", "--data", "new.csv", "--n", "3", "--out", "x.csv"], "encode takes no --n"),
+        (["encode", "--data", "new.csv", "--label", "a", "--out", "x.csv"], "encode takes no --label"),
+        (["encode", "--data", "new.csv", "--out", "x.xlsx"], r"--out x.xlsx: .* expected \.csv, \.parquet, \.npz"),
+        (["forecast", "--data", "new.csv", "--steps", "3", "--out", "x.csv"], "holds no sequences"),
+        (["encode", "--data", "nowhere.csv", "--out", "x.csv"], "nowhere.csv: there is no such file"),
+        (["reconstruct", "--data", "new.csv", "--out", "x"], "the results are no images"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_leaves_no_file(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new.csv").write_bytes((saved / "new.csv").read_bytes())
+    with pytest.raises(InputError, match=message):
+        apply.main([*words, "--model", str(saved / "table")])
+    assert [p.name for p in tmp_path.iterdir()] == ["new.csv"]
+
+
+def test_a_result_never_replaces_a_file(saved: Path, tmp_path: Path, command: Command) -> None:
+    (tmp_path / "out.csv").write_text("precious")
+    words = ("encode", "--model", str(saved / "table"), "--data", str(saved / "new.csv"))
+    done = command("apply", *words, "--out", str(tmp_path / "out.csv"))
+    assert done.returncode == 2
+    assert "exists already" in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "out.csv").read_text() == "precious"
+    done = command("apply", *words, "--out", str(tmp_path / "codes.csv"))
+    assert done.returncode == 0, done.stderr
+    assert "300 examples in" in done.stdout
+
+
+@pytest.mark.filterwarnings("ignore:.*type hint is inferred as AnyType:UserWarning")  # of MLflow about itself
+def test_mlflow_loads_a_model_without_pickle(saved: Path) -> None:
+    model = mlflow.pyfunc.load_model(str(saved / "table"))
+    frame = table(5, seed=3)
+    own = Model.load(saved / "table")
+    pd.testing.assert_frame_equal(model.predict(frame), own.transform(frame))
+    pd.testing.assert_series_equal(model.predict(frame, params={"method": "score"}), own.score_samples(frame))
+    assert mlflow.pyfunc.load_model(str(saved / "images")).predict(images(3)).shape == (3, 16)
+    endings = {p.suffix for p in (saved / "table").iterdir()}
+    assert endings == {".json", ".safetensors", ""}
+
+
+def test_mlflow_serves_a_tracked_model(folder: Path) -> None:
+    frame = table()
+    model = Model("vae", track=True, **QUICK).fit(frame)
+    from pipeline.tracker import Tracker
+
+    (record,) = Tracker("data").find(kind="model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"sqlite:///{folder}/mlflow.db"
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    line = ["mlflow", "models", "serve", "-m", f"models:/{record.model}", "--env-manager", "local", "-p", str(port)]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            line, env={**environment(), "PATH": path, "MLFLOW_TRACKING_URI": uri}, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        body = {"dataframe_split": json.loads(frame[:3].to_json(orient="split", double_precision=15))}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        for _ in range(240):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    predictions = json.load(answer)["predictions"]
+                break
+            except OSError:
+                assert server.poll() is None, (folder / "log").read_text()
+                time.sleep(0.25)
+        else:
+            pytest.fail((folder / "log").read_text())
+        np.testing.assert_allclose(pd.DataFrame(predictions), model.transform(frame[:3]), rtol=1e-5, atol=1e-6)
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait()

@@ -1,0 +1,263 @@
+"""A model with its preprocessing: from a person's rows to codes, scores and samples, also in another process."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import environment
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import check_estimator
+
+from pipeline.data import Preprocessing
+from pipeline.model import Model
+from variants import InputError, names
+
+COLUMNS = list("abcdef")
+QUICK = {"epochs": 2, "progress": False}
+# what the checks of scikit-learn expect and a variational autoencoder with its own reading of data does otherwise
+EXCEPTIONS = {
+    "check_no_attributes_set_in_init": "the hyperparameters of a variant are keywords, which are kept in one attribute",
+    "check_estimators_dtypes": "a table of whole numbers only is ambiguous (counts?), and is refused with the option",
+    "check_n_features_in_after_fitting": "the message names the columns that are missing, as those of the commands do",
+}
+
+
+def table(n: int = 300, seed: int = 0) -> pd.DataFrame:
+    """Rows of six correlated columns in unlike units, with a class."""
+    rng = np.random.default_rng(seed)
+    mixing = np.random.default_rng(99).normal(size=(2, 6))
+    z = rng.normal(size=(n, 2))
+    x = (z @ mixing + 0.3 * rng.normal(size=(n, 6))) * [1, 10, 1e3, 1e-3, 1, 1] + [0, 5, 1e8, 0, -3, 1]
+    index = [f"row {i}" for i in range(n)]
+    return pd.DataFrame(x, columns=COLUMNS, index=index).assign(label=np.where(z[:, 0] > 0, "yes", "no"))
+
+
+def images(n: int = 200, seed: int = 0) -> np.ndarray:
+    """Images (n, 8, 8, 3) of a bright square on a dark ground, uint8."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 60, (n, 8, 8, 3))
+    for image, (top, left) in zip(x, rng.integers(0, 5, (n, 2)), strict=True):
+        image[top : top + 3, left : left + 3] += 180
+    return x.astype(np.uint8)
+
+
+def waves(n: int = 120, seed: int = 0) -> list[np.ndarray]:
+    """Sequences (T, 2) of unlike lengths: sine waves in two channels of unlike units."""
+    rng = np.random.default_rng(seed)
+    phases, lengths = rng.uniform(0, 6, n), rng.integers(6, 12, n)
+    return [
+        np.stack([100 + 20 * np.sin(p + np.arange(t)), 0.01 * np.cos(p + np.arange(t))], 1)
+        for p, t in zip(phases, lengths, strict=True)
+    ]
+
+
+def write(kind: str, folder: Path) -> Path:
+    """Write data of a kind to a file as a person would have them."""
+    if kind == "table":
+        table().to_csv(folder / "table.csv", index=False)
+        return folder / "table.csv"
+    if kind == "images":
+        np.savez(folder / "images.npz", x=images(), y=np.arange(200) % 2)
+        return folder / "images.npz"
+    series = waves()
+    padded = np.zeros((len(series), 11, 2))
+    for row, s in zip(padded, series, strict=True):
+        row[: len(s)] = s
+    np.savez(folder / "waves.npz", x=padded, lengths=[len(s) for s in series])
+    return folder / "waves.npz"
+
+
+CASES = [(name, kind) for name in names() if name != "vrae" for kind in ("table", "images")] + [("vrae", "waves")]
+ELSEWHERE = """
+import sys
+import numpy as np
+from pathlib import Path
+from pipeline.model import Model
+for folder in map(Path, sys.argv[1:]):
+    model, source = Model.load(folder / "model"), (folder / "source.txt").read_text()
+    results = {"codes": model.transform(source), "anomaly": model.anomaly(source), "values": model.reconstruct(source)}
+    if (folder / "scored").exists():
+        results["scores"] = model.score_samples(source)
+    flat = {k: np.concatenate([np.ravel(p) for p in v]) if isinstance(v, list) else v for k, v in results.items()}
+    np.savez(folder / "results.npz", **flat)
+"""
+
+
+def test_another_process_computes_the_same_from_the_saved_folder_and_the_raw_file(tmp_path: Path) -> None:
+    expected: dict[Path, dict[str, Any]] = {}
+    for variant, kind in CASES:
+        folder = tmp_path / f"{variant}-{kind}"
+        folder.mkdir()
+        path = write(kind, folder)
+        model = Model(variant, **QUICK).fit(path)
+        model.save(folder / "model")
+        (folder / "source.txt").write_text(str(path))
+        results = {"codes": model.transform(path), "anomaly": model.anomaly(path), "values": model.reconstruct(path)}
+        if model.variant_.sample_posterior(next(iter(_batches(model, path)))) is not None:
+            (folder / "scored").touch()
+            results["scores"] = model.score_samples(path)
+        expected[folder] = results
+    program = [sys.executable, "-c", ELSEWHERE, *map(str, expected)]
+    done = subprocess.run(program, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for folder, results in expected.items():
+        with np.load(folder / "results.npz") as there:
+            assert set(there) == set(results)
+            for name, values in results.items():
+                here = np.concatenate([np.ravel(v) for v in values]) if isinstance(values, list) else values
+                np.testing.assert_allclose(there[name], here, rtol=1e-6, atol=1e-6, err_msg=f"{folder.name} {name}")
+
+
+def _batches(model: Model, path: Path) -> list[Any]:
+    whole = model.preprocessing_.encode(model._read(path))
+    return [model.preprocessing_.binarized(whole[slice(0, 4)])]
+
+
+def test_reconstructions_and_samples_are_in_the_units_of_the_data() -> None:
+    frame, pictures, series = table(), images(), waves()
+    model = Model("vae", epochs=30, lr=3e-3, latent=2, progress=False).fit(frame)
+    rebuilt = model.reconstruct(frame)
+    assert list(rebuilt) == COLUMNS and list(rebuilt.index) == list(frame.index)
+    residual = (rebuilt - frame[COLUMNS]).std() / frame[COLUMNS].std()
+    assert residual.max() < 0.8
+    np.testing.assert_allclose(model.sample(2000).mean(), frame[COLUMNS].mean(), atol=0.2 * frame[COLUMNS].std().max())
+    np.testing.assert_allclose(model.inverse_transform(model.transform(frame)), rebuilt, rtol=1e-5, atol=1e-6)
+    model = Model("vae", epochs=10, lr=3e-3, progress=False).fit(pictures)
+    assert model.reconstruct(pictures).shape == pictures.shape
+    assert model.sample(5).shape == (5, 8, 8, 3)
+    assert model.sample(5).dtype == np.uint8
+    model = Model("vrae", epochs=1, width=8, latent=2, progress=False).fit(series)
+    assert [s.shape for s in model.reconstruct(series)] == [s.shape for s in series]
+    forecast = model.forecast(series[:3], steps=4)
+    assert [f.shape for f in forecast] == [(4, 2)] * 3
+    assert all(40 < f[:, 0].mean() < 160 for f in forecast)
+
+
+def test_a_classifier_on_codes_of_raw_rows_is_as_good_as_in_training(tmp_path: Path) -> None:
+    """Codes of rows that were not standardised by the training data would be useless."""
+    frame = table(600)
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    model = Model("vae", epochs=20, lr=3e-3, latent=2, progress=False).fit(tmp_path / "mine.csv")
+    new = table(400, seed=1)
+    model.save(tmp_path / "model")
+    loaded = Model.load(tmp_path / "model")
+    classifier = LogisticRegression().fit(model.transform(frame), frame["label"])
+    there, here = (
+        roc_auc_score(new["label"] == "yes", classifier.predict_proba(m.transform(new.drop(columns="label")))[:, 1])
+        for m in (model, loaded)
+    )
+    assert here == there > 0.95
+
+
+def test_scores_say_what_is_unusual_and_do_not_depend_on_other_rows() -> None:
+    frame = table(600)
+    model = Model("vae", epochs=30, lr=3e-3, latent=2, progress=False).fit(frame)
+    odd = frame.iloc[:20].copy()
+    odd.iloc[3, 1] += 60  # column b, whose deviation is about 10
+    scores = model.score_samples(odd)
+    assert scores.idxmin() == "row 3"
+    assert model.anomaly(odd).idxmax() == "row 3"
+    assert model.score_samples(odd, by_value=True).stack().idxmin() == ("row 3", "b")
+    np.testing.assert_allclose(model.score_samples(odd.iloc[[3, 1]]), scores.iloc[[3, 1]], rtol=1e-5)
+
+
+def test_the_score_of_a_conditional_variant_does_not_need_the_class() -> None:
+    frame = table()
+    model = Model("cvae", **QUICK).fit(frame)
+    np.testing.assert_allclose(model.score_samples(frame.drop(columns="label")), model.score_samples(frame))
+    yes, no = model.sample(3, label="yes"), model.sample(3, label="no")
+    assert not np.allclose(yes, no)
+    with pytest.raises(InputError, match="label='maybe': expected one of the classes no, yes"):
+        model.sample(3, label="maybe")
+    with pytest.raises(InputError, match="not conditioned on a class"):
+        Model("vae", **QUICK).fit(frame).sample(3, label="yes")
+
+
+def test_missing_values_are_filled_in_and_known_ones_stay() -> None:
+    frame = table(600)
+    model = Model("vae", epochs=40, lr=3e-3, latent=2, progress=False).fit(frame)
+    holes = frame[COLUMNS].copy()
+    holes.loc[frame.index[::3], "a"] = np.nan
+    filled = model.impute(holes)
+    known = holes.notna()
+    np.testing.assert_array_equal(filled.to_numpy()[known], holes.to_numpy()[known])
+    error = (filled["a"] - frame["a"])[::3].std()
+    assert error < 0.8 * frame["a"].std()
+    with pytest.raises(InputError, match="missing or infinite values in a"):
+        model.transform(holes)
+
+
+def test_it_is_an_estimator_of_scikit_learn() -> None:
+    results = check_estimator(
+        Model(epochs=1, latent=2, width=8, progress=False),
+        expected_failed_checks=EXCEPTIONS,
+        on_skip=None,
+        on_fail=None,
+    )
+    failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
+    assert failed == {}
+    assert {r["check_name"] for r in results if r["status"] == "xfail"} == EXCEPTIONS.keys()
+    assert sum(r["status"] == "passed" for r in results) >= 40
+
+
+def test_it_works_in_a_pipeline_and_can_be_cloned() -> None:
+    frame = table()
+    x, y = frame[COLUMNS].to_numpy(), frame["label"].to_numpy()
+    pipeline = make_pipeline(
+        Model("beta", epochs=15, lr=3e-3, latent=2, beta=0.5, progress=False), LogisticRegression()
+    )
+    assert clone(pipeline).fit(x, y).score(x, y) > 0.8
+    model = clone(pipeline[0]).set_params(latent=3, variant="vae")
+    assert {"latent": 3, "beta": 0.5, "variant": "vae"}.items() <= model.get_params().items()
+    with pytest.raises(InputError, match=r"vae: .*'beta'; its hyperparameters are latent, width"):
+        model.fit(x)
+    with pytest.raises(NotFittedError, match="not fitted"):
+        model.transform(x)
+
+
+def test_the_same_seed_gives_the_same_model_tracked_or_not(folder: Path) -> None:
+    frame = table()
+    models = [Model("vae", seed=3, track=track, **QUICK).fit(frame) for track in (False, True)]
+    np.testing.assert_array_equal(*(m.transform(frame) for m in models))
+    pd.testing.assert_frame_equal(
+        *(m.history_.filter(regex="valid/").reset_index(drop=True) for m in models), check_exact=True
+    )
+    assert not np.allclose(models[0].transform(frame), Model("vae", seed=4, **QUICK).fit(frame).transform(frame))
+    from pipeline.tracker import Tracker
+
+    (record,) = Tracker("data").find(kind="model")
+    assert record.model is not None
+    loaded = Model.load(f"models:/{record.model}")
+    np.testing.assert_array_equal(loaded.transform(frame), models[0].transform(frame))
+
+
+def test_a_folder_of_an_older_version_says_that_its_preprocessing_is_not_known(tmp_path: Path) -> None:
+    frame = table()
+    model = Model("vae", **QUICK).fit(frame)
+    saved = model.save(tmp_path / "model")
+    for path in saved.glob("preprocessing.*"):
+        path.unlink()
+    old = Model.load(saved)
+    assert old.variant_ is not None
+    with pytest.raises(InputError, match="preprocessing of this model is not known, because an older version"):
+        old.transform(frame)
+
+
+def test_preprocessing_is_saved_whole(tmp_path: Path) -> None:
+    frame = table().assign(flag=np.arange(300) % 2 == 0)
+    fitted = Model("vae", data_options={"kinds": (("flag", "binary"),)}, **QUICK).fit(frame).preprocessing_
+    fitted.save(tmp_path)
+    again = Preprocessing.load(tmp_path)
+    assert again is not None
+    for name in ("spec", "layout", "source", "class_names", "columns", "pixels", "step", "digest"):
+        assert getattr(again, name) == getattr(fitted, name), name
+    for name in ("shift", "scale", "low", "high"):
+        assert getattr(again, name).equal(getattr(fitted, name)), name
