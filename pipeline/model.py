@@ -29,6 +29,7 @@ from torch.overrides import TorchFunctionMode
 import variants
 from pipeline import artifact, data, machine, trainer
 from pipeline.data import Data, Preprocessing, Raw, Source
+from pipeline.evaluate import pictures
 from pipeline.evaluate.likelihood import bound, every_class
 from pipeline.metrics import Undefined
 from pipeline.progress import Display
@@ -125,9 +126,11 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if y is not None:
             source, content = _with_labels(source, content, y)
         loaded = data.load(source, content)
+        self.data_ = loaded.inspect()
+        if self.progress:
+            Display().say("\n".join(self.data_.summary()))
         self._train(config, loaded.to(machine.device(self.device)))
         self.preprocessing_ = loaded.preprocessing
-        self.data_ = loaded.description
         self._set_features(X)
         return self
 
@@ -173,6 +176,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tracker.claim(loaded)
         with tracker.run(f"{self.variant}-{loaded.spec.name}", tags) as run:
             training = TrainingRun(plan, loaded, run)
+            run.description(self.data_, pictures.examples(loaded))
             history = [{"epoch": e.number, **e.metrics} for e in self._shown(training.epochs())]
             run.model(training.variant, loaded, training.scores(), training.best_epoch)
             self.run_id_ = run.id

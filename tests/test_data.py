@@ -112,6 +112,13 @@ def test_labels_of_every_form(y: Any, classes: tuple[Any, ...], tmp_path: Path) 
     assert loaded.spec.classes == len(classes)
 
 
+def test_files_of_one_name_in_two_folders_have_different_names(tmp_path: Path) -> None:
+    (tmp_path / "A").mkdir()
+    (tmp_path / "B").mkdir()
+    names = {data.load(saved(tmp_path / part, "data", x=RNG.random((60, 2)))).spec.name for part in ("A", "B")}
+    assert names == {"A-data", "B-data"}
+
+
 def test_labels_may_be_words(tmp_path: Path) -> None:
     loaded = data.load(saved(tmp_path, x=RNG.random((60, 2)), y=np.array(["cat", "dog", "ant"] * 20)))
     assert loaded.spec.classes == 3

@@ -34,9 +34,8 @@ TINY: dict[
 def commands(page: Path) -> list[tuple[str, tuple[str, ...]]]:
     """(name, words) of every `python -m pipeline.NAME ...` of a page, those of tables included."""
     text = page.read_text(encoding="utf-8")
-    lines = re.findall(r"python -m pipeline\.([^\n`|]*)", text) + re.findall(
-        r"^\| `pipeline\.([^`]*)`", text, re.MULTILINE
-    )
+    pattern = r"python -m pipeline\.([^\n`|]*)|^\| `pipeline\.([^`]*)`"
+    lines = [code or table for code, table in re.findall(pattern, text, re.MULTILINE)]
     found = []
     for line in lines:
         name, *words = shlex.split(re.split(r"\s{2,}|\s#|\s\[|&&", line)[0].rstrip(".,;:)"))

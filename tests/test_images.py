@@ -157,6 +157,16 @@ def test_what_can_only_be_images_is_not_asked_for(x: Any) -> None:
     assert from_memory(x).spec.shape == (1, *x.shape[1:])
 
 
+def test_a_list_of_images() -> None:
+    images = list(grey(40, 6, 6, 3))
+    colour = data.load("mine", images)
+    assert colour.spec.shape == (3, 6, 6)
+    assert data.read(colour.source, images[:2], colour.preprocessing).x.shape == (2, 3, 6, 6)
+    assert data.load(Source(place="mine", kinds=(("x", "pixels"),)), list(grey(40, 6, 8))).spec.shape == (1, 6, 8)
+    with pytest.raises(InputError, match="x is no array"):
+        data.read(colour.source, [grey(6, 6, 3), grey(5, 6, 3)], colour.preprocessing)
+
+
 def test_alpha_of_arrays_is_kept_unless_a_person_gives_a_colour() -> None:
     x = grey(40, 6, 6, 4)
     x[:, :3, :, 3], x[:, 3:, :, 3] = 0, 255

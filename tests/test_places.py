@@ -102,16 +102,15 @@ def test_commands_work_in_a_folder_of_any_name(command: Command, folder: Path, t
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     line = [sys.executable, "-m", "pipeline.ui", "--port", str(port)]
-    page = subprocess.Popen(line, cwd=there, env=environment(), stdout=subprocess.PIPE, text=True)
-    try:
-        assert page.stdout is not None
-        assert page.stdout.readline().startswith("Trials: ")
-        listed = f"http://127.0.0.1:{port}/api/2.0/mlflow/artifacts/list?run_id={run_id}"
-        with urllib.request.urlopen(listed) as answer:
-            assert b"evaluation.json" in answer.read()
-    finally:
-        page.terminate()
-        page.wait()
+    with subprocess.Popen(line, cwd=there, env=environment(), stdout=subprocess.PIPE, text=True) as page:
+        try:
+            assert page.stdout is not None
+            assert page.stdout.readline().startswith("Trials: ")
+            listed = f"http://127.0.0.1:{port}/api/2.0/mlflow/artifacts/list?run_id={run_id}"
+            with urllib.request.urlopen(listed) as answer:
+                assert b"evaluation.json" in answer.read()
+        finally:
+            page.terminate()
     assert [p.name for p in (tmp_path / "within").iterdir()] == [Path(ODD).parts[0]]
 
 
@@ -271,9 +270,10 @@ def test_an_entry_that_did_not_fit_on_the_disk_leaves_the_journal_as_it_was(
 
 
 SMALL_DISK = """
-mount -t tmpfs -o size=2200k tmpfs disk && cd disk || exit 99
+mount -t tmpfs -o size=64m tmpfs disk && cd disk && head -c 63336k /dev/zero > filler || exit 99
 {study} 2>&1; echo "first: $?"
-mount -o remount,size=64m tmpfs . && {study} 2>&1; echo "second: $?"
+rm filler
+{study} 2>&1; echo "second: $?"
 cp optuna.db ..
 """
 

@@ -216,6 +216,7 @@ def test_other_data_are_the_test_split(tmp_path: Path) -> None:
     monday, tuesday = table(tmp_path, "monday.csv", 60), table(tmp_path, "tuesday.csv", 25, seed=1)
     loaded = data.load(Source(place=monday, test=tuesday))
     assert [len(s) for s in (loaded.train, loaded.valid, loaded.test)] == [54, 6, 25]
+    assert loaded.description is not None and loaded.description.division.endswith(f"test is {tuesday}")
     values = pandas.read_csv(tuesday).to_numpy()
     assert loaded.preprocessing.decode(loaded.test.x) == pytest.approx(values, abs=1e-5)
     again = data.load(Source(place=monday, test=monday))

@@ -1,7 +1,7 @@
 """Reads arrays: rows of values, images, and padded sequences."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -75,9 +75,10 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
         source = replace(source, label=None)
     if "group" in arrays:
         source = replace(source, group=None)
-    if (series := _sequences.series_in(arrays["x"])) is not None:
+    if (series := _sequences.series_in(arrays["x"])) is not None and not _are_images(series, source, like):
         raw = _sequences.from_series(series, None, source, name, like)
-        raw = replace(raw, notes=("each array of the list is read as a sequence", *raw.notes))
+        note = "each array of the list is read as a sequence; --kind x=pixels reads them as images"
+        raw = replace(raw, notes=(note, *raw.notes))
         return _complete(replace(raw, source=given, splits=splits), arrays, like)
     try:
         x = np.asarray(arrays["x"])
@@ -106,6 +107,13 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
         refuse_options(source, OF_TABLES, "images", like)
         raw = _images(x, source, name, like)
     return _complete(replace(raw, source=given, splits=splits), arrays, like)
+
+
+def _are_images(series: Sequence[Array], source: Source, like: Preprocessing | None) -> bool:
+    """Whether the arrays of a list are images: (H, W, C), or (H, W) for a model of images or if a person said so."""
+    if like is not None:
+        return not like.spec.steps
+    return source.kind("x") == "pixels" or all(np.ndim(s) == 3 for s in series)
 
 
 def _table(x: Array, source: Source, name: str, like: Preprocessing | None) -> Raw:

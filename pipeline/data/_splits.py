@@ -51,7 +51,7 @@ def split(raw: Raw, *, test: bool = True) -> tuple[Raw, list[torch.Tensor]]:
         raise InputError(
             f"{source}: --split-seed has no effect, because the examples are split {raw.division}; leave it out"
         )
-    return raw, index
+    return (raw if test else replace(raw, division=f"{raw.division}; test is {source.test}")), index
 
 
 def stratified(
