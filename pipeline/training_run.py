@@ -66,8 +66,8 @@ def cached_data(source: Source, digest: str, device: torch.device) -> Data:
         loaded = datasets.load(source)
         if loaded.digest != digest:
             raise InputError(
-                f"{loaded.source.absolute} holds other data here than where the work was started; expected the same files on "
-                "all machines, unchanged while the command runs"
+                f"{loaded.source.absolute} holds other data here than where the work was started; expected the same "
+                "files on all machines, unchanged while the command runs"
             )
         cache_data(source, device, loaded.to(device))
     return _cached[key]

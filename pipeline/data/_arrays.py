@@ -120,6 +120,10 @@ def _table(x: Array, source: Source, name: str, like: Preprocessing | None) -> R
     """Make a `Raw` of rows x (N, D), whose columns are called x0, x1, and so on."""
     import pandas
 
+    if like is not None and like.width not in (0, x.shape[1]):
+        raise InputError(
+            f"{source}: X has {x.shape[1]} features, but Model is expecting {like.width} features as input"
+        )
     raw = _tables.from_frame(pandas.DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])]), source, name, like)
     side = math.isqrt(x.shape[1])
     if like is None and raw.likelihood == "gaussian" and side**2 == x.shape[1] > 4 and are_levels(x, 0, 1):
@@ -128,7 +132,7 @@ def _table(x: Array, source: Source, name: str, like: Preprocessing | None) -> R
             f"--size {side}x{side} reads them as such"
         )
         raw = replace(raw, warnings=(*raw.warnings, warning))
-    return raw
+    return replace(raw, width=x.shape[1])
 
 
 def _images(x: Array, source: Source, name: str, like: Preprocessing | None) -> Raw:

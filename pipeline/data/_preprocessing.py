@@ -47,6 +47,7 @@ class Preprocessing:
     source: Source
     class_names: tuple[Any, ...] = ()
     columns: tuple[Column, ...] = ()
+    width: int = 0
     pixels: PixelFormat | None = None
     step: str = ""
     digest: str = ""  # of the data that it was fitted on
@@ -78,7 +79,7 @@ class Preprocessing:
             limits = {n: torch.as_tensor(v) for n, v in zip(("shift", "scale", "low", "high"), values, strict=True)}
         return cls(
             spec=spec, layout=raw.layout or layout, source=raw.source, class_names=raw.class_names,
-            columns=raw.columns, pixels=raw.pixels, step=raw.step, **limits,
+            columns=raw.columns, width=raw.width, pixels=raw.pixels, step=raw.step, **limits,
         )  # fmt: skip
 
     def encode(self, raw: Raw) -> Batch:
@@ -118,9 +119,10 @@ class Preprocessing:
             worst = int(typical.argmax())
             name = self.columns[worst].name if self.columns else "the pixels"
             values = raw.x if low.ndim == 0 else raw.x[..., worst]
+            old_low, old_high = np.atleast_1d(low)[worst], np.atleast_1d(high)[worst]
             raise InputError(
                 f"{raw.source}: the values of {name} are from {values.min():g} to {values.max():g}, those of the "
-                f"training data from {np.atleast_1d(low)[worst]:g} to {np.atleast_1d(high)[worst]:g}; expected the same units"
+                f"training data from {old_low:g} to {old_high:g}; expected the same units"
             )
 
     def decode(self, x: Tensor) -> Array:

@@ -90,6 +90,7 @@ class Raw:
     why: str = ""  # a clause that gives the reason for the likelihood
     class_names: tuple[Any, ...] = ()  # the labels as they were given, in the order of their codes
     columns: tuple[Column, ...] = ()  # of a table, or channels of sequences
+    width: int = 0  # the number of columns of an array without names, before constant ones were left out
     pixels: PixelFormat | None = None  # of images and other arrays
     splits: list[torch.Tensor] | None = None  # indices of training, validation and test examples, if these are given;
     # a split that is empty is taken out of the training split
