@@ -119,6 +119,14 @@ def test_files_of_one_name_in_two_folders_have_different_names(tmp_path: Path) -
     assert names == {"A-data", "B-data"}
 
 
+def test_a_column_far_from_zero_keeps_its_values(tmp_path: Path) -> None:
+    x = RNG.normal(size=(300, 3)) + [1e8, 0, -1e6]
+    loaded = data.load(saved(tmp_path, x=x))
+    whole = torch.cat([loaded.train.x, loaded.valid.x, loaded.test.x])
+    assert len(whole[:, 0].unique()) == 300
+    torch.testing.assert_close(loaded.train.x.std(0), torch.ones(3), atol=1e-3, rtol=0)
+
+
 def test_labels_may_be_words(tmp_path: Path) -> None:
     loaded = data.load(saved(tmp_path, x=RNG.random((60, 2)), y=np.array(["cat", "dog", "ant"] * 20)))
     assert loaded.spec.classes == 3

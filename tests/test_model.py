@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import environment
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -18,7 +19,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from pipeline.data import Preprocessing
 from pipeline.model import Model
-from variants import InputError, names
+from variants import Batch, InputError, names
 
 COLUMNS = list("abcdef")
 QUICK = {"epochs": 2, "progress": False}
@@ -138,6 +139,19 @@ def test_reconstructions_and_samples_are_in_the_units_of_the_data() -> None:
     forecast = model.forecast(series[:3], steps=4)
     assert [f.shape for f in forecast] == [(4, 2)] * 3
     assert all(40 < f[:, 0].mean() < 160 for f in forecast)
+
+
+def test_a_forecast_begins_after_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    series = waves(40)
+    model = Model("vrae", width=8, latent=2, **QUICK).fit(series)
+
+    def position(batch: Batch, prefix: torch.Tensor) -> torch.Tensor:
+        return torch.arange(batch.x.shape[1])[None, :, None].expand(batch.x.shape).float()
+
+    monkeypatch.setattr(model.variant_, "forecast", position)
+    for own, forecast in zip(series, model.forecast(series, steps=3), strict=True):
+        steps = (forecast - model.preprocessing.shift.numpy()) / model.preprocessing.scale.numpy()
+        np.testing.assert_allclose(steps, np.arange(len(own), len(own) + 3)[:, None] + np.zeros(2), rtol=1e-6)
 
 
 def test_a_classifier_on_codes_of_raw_rows_is_as_good_as_in_training(tmp_path: Path) -> None:

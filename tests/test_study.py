@@ -626,7 +626,8 @@ def test_without_a_terminal_a_long_trial_prints_lines(folder: Path, monkeypatch:
     monkeypatch.setattr(TrialTask, "_train", slow)
     run(StudyRequest(variant="vae", trials=1, epochs=2, compute=Compute(threads=1)), printing(stream))
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "study vae-digits: 0 of 1 trials finished, at most 2 epochs each"
+    assert lines[0] == "digits: 1,797 images of 8x8 pixels (height x width), 1 channel"
+    assert "study vae-digits: 0 of 1 trials finished, at most 2 epochs each" in lines
     pattern = r"study vae-digits: 0 of 1 finished after \d+ s; running: trial 0.*"
     assert len([line for line in lines if re.fullmatch(pattern, line)]) >= 2
     assert len([line for line in lines if line.startswith("trial   0 complete ELBO -")]) == 1

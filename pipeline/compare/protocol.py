@@ -207,7 +207,7 @@ def run(request: CompareRequest, display: Display) -> Comparison:
             choices=choices,
             finals=frame,
             boards=[_board(c, choices, frame, left_out) for c in criteria],
-            warnings=_warnings(candidates, frame, request),
+            warnings=[*description.warnings, *_warnings(candidates, frame, request)],
             environment={**tags, **{f"digest of {c.source}": c.data.digest for c in candidates.values()}},
             weights={f.variant: int(record.params["weights"]) for f, record in reversed(records)},
         )

@@ -159,10 +159,13 @@ class Run:
 
     def description(self, description: Description, examples: Any) -> None:
         """Log what was understood of the data, and a picture of examples (height, width, 3), uint8."""
+        from PIL import Image
+
         seed = str(description.source.split_seed)
         self.tags({"likelihood": description.likelihood, "split": description.division, "split_seed": seed})
         self.text("data/description.txt", description.text())
-        self.picture("data", examples)
+        Image.fromarray(examples).save(self._journal.file("data/examples.png"))
+        self._file("data/examples.png")
 
     def model(self, variant: Variant, data: Data, metrics: Mapping[str, float], step: int) -> None:
         """Save a model trained on `data`, with its preprocessing and scores. MLflow lists it as a LoggedModel."""
