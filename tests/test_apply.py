@@ -84,6 +84,21 @@ def test_the_parts_of_a_large_table_give_what_the_whole_gives(
     assert read(out)["row"].tolist() == [f"row {i}" for i in range(300)]
 
 
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_rows(saved: Path, tmp_path: Path) -> None:
+    peaks = []
+    for n in (20_000, 200_000):
+        table(n).to_csv(tmp_path / f"{n}.csv", index=False)
+        words = ["encode", "--model", str(saved / "table"), "--data", f"{n}.csv", "--out", f"codes-{n}.csv"]
+        line = [sys.executable, "-m", "pipeline.apply", *words, "--threads", "1"]
+        process = subprocess.Popen(line, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        assert status == 0
+        peaks.append(usage.ru_maxrss)
+    assert sum(1 for _ in (tmp_path / "codes-200000.csv").open()) == 200_001
+    assert peaks[1] < 1.1 * peaks[0]
+
+
 def test_images_come_back_as_images_and_sequences_as_rows(saved: Path, tmp_path: Path) -> None:
     pictures = tmp_path / "rebuilt"
     words = ["reconstruct", "--model", str(saved / "images"), "--data", str(saved / "pictures"), "--out", str(pictures)]

@@ -120,7 +120,7 @@ def test_files_of_one_name_in_two_folders_have_different_names(tmp_path: Path) -
 
 
 def test_a_column_far_from_zero_keeps_its_values(tmp_path: Path) -> None:
-    x = RNG.normal(size=(300, 3)) + [1e8, 0, -1e6]
+    x = RNG.normal([1e8, 0, -1e6], 1, (300, 3))
     loaded = data.load(saved(tmp_path, x=x))
     whole = torch.cat([loaded.train.x, loaded.valid.x, loaded.test.x])
     assert len(whole[:, 0].unique()) == 300

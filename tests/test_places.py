@@ -156,6 +156,22 @@ def test_a_folder_that_was_moved_or_copied_is_independent_of_the_old_one(
     assert old.exists() == stays
 
 
+def test_data_in_a_folder_that_was_moved_are_found_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(tmp_path / 'old "ü"', folder, monkeypatch)
+    run(replace(QUICK, dataset=write(Path.cwd() / "A" / "data.npz", 1)))
+    (record,) = Tracker("A-data").find(kind="trial")
+    Path.cwd().rename(tmp_path / "new")
+    monkeypatch.chdir(tmp_path / "new")
+    with pytest.warns(UserWarning, match="was moved or copied"):
+        reopened, _, source, _ = saved_model(record.id, Path("saved"))
+    assert reopened.close() == ""
+    assert data.load(source).source.path == tmp_path / "new" / "A" / "data.npz"
+    changed = data.load(write(Path("A/data.npz"), 2))
+    Tracker("A-data").claim(changed)  # the experiment belongs to this file, wherever its folder is
+
+
 def test_a_store_that_was_moved_without_its_artifacts_is_refused(
     old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

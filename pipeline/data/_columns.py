@@ -103,33 +103,40 @@ def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[
     Raises:
         InputError: If a column is ambiguous or cannot be modelled, or there is none.
     """
+    import pandas
+
     n, notes = len(values), list[str]()
     columns, arrays, categories = [], [], []
     row_numbers, constant = [], []
-    for column in values:
-        series = _plain(values[column], source)
+    for column, given in values.items():
+        series = _plain(given, source)
+        distinct = series.unique()  # one search, because tables may have many thousands of columns
+        known = distinct[~pandas.isna(distinct)]
         kind = source.kind(column)
-        if kind is None and _is_row_number(series):
+        if kind is None and _is_row_number(series, known):
             row_numbers.append(column)
-        elif not pixels and n >= MINIMUM and _is_constant(series):
+        elif not pixels and n >= MINIMUM and len(distinct) == 1:
             constant.append(column)
         elif kind is None and _looks_like_label(series, values):
             raise InputError(
                 f"{source}: the column {column} looks like the label; expected {_option('label', column)}, or "
                 f"{_option('kind', column, '=real')} if it is a value to model, or {_option('drop', column)}"
             )
-        elif kind is None and _looks_like_identifier(series):
+        elif kind is None and _looks_like_identifier(series, known):
             value = f", or {_option('kind', column, '=real')} if it is a value to model" if not _is_text(series) else ""
             raise InputError(
-                f"{source}: the column {column} looks like an identifier ({series.nunique()} different values in {n} "
+                f"{source}: the column {column} looks like an identifier ({len(known)} different values in {n} "
                 f"rows); expected {_option('drop', column)}, or {_option('group', column)} if its values name groups "
                 f"that a split must not divide, or {_option('kind', column, '=sequence')} if they name sequences of "
                 f"which each row is a step{value}"
             )
-        elif kind is None and (_is_category(series) or _is_categorical(values[column])):
+        elif kind is None and len(known) > 2 and _is_category(series, given.dtype):
             categories.append(column)
+        elif pixels:
+            columns.append(Column(column, "pixels"))
+            arrays.append(_numbers(series, source))
         else:
-            entry, array = (Column(column, "pixels"), _numbers(series, source)) if pixels else _column(series, source)
+            entry, array = _column(series, known.tolist(), source)
             columns.append(entry)
             arrays.append(array)
     if row_numbers:
@@ -157,7 +164,7 @@ def new_columns(frame: Any, source: Source, like: Preprocessing, known: set[str 
     Raises:
         InputError: If a column is missing, or its values are of another kind than those of the training data.
     """
-    names = [column.name for column in like.columns]
+    names = dict.fromkeys(column.name for column in like.columns)
     others = [c for c in frame if c not in names]
     if missing := [c for c in names if c not in frame]:
         raise InputError(
@@ -198,9 +205,11 @@ def _plain(series: Any, source: Source) -> Any:
     import pandas
     from pandas.api import types
 
+    if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biuf":
+        return series
     if isinstance(series.dtype, pandas.SparseDtype):
         series = series.sparse.to_dense()
-    if isinstance(series.dtype, pandas.CategoricalDtype):
+    if isinstance(series.dtype, pandas.CategoricalDtype | pandas.ArrowDtype):
         series = series.astype(object)
     if series.dtype == object:
         is_empty = series.isna().all()
@@ -222,7 +231,7 @@ def _plain(series: Any, source: Source) -> Any:
     )
 
 
-def _column(series: Any, source: Source) -> tuple[Column, Array]:
+def _column(series: Any, distinct: list[Any], source: Source) -> tuple[Column, Array]:
     """Return the kind of a column of booleans, numbers or text, and its values as float64.
 
     The two values of a binary column become 0 and 1. Missing values become NaN.
@@ -231,7 +240,6 @@ def _column(series: Any, source: Source) -> tuple[Column, Array]:
     option = f"--kind {shlex.quote(f'{name}={kind}')}"
     if kind in ("category", "pixels", "sequence"):
         raise InputError(f"{source}: {option} does not apply to a column of a table; expected real, count or binary")
-    distinct = series.dropna().unique().tolist()
     if kind == "binary" and len(distinct) != 2:
         raise InputError(f"{source}: {option} does not fit the {len(distinct)} different values of this column")
     if _is_text(series) and (len(distinct) != 2 or kind in ("real", "count") or _is_dates(series)):
@@ -258,7 +266,7 @@ def _numbers(series: Any, source: Source) -> Array:
 
     if _is_text(series):
         raise _text_error(series, source)
-    values: Array = series.astype("Float64").to_numpy(np.float64, na_value=np.nan)
+    values: Array = series.to_numpy(np.float64, na_value=np.nan)
     infinite = np.isinf(values)
     if infinite.any():
         where = _times.row_name(int(infinite.argmax()), source)
@@ -299,7 +307,7 @@ def _date_error(series: Any, source: Source) -> InputError:
 def _is_text(series: Any) -> bool:
     from pandas.api import types
 
-    return bool(types.is_string_dtype(series.dtype)) and series.dtype != object
+    return not isinstance(series.dtype, np.dtype) and bool(types.is_string_dtype(series.dtype))
 
 
 def _is_dates(series: Any) -> bool:
@@ -307,32 +315,20 @@ def _is_dates(series: Any) -> bool:
     return len(known) > 0 and bool(known.str.fullmatch(DATE).all())
 
 
-def _is_category(series: Any) -> bool:
-    """Whether a column has text with more than two values, which are no numbers or dates."""
-    if not _is_text(series) or series.nunique() <= 2:
-        return False
-    return bool(series.dropna().str.fullmatch(WITH_DIGITS).mean() < 0.5) and not _is_dates(series)
-
-
-def _is_categorical(series: Any) -> bool:
-    """Whether a column has the type of categories, and more than two of them."""
+def _is_category(series: Any, dtype: Any) -> bool:
+    """Whether a column with more than two values is of the type of categories, or has text other than numbers."""
     import pandas
 
-    return isinstance(series.dtype, pandas.CategoricalDtype) and series.nunique() > 2
+    if isinstance(dtype, pandas.CategoricalDtype):
+        return True
+    return _is_text(series) and bool(series.dropna().str.fullmatch(WITH_DIGITS).mean() < 0.5) and not _is_dates(series)
 
 
-def _is_constant(series: Any) -> bool:
-    """Whether a column has the same value in each row, or no value at all."""
-    return bool(series.nunique(dropna=False) == 1)
-
-
-def _is_row_number(series: Any) -> bool:
+def _is_row_number(series: Any, distinct: Any) -> bool:
     """Whether a column counts the rows from 0 or from 1."""
-    from pandas.api import types
-
-    if not types.is_numeric_dtype(series) or len(series) < 2 or not series[:1].isin([0, 1]).all():
+    if _is_text(series) or not 1 < len(distinct) == len(series) or distinct[0] not in (0, 1):
         return False
-    return bool(np.array_equal(series.to_numpy(np.float64, na_value=np.nan), series.iloc[0] + np.arange(len(series))))
+    return bool((distinct == distinct[0] + np.arange(len(distinct))).all())
 
 
 def _looks_like_label(series: Any, frame: Any) -> bool:
@@ -344,7 +340,7 @@ def _looks_like_label(series: Any, frame: Any) -> bool:
     return name in LABELS or "label" in words or words[-1] in ("target", "class", "outcome", "diagnosis")
 
 
-def _looks_like_identifier(series: Any) -> bool:
+def _looks_like_identifier(series: Any, distinct: Any) -> bool:
     """Whether a column has text or whole numbers, and the name of an identifier, or rises by one from row to row."""
     from pandas.api import types
 
@@ -352,8 +348,9 @@ def _looks_like_identifier(series: Any) -> bool:
     is_named = bool(IDENTIFIER.search(name)) or (name.startswith("Unnamed: ") and series.is_unique)
     if _is_text(series) or types.is_bool_dtype(series):
         return _is_text(series) and is_named
-    rises = len(series) >= MINIMUM and bool((series.diff()[1:] == 1).all())
-    return (is_named or rises) and bool((series.dropna() % 1 == 0).all())
+    if not (distinct % 1 == 0).all():
+        return False
+    return is_named or (len(distinct) == len(series) >= MINIMUM and bool((series.diff()[1:] == 1).all()))
 
 
 def find(frame: Any, column: str, option: str, source: Source) -> Any:

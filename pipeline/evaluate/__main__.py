@@ -62,16 +62,20 @@ def main(words: list[str]) -> int:
             source = data.Source.parse(text) if text else None
         variant = load(saved).to(device)
         source = source or data.Source(place=variant.spec.name)
-        place = source.place
-        source = replace(source, place=arguments.dataset or source.place, **given.options)
-        loaded = data.load(source).to(device)
-    if loaded.spec != variant.spec:
-        raise InputError(f"--dataset {loaded.spec.name}: the model was made for {variant.spec}, not for {loaded.spec}")
+        asked = replace(source, place=arguments.dataset or source.place, **given.options)
+        loaded = data.load(asked).to(device)
     if digest not in (None, loaded.digest[:36]):
-        now = loaded.source.absolute
-        if arguments.dataset in (None, place):
+        before, now = source.absolute.place, loaded.source.absolute.place
+        if before == now:
             raise InputError(f"{now} has changed since the run was trained on it")
-        raise InputError(f"the run was trained on {place}, and {now} holds other data; leave --dataset out")
+        raise InputError(f"the run was trained on {before}, and {now} holds other data; leave --dataset out")
+    if replace(loaded.spec, name="") != replace(variant.spec, name=""):
+        raise InputError(f"--dataset {loaded.spec.name}: the model was made for {variant.spec}, not for {loaded.spec}")
+    if run is None and preprocessing is not None and preprocessing.digest != loaded.digest:
+        raise InputError(
+            f"{loaded.source} holds other data or splits than {preprocessing.source}, on which the model was trained; "
+            "leave --dataset out, or use pipeline.apply, which is for new data"
+        )
     if run is None:
         machine.writable(arguments.model / "evaluation")
     display.say("\n".join(loaded.inspect().summary()))

@@ -17,7 +17,6 @@ import os
 import tempfile
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -225,8 +224,11 @@ class Tracker:
 
     def register(self, name: str, model_id: str, alias: str) -> None:
         """Set the alias of the registered model `name` to a model, which becomes a version of it if it is none yet."""
-        with suppress(MlflowException):  # the registered model may exist
+        try:
             self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
         model = self.client.get_logged_model(model_id)
         versions = self.client.search_model_versions(f"name = '{name}'")
         version = next((v.version for v in versions if v.source == model.artifact_location), None)

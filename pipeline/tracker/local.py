@@ -4,6 +4,7 @@ MLflow stores the absolute locations of artifacts. If the folder with `mlflow.db
 still lead to the old folder. They are therefore compared with the working directory whenever the store is opened.
 """
 
+import json
 import sqlite3
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -165,10 +166,20 @@ def _folders(locations: Iterable[str]) -> str:
 
 
 def _replace(connection: sqlite3.Connection, old: str, new: str) -> None:
-    """Replace the location of an experiment, and those of its runs, models and traces."""
+    """Replace the location of an experiment, those of its runs, models and traces, and those of data beside it."""
     connection.execute("UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (new, old))
     for table, column in COLUMNS:
-        connection.execute(
-            f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-            (f"{new}/", len(old) + 2, len(old) + 1, f"{old}/"),
-        )
+        _replace_start(connection, table, column, f"{old}/", f"{new}/")
+    before, after = (f"{path.parent.parent}/" for location in (old, new) if (path := _path(location)))
+    _replace_start(connection, "experiment_tags", "value", before, after)
+    start_of_source = '{"place": '  # what `Source.json` returns begins with it
+    before, after = (start_of_source + json.dumps(folder)[:-1] for folder in (before, after))
+    _replace_start(connection, "datasets", "dataset_source", before, after)
+
+
+def _replace_start(connection: sqlite3.Connection, table: str, column: str, old: str, new: str) -> None:
+    """Replace `old` by `new` in the values of a column that start with `old`."""
+    connection.execute(
+        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+        (new, len(old) + 1, len(old), old),
+    )
