@@ -16,17 +16,17 @@ from variants import InputError
 
 ABOUT = """Use a trained model on new data, and write the results to a file.
 
-The data are read and prepared exactly as the training data were, and results come back in their units. Large tables
-are read and written in parts, so that memory does not grow with the number of rows."""
+The data are read and prepared exactly as the training data were, and the results have their units. Large tables are
+read and written in parts, so that memory does not grow with the number of rows."""
 
 EPILOG = """what to do:
   encode         codes, one row for each example
-  reconstruct    what the model makes of each example
-  score          a lower bound of log p(x) of each example, in nats; with --by-value of each value
+  reconstruct    the mean of p(x|z) at the code of each example
+  score          a lower bound of log p(x) of each example, in nats; with --by-value, log p(x|z) of each value
   anomaly        how unusual each example is; higher is more unusual
   impute         the data with missing values filled in
   forecast       the next --steps steps of each sequence
-  sample         --n new examples (no --data), with --label of one class
+  sample         --n new examples, of one class with --label; takes no --data
 
 examples:
   python -m pipeline.apply encode --model models:/vae-mine@champion-elbo --data new.csv --out codes.csv
@@ -37,13 +37,15 @@ examples:
 
 METHODS = ("encode", "reconstruct", "score", "anomaly", "impute", "forecast", "sample")
 TABLES, ARRAYS = (".csv", ".parquet"), ".npz"
-PART = 16 * 1024  # rows that are read at a time; a multiple of the rows that are computed at a time
+PART = 16 * 1024  # rows that are read at a time; a multiple of `model.BATCH`
 
 
 def main(words: list[str]) -> int:
     parser = cli.parser("apply", ABOUT, epilog=EPILOG)
     parser.add_argument("method", choices=METHODS, metavar="WHAT", help=", ".join(METHODS))
-    parser.add_argument("--model", required=True, metavar="MODEL", help="a folder, or models:/NAME@ALIAS of MLflow")
+    parser.add_argument(
+        "--model", required=True, metavar="MODEL", help="a folder with a saved model, or models:/NAME@ALIAS of MLflow"
+    )
     parser.add_argument("--data", metavar="NAME|PATH", help="new data, of the kind that the model was trained on")
     parser.add_argument(
         "--out",
@@ -52,7 +54,7 @@ def main(words: list[str]) -> int:
         metavar="FILE",
         help="a file (.csv, .parquet or .npz), or a folder for images",
     )
-    parser.add_argument("--by-value", action="store_true", help="score: the log-likelihood of each value")
+    parser.add_argument("--by-value", action="store_true", help="score: log p(x|z) of each value instead of the bound")
     parser.add_argument("--steps", type=cli.positive, metavar="N", help="forecast: number of steps")
     parser.add_argument("--n", type=cli.positive, metavar="N", help="sample: number of examples")
     parser.add_argument("--label", metavar="CLASS", help="sample: the class of the examples")
@@ -60,7 +62,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--threads", **cli.OPTIONS["--threads"])
     arguments = parser.parse_args(words)
 
-    from pipeline.model import Model
+    from pipeline.model import FIXED_OPTIONS, Model, about_options
     from pipeline.progress import Display
 
     _check(arguments)
@@ -68,10 +70,10 @@ def main(words: list[str]) -> int:
     model = Model.load(arguments.model).set_params(seed=arguments.seed)
     display, begin = Display(), time.perf_counter()
     columns = [column.name for column in model.preprocessing.columns]
-    with _Output(arguments.out, arguments.method, columns) as out:
+    with about_options(FIXED_OPTIONS), _Output(arguments.out, arguments.method, columns) as out:
         for result, rows in _results(model, arguments, display):
             out.write(result, rows)
-    display.say(f"{out.count} examples in {arguments.out.absolute()}, {time.perf_counter() - begin:.0f} s")
+    display.say(f"wrote {out.count} examples to {arguments.out.absolute()} in {time.perf_counter() - begin:.0f} s")
     return 0
 
 
@@ -79,16 +81,16 @@ def _check(arguments: argparse.Namespace) -> None:
     """Raise `InputError` for options that do not belong together, and for a result that would replace a file."""
     method, is_sample = arguments.method, arguments.method == "sample"
     needs = {"--data": not is_sample, "--n": is_sample, "--steps": method == "forecast"}
-    given = {"--data": arguments.data, "--n": arguments.n, "--steps": arguments.steps}
+    values = {"--data": arguments.data, "--n": arguments.n, "--steps": arguments.steps}
     for option, needed in needs.items():
-        if needed != (given[option] is not None):
+        if needed != (values[option] is not None):
             raise InputError(f"{method} {'needs' if needed else 'takes no'} {option}")
     if arguments.label is not None and not is_sample:
-        raise InputError(f"{method} takes no --label: labels of examples are read from --data")
+        raise InputError(f"{method} takes no --label; leave it out")
     if arguments.by_value and method != "score":
-        raise InputError(f"{method} takes no --by-value; only score does")
+        raise InputError(f"{method} takes no --by-value; leave it out, or use score")
     if arguments.out.exists():
-        raise InputError(f"--out {arguments.out} exists already; delete it, or give another name")
+        raise InputError(f"--out {arguments.out} exists already; delete it, or give another path")
     if arguments.out.suffix not in (*TABLES, ARRAYS, ""):
         expected = f"{', '.join(TABLES)}, {ARRAYS}, or a folder for images"
         raise InputError(
@@ -103,7 +105,9 @@ def _results(model: Any, arguments: argparse.Namespace, display: Any) -> Iterato
         return
     count, parts = model.read_parts(arguments.data, PART)
     with display.progress(arguments.method, count) as progress:
-        for raw in parts:
+        for number, raw in enumerate(parts):
+            for note in raw.notes if number == 0 else ():
+                display.say(f"note: {note}")
             yield _compute(model, arguments, raw), raw.rows
             progress.advance()
 
@@ -117,7 +121,7 @@ def _compute(model: Any, arguments: argparse.Namespace, raw: Any) -> Any:
 
 
 class _Output:
-    """Writes results part by part to a temporary place, which gets its name when everything is written."""
+    """Writes results part by part to a temporary file or folder, which is renamed when everything is written."""
 
     def __init__(self, path: Path, method: str, columns: list[str]) -> None:
         self.count = 0  # examples that were written
@@ -127,10 +131,8 @@ class _Output:
         self._parquet: Any = None
 
     def __enter__(self) -> "_Output":
-        if self._path.suffix:
-            machine.writable(self._path.parent)
-        else:
-            machine.writable(self._temporary)
+        self._discard()  # what a command that was killed has left
+        machine.writable(self._path.parent if self._path.suffix else self._temporary)
         return self
 
     def __exit__(
@@ -142,7 +144,11 @@ class _Output:
             if self._path.suffix == ARRAYS:
                 self._save_arrays()
             self._temporary.replace(self._path)
-        elif self._temporary.is_dir():
+        else:
+            self._discard()
+
+    def _discard(self) -> None:
+        if self._temporary.is_dir():
             shutil.rmtree(self._temporary)
         else:
             self._temporary.unlink(missing_ok=True)
@@ -150,6 +156,8 @@ class _Output:
     def write(self, result: Any, rows: Any) -> None:
         """Write the next results; `rows` is a pandas Index with the labels of the examples, or None."""
         if self._path.suffix == ARRAYS:
+            if any(np.asarray(part).dtype == object for part in (result if isinstance(result, list) else [result])):
+                raise InputError(f"--out {self._path}: the results hold text; expected {' or '.join(TABLES)}")
             self._parts.append(result)
         elif self._path.suffix:
             self._write_table(self._frame(result, rows))
@@ -174,15 +182,17 @@ class _Output:
 
         if not (isinstance(result, np.ndarray) and result.ndim in (3, 4)):
             raise InputError(
-                f"--out {self._path}: the results are no images; expected a file ({', '.join(TABLES)}, {ARRAYS})"
+                f"--out {self._path}: the results are no images; expected the ending {', '.join(TABLES)} or {ARRAYS}"
             )
-        if result.dtype.kind == "f":  # of values between 0 and 1
+        if result.dtype.kind == "f":  # pixels from 0 to 1
             result = (result.clip(0, 1) * 255).round().astype(np.uint8)
         if result.ndim == 4 and result.shape[-1] not in (1, 3, 4):
             result = np.moveaxis(result, 1, -1)
         for number, image in enumerate(result):
             name = f"{self.count + number:06}.png" if rows is None else Path(str(rows[number])).with_suffix(".png")
             path = self._temporary / name
+            if path.exists():  # there are an a.jpg and an a.png
+                path = path.with_stem(f"{path.stem}-{self.count + number:06}")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.squeeze(-1) if image.ndim == 3 and image.shape[-1] == 1 else image).save(path)
 
@@ -205,8 +215,9 @@ class _Output:
         if isinstance(result, list):
             lengths = [len(sequence) for sequence in result]
             frame = pandas.DataFrame(np.concatenate(result), columns=self._columns)
-            frame.insert(0, "time", np.concatenate([np.arange(n) for n in lengths]))
-            frame.insert(0, "series", np.repeat(labels, lengths))
+            first = 1 if self._method == "forecast" else 0  # a forecast counts from the step after the last one
+            frame.insert(0, "step", np.concatenate([np.arange(first, first + n) for n in lengths]))
+            frame.insert(0, labels.name or "series", np.repeat(labels, lengths))
             return frame
         if isinstance(result, np.ndarray) and result.ndim > 2:
             raise InputError(f"--out {self._path}: images are not written as a table; expected {ARRAYS}, or a folder")
@@ -223,4 +234,4 @@ class _Output:
 
 
 if __name__ == "__main__":
-    cli.run(main, "give the same command again")
+    cli.run(main, "run the same command again")

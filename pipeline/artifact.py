@@ -1,8 +1,8 @@
-"""A trained model as files: weights and preprocessing as safetensors and JSON, without pickle and without code.
+"""A trained model as files of safetensors and JSON, without pickle and without code:
 
 model.safetensors, config.json                      the variant (see `variants.save`)
 preprocessing.safetensors, preprocessing.json       what was done to the training data (see `pipeline.data`)
-MLmodel                                             lets MLflow load and serve the folder by `pipeline.model`
+MLmodel                                             what MLflow needs to load and serve it with `pipeline.model`
 """
 
 import json
@@ -13,7 +13,7 @@ import variants
 from pipeline.data import Preprocessing
 from variants import Variant
 
-METHODS = ("encode", "reconstruct", "score", "anomaly", "impute")  # what MLflow can ask a model for
+METHODS = ("encode", "reconstruct", "score", "anomaly", "impute")  # of a model that MLflow serves
 _PARAMS = [{"name": "method", "type": "string", "default": METHODS[0], "shape": None}]
 _MLMODEL = f"""flavors:
   python_function:

@@ -85,7 +85,7 @@ def columns(text: str) -> list[str]:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--variant": {"metavar": "NAME", "help": "the variant; a wrong name lists them all"},
-    "--dataset": {"metavar": "NAME|PATH", "help": "digits, mnist, ..., or the path of a file or of a folder of images"},
+    "--dataset": {"metavar": "NAME|PATH", "help": "digits, mnist, ..., or the path of a file or folder"},
     "--trials": {"type": positive, "metavar": "N", "help": "number of finished trials that the study is to have"},
     "--epochs": {"type": positive, "metavar": "N", "help": "largest number of epochs of a trial"},
     "--timeout": {"type": seconds, "metavar": "SECONDS", "help": "start no trial after this time, such as 15m or 2h"},
@@ -106,32 +106,32 @@ OPTIONS: dict[str, dict[str, Any]] = {
                    "help": "run trainings in processes of this machine, or on a Ray cluster (local)"},
     "--ray-address": {"metavar": "ADDRESS", "help": "address of an existing Ray cluster (a new one on this machine)"},
     "--trial-timeout": {"type": seconds, "metavar": "SECONDS", "help": "a trial that trains for longer fails"},
-    "--label": {"metavar": "COLUMN", "help": "the column that holds the class, which is then no value to be modelled"},
+    "--label": {"metavar": "COLUMN", "help": "the column that holds the class; it is not modelled as a value"},
     "--group": {"metavar": "COLUMN", "help": "the column that says which rows belong together, such as those of one "
                 "patient; no group is divided between splits"},
     "--time": {"metavar": "COLUMN", "help": "the column that holds the time, a number or a date"},
     "--drop": {"type": columns, "action": "extend", "default": [], "metavar": "COLUMNS",
                "help": "leave out a column, or several with commas between them; may be repeated"},
     "--no-header": {"action": "store_false", "dest": "header",
-                    "help": "the first line of the table holds values, not names; columns are then called x0, x1, ..."},
+                    "help": "the first line of the table holds values, not names; the columns are called x0, x1, ..."},
     "--likelihood": {"choices": get_args(Likelihood),
-                     "help": "p(x|z) of a value: bernoulli for 0 and 1, gaussian for continuous values, logistic8 for "
-                     "8-bit pixels, categorical for symbols (chosen by the values)"},
+                     "help": "p(x|z) of a value: bernoulli for two values, gaussian for continuous values, logistic8 "
+                     "for 8-bit pixels, categorical for symbols (chosen by the values)"},
     "--kind": {"type": kind, "action": "append", "default": [], "metavar": "COLUMN=KIND",
                "help": f"what a column holds: {', '.join(KINDS)}; may be repeated. x=pixels or x=sequence says what "
                "the array x of a file holds; COLUMN=sequence says that a column of a table names the sequence of each "
                "row"},
-    "--size": {"type": size, "metavar": "HxW", "help": "resize images to this height and width in pixels"},
+    "--size": {"type": size, "metavar": "HxW", "help": "resize and crop images to this height and width in pixels"},
     "--alpha": {"choices": ("white", "black", "keep"),
-                "help": "show transparent pixels before white or black, or keep alpha as a channel "
+                "help": "the colour behind transparent pixels, or keep, which keeps alpha as a channel "
                 "(white for files of images)"},
     "--gaps": {"choices": ("ignore", "differences"),
-               "help": "where steps of time are uneven, take them as even, or add the time since the step before as "
+               "help": "if steps of time are uneven, take them as even, or add the time since the step before as "
                "a channel"},
-    "--test": {"metavar": "NAME|PATH", "help": "other data of the same kind, which are the test split"},
+    "--test": {"metavar": "NAME|PATH", "help": "use other data of the same kind as the test split"},
     "--split": {"choices": ("random", "group", "time"),
                 "help": "draw each example by itself, keep groups whole, or test on the latest tenth (the data's own "
-                "splits if there are any; otherwise random, where groups and equal examples are never divided)"},
+                "splits if there are any; otherwise at random, with groups and equal examples kept whole)"},
     "--split-seed": {"type": seed, "default": SPLIT_SEED, "metavar": "N",
                      "help": f"seed of the random split ({SPLIT_SEED})"},
 }  # fmt: skip
@@ -202,8 +202,8 @@ def run(command: Callable[[list[str]], int], how_to_continue: str = "") -> NoRet
         code = 2
     except Exception as error:
         if machine.disk_is_full(error):
-            first, how = str(error).splitlines()[0], how_to_continue or "give the same command again"
-            print(f"error: {first}. Make room ({machine.room_left()}); then {how}", file=sys.stderr)
+            first, how = str(error).splitlines()[0], how_to_continue or "run the same command again"
+            print(f"error: {first}; make room ({machine.room_left()}), and {how}", file=sys.stderr)
             code = 2
         else:
             traceback.print_exc()

@@ -66,7 +66,7 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"latent/kl_level_\d+": Metric("", _NATS, "KL of one level of a hierarchy"),
     r"probe/accuracy": Objective("maximize", _SHARE, "logistic regression on codes", frozenset({"y"})),
     r"probe/balanced_accuracy": Objective(
-        "maximize", _SHARE, "mean over classes of the share that the same probe classifies rightly", frozenset({"y"})
+        "maximize", _SHARE, "mean over classes of the share that the same probe classifies correctly", frozenset({"y"})
     ),
     r"probe/majority": Metric("", _SHARE, "examples of the class that is most frequent in training"),
     r"probe/random_projection": Metric("maximize", _SHARE, "the same probe on random projections of the raw values"),
@@ -93,7 +93,7 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
         "maximize", _SHARE, "logistic regression by number of labels; on codes, raw values, PCA or untrained codes"
     ),
     r"probe/((raw|pca|untrained)_)?balanced_all": Metric(
-        "maximize", _SHARE, "mean over classes of the share that linear_all classifies rightly"
+        "maximize", _SHARE, "mean over classes of the share that linear_all classifies correctly"
     ),
     r"probe/((raw|pca|untrained)_)?knn": Metric("maximize", _SHARE, "10 nearest neighbours, in the same spaces"),
     r"latent/(kmeans|mixture)_(ari|nmi)": Metric(

@@ -1,4 +1,4 @@
-"""A variant together with its preprocessing, from rows as people have them to codes, scores and samples.
+"""A variant with its preprocessing: it takes rows as people have them, and returns codes, scores and samples.
 
     from pipeline.model import Model
     model = Model(variant="hvae", label="cell_type", epochs=50, seed=0).fit(frame)
@@ -13,6 +13,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from variants import Batch, Config, InputError
 
 BATCH = 1024  # examples that are computed at a time; random numbers start anew with each batch
 IMPORTANCE_SAMPLES = 16  # draws of z behind a score
+FIXED_OPTIONS = "new data are read with the options of the training, which cannot be changed here"
 GIBBS_ROUNDS = 40  # of imputation; the first half is discarded
 FORECASTS = 20  # continuations that a forecast is the mean of
 Array = NDArray[Any]
@@ -46,20 +48,21 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A variational autoencoder with the preprocessing of its training data, as a scikit-learn transformer.
 
     Data may be a numpy array (N, ...), a pandas data frame, a list of sequences (T, D), or the path of a file or folder
-    as for the commands. Results come back in the units, names and shapes of these data: data frames with the index of
-    the rows for tables that have names, otherwise arrays, and lists of arrays for sequences.
+    as for the commands. Results have the units, names and shapes of the data: they are data frames with the index of
+    the rows if the columns have names, and otherwise arrays; for sequences, they are lists of these. All methods raise
+    `InputError` if new data do not fit the training data.
 
     Args:
         variant: The name of a variant; `variants.names()` lists them.
-        label: The column with the class; its values are never seen by the encoder.
-        data_options: Further options of how the data are read and split, with the names of the fields of
-            `pipeline.data.Source`, such as `{"group": "patient", "drop": ("id",)}`.
+        label: The column that holds the class. Codes are computed without it.
+        data_options: Other options that say how the data are read and split, under the names of the fields of
+            `pipeline.data.Source`, such as `{"group": "patient", "drop": ("id",), "kinds": {"age": "real"}}`.
         epochs: The largest number of epochs.
-        patience: Training ends after this many epochs without a better validation score; None trains all epochs. The
-            weights of the best epoch are kept only with a patience.
-        seed: The seed of the weights, of the order of examples and of all noise.
+        patience: Training ends after this many epochs without a better validation score, and the weights of the best
+            epoch are kept. With None, all epochs are trained, and the last weights are kept.
+        seed: The seed of the weights, of the order of the examples and of all noise.
         device: `auto`, `cpu`, `cuda` or `cuda:0`.
-        name: A name for data in memory, under which MLflow lists them.
+        name: The name of data in memory, under which MLflow lists them.
         track: Whether `fit` logs curves, scores, pictures and the model to MLflow.
         progress: Whether `fit` shows its progress.
         **hyperparameters: Hyperparameters of the variant, such as `latent=16`; see `python -m pipeline.study --variant
@@ -68,7 +71,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Attributes:
         variant_: The trained variant, a torch module.
         preprocessing_: The preprocessing of the training data.
-        data_: What was understood of the training data (`pipeline.data.Description`).
+        data_: The description of the training data, a `pipeline.data.Description`.
         history_: A data frame with the scores after each epoch.
         classes_: The names of the classes, or an empty array.
         n_features_in_: The number of columns of a table.
@@ -112,20 +115,25 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def fit(self, X: Any, y: Any = None) -> "Model":
-        """Train on data, of which a tenth is kept for validation and a tenth for a test, and return the model itself.
+        """Train on data, and return the model itself.
+
+        A tenth of the data is kept for validation, and another tenth for testing, unless the data have splits.
 
         Args:
             X: An array, a data frame, a list of sequences, or a path.
             y: The classes, (N,), for data that do not contain them.
 
         Raises:
-            InputError: If the data or a hyperparameter are wrong. The message is that of the commands.
+            InputError: If the data or a hyperparameter is wrong, with the same message as from the commands.
         """
         config = self._config()
+        if self.epochs < 1:
+            raise InputError(f"epochs={self.epochs}: expected 1 or more")
         source, content = self._source(X), _content(X, fits=True)
         if y is not None:
             source, content = _with_labels(source, content, y)
-        loaded = data.load(source, content)
+        with about_options('in Python, options are given as data_options, such as data_options={"group": "patient"}'):
+            loaded = data.load(source, content)
         self.data_ = loaded.inspect()
         if self.progress:
             Display().say("\n".join(self.data_.summary()))
@@ -139,10 +147,15 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return variants.get(self.variant).config_type(**self.hyperparameters)
         except TypeError as error:
             names = ", ".join(variants.get(self.variant).config_type.__dataclass_fields__)
-            raise InputError(f"{self.variant}: {error}; its hyperparameters are {names}") from error
+            advice = "options of how data are read belong into data_options"
+            raise InputError(f"{self.variant}: {error}; its hyperparameters are {names}; {advice}") from error
 
     def _source(self, X: Any) -> Source:
         options = dict(self.data_options or {})
+        if isinstance(options.get("drop"), str):
+            options["drop"] = (options["drop"],)
+        if isinstance(options.get("kinds"), Mapping):
+            options["kinds"] = tuple(options["kinds"].items())
         if self.label is not None:
             options["label"] = self.label
         try:
@@ -218,8 +231,8 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if self.preprocessing_ is None:
             raise InputError(
                 "the preprocessing of this model is not known, because an older version of this program saved it "
-                "without; its `variant_` takes batches that are prepared as its training data were, and "
-                "`pipeline.study` or `Model.fit` trains it anew"
+                "without; train it again with `Model.fit` or `pipeline.study`, or use its `variant_`, which takes "
+                "batches that are prepared as its training data were"
             )
         return self.preprocessing_
 
@@ -258,7 +271,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     # what a fitted model computes
 
     def transform(self, X: Any) -> Any:
-        """Return the code of each example, (N, Z): a data frame with the rows' index for tables, else an array."""
+        """Return the code of each example, (N, Z): a data frame if the rows have labels, and otherwise an array."""
         raw = self._read(X)
         codes = self._each_batch(raw, lambda batch, _: self._encode(batch))
         return self._by_row(torch.cat(codes).float().numpy(), raw, list(self.get_feature_names_out()))
@@ -269,7 +282,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def inverse_transform(self, X: Any, label: Any = None) -> Any:
         """Return the mean of p(x|z) for codes (N, Z), in the units of the data.
 
-        Variants that are conditioned on the class use `label`, one class for all codes or one for each.
+        Variants that are conditioned on the class use `label`, which is one class for all codes, or one for each.
         """
         preprocessing = self.preprocessing
         codes = torch.tensor(np.asarray(X, dtype=np.float32))
@@ -297,9 +310,9 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Return a lower bound of log p(x) of each example, (N,), in nats; higher means more typical.
 
         The bound is importance weighted, with 16 draws of z (Burda et al. 2016, equation 8), and sums over the classes
-        if the variant is conditioned on them. For continuous values it is a density of the standardised values. The
-        noise depends on `seed`. With `by_value`, the result is the expected log p(x_i|z) of each value under q(z|x), in
-        the shape of the data, and says which values are unusual.
+        if the variant is conditioned on them. For continuous values, p(x) is the density of the standardised values.
+        The noise depends on `seed`. With `by_value`, the result is the expected log p(x_i|z) of each value under
+        q(z|x), in the shape of the data, which shows the values that are unusual.
 
         Raises:
             InputError: If q(z|x) of the variant has no density. `anomaly` works for all variants.
@@ -308,7 +321,9 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if not by_value:
             return self._by_row(torch.cat(self._each_batch(raw, self._bounds)).numpy(), raw, None)
         values = torch.cat(self._each_batch(raw, lambda batch, _: self._log_likelihoods(batch))).double().numpy()
-        return self._by_row(values, raw, [c.name for c in self.preprocessing.columns]) if values.ndim == 2 else values
+        if raw.lengths is not None:
+            return [self._with_names(v[:n], None) for v, n in zip(values, raw.lengths, strict=True)]
+        return self._with_names(values, raw.rows) if values.ndim == 2 else values
 
     def _bounds(self, batch: Batch, _: Any) -> Tensor:
         """Return the importance weighted bound of log p(x), (B,), in nats, float64."""
@@ -320,7 +335,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                     log_weight = bound(self.variant_, labelled, 1)
                 if isinstance(log_weight, Undefined):
                     raise InputError(
-                        f"{self.variant} gives no bound of log p(x): {log_weight.reason}; expected anomaly instead"
+                        f"{self.variant} gives no bound of log p(x): {log_weight.reason}; use anomaly instead"
                     )
                 draws.append(log_weight)
             by_class.append(torch.stack(draws).logsumexp(0) - math.log(IMPORTANCE_SAMPLES))
@@ -367,9 +382,11 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             noise: Whether to draw from p(x|z); otherwise the mean of p(x|z) is returned.
             seed: The seed of the draws, by default that of the model.
         """
+        if not isinstance(n, int) or n < 1:
+            raise InputError(f"n={n!r}: expected a whole number, 1 or more")
         y = self._classes(label, n)
         with machine.seeded(self.variant_.device, self.seed if seed is None else seed):
-            return self._values(self.variant_.sample(n, y, noise=noise), None)
+            return self._values(self.variant_.sample(n, y, noise=noise), None, is_drawn=noise)
 
     def impute(self, X: Any) -> Any:
         """Return the data with missing values (NaN) replaced by their expected value given the others.
@@ -378,7 +395,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         raw = self._read(X)
         if raw.pixels is not None:
-            raise InputError(f"{raw.source} holds no table and no sequences; values of images cannot be missing")
+            raise InputError(f"{raw.source} holds images; expected a table or sequences with missing values")
         known = ~np.isnan(raw.x) if raw.x.dtype.kind == "f" else np.ones(raw.x.shape, dtype=bool)
         filled = dataclasses.replace(
             raw, x=np.where(known, raw.x, self.preprocessing.shift.numpy().astype(raw.x.dtype))
@@ -411,7 +428,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         raw = self._read(X)
         if raw.lengths is None:
-            raise InputError(f"{raw.source} holds no sequences, so there is nothing to forecast")
+            raise InputError(f"{raw.source} holds no sequences; expected sequences to forecast")
 
         def continued(batch: Batch, index: Any) -> Any:
             assert batch.mask is not None
@@ -435,7 +452,8 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         like = self.preprocessing
         if isinstance(X, Raw):
             return X
-        return data.read(self._new_source(X), _content(X), like)
+        with about_options(FIXED_OPTIONS):
+            return data.read(self._new_source(X), _content(X), like)
 
     def _new_source(self, X: Any) -> Source:
         """Return the source of new rows, with the options by which the training data were read."""
@@ -447,12 +465,13 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Returns the number of parts, and an iterator over them.
         """
-        like = self.preprocessing
-        return data.read_parts(self._new_source(place), like, size)
+        return data.read_parts(self._new_source(place), self.preprocessing, size)
 
     def _each_batch(self, raw: Raw, compute: Callable[[Batch, Any], Any]) -> list[Any]:
-        """Call `compute(batch, labels of the rows)` for a batch after the other, and return the results."""
-        whole, results = self.preprocessing.encode(raw), []
+        """Call `compute(batch, labels of the rows)` for one batch after another, and return the results."""
+        with about_options(FIXED_OPTIONS):
+            whole = self.preprocessing.encode(raw)
+        results = []
         self.variant_.eval()
         for start in range(0, len(whole), BATCH):
             part = slice(start, start + BATCH)
@@ -468,14 +487,14 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return None
         if not self.variant_.class_conditional:
             raise InputError(f"label={label!r}: {self.variant} is not conditioned on a class; expected no label")
-        names = {str(c): code for code, c in enumerate(class_names)}
-        given = [label] * n if np.ndim(label) == 0 else list(label)
-        if len(given) != n:
-            raise InputError(f"{len(given)} labels for {n} examples; expected one label, or one for each example")
-        for one in given:
-            if str(one) not in names:
-                raise InputError(f"label={one!r}: expected one of the classes {', '.join(names)}")
-        return torch.tensor([names[str(one)] for one in given])
+        codes = {str(c): code for code, c in enumerate(class_names)}
+        labels = [label] * n if np.ndim(label) == 0 else list(label)
+        if len(labels) != n:
+            raise InputError(f"{len(labels)} labels for {n} examples; expected one label, or one for each example")
+        for one in labels:
+            if str(one) not in codes:
+                raise InputError(f"label={one!r}: expected one of the classes {', '.join(codes)}")
+        return torch.tensor([codes[str(one)] for one in labels])
 
     def _by_row(self, values: Array, raw: Raw, columns: list[str] | None) -> Any:
         """Return values (N, ...) with the labels of the rows, if there are any."""
@@ -485,39 +504,65 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return pandas.Series(values, index=raw.rows)
         return pandas.DataFrame(values, index=raw.rows, columns=columns)
 
-    def _values(self, x: Tensor, index: Any, mask: Tensor | None = None) -> Any:
+    def _values(self, x: Tensor, index: Any, mask: Tensor | None = None, is_drawn: bool = False) -> Any:
         """Turn values in the units of `Batch.x` into the units, names and shapes of the data."""
-        return self._named(self.preprocessing.decode(x), index, mask)
+        return self._named(self.preprocessing.decode(x), index, mask, is_drawn)
 
-    def _named(self, values: Array, index: Any, mask: Tensor | None) -> Any:
+    def _named(self, values: Array, index: Any, mask: Tensor | None, is_drawn: bool = False) -> Any:
         """Return decoded values as a data frame if the columns have names, and sequences without their padding."""
         preprocessing = self.preprocessing
+        if preprocessing.spec.likelihood == "categorical":  # the most probable symbol
+            values = values.argmax(-1)[..., None]
         if preprocessing.spec.steps:
             lengths = [values.shape[1]] * len(values) if mask is None else mask.sum(1).tolist()
-            return [v[:n] for v, n in zip(values, lengths, strict=True)]
-        if preprocessing.layout != "table" or not self._has_names:
-            return values
-        frame = pandas.DataFrame(values, index=index, columns=[c.name for c in preprocessing.columns])
-        for column in preprocessing.columns:
-            if column.kind == "binary" and isinstance(column.values[0], str):  # the more probable of the two
-                frame[column.name] = np.array(column.values, dtype=object)[(frame[column.name] > 0.5).astype(int)]
-            elif column.kind == "binary" and tuple(column.values) != (0, 1):
+            return [self._frame(v[:n], None, is_drawn) for v, n in zip(values, lengths, strict=True)]
+        return self._frame(values, index, is_drawn) if preprocessing.layout == "table" else values
+
+    def _frame(self, values: Array, index: Any, is_drawn: bool) -> Any:
+        """Return decoded values (N, D) or (T, D) with the names and the kinds of the columns, or channels.
+
+        A binary column that holds words, or is modelled as continuous, gets the more probable of its two values. Counts
+        that were drawn are whole numbers.
+        """
+        columns = self.preprocessing.columns
+        is_continuous = self.preprocessing.spec.likelihood == "gaussian"
+        for i, column in enumerate(columns):
+            if column.kind == "binary" and not isinstance(column.values[0], str):
                 low, high = map(float, column.values)
-                frame[column.name] = low + (high - low) * frame[column.name]
+                values[:, i] = low + (high - low) * (values[:, i] > 0.5 if is_continuous else values[:, i])
+            elif column.kind == "count" and is_drawn:
+                values[:, i] = values[:, i].round().clip(0)
+        frame = self._with_names(values, index)
+        for column in columns:
+            if column.kind == "binary" and isinstance(column.values[0], str):
+                frame[column.name] = np.array(column.values, dtype=object)[(frame[column.name] > 0.5).astype(int)]
         return frame
 
-    @property
-    def _has_names(self) -> bool:
-        """Whether the columns of the training data had names."""
-        return [c.name for c in self.preprocessing.columns] != [f"x{i}" for i in range(len(self.preprocessing.columns))]
+    def _with_names(self, values: Array, index: Any) -> Any:
+        """Return values (N, D) or (T, D) as a data frame if the columns, or channels, have names."""
+        names = [column.name for column in self.preprocessing.columns]
+        if len(names) != values.shape[1] or names == [f"x{i}" for i in range(len(names))]:
+            return values
+        return pandas.DataFrame(values, index=index, columns=names)
+
+
+@contextmanager
+def about_options(advice: str) -> Iterator[None]:
+    """Add advice to an `InputError` that names options of the commands."""
+    try:
+        yield
+    except InputError as error:
+        if " --" not in str(error) or advice in str(error):
+            raise
+        raise InputError(f"{error} ({advice})") from error
 
 
 def _content(X: Any, fits: bool = False) -> Any:
-    """Return data in memory in a form that `pipeline.data.load` takes; None for a path."""
+    """Return data in memory in a form that `pipeline.data.load` takes, and None for a path."""
     if isinstance(X, str | Path):
         return None
     is_series = isinstance(X, list | tuple) and all(isinstance(s, np.ndarray) for s in X)
-    if isinstance(X, pandas.DataFrame) or type(X) is dict or is_series:
+    if isinstance(X, pandas.DataFrame | np.ma.MaskedArray) or type(X) is dict or is_series:
         return X
     return check_array(X, allow_nd=True, ensure_all_finite=False, ensure_min_samples=2 if fits else 1)
 
@@ -525,11 +570,13 @@ def _content(X: Any, fits: bool = False) -> Any:
 def _with_labels(source: Source, content: Any, y: Any) -> tuple[Source, Any]:
     """Add labels to data in memory."""
     if content is None:
-        raise InputError(f"{source}: the labels of a file are in the file; name their column with label, and give no y")
+        raise InputError(
+            f"{source}: y cannot be given for a file; name the column of the file that holds the class with label"
+        )
     if isinstance(content, pandas.DataFrame):
         name = source.label or "label"
         if name in content:
-            raise InputError(f"y is given, and the data have a column {name!r} as well; expected one of them")
+            raise InputError(f"y is given, but the data also have a column {name!r}; leave one of them out")
         return Source.parse(source.json()), content.assign(**{name: np.asarray(y)})
     if isinstance(content, dict):
         return source, {**content, "y": y}

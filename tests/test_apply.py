@@ -111,7 +111,8 @@ def test_images_come_back_as_images_and_sequences_as_rows(saved: Path, tmp_path:
     words = ["forecast", "--model", str(saved / "sequences"), "--data", str(saved / "series.csv"), "--steps", "5"]
     assert apply.main([*words, "--out", str(forecast)]) == 0
     rows = read(forecast)
-    assert list(rows) == ["series", "time", "level", "slope"]
+    assert list(rows) == ["series", "step", "level", "slope"]
+    assert rows["step"].tolist() == [1, 2, 3, 4, 5] * 60
     assert rows.groupby("series").size().to_dict() == {f"s{i}": 5 for i in range(60)}
     assert apply.main(["sample", "--model", str(saved / "images"), "--n", "7", "--out", str(tmp_path / "x.npz")]) == 0
     with np.load(tmp_path / "x.npz") as file:
@@ -120,6 +121,31 @@ def test_images_come_back_as_images_and_sequences_as_rows(saved: Path, tmp_path:
     words = ["sample", "--model", str(saved / "table"), "--n", "9", "--label", "yes", "--out", str(samples)]
     assert apply.main(words) == 0
     assert list(read(samples)) == COLUMNS and len(read(samples)) == 9
+
+
+def test_what_a_killed_command_left_is_not_in_the_results(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / ".codes.csv.part").write_text("old\n1\n")
+    words = ["encode", "--model", str(saved / "table"), "--data", str(saved / "new.csv")]
+    assert apply.main([*words, "--out", str(tmp_path / "codes.csv")]) == 0
+    assert len(read(tmp_path / "codes.csv")) == 300 and "old" not in read(tmp_path / "codes.csv")
+
+
+def test_images_that_differ_in_their_ending_are_all_written(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    for name, pixels in zip(("a.png", "a.bmp", "b.png"), images(3), strict=True):
+        Image.fromarray(pixels).save(tmp_path / "new" / name)
+    words = ["reconstruct", "--model", str(saved / "images"), "--data", str(tmp_path / "new")]
+    assert apply.main([*words, "--out", str(tmp_path / "rebuilt")]) == 0
+    assert len([*(tmp_path / "rebuilt").iterdir()]) == 3
+
+
+def test_text_is_not_written_to_arrays(tmp_path: Path) -> None:
+    frame = table(60).assign(answer=["yes", "no", "no"] * 20)
+    Model("vae", **QUICK).fit(frame).save(tmp_path / "model")
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    words = ["reconstruct", "--model", str(tmp_path / "model"), "--data", str(tmp_path / "new.csv")]
+    with pytest.raises(InputError, match="the results hold text"):
+        apply.main([*words, "--out", str(tmp_path / "rebuilt.npz")])
 
 
 @pytest.mark.parametrize(
@@ -155,7 +181,10 @@ def test_a_result_never_replaces_a_file(saved: Path, tmp_path: Path, command: Co
     assert (tmp_path / "out.csv").read_text() == "precious"
     done = command("apply", *words, "--out", str(tmp_path / "codes.csv"))
     assert done.returncode == 0, done.stderr
-    assert "300 examples in" in done.stdout
+    assert "300 examples" in done.stdout
+    table().assign(more=1).to_csv(tmp_path / "wider.csv", index=False)
+    words = ("encode", "--model", str(saved / "table"), "--data", str(tmp_path / "wider.csv"))
+    assert "more" in command("apply", *words, "--out", str(tmp_path / "wider-codes.csv")).stdout
 
 
 @pytest.mark.filterwarnings("ignore:.*type hint is inferred as AnyType:UserWarning")  # of MLflow about itself

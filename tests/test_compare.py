@@ -284,7 +284,8 @@ def test_a_report_states_what_is_missing(folder: Path, monkeypatch: pytest.Monke
         ),
         Display(),
     )
-    assert comparison.left_out == {"cvae": "cvae needs class labels; data set bare has none (or condition=quadrants)"}
+    reason = "cvae needs class labels, and data set bare has none; condition=quadrants needs none"
+    assert comparison.left_out == {"cvae": reason}
     assert [b.criterion.name for b in comparison.boards] == ["elbo", "reconstruction"]
     assert {r.variant: r.seeds for r in comparison.boards[1].rows} == {"vae": 3, "beta": 2, "aae": 3, "cvae": 0}
     assert comparison.warnings == ["beta with seed 10001 failed: epoch 1: train/loss is infinite or not a number"]

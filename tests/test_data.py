@@ -199,15 +199,15 @@ def test_binary_values_of_every_type_are_stored_as_bool(kind: Any, tmp_path: Pat
 ENOUGH = RNG.random((60, 4))
 BAD = {
     "no x": (dict(values=ENOUGH, names=ENOUGH), r"mine\.npz holds values, names; expected an array x"),
-    "NaN": (dict(x=np.where(np.arange(60)[:, None] == 7, np.nan, ENOUGH)), r"1 of 60 examples have missing .* index 7"),
+    "NaN": (dict(x=np.where(np.arange(60)[:, None] == 7, np.nan, ENOUGH)), r"1 of 60 rows have missing .* row 8"),
     "infinity": (dict(x=np.where(np.arange(60)[:, None] == 7, np.inf, ENOUGH)), r"x0 has 1 infinite values"),
-    "missing pixels": (dict(x=np.full((60, 1, 4, 4), np.nan)), r"60 of 60 examples have missing"),
+    "missing pixels": (dict(x=np.full((60, 1, 4, 4), np.nan)), r"60 of 60 images have .* image 1; .* images$"),
     "wrong shape": (dict(x=ENOUGH[:, 0]), r"x has shape \(60,\); expected .*\(N, D\)"),
     "labels of another length": (dict(x=ENOUGH, y=np.zeros(59)), r"the labels have shape \(59,\); expected \(60,\)"),
     "fractions as labels": (dict(x=ENOUGH, y=ENOUGH[:, 0]), r"the labels hold fractions"),
-    "a label for each example": (dict(x=ENOUGH, y=np.arange(60)), r"60 different labels in 60 examples"),
+    "a label for each example": (dict(x=ENOUGH, y=np.arange(60)), r"60 examples have 60 different labels"),
     "constant": (dict(x=np.ones((60, 4))), r"there are no columns of values to model"),
-    "constant images": (dict(x=np.ones((60, 4, 4), np.uint8)), r"all 60 examples are equal"),
+    "constant images": (dict(x=np.ones((60, 4, 4), np.uint8)), r"all 60 images are equal"),
     "counts": (dict(x=RNG.integers(0, 9, (60, 16))), r"--likelihood gaussian .* --kind x=pixels --size 4x4"),
     "complex numbers": (dict(x=ENOUGH + 1j), r"x has type complex128; expected numbers"),
     "dates": (dict(x=np.zeros((60, 4), "datetime64[s]")), r"x has type datetime64"),
@@ -225,6 +225,22 @@ def test_bad_arrays_are_refused(case: str, tmp_path: Path) -> None:
     content, message = BAD[case]
     with pytest.raises(InputError, match=message):
         data.load(saved(tmp_path, **content))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (ENOUGH.astype(object), "x has type object; expected numbers"),
+        (np.ma.masked_greater(ENOUGH, 0.99), "rows have missing or infinite values"),
+        ([*np.ma.masked_greater(RNG.random((60, 4, 2)), 0.5)], "sequence . has NaN or infinity"),
+        (torch.zeros(60, 4, requires_grad=True), "x is no array .*requires grad"),
+        ([torch.zeros(4, 2, dtype=torch.bfloat16)] * 60, "x is no array .*BFloat16"),
+    ],
+    ids=["objects", "masked values", "masked sequences", "gradients", "a type of torch alone"],
+)
+def test_bad_arrays_in_memory_are_refused(content: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        data.load("mine", content)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "corrupt", "empty", "text"])

@@ -50,7 +50,7 @@ def kinds_of_data(folder: Path) -> dict[str, tuple[Source, list[str]]]:
         "table": (
             Source(place=table(folder / "table", **named), label="label", group="patient", time="day"),
             ["60 rows with 5 columns", "column label, 2 classes: ill (40) and well (20)", "column patient, 15 groups",
-             "column day", "gaussian", "value 4", "no group of patient is divided", "--split-seed"],
+             "column day", "gaussian", "value 4", "groups (patient) are kept whole", "--split-seed"],
         ),
         "images": (
             Source(place=arrays(folder / "images", x=RNG.integers(0, 256, (40, 6, 8), dtype=np.uint8))),
@@ -243,7 +243,7 @@ def test_a_study_says_what_it_understood_and_logs_it(
 def test_a_run_is_evaluated_on_the_data_of_its_training(folder: Path) -> None:
     from pipeline.evaluate.__main__ import main
 
-    with pytest.raises(InputError, match=r"--label, --kind: with --run, the data are read .* as for the training"):
+    with pytest.raises(InputError, match=r"--label, --kind: with --run, the data are read .* as in the training"):
         main(["--run", "0" * 32, "--label", "a", "--kind", "b=real"])
 
 

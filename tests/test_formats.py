@@ -49,7 +49,7 @@ def test_arrays_of_a_file_are_read_with_their_labels(write: Callable[..., Path],
     number = np.arange(60) % 3
     loaded = data.load(str(write(tmp_path / "mine", x=IMAGES, y=number, ids=np.arange(60))))
     assert (loaded.spec.shape, loaded.spec.likelihood, loaded.spec.classes) == ((1, 6, 6), "logistic8", 3)
-    assert loaded.description.notes == ("not used: the arrays ids",)
+    assert loaded.description.notes == ("these arrays are not used: ids",)
     named = data.load(Source(place=str(write(tmp_path / "other", X=ROWS, kind=number)), label="kind"))
     assert (named.spec.shape, named.spec.classes) == ((4,), 3)
     with pytest.raises(InputError, match=r"third\S* holds .*data.*; expected an array x"):
@@ -123,7 +123,7 @@ def test_cells_are_a_table_of_genes(tmp_path: Path) -> None:
     assert raw.groups is not None and len(set(raw.groups)) == 20
     unlabelled = data.load(str(path))
     assert unlabelled.spec.classes == 0
-    assert any("cell_type and patient of obs; --label NAME" in note for note in unlabelled.description.notes)
+    assert any("obs are not used: cell_type and patient; --label" in note for note in unlabelled.description.notes)
     with pytest.raises(InputError, match="--label names kind; expected one of the columns of obs: cell_type"):
         data.load(Source(place=str(path), label="kind"))
     counts = cells(tmp_path / "counts.h5ad", RNG.poisson(3.0, (60, 5)).astype(np.float32))
@@ -164,6 +164,6 @@ def test_saved_data_sets(tmp_path: Path) -> None:
     loaded = data.load(images)
     assert (loaded.spec.shape, loaded.preprocessing.class_names) == ((1, 6, 6), ("no", "yes"))
     assert torch.equal(loaded.test.x[:, 0], torch.from_numpy(IMAGES[:8]))
-    assert any("not used: the columns id" in note for note in loaded.description.notes)
+    assert any("these columns are not used: id" in note for note in loaded.description.notes)
     with pytest.raises(InputError, match="has the parts train and unlike; expected train, validation and test"):
         data.load(saved(tmp_path / "unlike", {"train": 40, "unlike": 20}, {}, **columns))

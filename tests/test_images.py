@@ -90,7 +90,7 @@ def test_two_values_are_binary_and_come_back(low: int, high: int, dtype: Any) ->
 def test_other_pixels_are_continuous_with_a_warning_if_they_are_discrete(x: Any, warned: bool) -> None:
     loaded = from_memory(x)
     assert loaded.spec.likelihood == "gaussian"
-    assert any("density of a discrete value" in w for w in loaded.description.warnings) == warned
+    assert any("modelled by a continuous density" in w for w in loaded.description.warnings) == warned
     values = np.concatenate([s.x.numpy() for s in (loaded.train, loaded.valid, loaded.test)])
     assert len(np.unique(values)) == len(np.unique(x))
 
@@ -300,7 +300,7 @@ def test_orientation_and_first_frame(tmp_path: Path) -> None:
         image.save(tmp_path / "moving" / f"{i}.gif", save_all=True, append_images=[image.rotate(180)])
     assert data.load(str(tmp_path / "turned")).spec.shape == (3, 9, 7)
     moving = data.load(str(tmp_path / "moving"))
-    assert any("the first one is read: 30 of 30" in note for note in moving.description.notes)
+    assert any("images with several is read: 30 of 30" in note for note in moving.description.notes)
 
 
 def test_sizes_that_differ_are_refused_or_resized(tmp_path: Path) -> None:
@@ -366,8 +366,8 @@ def test_hidden_and_other_files_are_left_out_with_a_note(tmp_path: Path) -> None
     loaded = data.load(str(path))
     assert loaded.preprocessing.class_names == ("a", "b")
     notes = " ".join(loaded.description.notes)
-    assert "hidden files are left out, in or called ._0.png, .ipynb_checkpoints and __MACOSX: 61" in notes
-    assert "no images are left out, .txt: 1" in notes
+    assert "left out: ._0.png, .ipynb_checkpoints and __MACOSX (files in all: 61)" in notes
+    assert "not images are left out: .txt (files in all: 1)" in notes
 
 
 def test_deeper_folders_belong_to_the_class_of_the_first_level(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_deeper_folders_belong_to_the_class_of_the_first_level(tmp_path: Path) -
     assert loaded.preprocessing.class_names == ("cat", "dog")
     inside = data.load(str(folder(tmp_path / "b", any_grey, "images/cat", "images/dog")))
     assert inside.spec.classes == 0
-    assert any(f"name {tmp_path}/b/images in place of" in note for note in inside.description.notes)
+    assert any(f"give the path {tmp_path}/b/images" in note for note in inside.description.notes)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image"])
@@ -444,7 +444,7 @@ def test_new_images_that_fit_are_encoded_like_training(trained: Any, new: Any) -
         (DEEP, EIGHT_BIT[:, :1], "uint8 from .*; the model was trained on uint16"),
         (DEEP, DEEP / 65535, "float64 from .*; the model was trained on uint16"),
         (RNG.normal(size=(40, 1, 6, 6)), DEEP, "uint16 from .*; the model was trained on float64"),
-        (RNG.normal(size=(40, 4)), EIGHT_BIT, r"trained on rows \(N, D\)"),
+        (RNG.normal(size=(40, 4)), EIGHT_BIT, r"expected rows \(N, D\) .* x0 to x3"),
     ],
 )
 def test_new_images_that_do_not_fit_are_refused(trained: Any, new: Any, message: str) -> None:

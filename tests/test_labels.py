@@ -273,7 +273,7 @@ def test_uneven_classes_from_the_search_to_the_report(
         assert row.mean is not None and row.related is not None
         assert row.related["probe/majority_all"] == pytest.approx(share) and row.related["probe/linear_all"] <= 1
     (answer,) = (a for a in report.answers(comparison) if a.startswith(board.criterion.question))
-    assert f"Predicting always the most frequent class has an accuracy of {share:.4g}." in answer
+    assert f"Always predicting the most frequent class has an accuracy of {share:.4g}." in answer
     page = report.write(comparison, Tracker("rare"), folder / "report", "again").page.read_text()
     assert "probe/majority_all" in page and "The classes are uneven" in page
     table = pd.read_csv(folder / "report" / "tables" / "board_probe.csv")

@@ -141,6 +141,79 @@ def test_reconstructions_and_samples_are_in_the_units_of_the_data() -> None:
     assert all(40 < f[:, 0].mean() < 160 for f in forecast)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "likelihood"), [(-1, 1, "bernoulli"), (2.5, 4.0, "gaussian")], ids=["two values", "beside numbers"]
+)
+def test_two_values_come_back_as_the_values_of_the_data(low: float, high: float, likelihood: str) -> None:
+    rng = np.random.default_rng(0)
+    x = np.where(rng.random((60, 3)) < 0.5, low, high)
+    if likelihood == "gaussian":
+        x = np.concatenate([x, rng.normal(size=(60, 1))], axis=1)
+    model = Model("vae", **QUICK).fit(x)
+    assert model.preprocessing_.spec.likelihood == likelihood
+    rebuilt = np.asarray(model.reconstruct(x))[:, :3]
+    if likelihood == "gaussian":
+        assert set(np.unique(rebuilt)) <= {low, high}
+    else:  # the means of p(x|z)
+        assert (abs(rebuilt.mean(0) - (low + high) / 2) < (high - low) / 3).all()
+    series = [np.where(rng.random((5, 2)) < 0.5, low, high) for _ in range(40)]
+    model = Model("vrae", width=8, latent=2, **QUICK).fit(series)
+    values = np.concatenate(model.sample(50))
+    assert set(np.unique(values)) == {low, high}
+
+
+def test_symbols_come_back_as_symbols() -> None:
+    series = [np.random.default_rng(i).integers(0, 4, 8 + i % 3) for i in range(80)]
+    model = Model("vrae", width=8, latent=2, **QUICK).fit(series)
+    assert model.preprocessing_.spec.likelihood == "categorical"
+    for sequences in (model.reconstruct(series), model.sample(20), model.impute(series)):
+        assert set(np.unique(np.concatenate(sequences))) <= {0, 1, 2, 3}
+        assert {s.shape[1] for s in sequences} == {1}
+    assert all((s == known[:, None]).all() for s, known in zip(model.impute(series), series, strict=True))
+
+
+def test_series_of_a_table_come_back_with_the_names_of_their_channels() -> None:
+    rows = [
+        {"series": f"s{i}", "time": t, "level": v[0], "slope": v[1]}
+        for i, series in enumerate(waves(40)) for t, v in enumerate(series)
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    model = Model("vrae", width=8, latent=2, **QUICK).fit(frame)
+    assert list(model.transform(frame).index) == sorted({row["series"] for row in rows})
+    by_value = model.score_samples(frame, by_value=True)
+    assert [len(s) for s in by_value] == frame.groupby("series").size().tolist()
+    frames = (*model.reconstruct(frame), *model.forecast(frame, steps=3), *by_value)
+    assert {tuple(s) for s in frames} == {("level", "slope")}
+
+
+def test_values_of_each_kind_come_back_as_such() -> None:
+    frame = table().drop(columns=["b", "c"])
+    frame = frame.assign(
+        smoker=np.where(frame["a"] > 0, "yes", "no"), member=(frame["e"] > 0).astype(int),
+        side=np.where(frame["f"] > 0, 2, 1), visits=np.random.default_rng(0).poisson(2, 300),
+    )  # fmt: skip
+    model = Model("vae", **QUICK).fit(frame)
+    for values in (model.sample(200), model.reconstruct(frame)):
+        assert set(values["smoker"]) <= {"yes", "no"}
+        assert set(values["member"]) <= {0, 1}
+        assert set(values["side"]) <= {1, 2}
+    visits = model.sample(200)["visits"]
+    assert (visits == visits.round()).all() and visits.min() >= 0 and visits.nunique() > 2
+
+
+def test_wrong_arguments_are_refused_in_words() -> None:
+    with pytest.raises(InputError, match="epochs=0: expected 1 or more"):
+        Model("vae", epochs=0).fit(table())
+    with pytest.raises(InputError, match=r"'group'.*data_options"):
+        Model("vae", group="patient", **QUICK).fit(table())
+    with pytest.raises(InputError, match=r"target looks like the label.*data_options"):
+        Model("vae", **QUICK).fit(table().rename(columns={"label": "target"}))
+    with pytest.raises(InputError, match="unexpected keyword argument 'patient'; expected some of label, group"):
+        Model("vae", data_options={"patient": 1}, **QUICK).fit(table())
+    with pytest.raises(InputError, match="n=0: expected a whole number, 1 or more"):
+        Model("vae", **QUICK).fit(table()).sample(0)
+
+
 def test_a_forecast_begins_after_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
     series = waves(40)
     model = Model("vrae", width=8, latent=2, **QUICK).fit(series)
@@ -266,7 +339,7 @@ def test_a_folder_of_an_older_version_says_that_its_preprocessing_is_not_known(t
 
 def test_preprocessing_is_saved_whole(tmp_path: Path) -> None:
     frame = table().assign(flag=np.arange(300) % 2 == 0)
-    fitted = Model("vae", data_options={"kinds": (("flag", "binary"),)}, **QUICK).fit(frame).preprocessing_
+    fitted = Model("vae", data_options={"kinds": {"flag": "binary"}, "drop": "f"}, **QUICK).fit(frame).preprocessing_
     fitted.save(tmp_path)
     again = Preprocessing.load(tmp_path)
     assert again is not None

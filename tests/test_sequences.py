@@ -308,7 +308,7 @@ def test_the_order_of_rows_does_not_matter(lengths: list[int], start: int, rando
 def test_gaps_are_never_closed_silently(times: list[Any], gap: str) -> None:
     frame = rising(times)
     with pytest.raises(
-        InputError, match=f"uneven in 12 of 12 series: s0 goes .*{gap}.*--gaps ignore.*--gaps differences"
+        InputError, match=f"uneven in 12 of 12 sequences: s0 goes .*{gap}.*--gaps ignore.*--gaps differences"
     ):
         read_frame(frame)
     raw = read_frame(frame, gaps="ignore")
@@ -324,7 +324,7 @@ def test_gaps_are_never_closed_silently(times: list[Any], gap: str) -> None:
 
 def test_one_gap_in_one_short_series_is_found() -> None:
     frame = rising(range(12)).query("series != 's3' or time in (2, 7)")
-    with pytest.raises(InputError, match="uneven in 1 of 12 series: s3 goes from 2 to 7, and its usual step is 1"):
+    with pytest.raises(InputError, match="uneven in 1 of 12 sequences: s3 goes from 2 to 7, and its usual step is 1"):
         read_frame(frame)
 
 
@@ -333,7 +333,7 @@ def test_different_steps_are_warned_of() -> None:
     frame["time"] *= np.where(frame["series"] == "s3", 10, 1)
     raw = read_frame(frame)
     assert rises(raw) and raw.step == "1 to 10"
-    assert any("different steps of time, from 1 " in w and "to 10 (such as s3)" in w for w in raw.warnings)
+    assert any("time differ between sequences, from 1 " in w and "to 10 (such as s3)" in w for w in raw.warnings)
 
 
 def test_series_and_time_may_have_other_names() -> None:
@@ -365,7 +365,7 @@ def test_facts_of_a_series_are_the_same_in_all_its_rows() -> None:
     for column in ("patient", "kind", "part"):
         changed = frame.copy()
         changed.loc[7, column] = {"patient": 99, "kind": "even", "part": "test"}[column]
-        with pytest.raises(InputError, match=f"series s1 has several values in the column {column}"):
+        with pytest.raises(InputError, match=f"sequence s1 has several values in the column {column}"):
             read_frame(changed, group="patient", label="kind")
 
 
@@ -419,6 +419,16 @@ def test_a_list_of_arrays_or_tensors_holds_sequences(convert: Any) -> None:
     assert labelled.y is not None and labelled.y.tolist() == [i % 3 for i in range(40)]
 
 
+def test_names_of_sequences_may_be_of_several_types_that_can_be_ordered() -> None:
+    def read(names: list[Any]) -> Raw:
+        rows = [{"series": n, "time": t, "v": t + i / 7} for i, n in enumerate(names) for t in range(4)]
+        return data.read(Source(place="mine"), pd.DataFrame(rows))
+
+    assert read([3, "b", 1, "a"]).rows.tolist() == [1, 3, "a", "b"]
+    with pytest.raises(InputError, match="the values of the column series cannot be compared"):
+        read([pd.Timestamp("2020-01-01"), "b", 1, (3, "x")])
+
+
 def test_new_arrays_have_the_channels_of_training(tmp_path: Path) -> None:
     series = [np.column_stack([np.ones(len(s)), s]) for s in waves()]  # the first channel is constant
     loaded = data.load(Source(place="mine"), series)
@@ -441,7 +451,7 @@ def test_new_symbols_and_binary_values_are_those_of_training(tmp_path: Path) -> 
     signs = [np.where(RNG.random((6, 2)) < 0.5, -1, 1) for _ in range(40)]
     like = data.load(Source(place="mine"), signs).preprocessing
     assert data.read(Source(place="new"), [np.array([[1, -1]])], like).x.tolist() == [[[True, False]]]
-    with pytest.raises(InputError, match=r"sequence 1 has 0 in channel x1; .* the values -1 and 1"):
+    with pytest.raises(InputError, match=r"sequence 2 has 0 in the channel x1; .* the values -1 and 1"):
         data.read(Source(place="new"), [np.ones((2, 2)), np.array([[1, 1], [-1, 0]])], like)
 
 
@@ -474,7 +484,7 @@ def test_a_table_with_labels(tmp_path: Path) -> None:
         (lambda f: f.assign(a=f.a.where(f.index != 7)), r"row 8 \(line 9 of the file\) has no value in the column a"),
         (lambda f: f.assign(a=f.a.where(f.index != 7, np.inf)), "the column a has 1 infinite values"),
         (lambda f: f.assign(label=[*f.label[:-1], "q"]), "has several values in the column label"),
-        (lambda f: f.assign(time=0), r"series s000 has the time 0 twice, in row \d+ \(line \d+ of the file\) and in"),
+        (lambda f: f.assign(time=0), r"sequence s000 has the time 0 twice, in row \d+ \(line \d+ of the file\) and in"),
         (lambda f: f.assign(time=f.time.where(f.index != 7)), r"row 8 \(line 9 of the file\) has no time"),
         (lambda f: f.assign(series=f.series.where(f.index != 7)), r"row 8 .* has no value in the column series"),
         (lambda f: f.assign(a=f.series), "more than two categories in a"),
@@ -512,7 +522,7 @@ def test_bad_lengths_are_refused(lengths: np.ndarray, message: str, tmp_path: Pa
         ("@timeStamps true\n@data\n(0,1)", "holds time stamps"),
         ("@classLabel true a b\n@data\n1,x,3:a", "line 3: could not convert"),
         ("@data\n1,2:3", "line 2: all input arrays must have the same shape"),
-        ("@data\n", "there is no sequence in it"),
+        ("@data\n", "there are no sequences"),
     ],
 )
 def test_bad_ts_files_are_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ CASES: dict[str, tuple[Values, str]] = {
     "a rare class": ({"y": FEW}, r"mine\.csv: class 'kind 2' has 2 rows; expected at least 3 rows of each class"),
     "a rare class among copies": (
         {"y": np.repeat([0, 1], [96, 4]), "x": np.r_[np.random.default_rng(0).normal(size=(96, 3)), np.ones((4, 3))]},
-        r"kind 1' has 4 rows, of which 1 differ.*--split random divides equal rows",
+        r"kind 1' has 4 rows, of which 1 differ.*--split random, which divides equal rows",
     ),
     "one group": ({"groups": np.zeros(100, int), "group": "clinic"}, "clinic names 1 group; expected at least 3"),
     "no groups": ({"split": "group"}, "--split group needs --group COLUMN"),
@@ -203,7 +203,7 @@ def test_what_cannot_be_split_is_refused(case: str) -> None:
 
 def test_groups_that_are_divided_are_a_warning() -> None:
     raw = with_warnings(*split(rows(90, groups=np.arange(90) // 30, group="patient", split="random")))
-    assert any("of groups that training rows are of as well" in w for w in raw.warnings)
+    assert any("belong to groups of which other rows are in the training split" in w for w in raw.warnings)
 
 
 def table(folder: Path, name: str, n: int, seed: int = 0, **columns: Any) -> str:
@@ -216,7 +216,7 @@ def test_other_data_are_the_test_split(tmp_path: Path) -> None:
     monday, tuesday = table(tmp_path, "monday.csv", 60), table(tmp_path, "tuesday.csv", 25, seed=1)
     loaded = data.load(Source(place=monday, test=tuesday))
     assert [len(s) for s in (loaded.train, loaded.valid, loaded.test)] == [54, 6, 25]
-    assert loaded.description is not None and loaded.description.division.endswith(f"test is {tuesday}")
+    assert loaded.description is not None and loaded.description.division.endswith(f"the test split is {tuesday}")
     values = pandas.read_csv(tuesday).to_numpy()
     assert loaded.preprocessing.decode(loaded.test.x) == pytest.approx(values, abs=1e-5)
     again = data.load(Source(place=monday, test=monday))

@@ -1,6 +1,7 @@
 """Tables with an example in each row: what their files and columns mean, and what is refused."""
 
 import gzip
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def test_the_separator_and_the_decimal_mark_are_found(separator: str, decimal: s
     raw = read_file(written(tmp_path, text))
     np.testing.assert_allclose(raw.x, frame().to_numpy())
     assert raw.class_names == ("ja", "nein")
-    assert any("separator" in note for note in raw.notes) == ((separator, decimal) != (",", "."))
+    assert any("separated by" in note for note in raw.notes) == ((separator, decimal) != (",", "."))
 
 
 def test_text_may_hold_separators_and_line_ends(tmp_path: Path) -> None:
@@ -210,6 +211,37 @@ def test_labels_may_be_missing_and_are_kept_as_they_were_given(tmp_path: Path) -
     assert (raw.y == -1).tolist() == (ROW % 3 == 0).tolist()
 
 
+def test_white_space_around_text_does_not_count(tmp_path: Path) -> None:
+    rows = [f"{i**1.5},{'yes ' if i % 3 else 'no'},p{i % 9}{' ' * (i % 2)},{'ab'[i % 2]}\t" for i in ROW]
+    raw = read_file(written(tmp_path, "\n".join(["a,answer,patient,label", *rows])), group="patient")
+    assert kinds(raw)["answer"] == ("binary", ("no", "yes"))
+    assert raw.class_names == ("a", "b")
+    assert raw.groups is not None and raw.groups.max() == 8
+
+
+@pytest.mark.parametrize("option", ["group", "series"])
+def test_groups_and_sequences_have_values_that_can_be_compared(option: str) -> None:
+    content = frame(time=ROW, **{option: [[i % 10] for i in ROW]})
+    with pytest.raises(InputError, match=f"the values of the column {option} cannot be compared"):
+        read(content, group="group" if option == "group" else None)
+
+
+@pytest.mark.parametrize("backend", ["numpy_nullable", "pyarrow"])
+def test_the_types_of_columns_in_memory_do_not_matter(backend: Any) -> None:
+    content = frame(b=ROW % 3 == 0, c=np.where(ROW % 2, "u", "v"))
+    expected, raw = read(content), read(content.convert_dtypes(dtype_backend=backend))
+    np.testing.assert_array_equal(raw.x, expected.x)
+    assert kinds(raw) == kinds(expected)
+
+
+def test_a_table_of_many_thousand_columns_is_read_in_seconds() -> None:
+    content = pandas.DataFrame(np.random.default_rng(0).normal(size=(40, 5000))).add_prefix("gene ")
+    begin = time.process_time()
+    loaded = data.load("mine", content)
+    data.read(loaded.source, content, loaded.preprocessing)
+    assert time.process_time() - begin < 8
+
+
 def test_a_number_to_predict_is_no_label() -> None:
     with pytest.raises(InputError, match=r"the label column price holds fractions such as 0\.5; expected classes"):
         read(frame(price=ROW + 0.5), label="price")
@@ -322,7 +354,7 @@ def test_a_density_of_discrete_columns_comes_with_a_warning() -> None:
     content = frame(flag=ROW % 2 == 0, visits=ROW % 5)
     raw = read(content)
     assert raw.likelihood == "gaussian"
-    assert "flag and visits: a density of a discrete value" in raw.warnings[0]
+    assert "flag and visits: the values are discrete" in raw.warnings[0]
     assert "flag" not in str(read(content, kinds=(("flag", "real"),)).warnings)
     assert not read(content, kinds=(("flag", "real"), ("visits", "real"))).warnings
     assert not read(frame()).warnings

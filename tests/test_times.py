@@ -77,7 +77,7 @@ def test_times_are_read(values: Any, expected: list[float], unit: str) -> None:
         ([1.0, np.inf], "has 'inf'"),
         (["1/2/2020", "2/1/2020", "1/3/2020"], "may have the month or the day first"),
         (["2020-01-01T10:00Z", "2020-01-01T11:00"], r"row 2 .* has '2020-01-01T11:00' .* without a time zone"),
-        ([1.0, np.nan, np.nan], r"row 2 \(line 3 of the file\) has no time .* 2 of 3 have none"),
+        ([1.0, np.nan, np.nan], r"row 2 \(line 3 of the file\) has no time .*2 of 3 rows have none"),
         (["t1", "  ", "t3"], "row 2 .* has no time"),
         ([None, None], "row 1 .* has no time"),
         ([datetime.datetime(2020, 1, 1), None], "row 2 .* has no time"),

@@ -302,7 +302,7 @@ def test_a_schedule_scales_the_learning_rate_of_every_optimizer(digits: Data) ->
     [
         ("vrae", "digits", {}, "vrae needs sequences; data set digits has none"),
         ("vae", "digits-rows", {}, "digits-rows holds sequences; expected examples of one fixed shape"),
-        ("cvae", "frey-faces", {}, "cvae needs class labels; data set frey-faces has none"),
+        ("cvae", "frey-faces", {}, "cvae needs class labels, and data set frey-faces has none"),
         (
             "cvae",
             "table",

@@ -56,7 +56,9 @@ class CVAE(DecoderVariant):
             if not self.stochastic:
                 raise InputError("objective='network' needs condition='quadrants'")
             if not spec.classes:
-                raise InputError(f"cvae needs class labels; data set {spec.name} has none (or condition=quadrants)")
+                raise InputError(
+                    f"cvae needs class labels, and data set {spec.name} has none; condition=quadrants needs none"
+                )
             size = spec.classes
             self.prior_net: nn.Module = nn.Linear(size, 2 * config.latent)
             self.encoder = Encoder(spec, config, 2 * config.latent, extra=size)

@@ -155,7 +155,7 @@ def pin(tracker: Tracker, suite: str, name: str, last: int, now: str) -> list[Re
         run.tags({PIN + name: now})
         problem = run.close()
         if problem:
-            raise InputError(f"--pin {name}: MLflow did not accept it ({problem}); give the same command again")
+            raise InputError(f"--pin {name}: MLflow did not accept it ({problem}); run the same command again")
     return chosen
 
 

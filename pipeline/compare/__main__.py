@@ -13,7 +13,7 @@ for each. Trainings that exist are used again, so a comparison that was interrup
 report is one HTML file, with its tables (CSV, LaTeX) and figures beside it; MLflow holds everything, too."""
 
 EPILOG = """examples:
-  python -m pipeline.compare --run                                       all variants on the embedded digits
+  python -m pipeline.compare --run                                       all variants on the built-in digits
   python -m pipeline.compare --run --trials 6 --epochs 30 --seeds 3      a quick look
   python -m pipeline.compare --dataset mnist                             only variants that have a study
   python -m pipeline.compare --dataset mine.npz --variant vae --variant hvae --run

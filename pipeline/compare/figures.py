@@ -186,7 +186,7 @@ def curves(points: pd.DataFrame, metric: str, names: Sequence[str]) -> dict[str,
 def probes(finals: pd.DataFrame, names: Sequence[str]) -> dict[str, bytes]:
     """Draw the accuracy of a linear probe by its number of labels, mean over seeds.
 
-    Dashed for raw values, and dotted for predicting always the most frequent class.
+    A dashed line shows raw values, and a dotted line shows always predicting the most frequent class.
     """
     columns = [c for c in finals.columns if c.startswith("probe/linear_") and not c.endswith("_all")]
     counts = sorted(int(c.rsplit("_", 1)[1]) for c in columns)

@@ -77,7 +77,7 @@ BALANCED_PROBE = Criterion(  # takes the place of the probe's criterion if the c
         "probe/linear_all", "probe/majority_all", "probe/raw_balanced_all", "probe/untrained_balanced_all",
     ),
     caution="The classes are uneven, so this is the balanced accuracy of a linear classifier on codes: the mean over "
-    "classes of the share that is classified rightly. Codes are useful only if they beat raw values and the codes of "
+    "classes of the share that is classified correctly. Codes are useful only if they beat raw values and the codes of "
     "an untrained encoder. The accuracy stands beside it, with the share of the most frequent class.",
 )  # fmt: skip
 
@@ -195,7 +195,7 @@ def run(request: CompareRequest, display: Display) -> Comparison:
             problems = tracker.catch_up(patience=60)
             if problems:
                 raise InputError(
-                    f"the finals are trained, but not yet in MLflow: {problems[0]}; give the same command again"
+                    f"the finals are trained, but not yet in MLflow: {problems[0]}; run the same command again"
                 )
             ready = final.existing(tracker)
         records = [(f, ready[key]) for key, (_, f) in finals.items()]

@@ -116,7 +116,7 @@ def answers(comparison: Comparison) -> list[str]:
             text += f" Its accuracy is {related['probe/linear_all']:.4g}."
         if "probe/majority_all" in related:
             share = related["probe/majority_all"]
-            text += f" Predicting always the most frequent class has an accuracy of {share:.4g}."
+            text += f" Always predicting the most frequent class has an accuracy of {share:.4g}."
         beaten = [p.worse for p in board.pairs if p.better == first.variant and p.significant]
         rivals = [p.worse for p in board.pairs if p.better == first.variant and not p.significant]
         if beaten:

@@ -5,16 +5,16 @@
 
     source --read--> Raw --split--> indices --Preprocessing.fit, encode--> Data
 
-`Source` names the place and holds a person's answers to what the values alone do not tell. `data.train.x` is stored as
+`Source` names the place, and holds the options that say how it is read. `data.train.x` is stored as
 (N, C, H, W), (N, D), or (N, T, D) with a mask (N, T). Its type decides how `batch` converts it:
 
     bool     binary values become 0.0 and 1.0
-    uint8    grey values of a Bernoulli data set are binarised again each time a training example is read
+    uint8    grey values of a Bernoulli data set are binarised again each time that a training example is read
     uint8    8-bit values (`logistic8`) are divided by 255
     float32  continuous values, standardised by the training split
 
 `data.preprocessing` turns new rows of the same kind into such tensors, and values of a model into the units of the
-source. Validation and test are binarised once.
+source. The grey values of validation and test examples are binarised once.
 """
 
 import hashlib
@@ -69,7 +69,7 @@ class Data:
     def inspect(self) -> Description:
         """Return the description with a warning if test examples are nearly equal to training examples.
 
-        The comparison takes about a second. Embedded data sets are not examined.
+        The comparison takes about a second. Built-in data sets are not examined.
         """
         assert self.description is not None
         warning = ""
@@ -189,7 +189,7 @@ def load(source: str | Source, content: Any = None, *, binarized: bool = True) -
         factors = (train_factors, valid_factors, test_factors)
     return Data(
         train=splits[0], valid=splits[1], test=splits[2], digest=digest, preprocessing=preprocessing,
-        description=describe(raw, index, preprocessing), factors=factors,
+        description=describe(raw, index), factors=factors,
     )  # fmt: skip
 
 

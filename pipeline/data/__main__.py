@@ -5,15 +5,15 @@ from pipeline import cli
 ABOUT = """Show what is understood of a data set, without training anything.
 
 SOURCE is the name of a data set, or the path of a file or of a folder of images. The values, the classes, the splits
-and what may be wrong are printed, with the options that would change any of it, which are the same in every command
-with --dataset. A picture of some training examples is saved below --out."""
+and warnings about what may be wrong are printed, and then the options that would change any of this. The commands
+study, compare, evaluate and speed take the same options. A picture of some training examples is saved below --out."""
 
 EPILOG = """examples:
-  python -m pipeline.data digits                                       the embedded digits
+  python -m pipeline.data digits                                       the built-in digits
   python -m pipeline.data mine.csv --label diagnosis --group patient   no patient is in two splits
   python -m pipeline.data mine.csv --drop id,comment --kind stage=real
   python -m pipeline.data photographs --size 64x64
-  python -m pipeline.data monday.csv --test tuesday.csv                other data are the test split
+  python -m pipeline.data monday.csv --test tuesday.csv                another file is the test split
 """
 
 
@@ -38,7 +38,7 @@ def main(words: list[str]) -> int:
     display.show(loaded.inspect().page())
     picture = folder / "data.png"
     Image.fromarray(pictures.examples(loaded)).save(picture)
-    display.say(f"\na picture of examples: {picture.absolute()}")
+    display.say(f"\na picture of training examples is in {picture.absolute()}")
     return 0
 
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.data import _sequences, _tables
 from pipeline.data._pixels import Axis, are_levels, from_pixels
 from pipeline.data._preprocessing import Preprocessing
-from pipeline.data._raw import Factors, Raw, encode_labels
+from pipeline.data._raw import Factors, Raw, consecutive
 from pipeline.data._source import OF_TABLES, Source, refuse_options
 from variants import InputError
 
@@ -30,8 +29,8 @@ Array = NDArray[Any]
 def roles(names: Iterable[str], source: Source) -> dict[str, str]:
     """Return which array of a file has which role, as `from_arrays` takes them.
 
-    Upper case does not matter. The names of Keras' mnist.npz, of dSprites and of 3D Shapes are known; a single array is
-    x, whatever its name. `--label` and `--group` may name arrays.
+    The names may be in upper or lower case. The names in Keras' mnist.npz, dSprites and 3D Shapes are known, and a
+    single array is x, whatever its name. `--label` and `--group` may name arrays.
 
     Raises:
         InputError: If there is no array x.
@@ -70,22 +69,16 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
         InputError: If the values are no numbers, the shape is ambiguous, or the arrays do not fit each other or `like`.
     """
     arrays, splits = _joined(arrays, source)
-    given = source
+    original = source
     if "y" in arrays:  # the label is an array and no column
         source = replace(source, label=None)
     if "group" in arrays:
         source = replace(source, group=None)
-    if (series := _sequences.series_in(arrays["x"])) is not None and not _are_images(series, source, like):
-        raw = _sequences.from_series(series, None, source, name, like)
+    x = _array_or_series(arrays["x"], source, like)
+    if isinstance(x, list):
+        raw = _sequences.from_series(x, None, source, name, like)
         note = "each array of the list is read as a sequence; --kind x=pixels reads them as images"
-        raw = replace(raw, notes=(note, *raw.notes))
-        return _complete(replace(raw, source=given, splits=splits), arrays, like)
-    try:
-        x = np.asarray(arrays["x"])
-    except ValueError as error:
-        raise InputError(
-            f"{source}: x is no array ({error}); expected rows of one length, or arrays (T, D) as sequences"
-        ) from error
+        return _complete(replace(raw.with_notes([note]), source=original, splits=splits), arrays, like)
     if x.dtype.kind not in "biuf":
         raise InputError(f"{source}: x has type {x.dtype}; expected numbers")
     if x.size == 0 or x.ndim not in (2, 3, 4):
@@ -106,11 +99,22 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
     else:
         refuse_options(source, OF_TABLES, "images", like)
         raw = _images(x, source, name, like)
-    return _complete(replace(raw, source=given, splits=splits), arrays, like)
+    return _complete(replace(raw, source=original, splits=splits), arrays, like)
+
+
+def _array_or_series(content: Any, source: Source, like: Preprocessing | None) -> Array | list[Array]:
+    """Return x as an array, or as a list of sequences if it is a list of arrays that are no images."""
+    try:
+        series = _sequences.series_in(content)
+        return _sequences.unmasked(content) if series is None or _are_images(series, source, like) else series
+    except (TypeError, ValueError, RuntimeError) as error:  # numpy and torch raise different types
+        raise InputError(
+            f"{source}: x is no array ({error}); expected rows of one length, or arrays (T, D) as sequences"
+        ) from error
 
 
 def _are_images(series: Sequence[Array], source: Source, like: Preprocessing | None) -> bool:
-    """Whether the arrays of a list are images: (H, W, C), or (H, W) for a model of images or if a person said so."""
+    """Whether the arrays of a list are images: (H, W, C), or (H, W) for a model of images or with `--kind x=pixels`."""
     if like is not None:
         return not like.spec.steps
     return source.kind("x") == "pixels" or all(np.ndim(s) == 3 for s in series)
@@ -144,9 +148,9 @@ def _images(x: Array, source: Source, name: str, like: Preprocessing | None) -> 
             "x=pixels or x=sequence"
         )
     if like is not None and like.pixels is None:
-        expected = " and ".join(c.name for c in (like.columns[0], like.columns[-1]))
+        expected = " to ".join(c.name for c in (like.columns[0], like.columns[-1]))
         raise InputError(
-            f"{source}: x has shape {x.shape}; the model was trained on rows (N, D) with columns such as {expected}"
+            f"{source}: x has shape {x.shape}; expected rows (N, D) with the columns of the training data, {expected}"
         )
     axis: Axis = "none"
     if x.ndim == 2:
@@ -164,7 +168,7 @@ def _images(x: Array, source: Source, name: str, like: Preprocessing | None) -> 
         x = np.moveaxis(x, -1, 1) if axis == "last" else x
     x, notes = _without_alpha(x, source if like is None else like.source, like)
     raw = from_pixels(x, source, name, like, axis=axis)
-    return replace(raw, notes=(*notes, *raw.notes))
+    return raw.with_notes(notes)
 
 
 def _unflattened(x: Array, source: Source, like: Preprocessing | None) -> Array:
@@ -183,7 +187,7 @@ def _unflattened(x: Array, source: Source, like: Preprocessing | None) -> Array:
 
 
 def _may_be_sequences(x: Array) -> bool:
-    """Whether x (N, A, B) may be sequences, as no 8-bit or binary and no square image with values from 0 to 1 is."""
+    """Whether x (N, A, B) may be sequences: not if it has 8-bit or binary values, or squares of values from 0 to 1."""
     return x.dtype not in (np.uint8, np.bool_) and not (x.shape[1] == x.shape[2] and x.min() >= 0 and x.max() <= 1)
 
 
@@ -228,12 +232,12 @@ def _same_axis(shape: tuple[int, ...], source: Source, like: Preprocessing) -> A
 
 
 def _without_alpha(x: Array, source: Source, like: Preprocessing | None) -> tuple[Array, tuple[str, ...]]:
-    """Lay images (N, C, H, W) over white or black if `--alpha` says so. Returns them, and notes."""
+    """Put images (N, C, H, W) on white or black if `--alpha` asks for it, and return them with notes."""
     channels = x.shape[1]
     if source.alpha in (None, "keep"):
         note = (
-            "there are 4 channels, and all are modelled; if the fourth is alpha, --alpha white or --alpha black lays "
-            "the images over this colour"
+            "there are 4 channels, and all are modelled; if the fourth is alpha, --alpha white or --alpha black puts "
+            "the images on this colour"
         )
         return x, (note,) if channels == 4 and source.alpha is None and like is None else ()
     if like is not None and channels == like.spec.shape[0]:
@@ -241,7 +245,7 @@ def _without_alpha(x: Array, source: Source, like: Preprocessing | None) -> tupl
     if channels not in (2, 4):
         raise InputError(
             f"{source}: --alpha {source.alpha} needs 2 or 4 channels, of which the last is alpha, and the images have "
-            f"{channels}; leave it out"
+            f"{channels}; leave this option out"
         )
     opaque = 1.0 if x.dtype.kind == "f" and x.max() <= 1 else 255 if x.max() <= 255 else 65535
     behind = opaque if source.alpha == "white" else 0
@@ -254,7 +258,7 @@ def _joined(arrays: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], 
     """Join arrays for training, validation and test, and return the splits; None if there is one x only."""
     if "x" in arrays:
         return dict(arrays), None
-    parts = {part: np.atleast_1d(arrays[f"x_{part}"]) for part in PARTS if f"x_{part}" in arrays}
+    parts = {part: np.atleast_1d(_sequences.unmasked(arrays[f"x_{part}"])) for part in PARTS if f"x_{part}" in arrays}
     if len({part.shape[1:] for part in parts.values()}) > 1:
         shapes = ", ".join(f"x_{part} {x.shape}" for part, x in parts.items())
         raise InputError(f"{source}: {shapes}; expected examples of one shape")
@@ -262,8 +266,7 @@ def _joined(arrays: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], 
     if labels and [(part, len(y)) for part, y in labels.items()] != [(part, len(x)) for part, x in parts.items()]:
         shapes = ", ".join(f"{role} {np.shape(arrays[role])}" for role in SPLIT_ROLES if role in arrays)
         raise InputError(f"{source}: {shapes}; expected a label for each example")
-    ends = np.cumsum([0, *(len(parts.get(part, ())) for part in PARTS)])
-    splits = [torch.arange(start, end) for start, end in pairwise(ends)]
+    splits = consecutive(len(parts.get(part, ())) for part in PARTS)
     joined = {"x": np.concatenate(list(parts.values()))}
     return joined | ({"y": np.concatenate(list(labels.values()))} if labels else {}), splits
 
@@ -272,8 +275,7 @@ def _complete(raw: Raw, arrays: Mapping[str, Any], like: Preprocessing | None) -
     """Add labels, groups and factors to what was read."""
     import pandas
 
-    n, notes = len(raw.x), raw.notes
-    y = arrays.get("y")
+    n, y = len(raw.x), arrays.get("y")
     factors, factor_names = arrays.get("factors"), arrays.get("factor_names")
     unordered = tuple(map(str, np.atleast_1d(arrays.get("unordered", ()))))
     if "dsprites" in arrays:
@@ -284,13 +286,13 @@ def _complete(raw: Raw, arrays: Mapping[str, Any], like: Preprocessing | None) -
             factors, factor_names, unordered = values, SHAPES3D, ("shape",)
         else:
             y = values
-    if y is not None and (like is None or like.class_names):
-        codes, classes, more = encode_labels(raw.source, y, n, like.class_names if like else None)
-        raw, notes = replace(raw, y=codes, class_names=classes), (*notes, *more)
+    raw = raw.with_labels(y, like.class_names if like else None)
     if "group" in arrays and like is None:
         groups = np.asarray(arrays["group"])
         if groups.shape != (n,) or pandas.isna(groups).any():
-            raise InputError(f"{raw.source}: the groups have shape {groups.shape}; expected a group for each of {n}")
+            raise InputError(
+                f"{raw.source}: the groups have shape {groups.shape}; expected a group for each of {n} examples"
+            )
         raw = replace(raw, groups=pandas.factorize(groups)[0].astype(np.int64))
     if factors is not None:
         factors = np.asarray(factors)
@@ -298,4 +300,4 @@ def _complete(raw: Raw, arrays: Mapping[str, Any], like: Preprocessing | None) -
         if factor_names is None:
             factor_names = [f"factor {i}" for i in range(columns)]
         raw = replace(raw, factors=Factors(tuple(map(str, np.atleast_1d(factor_names))), factors, unordered))
-    return replace(raw, notes=notes)
+    return raw

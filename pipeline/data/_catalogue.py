@@ -4,14 +4,13 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.data import _sprites
-from pipeline.data._raw import PixelFormat, Raw
+from pipeline.data._raw import PixelFormat, Raw, consecutive
 from pipeline.data._source import Source
 from variants import InputError
 
@@ -46,7 +45,7 @@ def digits() -> Raw:
     return Raw(
         name="digits", source=Source(place="digits"), x=grey, y=y.astype(np.int64), class_names=tuple(range(10)),
         likelihood="bernoulli", why=GREY, pixels=PixelFormat(dtype="uint8", high=255.0),
-        notes=("These are scikit-learn's digits (Alpaydin & Kaynak 1998).",),
+        notes=("these are scikit-learn's digits (Alpaydin & Kaynak 1998)",),
     )  # fmt: skip
 
 
@@ -75,7 +74,7 @@ def frey_faces() -> Raw:
     return Raw(
         name="frey-faces", source=Source(place="frey-faces"), x=x, y=None, likelihood="logistic8",
         why="the pixels are 8-bit values", pixels=PixelFormat(dtype="uint8", high=255.0),
-        notes=("These are the Frey faces (Roweis, Saul & Hinton 2002).",),
+        notes=("these are the Frey faces (Roweis, Saul & Hinton 2002)",),
     )  # fmt: skip
 
 
@@ -103,7 +102,7 @@ def _idx(name: str, folder: str) -> Raw:
         name=name, source=Source(place=name), x=x, y=y.astype(np.int64), class_names=tuple(range(10)),
         likelihood="bernoulli", why=GREY, pixels=PixelFormat(dtype="uint8", high=255.0),
         splits=[first[:-10000], first[-10000:], last],
-        notes=(f"These are the images of torchvision.datasets.{folder}, with their own test split.",),
+        notes=(f"these are the images of torchvision.datasets.{folder}, with their own test split",),
     )  # fmt: skip
 
 
@@ -121,12 +120,11 @@ def binarized_mnist() -> Raw:
         raise InputError(
             f"--dataset binarized-mnist: {path} cannot be read ({error}); delete it and try again"
         ) from error
-    ends = np.cumsum([0, *map(len, arrays)])
-    splits = [torch.arange(a, b) for a, b in pairwise(ends)]
     return Raw(
         name="binarized-mnist", source=Source(place="binarized-mnist"), x=np.concatenate(arrays), y=None,
-        likelihood="bernoulli", why="the pixels are binary", pixels=PixelFormat(dtype="bool"), splits=splits,
-        notes=("This is MNIST as binarised by Larochelle & Murray 2011, in its own order and splits.",),
+        likelihood="bernoulli", why="the pixels are binary", pixels=PixelFormat(dtype="bool"),
+        splits=consecutive(map(len, arrays)),
+        notes=("this is MNIST as binarised by Larochelle & Murray 2011, in its own order and splits",),
     )  # fmt: skip
 
 

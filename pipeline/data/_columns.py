@@ -61,13 +61,24 @@ def labels(frame: Any, label: str, source: Source) -> Any:
     return series
 
 
-def group_codes(frame: Any, group: str, source: Source) -> NDArray[np.int64]:
-    """Return a number for each value of the column of groups. Raises `InputError` if a value is missing."""
-    codes: NDArray[np.int64] = find(frame, group, "group", source).factorize()[0].astype(np.int64)
+def codes_of(
+    frame: Any, column: str, option: str, source: Source, expected: str, *, sort: bool = False
+) -> tuple[NDArray[np.int64], Any]:
+    """Return the number of each value of a column that names groups or sequences, (N,), and the different values.
+
+    Raises:
+        InputError: If there is no such column, or a value is missing, or has a type that cannot be compared.
+    """
+    try:
+        codes, distinct = find(frame, column, option, source).factorize(sort=sort)
+    except TypeError as error:
+        raise InputError(
+            f"{source}: the values of the column {column} cannot be compared ({error}); expected numbers or text"
+        ) from error
     if (codes < 0).any():
         where = _times.row_name(int(codes.argmin()), source)
-        raise InputError(f"{source}: {where} has no value in the column {group}; expected a group")
-    return codes
+        raise InputError(f"{source}: {where} has no value in the column {column}; expected {expected}")
+    return codes.astype(np.int64), distinct
 
 
 def is_split(series: Any) -> bool:
@@ -81,9 +92,9 @@ def is_split(series: Any) -> bool:
 
 
 def given_splits(values: Any, names: Sequence[str], source: Source, notes: list[str]) -> list[torch.Tensor] | None:
-    """Return the splits that a column names; that of validation may be empty."""
+    """Return the splits that a column names, of which validation may be empty; None if `--split` is given."""
     if len(names) > 1:
-        raise InputError(f"{source}: {listed(names)} name splits; expected one such column, the others with --drop")
+        raise InputError(f"{source}: the columns {listed(names)} name splits; leave all but one out with --drop")
     if source.split is not None:
         notes.append(f"the column {names[0]} is left out, because --split {source.split} was given")
         return None
@@ -141,15 +152,15 @@ def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[
             arrays.append(array)
     if row_numbers:
         notes.append(
-            f"columns left out because they number the rows: {listed(row_numbers)}; "
+            f"these columns are left out, because they number the rows: {listed(row_numbers)}; "
             f"{_option('kind', row_numbers[0], '=real')} keeps it"
         )
     if constant:
-        notes.append(f"columns left out because they have one value or none: {listed(constant, 20)}")
+        notes.append(f"these columns are left out, because they have one value or none: {listed(constant, 20)}")
     if categories:
         raise InputError(
-            f"{source}: more than two categories in {listed(categories)}; expected numbers, or columns with two "
-            "values: leave these columns out with --drop NAME,NAME, or name the one that is the class with --label"
+            f"{source}: there are more than two categories in {listed(categories)}; expected numbers, or columns with "
+            "two values; leave these columns out with --drop NAME,NAME, or name the one that is the class with --label"
         )
     if not columns:
         raise InputError("; ".join([f"{source}: there are no columns of values to model", *notes]))
@@ -159,7 +170,7 @@ def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[
 def new_columns(frame: Any, source: Source, like: Preprocessing, known: set[str | None]) -> tuple[Array, list[str]]:
     """Return the values of new rows in the columns of a model, (N, D), and notes about other columns.
 
-    Columns in `known` are no values, and are not noted.
+    No note is made of the columns in `known`, which hold no values, such as the label.
 
     Raises:
         InputError: If a column is missing, or its values are of another kind than those of the training data.
@@ -172,7 +183,7 @@ def new_columns(frame: Any, source: Source, like: Preprocessing, known: set[str 
             "with which the model was trained"
         )
     extra = [c for c in others if c not in known]
-    notes = [f"columns left out because the model does not know them: {listed(extra)}"] if extra else []
+    notes = [f"these columns are left out, because the model was not trained on them: {listed(extra)}"] if extra else []
     return np.stack([_new_values(_plain(frame[c.name], source), c, source) for c in like.columns], axis=1), notes
 
 
@@ -186,7 +197,7 @@ def _new_values(series: Any, column: Column, source: Source) -> Array:
         row = int(strange.argmax())
         raise InputError(
             f"{source}: {_times.row_name(row, source)} has {series.tolist()[row]!r} in the column {column.name}; the "
-            f"model was trained on the values {low!r} and {high!r}"
+            f"model was trained on the values {low!r} and {high!r}, and expects one of them"
         )
     return _codes(series, high)
 
@@ -241,7 +252,9 @@ def _column(series: Any, distinct: list[Any], source: Source) -> tuple[Column, A
     if kind in ("category", "pixels", "sequence"):
         raise InputError(f"{source}: {option} does not apply to a column of a table; expected real, count or binary")
     if kind == "binary" and len(distinct) != 2:
-        raise InputError(f"{source}: {option} does not fit the {len(distinct)} different values of this column")
+        raise InputError(
+            f"{source}: {option} does not fit the {len(distinct)} different values of this column; expected two"
+        )
     if _is_text(series) and (len(distinct) != 2 or kind in ("real", "count") or _is_dates(series)):
         raise _text_error(series, source)
     values = series if _is_text(series) else _numbers(series, source)
@@ -256,7 +269,9 @@ def _column(series: Any, distinct: list[Any], source: Source) -> tuple[Column, A
     known = values[~np.isnan(values)]
     is_count = bool((known >= 0).all() and (known == np.floor(known)).all())
     if kind == "count" and not is_count:
-        raise InputError(f"{source}: {option} does not fit this column; counts are whole numbers from 0")
+        raise InputError(
+            f"{source}: {option} does not fit this column; expected whole numbers from 0, or the kind real"
+        )
     return Column(name, kind or ("count" if is_count else "real")), values
 
 
@@ -348,8 +363,9 @@ def _looks_like_identifier(series: Any, distinct: Any) -> bool:
     is_named = bool(IDENTIFIER.search(name)) or (name.startswith("Unnamed: ") and series.is_unique)
     if _is_text(series) or types.is_bool_dtype(series):
         return _is_text(series) and is_named
-    if not (distinct % 1 == 0).all():
-        return False
+    with np.errstate(invalid="ignore"):  # infinite values are refused later
+        if not (distinct % 1 == 0).all():
+            return False
     return is_named or (len(distinct) == len(series) >= MINIMUM and bool((series.diff()[1:] == 1).all()))
 
 
@@ -364,17 +380,17 @@ def find(frame: Any, column: str, option: str, source: Source) -> Any:
 
 
 def _near(name: str, names: Iterable[str]) -> str:
-    """Return a question that names similar names, or nothing."""
+    """Return a question that proposes similar names, or an empty text."""
     folded = {str(n).casefold(): str(n) for n in names}
     similar = difflib.get_close_matches(name.casefold(), list(folded), n=3)
     return f" (did you mean {' or '.join(folded[n] for n in similar)}?)" if similar else ""
 
 
 def _option(option: str, column: Any, ending: str = "") -> str:
-    """Return an option as a person types it in a shell."""
+    """Return an option with its value as one types it in a shell."""
     return f"--{option} {shlex.quote(f'{column}{ending}')}"
 
 
 def _without(series: Any) -> str:
-    """Return the words for a model that leaves a column out."""
+    """Return words, with the option, for a model that leaves a column out."""
     return f"a model without this column ({_option('drop', series.name)})"

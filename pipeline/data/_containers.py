@@ -1,5 +1,4 @@
-"""Reads files and folders that hold several arrays, or a table with its labels: .npz, .npy, HDF5, zarr, anndata, and
-data sets that HuggingFace `datasets` saved.
+"""Reads files and folders of other programs: .npz, .npy, HDF5, zarr, anndata, and Hugging Face `datasets`.
 
 The libraries for the last four are the extra `formats` of this package.
 """
@@ -11,16 +10,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.data import _arrays, _columns, _images, _tables
 from pipeline.data._preprocessing import Preprocessing
-from pipeline.data._raw import Raw
+from pipeline.data._raw import Raw, consecutive
 from pipeline.data._source import Source, refuse_options
 from pipeline.data._splits import listed
 from variants import InputError
@@ -30,7 +27,7 @@ def npz(path: Path, source: Source, name: str, like: Preprocessing | None) -> Ra
     """Read the arrays of an .npz file."""
     with _reading(path), path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         arrays, notes = by_roles(file.files, file.__getitem__, source)
-    return _with_notes(_arrays.from_arrays(arrays, source, name, like), notes)
+    return _arrays.from_arrays(arrays, source, name, like).with_notes(notes)
 
 
 def npy(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
@@ -51,7 +48,7 @@ def hdf5(path: Path, source: Source, name: str, like: Preprocessing | None) -> R
         names: list[str] = []
         file.visititems(lambda key, node: names.append(key) if isinstance(node, h5py.Dataset) else None)
         arrays, notes = by_roles(names, load, source)
-    return _with_notes(_arrays.from_arrays(arrays, source, name, like), notes)
+    return _arrays.from_arrays(arrays, source, name, like).with_notes(notes)
 
 
 def zarr(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
@@ -66,7 +63,7 @@ def zarr(path: Path, source: Source, name: str, like: Preprocessing | None) -> R
         else:
             members = {key: m for key, m in node.members(max_depth=None) if isinstance(m, library.Array)}
             arrays, notes = by_roles(members, lambda key: members[key][...], source)
-    return _with_notes(_arrays.from_arrays(arrays, source, name, like), notes)
+    return _arrays.from_arrays(arrays, source, name, like).with_notes(notes)
 
 
 def h5ad(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
@@ -82,7 +79,7 @@ def by_roles(names: Iterable[str], load: Callable[[str], Any], source: Source) -
     if len(names) == 1 and names[0].lower() != "x":
         notes.append(f"the only array, {names[0]}, is read as x")
     if unused := [name for name in names if name not in roles.values()]:
-        notes.append(f"not used: the arrays {listed(unused)}")
+        notes.append(f"these arrays are not used: {listed(unused)}")
     return {role: load(key) for role, key in roles.items()}, notes
 
 
@@ -110,20 +107,20 @@ def _cells(read: Callable[[Path], Any], path: Path, source: Source, name: str, l
             continue
         if column not in obs or column in cells.var_names:
             known = listed([*map(str, obs)], 20) or "none"
-            also = " and is also the name of a gene" if column in cells.var_names else ""
+            also = ", which is also the name of a gene" if column in cells.var_names else ""
             raise InputError(f"{path}: --{option} names {column}{also}; expected one of the columns of obs: {known}")
         chosen.append(column)
     if like is None and (unused := [str(c) for c in obs if c not in chosen]):
-        hint = "" if source.label else "; --label NAME says which one holds the class"
-        notes.append(f"not used: the columns {listed(unused)} of obs{hint}")
+        hint = "" if source.label else "; --label COLUMN says which one holds the class"
+        notes.append(f"these columns of obs are not used: {listed(unused)}{hint}")
     values = x.toarray() if sparse.issparse(x) else np.asarray(x)
     frame = pandas.DataFrame(values, index=cells.obs_names, columns=cells.var_names)
     frame = pandas.concat([frame, obs[chosen].astype(object)], axis=1)
-    return _with_notes(_tables.from_frame(frame, source, name, like), notes)
+    return _tables.from_frame(frame, source, name, like).with_notes(notes)
 
 
 def saved_dataset(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
-    """Read a folder that HuggingFace `datasets` saved: images, or a table.
+    """Read a folder that Hugging Face `datasets` saved: images, or a table.
 
     The parts train, validation and test of a `DatasetDict` are the splits. The only column of class labels is the label
     unless `--label` names another one.
@@ -138,8 +135,7 @@ def saved_dataset(path: Path, source: Source, name: str, like: Preprocessing | N
         order = sorted(zip(numbers, parts.values(), strict=True), key=lambda pair: pair[0])
         whole = datasets.concatenate_datasets([part for _, part in order]).with_format(None)
     lengths = {number: len(part) for number, part in order}
-    ends = np.cumsum([0, *(lengths.get(k, 0) for k in range(3))])
-    splits = [torch.arange(a, b) for a, b in pairwise(ends)] if len(parts) > 1 and like is None else None
+    splits = consecutive(lengths.get(k, 0) for k in range(3)) if len(parts) > 1 and like is None else None
     classes = {c: f.names for c, f in whole.features.items() if isinstance(f, datasets.ClassLabel)}
     images = [c for c, f in whole.features.items() if isinstance(f, datasets.Image) and c not in source.drop]
     notes = []
@@ -151,26 +147,26 @@ def saved_dataset(path: Path, source: Source, name: str, like: Preprocessing | N
         for column, names in classes.items():
             frame[column] = frame[column].map(dict(enumerate(names)))
         raw = _tables.from_frame(frame, source, name, like)
-        return _with_notes(replace(raw, splits=raw.splits if splits is None else splits), notes)
+        return replace(raw, splits=raw.splits if splits is None else splits).with_notes(notes)
     refuse_options(source, ("group", "time", "header", "gaps"), "images", like)
     if len(images) > 1:
-        raise InputError(f"{path} has several columns of images: {', '.join(images)}; expected one, others with --drop")
+        raise InputError(f"{path} has several columns of images: {listed(images)}; leave all but one out with --drop")
     has_label = source.label in whole.features
     if source.label is not None and not has_label and like is None:
         raise InputError(
-            f"{path}: --label names the column {source.label}, which is not there; expected one of "
+            f"{path}: --label {source.label}: there is no column of this name; expected one of "
             f"{listed(whole.column_names, 20)}"
         )
     if unused := [c for c in whole.features if c not in (images[0], source.label, *source.drop)]:
-        notes.append(f"not used: the columns {listed(unused)}")
+        notes.append(f"these columns are not used: {listed(unused)}")
     labels = None
     if has_label:
         names = dict(enumerate(classes.get(source.label, ())))
         labels = [names.get(value) if names else value for value in whole[source.label]]
     encoded = whole.cast_column(images[0], datasets.Image(decode=False))
-    openers = {f"{path}, row {i}": partial(_open, row) for i, row in enumerate(encoded[images[0]])}
+    openers = {f"{path}, row {i}": partial(_open, row) for i, row in enumerate(encoded[images[0]], 1)}
     raw = _images.from_images(openers, source, name, like, labels)
-    return _with_notes(replace(raw, splits=splits), notes)
+    return replace(raw, splits=splits).with_notes(notes)
 
 
 def _open(row: dict[str, Any]) -> Any:
@@ -178,10 +174,6 @@ def _open(row: dict[str, Any]) -> Any:
     from PIL import Image
 
     return Image.open(row["path"] if row["bytes"] is None else io.BytesIO(row["bytes"]))
-
-
-def _with_notes(raw: Raw, notes: list[str]) -> Raw:
-    return replace(raw, notes=(*notes, *raw.notes))
 
 
 @contextmanager

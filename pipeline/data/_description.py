@@ -20,13 +20,13 @@ from pipeline.data._source import Source
 from pipeline.data._splits import PARTS, listed
 from variants import Batch
 
-HEAD, TAIL = 16, 4  # rows of a table that are shown of columns or classes; the middle of longer ones is left out
+HEAD, TAIL = 16, 4  # the first and last columns or classes that a table shows; the others are counted
 WIDTH = 100  # characters of a line of text
 NEAR = 0.01  # examples are near if their distance is less than this share of the median distance
 JUMP = 20.0  # the distance to the next other example is at least this many times as large
 ROUNDING = 1e-12  # share of the largest squared length below which a squared distance is 0
-SUSPICIOUS = 0.15  # share of near test examples from which on there is a warning
-TEST_ROWS, TRAIN_ROWS, VALUES = 100, 100_000, 20_000_000  # that are compared, and values of the training rows at most
+SUSPICIOUS = 0.15  # share of near test examples at which a warning is given
+TEST_ROWS, TRAIN_ROWS, VALUES = 100, 100_000, 20_000_000  # most examples that are compared, and training values
 PROJECTED = 64  # dimensions to which longer examples are projected at random, which keeps distances
 
 
@@ -54,14 +54,14 @@ class Description:
     extent: str  # their number and size
     column_names: tuple[str, ...]
     columns: tuple[ColumnSummary, ...]  # the first and the last ones, if there are many
-    classes: tuple[tuple[str, tuple[int, ...]], ...]  # the name of each, and its examples in each split
+    classes: tuple[tuple[str, tuple[int, ...]], ...]  # the name of each, and its number of examples in each split
     facts: tuple[tuple[str, str], ...]  # what is known of labels, groups and times
     likelihood: str
     why: str  # a clause
     sizes: tuple[int, ...]  # of training, validation and test
     division: str  # a clause that says how the examples were split
-    notes: tuple[str, ...]
-    warnings: tuple[str, ...]
+    notes: tuple[str, ...]  # see `Raw`
+    warnings: tuple[str, ...]  # see `Raw`
     options: tuple[tuple[str, str], ...]  # that would change any of this, and what each does
 
     def summary(self) -> list[str]:
@@ -75,8 +75,8 @@ class Description:
             *([facts] if facts else []),
             f"likelihood: {self._likelihood()}",
             f"splits: {sizes}, {self.division}",
-            *(f"note: {sentence}" for sentence in self.notes),
-            *(f"warning: {sentence}" for sentence in self.warnings),
+            *(f"note: {note}" for note in self.notes),
+            *(f"warning: {warning}" for warning in self.warnings),
         ]
 
     def _likelihood(self) -> str:
@@ -93,9 +93,9 @@ class Description:
         parts: list[Any] = [facts, self._split_table()]
         if self.columns:
             parts.append(self._column_table())
-        for heading, sentences in (("notes", self.notes), ("warnings", self.warnings)):
-            if sentences:
-                parts += [Text(f"\n{heading}"), *(Padding(Text(f"- {s}"), (0, 0, 0, 2)) for s in sentences)]
+        for heading, clauses in (("notes", self.notes), ("warnings", self.warnings)):
+            if clauses:
+                parts += [Text(f"\n{heading}"), *(Padding(Text(f"- {clause}"), (0, 0, 0, 2)) for clause in clauses)]
         if self.options:
             options = Table.grid(padding=(0, 2))
             options.add_column(no_wrap=True)
@@ -126,12 +126,13 @@ class Description:
         return table
 
     def _column_table(self) -> Table:
-        table = Table("column", "kind", title="\nvalues of each column, in all splits", title_justify="left")
+        noun = "channel" if self.noun == "sequences" else "column"
+        table = Table(noun, "kind", title=f"\nvalues of each {noun}, in all splits", title_justify="left")
         for heading in ("missing", "lowest", "mean", "highest", "deviation"):
             table.add_column(heading, justify="right")
         for number, column in enumerate(self.columns):
             if number == HEAD and len(self.columns) < len(self.column_names):
-                table.add_row(_more(len(self.column_names), "columns"))
+                table.add_row(_more(len(self.column_names), f"{noun}s"))
             numbers = [f"{n:.5g}" for n in (column.low, column.mean, column.high, column.deviation)]
             if column.values:  # of a binary column: its two values, and how often the second one occurs
                 low, high = (str(v) for v in column.values)
@@ -140,7 +141,7 @@ class Description:
         return table
 
 
-def describe(raw: Raw, splits: list[torch.Tensor], preprocessing: Preprocessing) -> Description:
+def describe(raw: Raw, splits: list[torch.Tensor]) -> Description:
     """Describe a data set that was read and split."""
     indices = [i.numpy() for i in splits]
     return Description(
@@ -153,11 +154,11 @@ def describe(raw: Raw, splits: list[torch.Tensor], preprocessing: Preprocessing)
 
 
 def near_duplicates(train: Batch, test: Batch) -> float:
-    """Return the share of test examples that are copies of a training example but for a little noise.
+    """Return the share of test examples that equal a training example except for a little noise.
 
     Such an example has training examples at less than 1% of the median distance, and the next ones are at least 20
-    times as far away. The second condition does not hold where examples are near because there are many of them, such
-    as points on a surface. At most 100 test and 100,000 training examples are compared.
+    times as far away. The second condition excludes examples that are near only because there are many of them, such as
+    points on a surface. At most 100 test and 100,000 training examples are compared.
     """
     values = int(np.prod(train.x.shape[1:]))
     if values < 4:
@@ -181,17 +182,19 @@ def near_duplicates(train: Batch, test: Batch) -> float:
 
 
 def near_duplicate_warning(train: Batch, test: Batch, preprocessing: Preprocessing) -> str:
-    """Return a sentence if many test examples are nearly equal to training examples, else nothing."""
+    """Return a warning if many test examples are nearly equal to training examples, and otherwise an empty text."""
     share = near_duplicates(train, test)
     if share < SUSPICIOUS:
         return ""
     if preprocessing.source.group:
         advice = f"the groups of {preprocessing.source.group} do not keep them apart"
     elif preprocessing.columns:
-        advice = "if several come from one patient, device or recording, name the column that says which with --group"
+        advice = (
+            "if several come from one patient, device or recording, name the column that says which one with --group"
+        )
     else:
         advice = (
-            "if several come from one original or recording, name others with --test, which are then the test split"
+            "if several come from one original or recording, use examples from others as the test split with --test"
         )
     return (
         f"{share:.0%} of the test examples have a training example nearer than {NEAR:.0%} of the median distance, so "
@@ -226,7 +229,7 @@ def _columns(raw: Raw) -> Iterator[ColumnSummary]:
     """Yield a summary of each column. Images and symbols have none."""
     if not raw.columns or raw.x.ndim == 4 or raw.likelihood == "categorical":
         return
-    x = raw.x if raw.lengths is None else raw.x[np.arange(raw.x.shape[1]) < raw.lengths[:, None]]
+    x = raw.x if raw.lengths is None else raw.x[raw.mask]
     for column, values in ((raw.columns[i], x[:, i]) for i in _shown(len(raw.columns))):
         known = values[np.isfinite(values)].astype(np.float64)
         known = known if len(known) else np.full(1, np.nan)
@@ -262,10 +265,10 @@ def _facts(raw: Raw) -> Iterator[tuple[str, str]]:
 
 
 def _options(raw: Raw) -> Iterator[tuple[str, str]]:
-    """Yield the options of the commands that apply to a data set and were not given, and what each does."""
+    """Yield the options of the commands that apply to a data set and were not given, each with what it does."""
     if raw.source.place in CATALOGUE:
         if raw.splits is None:
-            yield "--split-seed N", "draw another split"
+            yield "--split-seed N", "draw another random split"
         return
     table = bool(raw.columns) and (raw.lengths is None or raw.rows is not None)
     images, is_array = raw.x.ndim == 4, raw.pixels is not None and not raw.source.path.is_dir()
@@ -274,15 +277,15 @@ def _options(raw: Raw) -> Iterator[tuple[str, str]]:
         "--group COLUMN": (table, "the column that says which rows belong together, such as those of one patient"),
         "--time COLUMN": (table, "the column that holds the time"),
         "--drop COLUMNS": (table, "leave columns out"),
-        "--kind COLUMN=KIND": (table, "say what a column holds: real, count, binary or category"),
+        "--kind COLUMN=KIND": (table, "what a column holds: real, count, binary or category"),
         "--kind x=sequence": (
             is_array and raw.pixels is not None and raw.pixels.channel_axis == "none",
             "read the array x (N, T, D) as sequences, not as images",
         ),
-        "--size HxW": (images, "resize images to one height and width"),
-        "--alpha white|black|keep": (images and raw.x.shape[1] in (2, 4), "what is seen behind transparent pixels"),
-        "--likelihood NAME": (True, "bernoulli, gaussian, logistic8 or categorical"),
-        "--test SOURCE": (raw.splits is None, "other data that are the test split"),
+        "--size HxW": (images, "resize and crop images to one height and width"),
+        "--alpha white|black|keep": (images and raw.x.shape[1] in (2, 4), "the colour behind transparent pixels"),
+        "--likelihood NAME": (True, "p(x|z) of a value: bernoulli, gaussian, logistic8 or categorical"),
+        "--test NAME|PATH": (raw.splits is None, "use other data of the same kind as the test split"),
         "--split random|group|time": (True, "how the examples are split"),
         "--split-seed N": (raw.division.startswith("at random"), "draw another random split"),
     }

@@ -31,14 +31,14 @@ def read(source: Source, content: Any = None, like: Preprocessing | None = None)
         refused = [option for option in source.option_names if option != "--split-seed"]
         if refused and like is None:
             raise InputError(
-                f"{', '.join(refused)}: {source.place} is an embedded data set, and is always read in the same way; "
-                "of the options of data only --split-seed applies to it"
+                f"{', '.join(refused)}: {source.place} is a built-in data set, which is always read in the same way; "
+                "leave these options out (of the options of data, only --split-seed can apply to it)"
             )
         return replace(CATALOGUE[source.place](), source=source)
     path = source.path
     if not path.exists():
         if path.suffix or len(path.parts) > 1:
-            raise InputError(f"{path}: there is no such file or folder")
+            raise InputError(f"{path}: there is no such file or folder; check the path")
         known = ", ".join(sorted(CATALOGUE))
         raise InputError(f"unknown data set {source.place!r}: expected {known}, or the path of a file or folder")
     source = replace(source, place=str(path.resolve()))
@@ -77,8 +77,7 @@ def _from_memory(source: Source, content: Any, like: Preprocessing | None) -> Ra
         return _tables.from_frame(content, source, name, like)
     if isinstance(content, Mapping):
         arrays, notes = _containers.by_roles(map(str, content), content.__getitem__, source)
-        raw = _arrays.from_arrays(arrays, source, name, like)
-        return replace(raw, notes=(*notes, *raw.notes))
+        return _arrays.from_arrays(arrays, source, name, like).with_notes(notes)
     return _arrays.from_arrays({"x": content}, source, name, like)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.data._columns import PARTS
 from pipeline.data._pixels import from_pixels, resized
 from pipeline.data._preprocessing import Preprocessing
-from pipeline.data._raw import Raw, encode_labels
+from pipeline.data._raw import Raw
 from pipeline.data._source import OF_TABLES, Source, refuse_options
 from pipeline.data._splits import listed
 from pipeline.progress import Display
@@ -24,11 +24,11 @@ from variants import InputError
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini")  # files of operating systems, besides those that begin with a dot
 MANY = 2000  # reading at least this many images shows its progress
-REMARKS = {  # about single images; the number of images follows
-    "transparent": "images with transparent pixels are laid over {alpha} (--alpha white, black or keep)",
-    "frames": "of images with several frames or pages, the first one is read",
-    "16 bits": "of images with 16 bits in each colour channel, the first 8 bits are read",
-    "converted": "images in other colours than red, green and blue are converted to these",
+REMARKS = {  # notes about images, to which their number is added
+    "transparent": "images with transparent pixels are put on {alpha} (--alpha white, black or keep)",
+    "frames": "only the first frame or page of images with several is read",
+    "16 bits": "only the upper 8 bits of colour images with 16 bits in each channel are read",
+    "converted": "images in other colour spaces are converted to RGB",
 }
 Array = NDArray[Any]
 Opener = Callable[[], Any]  # opens an image of Pillow
@@ -43,6 +43,8 @@ def read(path: Path, source: Source, name: str, like: Preprocessing | None = Non
     Raises:
         InputError: If there is no image, an image cannot be read, or the classes, sizes or types are ambiguous.
     """
+    import pandas
+
     refuse_options(source, OF_TABLES, "folders of images", like)
     notes: list[str] = []
     if path.is_dir():
@@ -55,18 +57,16 @@ def read(path: Path, source: Source, name: str, like: Preprocessing | None = Non
     classes, splits = _classes(names, source, notes, like)
     openers = {str(file): partial(_open, file) for file in files}
     raw = from_images(openers, source, name, like, classes)
-    return replace(
-        raw, splits=None if like else splits, rows=_index(["/".join(parts) for parts in names]),
-        notes=(*notes, *raw.notes),
-    )  # fmt: skip
+    rows = pandas.Index(["/".join(parts) for parts in names], name="file")
+    return replace(raw, splits=None if like else splits, rows=rows).with_notes(notes)
 
 
 def from_images(
     openers: Mapping[str, Opener], source: Source, name: str, like: Preprocessing | None, classes: Sequence[Any] | None
 ) -> Raw:
-    """Make a `Raw` of images, given functions that open them by the names of the images, and of their classes.
+    """Make a `Raw` of images. `openers` maps the name of each image to a function that opens it.
 
-    Images of different sizes are refused unless there is `--size`; grey images beside colour images become colour.
+    Images of different sizes are refused unless there is `--size`. Grey images among colour images are converted.
     """
     options = source if like is None else like.source
     remarks: Counter[str] = Counter()
@@ -78,7 +78,8 @@ def from_images(
             if progress:
                 progress.advance()
     notes = [
-        f"{REMARKS[what].format(alpha=options.alpha or 'white')}: {n} of {len(openers)}" for what, n in remarks.items()
+        f"{REMARKS[what].format(alpha=options.alpha or 'white')}: {n} of {len(openers)} images"
+        for what, n in remarks.items()
     ]
     images = _same_channels(images, list(openers), source, notes, like)
     sizes = Counter(f"{image.shape[1]}x{image.shape[2]}" for image in images)
@@ -93,16 +94,13 @@ def from_images(
     elif len(sizes) > 1:
         raise InputError(
             f"{source}: the images have {len(sizes)} sizes (height x width): {facts}; expected one size, or "
-            f"--size {sizes.most_common(1)[0][0]} or another size to which all images are resized and cut"
+            f"an option such as --size {sizes.most_common(1)[0][0]}, with which all images are resized and cropped"
         )
     else:
         x = np.stack(images)
     raw = from_pixels(x, source, name, like, axis="none" if x.shape[1] == 1 else "last")
-    raw = replace(raw, notes=(*notes, *raw.notes))
-    if classes is None or (like is not None and not like.class_names):
-        return raw
-    codes, names, more = encode_labels(source, np.array(classes), len(x), like.class_names if like else None)
-    return replace(raw, y=codes, class_names=names, notes=(*raw.notes, *more))
+    labels = None if classes is None else np.array(classes)
+    return raw.with_notes(notes).with_labels(labels, like.class_names if like else None)
 
 
 def _image_files(folder: Path, notes: list[str]) -> list[Path]:
@@ -118,10 +116,10 @@ def _image_files(folder: Path, notes: list[str]) -> list[Path]:
         raise InputError(f"{folder}: there is no image in it or its subfolders; expected {', '.join(IMAGES)}")
     if hidden:
         names = sorted({next(p for p in h.relative_to(folder).parts if p[0] == "." or p in HIDDEN) for h in hidden})
-        notes.append(f"hidden files are left out, in or called {listed(names)}: {len(hidden)}")
+        notes.append(f"hidden files and folders are left out: {listed(names)} (files in all: {len(hidden)})")
     if others:
         endings = sorted({p.suffix.lower() or p.name for p in others})
-        notes.append(f"files that are no images are left out, {listed(endings)}: {len(others)}")
+        notes.append(f"files that are not images are left out: {listed(endings)} (files in all: {len(others)})")
     return files
 
 
@@ -157,11 +155,11 @@ def _classes(
         raise InputError(f"{source}: there are images in it and in its subfolders; expected a subfolder for each class")
     if len(known) == 1 and any(len(parts) > 2 for parts in names):
         notes.append(
-            f"all images are below one folder, {classes[0]}, so there are no classes; if its subfolders are classes, "
-            f"name {Path(source.place) / str(classes[0])} in place of {source}"
+            f"all images are in one folder, {classes[0]}, so there are no classes; if its subfolders are classes, "
+            f"give the path {Path(source.place) / str(classes[0])} instead"
         )
     elif any(len(parts) > 2 for parts in names):
-        notes.append("images in deeper folders belong to the class of the first level")
+        notes.append("images in deeper folders belong to the class that their folder at the first level names")
     return (classes if len(known) > 1 else None), splits
 
 
@@ -209,7 +207,7 @@ def _pixels(title: str, opener: Opener, alpha: str | None, remarks: Counter[str]
             values = np.asarray(image.convert(("LA" if grey else "RGBA") if keep else "L" if grey else "RGB"))
             return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
     except Exception as error:  # Pillow raises many types
-        raise InputError(f"the image {title} cannot be read ({error})") from error
+        raise InputError(f"the image {title} cannot be read ({error}); replace or remove it") from error
 
 
 def _same_channels(
@@ -233,7 +231,7 @@ def _same_channels(
             )
         target = expected
     if (grey := channels[1] + channels[2]) and target > 2:
-        notes.append(f"grey images are read as colour images like the others: {grey} of {len(images)}")
+        notes.append(f"grey images are read as colour images, like the others: {grey} of {len(images)} images")
     return [_with_channels(image, target) for image in images]
 
 
@@ -247,8 +245,3 @@ def _with_channels(image: Array, target: int) -> Array:
         colour = np.repeat(colour, 3, axis=0)
     return np.concatenate([colour, alpha]) if target in (2, 4) else colour
 
-
-def _index(names: list[str]) -> Any:
-    import pandas
-
-    return pandas.Index(names, name="file")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.data import _columns, _sequences, _times
 from pipeline.data._preprocessing import Preprocessing
-from pipeline.data._raw import Column, Raw, encode_labels
+from pipeline.data._raw import Column, Raw
 from pipeline.data._source import Source, refuse_options
 from pipeline.data._splits import listed
 from variants import InputError
@@ -18,14 +18,14 @@ DIFFERENCE = "time difference"  # the name of the channel that --gaps difference
 
 
 def with_levels(frame: Any, source: Source) -> Any:
-    """Return a data frame in which levels of the index that name the sequence or the time are columns."""
+    """Return a data frame in which the levels of the index that hold the sequence or the time are columns."""
     names = ["series", "time", source.time, *(column for column, kind in source.kinds if kind == "sequence")]
     levels = [level for level in frame.index.names if level is not None and level in names and level not in frame]
     return frame.reset_index(levels) if levels else frame
 
 
 def is_long(frame: Any, source: Source, like: Preprocessing | None = None) -> bool:
-    """Whether the rows of a table are steps of sequences: with a column series, or one of the kind sequence."""
+    """Whether the rows of a table are steps of sequences: a column is called series or is of the kind sequence."""
     if like is not None:
         return bool(like.spec.steps)
     return any(kind == "sequence" for _, kind in source.kinds) or _column_called("series", frame, source) is not None
@@ -41,8 +41,8 @@ def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None 
     """Make a `Raw` of a table with a row for each step of a sequence.
 
     The column series, or another one whose kind is sequence, names the sequence of each row. The column time, or
-    `source.time`, sorts the rows of each sequence. Without it, the rows have to be in order, which a person says by
-    giving the column of sequences its kind. Labels, groups and splits are the same in all rows of a sequence.
+    `source.time`, sorts the rows of each sequence. Without it, the rows have to be in order, and the column of
+    sequences must be given the kind sequence. Labels, groups and splits are the same in all rows of a sequence.
 
     Raises:
         InputError: If a time is missing, repeated or cannot be read, if the steps of time are uneven and `source.gaps`
@@ -58,10 +58,7 @@ def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None 
         codes, keys = np.zeros(len(frame), dtype=np.int64), pandas.Index(["the only sequence"])
         notes.append("there is no column of sequences, so the rows are taken as one sequence")
     else:
-        codes, keys = frame[series_column].factorize(sort=True)
-        if (codes < 0).any():
-            where = _times.row_name(int(codes.argmin()), source)
-            raise InputError(f"{source}: {where} has no value in the column {series_column}; expected its sequence")
+        codes, keys = _columns.codes_of(frame, series_column, "kind", source, "a sequence in each row", sort=True)
         if time_column is not None:
             notes.append(
                 f"each row is a step: the column {series_column} names its sequence, and {time_column} sorts the steps"
@@ -80,7 +77,7 @@ def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None 
     lengths = np.bincount(codes)
     if lengths.max() > _sequences.LIMIT:
         raise InputError(
-            f"{source}: series {keys[lengths.argmax()]} has {lengths.max()} steps; expected 1 to {_sequences.LIMIT}"
+            f"{source}: sequence {keys[lengths.argmax()]} has {lengths.max()} steps; expected 1 to {_sequences.LIMIT}"
         )
     raw = Raw(
         name=name, source=source, x=np.zeros(0), y=None, likelihood="gaussian", lengths=lengths,
@@ -113,8 +110,8 @@ def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None 
         column = columns[int(missing[row].argmax())].name
         raise InputError(
             f"{source}: {_times.row_name(row, source)} has no value in the column {column} ("
-            f"{missing.any(1).sum()} of {len(x)} rows have missing values); expected that they are filled in, or that "
-            "columns are left out with --drop"
+            f"{missing.any(1).sum()} of {len(x)} rows have missing values); fill them in, or leave columns out with "
+            "--drop"
         )
     x = x[order]
     return _sequences.pad_steps(
@@ -130,7 +127,7 @@ def _special_columns(frame: Any, source: Source) -> tuple[str | None, str | None
     """
     named = [column for column, kind in source.kinds if kind == "sequence"]
     if len(named) > 1:
-        raise InputError(f"{source}: --kind says of {listed(named)} that it is a sequence; expected one such column")
+        raise InputError(f"{source}: --kind COLUMN=sequence was given for {listed(named)}; expected one such column")
     series = named[0] if named and named[0] in frame else _column_called("series", frame, source)
     time = source.time or _column_called("time", frame, source)
     if source.time is not None:
@@ -153,8 +150,8 @@ def _check_repeated(raw: Raw, texts: Any, times: NDArray[np.float64], order: NDA
         at = int(repeated.argmax())
         first, second = (_times.row_name(int(row), raw.source) for row in sorted(order[at : at + 2]))
         raise InputError(
-            f"{raw.source}: series {raw.rows[sequence[at]]} has the time {texts.iloc[order[at]]} twice, in {first} and "
-            f"in {second} ({repeated.sum()} repeated times in all); expected one row for each step of a series"
+            f"{raw.source}: sequence {raw.rows[sequence[at]]} has the time {texts.iloc[order[at]]} twice, in {first} "
+            f"and in {second} ({repeated.sum()} repeated times in all); expected one row for each step of a sequence"
         )
 
 
@@ -162,7 +159,7 @@ def _with_steps(
     raw: Raw, texts: Any, readings: list[NDArray[np.float64]], unit: str, order: NDArray[np.int64],
     like: Preprocessing | None,
 ) -> tuple[Raw, NDArray[np.float64] | None]:  # fmt: skip
-    """Add the step of time to what was read, and return also the time since the row before, if that is a channel.
+    """Add the step of time to what was read, and also return the time since the row before, if this is a channel.
 
     `texts` and `readings` have the times of all rows of the table (R,), and `order` sorts the rows.
 
@@ -176,7 +173,7 @@ def _with_steps(
     is_channel = source.gaps == "differences" and len(uneven) > 0
     if like is not None:
         is_channel = any(column.name == DIFFERENCE for column in like.columns)
-    share = f"the steps of time are uneven in {len(uneven)} of {len(lengths)} series"
+    share = f"the steps of time are uneven in {len(uneven)} of {len(lengths)} sequences"
     if is_channel and other:
         raise InputError(
             f"{source}: the differences between times such as {texts.iloc[0]} are not known, because the month or the "
@@ -187,7 +184,7 @@ def _with_steps(
         options = "--gaps ignore takes the rows as consecutive steps"
         if like is None:
             options += f", and --gaps differences also adds the time since the row before as a channel {DIFFERENCE!r}"
-        raise InputError(f"{source}: {share}: {gaps}. Expected even steps, or an option: {options}")
+        raise InputError(f"{source}: {share}: {gaps}; expected even steps, or an option: {options}")
     notes, warnings = list[str](), list[str]()
     if other:
         notes.append(
@@ -206,7 +203,7 @@ def _with_steps(
         differences[order] = np.diff(readings[0][order], prepend=0)
         differences[order[np.cumsum(lengths) - lengths]] = 0
         seconds = " in seconds" if unit else ""
-        notes.append(f"the channel {DIFFERENCE!r} has the time since the row before{seconds}; it begins with 0")
+        notes.append(f"the channel {DIFFERENCE!r} holds the time since the row before{seconds}, and begins with 0")
     return replace(raw, notes=(*raw.notes, *notes), warnings=(*raw.warnings, *warnings)), differences
 
 
@@ -217,8 +214,8 @@ def _with_step(raw: Raw, steps: Any, unit: str, like: Preprocessing | None) -> t
         shortest, longest = (_times.describe_step(value, unit) for value in (low, high))
         first, last = (raw.rows[sequence] for sequence in (steps["usual"].idxmin(), steps["usual"].idxmax()))
         warning = (
-            f"series have different steps of time, from {shortest} (such as {first}) to {longest} (such as {last}); a "
-            "model takes all steps as equal"
+            f"the steps of time differ between sequences, from {shortest} (such as {first}) to {longest} (such as "
+            f"{last}); a model takes all steps as equal"
         )
         return replace(raw, step=f"{shortest} to {longest}"), [warning]
     has_gaps = steps["uneven"].any()
@@ -247,7 +244,7 @@ def _gap(
 def _with_facts(
     raw: Raw, frame: Any, codes: NDArray[np.int64], first: NDArray[np.int64], like: Preprocessing | None
 ) -> tuple[Raw, list[str]]:
-    """Add the label, the group and the split of each sequence, and return also the names of their columns.
+    """Add the label, the group and the split of each sequence, and also return the names of their columns.
 
     `codes` (R,) is the number of the sequence of each row, and `first` (N,) the first row of each sequence.
 
@@ -264,18 +261,18 @@ def _with_facts(
         parts = [column for column in frame if _columns.is_split(frame[column])]
         used += parts
         if source.group is not None:
-            raw = replace(raw, groups=_columns.group_codes(frame, source.group, source)[first])
+            raw = replace(
+                raw, groups=_columns.codes_of(frame, source.group, "group", source, "a group in each row")[0][first]
+            )
             used.append(source.group)
     for column in used:
         differs = frame[column].groupby(codes).nunique(dropna=False) > 1
         if differs.any():
             raise InputError(
-                f"{source}: series {raw.rows[int(differs.argmax())]} has several values in the column {column}; "
-                "expected one for all rows of a series"
+                f"{source}: sequence {raw.rows[int(differs.argmax())]} has several values in the column {column}; "
+                "expected the same value in all rows of a sequence"
             )
-    if labels is not None:
-        y, class_names, label_notes = encode_labels(source, labels, len(first), like.class_names if like else None)
-        raw, notes = replace(raw, y=y, class_names=class_names), [*label_notes]
+    raw = raw.with_labels(labels, like.class_names if like else None)
     if parts:
         raw = replace(raw, splits=_columns.given_splits(one_each, parts, source, notes))
     return replace(raw, notes=(*raw.notes, *notes)), used

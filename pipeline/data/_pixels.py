@@ -49,7 +49,7 @@ def from_pixels(x: Array, source: Source, name: str, like: Preprocessing | None 
         )  # fmt: skip
     dtype, given, warnings = x.dtype, source.likelihood, list[str]()
     likelihood: Likelihood = "gaussian"
-    low, high, why = 0.0, 1.0, "the pixels are continuous values"
+    low, high, why = 0.0, 1.0, "the pixels are neither binary nor 8-bit values"
     if given in (None, "bernoulli") and (two := _two_values(x)):
         low, high = two
         x, likelihood, why = x == high, "bernoulli", f"the pixels have two values, {low:g} and {high:g}"
@@ -60,7 +60,9 @@ def from_pixels(x: Array, source: Source, name: str, like: Preprocessing | None 
         if high != 255:
             notes.append(f"the pixels are in 256 even steps from {low:g} to {high:g}, and are read as 8-bit values")
         elif x.max() < DARK:
-            warnings.append(f"the brightest pixel is {x.max()} of 255; if it is white, scale the pixels to 255")
+            warnings.append(
+                f"the brightest pixel is {x.max()} of 255; if this is meant to be white, scale the pixels to 0 to 255"
+            )
     elif given in (None, "gaussian"):
         warnings += _discrete_warning(x)
     else:
@@ -98,7 +100,7 @@ def _new_pixels(x: Array, source: Source, like: Preprocessing) -> Array:
                 f"{like.low.item():g} to {like.high.item():g}"
             )
         return x
-    # embedded data sets and --likelihood bernoulli have grey values, which are binarised later
+    # built-in data sets and --likelihood bernoulli have grey values, which are binarised later
     grey = trained.kind != "b" and (like.source.place in CATALOGUE or like.source.likelihood == "bernoulli")
     converted: Array | None
     if like.spec.likelihood == "logistic8" or grey:
@@ -164,7 +166,7 @@ def are_levels(x: Array, low: float, high: float) -> bool:
 
 
 def _levels(x: Array, low: float, high: float) -> Array | None:
-    """Return which of 256 even steps from `low` to `high` each pixel is, as uint8; None if one is between steps."""
+    """Return the step of each pixel as uint8, out of 256 even steps from `low` to `high`; None if a pixel fits none."""
     if x.dtype == np.uint8 and (low, high) == (0, 255):
         return x
     levels = np.empty(x.shape, np.uint8)
@@ -179,15 +181,15 @@ def _levels(x: Array, low: float, high: float) -> Array | None:
 
 
 def _discrete_warning(x: Array) -> list[str]:
-    """Return a warning if the pixels have discrete values, which get no density without a word."""
+    """Return a warning if the pixels are discrete, because they are modelled by a continuous density."""
     some = x[: max(1, 1_000_000 // x[0].size)]
     count = len(np.unique(some))
     if x.dtype.kind == "f" and 10 * count > some.size:
         return []
-    values = f"{count:,} different values only" if x.dtype.kind == "f" else "whole numbers"
+    values = f"have only {count:,} different values" if x.dtype.kind == "f" else "are whole numbers"
     return [
-        f"the pixels are {values}, and are modelled as continuous: a density of a discrete value can grow without "
-        "limit, so a good score may mean little"
+        f"the pixels {values}, and are modelled by a continuous density, which can become arbitrarily high at such "
+        "values, so a high score may mean little"
     ]
 
 

@@ -1,13 +1,14 @@
-"""Preprocessing: the one way from a person's rows to the tensors that a variant gets, and back.
+"""Preprocessing: turns rows as people have them into the tensors that a variant gets, and back.
 
-It is fitted on the training split, used by training, and saved beside the weights, so that a model that is loaded
-treats new rows exactly as training did.
+It is fitted on the training split, used in training, and saved beside the weights, so that a loaded model treats new
+rows exactly as the training data were treated.
 """
 
 import dataclasses
 import json
 import zlib
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,8 @@ from variants import Batch, DataSpec, InputError
 FILES = ("preprocessing.json", "preprocessing.safetensors")
 FAR = 100  # new values may lie this many times the half range of the training values away from its middle
 Array = NDArray[Any]
-
-
-def _zero() -> Tensor:
-    return torch.zeros((), dtype=torch.float64)
-
-
-def _one() -> Tensor:
-    return torch.ones((), dtype=torch.float64)
+_zero = partial(torch.tensor, 0.0, dtype=torch.float64)
+_one = partial(torch.tensor, 1.0, dtype=torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +65,7 @@ class Preprocessing:
         if raw.likelihood == "gaussian":
             x = raw.x[train.numpy()]
             if raw.lengths is not None:
-                x = x[np.arange(x.shape[1]) < raw.lengths[train.numpy()][:, None]]
+                x = x[raw.mask[train.numpy()]]
             # one mean and scale for each column of a table, for each channel of sequences, and for all pixels of images
             axes = (0,) if x.ndim == 2 else tuple(range(x.ndim))
             x = x.astype(np.float64, copy=False)
@@ -86,7 +81,7 @@ class Preprocessing:
         """Return what was read in the form in which `Data` stores it (see `pipeline.data`).
 
         Raises:
-            InputError: If the shape of an example is another one, or values are missing or in other units.
+            InputError: If the examples have another shape, or values are missing or in other units.
         """
         x, steps = raw.x, raw.lengths is not None
         shape = x.shape[2:] if steps else x.shape[1:]
@@ -96,9 +91,7 @@ class Preprocessing:
                 f"{'sequences with steps of ' if self.spec.steps else ''}{'x'.join(map(str, self.spec.shape))}"
             )
         raw.check_finite()
-        mask = None
-        if raw.lengths is not None:
-            mask = torch.arange(x.shape[1]) < torch.from_numpy(raw.lengths)[:, None]
+        mask = torch.from_numpy(raw.mask) if steps else None
         if self.spec.likelihood == "gaussian":
             self._check_range(raw)
             x = ((x.astype(np.float64, copy=False) - self.shift.numpy()) / self.scale.numpy()).astype(np.float32)
@@ -112,8 +105,8 @@ class Preprocessing:
         low, high = self.low.numpy(), self.high.numpy()
         distance = np.abs(raw.x - (low + high) / 2) / np.maximum((high - low) / 2, 1e-12)
         if raw.lengths is not None:
-            distance = distance[np.arange(raw.x.shape[1]) < raw.lengths[:, None]]
-        # an image may be dark almost everywhere, so its largest value counts
+            distance = distance[raw.mask]
+        # an image may be dark almost everywhere, so the largest distance counts, not the median
         typical = np.atleast_1d(distance.max() if low.ndim == 0 else np.median(distance, axis=0))
         if (typical > FAR).any():
             worst = int(typical.argmax())

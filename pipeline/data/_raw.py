@@ -1,6 +1,7 @@
 """A data set as it was read from its source, in its own units, before it is split."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.data._source import Kind, Source
+from pipeline.data._times import row_name
 from variants import InputError
 from variants.base.contract import Likelihood
 
@@ -59,7 +61,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelFormat:
-    """How the pixels of images, or the values of arrays that are no table, were given.
+    """How the source stores the pixels of images.
 
     `dtype` is the type of the arrays. `low` and `high` are the values that stand for 0 and 1 in `Batch.x`, if the
     likelihood is of binary or 8-bit values. `channel_axis` says where the arrays have their channels: in front, at the
@@ -74,7 +76,7 @@ class PixelFormat:
 
 @dataclass(frozen=True, kw_only=True)
 class Raw:
-    """What was read: values `x` (N, ...) in the units of the source, and what is known of them.
+    """A data set as it was read: values `x` (N, ...) in the units of the source, and what is known about them.
 
     The likelihood decides the type of `x`: bool for `bernoulli` and `categorical` (one-hot), uint8 for grey values that
     are binarised (`bernoulli`) and for `logistic8`, and any type of numbers for `gaussian`. Binary columns of a table
@@ -87,13 +89,15 @@ class Raw:
     x: NDArray[Any]
     y: NDArray[np.int64] | None  # (N,), from 0 to classes - 1; -1 if the class is unknown
     likelihood: Likelihood
-    why: str = ""  # a clause that gives the reason for the likelihood
-    class_names: tuple[Any, ...] = ()  # the labels as they were given, in the order of their codes
+    why: str = ""  # the reason for the likelihood, as a clause
+    class_names: tuple[Any, ...] = ()  # the different labels of the source, in the order of their codes
     columns: tuple[Column, ...] = ()  # of a table, or channels of sequences
     width: int = 0  # the number of columns of an array without names, before constant ones were left out
-    pixels: PixelFormat | None = None  # of images and other arrays
-    splits: list[torch.Tensor] | None = None  # indices of training, validation and test examples, if these are given;
-    # a split that is empty is taken out of the training split
+    pixels: PixelFormat | None = None  # of images
+    splits: list[torch.Tensor] | None = (
+        None  # indices of training, validation and test examples, if the data have splits;
+    )
+    # if validation or test is empty, it is drawn from the training split
     lengths: NDArray[np.int64] | None = None
     layout: Layout | None = None  # None: follows from the shape
     factors: Factors | None = None
@@ -102,40 +106,69 @@ class Raw:
     times: NDArray[np.float64] | None = None  # (N,) by which a split by time orders the examples
     step: str = ""  # the time between two steps of sequences, such as "1 day"
     division: str = ""  # a clause that says how the examples were split
-    notes: tuple[str, ...] = ()  # sentences about what was decided or left out
-    warnings: tuple[str, ...] = ()  # sentences about what may be wrong
+    notes: tuple[str, ...] = ()  # what was decided or left out; each is a clause without a full stop
+    warnings: tuple[str, ...] = ()  # what may be wrong, in the same form
 
     @property
     def noun(self) -> str:
         """What the examples are called in messages."""
         return "sequences" if self.lengths is not None else "images" if self.x.ndim == 4 else "rows"
 
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Which steps of padded sequences are real, (N, T)."""
+        assert self.lengths is not None
+        return np.arange(self.x.shape[1]) < self.lengths[:, None]
+
+    def with_notes(self, notes: Iterable[str]) -> "Raw":
+        """Return this data set with more notes in front of its own."""
+        return replace(self, notes=(*notes, *self.notes))
+
+    def with_labels(self, y: Any, classes: tuple[Any, ...] | None = None) -> "Raw":
+        """Return this data set with labels, if there are any; see `encode_labels`.
+
+        `classes` are those of a trained model; if it has none, no labels are added.
+        """
+        if y is None or classes == ():
+            return self
+        n = len(self.x if self.lengths is None else self.lengths)
+        codes, names, notes = encode_labels(self.source, y, n, classes)
+        return replace(self, y=codes, class_names=names, notes=(*self.notes, *notes))
+
     def checked(self) -> "Raw":
         """Return this data set. Raises `InputError` if it has too few examples, missing or constant values."""
         if len(self.x) < MINIMUM:
             raise InputError(f"{self.source}: {len(self.x)} examples; expected at least {MINIMUM} for three splits")
-        self.check_finite()
+        self.check_finite("; --drop leaves columns out" if self.noun == "rows" else "")
         if (self.x == self.x[:1]).all():
-            raise InputError(f"{self.source}: all {len(self.x)} examples are equal; there is nothing to model")
+            raise InputError(f"{self.source}: all {len(self.x)} {self.noun} are equal; expected different ones")
         if self.factors is not None:
             self.factors.checked(str(self.source), len(self.x))
         return self
 
-    def check_finite(self) -> None:
-        """Raise `InputError` if there are no values, or some are missing or infinite."""
+    def check_finite(self, advice: str = "") -> None:
+        """Raise `InputError` if there are no values, or some are missing or infinite. `advice` ends the message."""
         if self.x.size == 0:
             raise InputError(f"{self.source}: x has shape {self.x.shape}; expected examples with values")
         if self.x.dtype.kind != "f" or np.isfinite(self.x).all():
             return
-        bad = ~np.isfinite(self.x.reshape(len(self.x), -1)).all(1)
-        where = ""
+        is_bad = ~np.isfinite(self.x.reshape(len(self.x), -1)).all(1)
+        first, where = int(is_bad.argmax()), ""
         if self.columns and self.x.ndim == 2:
             names = [c.name for c, ok in zip(self.columns, np.isfinite(self.x).all(0), strict=True) if not ok]
             where = f" in {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        is_row = self.noun == "rows"
+        position = row_name(first, self.source) if is_row else f"{self.noun.removesuffix('s')} {first + 1}"
         raise InputError(
-            f"{self.source}: {bad.sum()} of {len(bad)} examples have missing or infinite values{where}, the first at "
-            f"index {int(bad.argmax())}; remove these examples, fill the values in, or leave columns out with --drop"
+            f"{self.source}: {is_bad.sum()} of {len(is_bad)} {self.noun} have missing or infinite values{where}, the "
+            f"first in {position}; fill the values in, or remove these {self.noun}{advice}"
         )
+
+
+def consecutive(sizes: Iterable[int]) -> list[torch.Tensor]:
+    """Return the indices of splits of these sizes that follow each other."""
+    sizes = list(sizes)
+    return list(torch.arange(sum(sizes)).split(sizes))
 
 
 def encode_labels(
@@ -187,18 +220,22 @@ def encode_labels(
     if classes is None:
         classes = tuple(sorted(known.unique().tolist()))
         if len(classes) > max(2, n // 2):
-            raise InputError(f"{source}: {len(classes)} different labels in {n} examples; expected classes")
+            raise InputError(
+                f"{source}: {n} examples have {len(classes)} different labels; expected several examples of a class"
+            )
     codes = np.full(n, -1, dtype=np.int64)
     code_of = {label: code for code, label in enumerate(classes)}
     strange = sorted({str(label) for label in known.unique() if label not in code_of})
     if strange:
         raise InputError(
-            f"{source}: unknown classes {', '.join(strange[:5])}; the model was trained on "
+            f"{source}: unknown classes {', '.join(strange[:5])}; expected the classes of the training data, "
             f"{', '.join(map(str, classes[:20]))}"
         )
     codes[~unknown] = known.map(code_of).to_numpy(np.int64)
     if unknown.any():
-        notes.append(f"{unknown.sum()} of {n} examples have no label: they train the model, and no probe")
+        notes.append(f"{unknown.sum()} of {n} examples have no label; the model is trained on them, but no probe is")
     if len(classes) < 2 and not notes:
-        notes.append(f"all labels are {classes[0] if classes else 'missing'!r}: there is nothing for a probe to learn")
+        notes.append(
+            f"all labels are {classes[0] if classes else 'missing'!r}, so there is nothing for a probe to learn"
+        )
     return (codes if len(classes) > 1 else None), classes if len(classes) > 1 else (), tuple(notes)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.data import _columns
 from pipeline.data._preprocessing import Preprocessing
-from pipeline.data._raw import Column, Raw, encode_labels
+from pipeline.data._raw import Column, Raw, consecutive
 from pipeline.data._source import OF_TABLES, Source, file_name, refuse_options
 from pipeline.data._splits import listed, stratified
 from variants import InputError
@@ -48,15 +47,13 @@ def from_series(
     is_flat = values.ndim == 1
     values = values[:, None] if is_flat else values
     raw = Raw(name=name, source=source, x=values, y=None, likelihood="gaussian", splits=splits, lengths=lengths)
-    if y is not None and (like is None or like.class_names):
-        codes, classes, notes = encode_labels(source, y, len(series), like.class_names if like else None)
-        raw = replace(raw, y=codes, class_names=classes, notes=notes)
+    raw = raw.with_labels(y, like.class_names if like else None)
     channels = [f"x{i}" for i in range(values.shape[1])]
     if like is not None:
         return pad_steps(fit_to_training(_selected(values, channels, lengths, source, like), raw, like))
     if unknown := [column for column, _ in source.kinds if column not in ("x", *channels)]:
         raise InputError(
-            f"{source}: --kind names {listed(unknown)}, which is not there; expected {listed(channels, 20)} or x"
+            f"{source}: --kind names {listed(unknown)}; expected one of the channels {listed(channels, 20)}, or x"
         )
     low, high = values.min().item(), values.max().item()
     if source.likelihood in (None, "bernoulli") and low < high and np.isin(values, (low, high)).all():
@@ -75,21 +72,29 @@ def from_series(
 
 def series_in(content: Any) -> list[NDArray[Any]] | None:
     """Return the sequences in a list of arrays or tensors; None for anything else."""
-    is_list = isinstance(content, list | tuple) or (isinstance(content, np.ndarray) and content.dtype == object)
-    if not is_list or not all(hasattr(s, "__array__") and not hasattr(s, "columns") and np.ndim(s) for s in content):
+    if isinstance(content, np.ndarray) and content.dtype == object and content.ndim == 1:
+        content = list(content)
+    if not isinstance(content, list | tuple):
         return None
-    return [np.asarray(s) for s in content]
+    if not all(hasattr(s, "__array__") and not hasattr(s, "columns") and np.ndim(s) for s in content):
+        return None
+    return [unmasked(s) for s in content]
+
+
+def unmasked(values: Any) -> NDArray[Any]:
+    """Return values as an array, with NaN in place of those that a masked array hides."""
+    return np.asarray(values.astype(np.float64).filled(np.nan) if np.ma.is_masked(values) else values)
 
 
 def _check_series(series: Sequence[NDArray[Any]], source: Source) -> None:
     if not series:
-        raise InputError(f"{source}: there is no sequence in it")
-    for number, s in enumerate(series):
+        raise InputError(f"{source}: there are no sequences; expected at least one")
+    for number, s in enumerate(series, 1):
         if s.dtype.kind not in "biuf":
             raise InputError(f"{source}: sequence {number} has values of type {s.dtype}; expected numbers")
         if s.ndim not in (1, 2) or not 0 < len(s) <= LIMIT:
             raise InputError(
-                f"{source}: sequence {number} has shape {s.shape}; expected (T,) or (T, D), 1 <= T <= {LIMIT}"
+                f"{source}: sequence {number} has shape {s.shape}; expected (T,) or (T, D) with T from 1 to {LIMIT}"
             )
         if s.ndim != series[0].ndim or s.shape[1:] != series[0].shape[1:]:
             raise InputError(
@@ -98,8 +103,8 @@ def _check_series(series: Sequence[NDArray[Any]], source: Source) -> None:
         if s.dtype.kind == "f" and not np.isfinite(s).all():
             step = int(np.isfinite(s).reshape(len(s), -1).all(1).argmin())
             raise InputError(
-                f"{source}: sequence {number} has NaN or infinity at step {step}; expected numbers; fill "
-                "them in, leave the sequence out, or, if this is padding, give the lengths"
+                f"{source}: sequence {number} has NaN or infinity at step {step + 1}; fill such values in, leave the "
+                "sequence out, or give the lengths if this is padding"
             )
 
 
@@ -120,7 +125,7 @@ def _symbols(values: NDArray[Any], channel: str, raw: Raw, size: int | None = No
     if values.shape[1] != 1:
         raise InputError(
             f"{raw.source}: --likelihood categorical is for sequences of one symbol in each step, and these have "
-            f"{values.shape[1]} values; expected gaussian"
+            f"{values.shape[1]} values; expected --likelihood gaussian"
         )
     low, high = values.min(), values.max()
     if low < 0 or high >= (size or SYMBOLS) or (values % 1 != 0).any():
@@ -129,7 +134,7 @@ def _symbols(values: NDArray[Any], channel: str, raw: Raw, size: int | None = No
             if size
             else (f"whole numbers from 0 to {SYMBOLS - 1} for --likelihood categorical")
         )
-        raise InputError(f"{raw.source}: values from {low} to {high}; expected {expected}")
+        raise InputError(f"{raw.source}: there are values from {low} to {high}; expected {expected}")
     one_hot = np.eye(size or int(high) + 1, dtype=np.bool_)
     columns = (Column(channel, "category", tuple(range(len(one_hot)))),)
     why = f"the values are whole numbers from 0 to {len(one_hot) - 1}"
@@ -148,7 +153,7 @@ def with_likelihood(columns: Sequence[Column], x: NDArray[Any], raw: Raw) -> Raw
         if columns[0].kind == "binary" and columns[0].values != (0, 1):
             raise InputError(
                 f"{source}: --likelihood categorical is for whole numbers from 0, and {columns[0].name} has the values "
-                f"{columns[0].values[0]} and {columns[0].values[1]}; expected bernoulli"
+                f"{columns[0].values[0]} and {columns[0].values[1]}; expected --likelihood bernoulli"
             )
         return _symbols(x, columns[0].name, raw)
     if given == "logistic8":
@@ -158,21 +163,21 @@ def with_likelihood(columns: Sequence[Column], x: NDArray[Any], raw: Raw) -> Raw
         strange = next(c.name for c in columns if c.kind != "binary")
         raise InputError(
             f"{source}: --likelihood bernoulli is for channels with two values, and {strange} has more; expected "
-            "gaussian"
+            "--likelihood gaussian"
         )
     if is_binary and given != "gaussian":
         return replace(raw, x=x.astype(np.bool_), likelihood="bernoulli", why="all channels have two values")
     discrete = [column.name for column in columns if column.kind in ("binary", "count")]
     warnings = raw.warnings
     if discrete:
-        options = "--kind CHANNEL=real says that a channel is continuous"
+        options = "--kind COLUMN=real says that a channel is continuous"
         if len(columns) == 1 and x.min() >= 0 and x.max() < SYMBOLS:
             options += ", and --likelihood categorical reads the values as symbols"
         warnings += (
-            f"{listed(discrete)}: a density of a discrete value can grow without limit, so a good score of such "
-            f"channels may mean little; {options}",
+            f"{listed(discrete)}: the values are discrete, and are modelled by a continuous density, which can become "
+            f"arbitrarily high at such values, so a high score may mean little; {options}",
         )
-    return replace(raw, why="the values are numbers", warnings=warnings)
+    return replace(raw, why="the values are numbers, and are modelled as continuous", warnings=warnings)
 
 
 def _selected(
@@ -192,10 +197,10 @@ def _selected(
         if column.kind == "binary":
             is_strange = ~np.isin(values[:, i], column.values)
             if is_strange.any():
-                number = int(np.searchsorted(lengths.cumsum(), is_strange.argmax(), side="right"))
+                number = 1 + int(np.searchsorted(lengths.cumsum(), is_strange.argmax(), side="right"))
                 raise InputError(
-                    f"{source}: sequence {number} has {values[is_strange.argmax(), i]:g} in channel {column.name}; the "
-                    f"model was trained on the values {column.values[0]} and {column.values[1]}"
+                    f"{source}: sequence {number} has {values[is_strange.argmax(), i]:g} in the channel {column.name}; "
+                    f"expected one of the values {column.values[0]} and {column.values[1]} of the training data"
                 )
             x[:, i] = values[:, i] == column.values[1]
     return x
@@ -213,8 +218,9 @@ def pad_steps(raw: Raw) -> Raw:
     """Turn values (R, D) of all steps, one sequence after the other, into (N, T, D), padded with zeros."""
     assert raw.lengths is not None
     x = np.zeros((len(raw.lengths), int(raw.lengths.max()), raw.x.shape[1]), dtype=raw.x.dtype)
-    x[np.arange(x.shape[1]) < raw.lengths[:, None]] = raw.x
-    return replace(raw, x=x)
+    padded = replace(raw, x=x)
+    x[padded.mask] = raw.x
+    return padded
 
 
 def ucr(path: Path, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
@@ -224,7 +230,9 @@ def ucr(path: Path, source: Source, name: str, like: Preprocessing | None = None
     """
     read = _ts if path.suffix.lower() == ".ts" else _tsv
     if like is None and path.stem.endswith("_TEST"):
-        raise InputError(f"{path}: name the file that ends in _TRAIN; _TEST beside it is the test split")
+        raise InputError(
+            f"{path}: name the file that ends in _TRAIN; the file beside it that ends in _TEST is the test split"
+        )
     series, names = read(path)
     stem = path.stem.removesuffix("_TRAIN")
     name = file_name(path.with_name(f"{stem}{path.suffix}"), [])
@@ -233,7 +241,7 @@ def ucr(path: Path, source: Source, name: str, like: Preprocessing | None = None
         raw = from_series(series, names, source, name, like)
         if read is _tsv and not path.stem.endswith(("_TRAIN", "_TEST")):
             note = "each line is read as a class and a sequence of values; --no-header reads the file as a table"
-            raw = replace(raw, notes=(note, *raw.notes))
+            raw = raw.with_notes([note])
         return raw
     first = len(series)
     more, more_names = read(other)
@@ -246,7 +254,7 @@ def ucr(path: Path, source: Source, name: str, like: Preprocessing | None = None
 
 
 def is_table(path: Path, source: Source) -> bool:
-    """Whether a .tsv file is a table: its first line has names, or a person said that it has none."""
+    """Whether a .tsv file is a table: its first line holds names, or `--no-header` was given."""
     if path.stem.endswith(("_TRAIN", "_TEST")) or not source.header:
         return not source.header
     with path.open(encoding="utf-8", errors="replace") as stream:
@@ -274,7 +282,7 @@ def _ts(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
         raise InputError(f"{path} cannot be read ({error})") from error
     facts = dict(_facts(lines))
     if facts.get("timestamps", "false").lower() == "true":
-        raise InputError(f"{path}: it holds time stamps; expected equal intervals (@timeStamps false)")
+        raise InputError(f"{path} holds time stamps; expected values at equal intervals (@timeStamps false)")
     labelled = facts.get("classlabel", "false").lower().startswith("true")
     begin = next((i for i, line in enumerate(lines, 1) if line.strip().lower() == "@data"), len(lines))
     series, names = [], []
@@ -321,10 +329,8 @@ def music(path: Path, source: Source, name: str, like: Preprocessing | None = No
         names = ", ".join(k for k in cells if not k.startswith("__"))
         raise InputError(f"{path} holds {names}; expected cells {', '.join(parts)} of (T, 88) rolls")
     groups = [list(cells[p].ravel()) for p in parts]
-    ends = np.cumsum([0, *map(len, groups)])
-    splits = [torch.arange(a, b) for a, b in pairwise(ends)]
     series = [s for group in groups for s in group]
-    return from_series(series, None, source, name, like, splits=splits)
+    return from_series(series, None, source, name, like, splits=consecutive(map(len, groups)))
 
 
 def padded(x: NDArray[Any], lengths: NDArray[Any], source: Source, name: str, like: Preprocessing | None = None) -> Raw:
@@ -339,5 +345,7 @@ def padded(x: NDArray[Any], lengths: NDArray[Any], source: Source, name: str, li
             "expected (N, T) or (N, T, D), and (N,) whole numbers"
         )
     if len(x) and (lengths.min() < 1 or lengths.max() > x.shape[1]):
-        raise InputError(f"{source}: lengths from {lengths.min()} to {lengths.max()}; expected 1 to T = {x.shape[1]}")
+        raise InputError(
+            f"{source}: there are lengths from {lengths.min()} to {lengths.max()}; expected 1 to T = {x.shape[1]}"
+        )
     return from_series([s[:n] for s, n in zip(x, lengths, strict=True)], None, source, name, like)

@@ -1,4 +1,4 @@
-"""Where data come from, and what a person has said about them."""
+"""Sources: where data come from, and the options that say how they are read and split."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from variants.base.contract import InputError, Likelihood
 
-SPLIT_SEED = 20131220  # the seed of splits unless a person gives another (the VAE appeared on arXiv on that day)
+SPLIT_SEED = 20131220  # the default seed of splits (the VAE appeared on arXiv on that day)
 Kind = Literal["real", "count", "binary", "category", "pixels", "sequence"]
 KINDS: tuple[Kind, ...] = ("real", "count", "binary", "category", "pixels", "sequence")
 OF_TABLES = ("label", "group", "time", "drop", "header", "gaps")  # fields of `Source` that name or concern columns
@@ -18,9 +18,9 @@ OF_TABLES = ("label", "group", "time", "drop", "header", "gaps")  # fields of `S
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set before it is read: its place, and a person's answers to what the values alone do not tell.
+    """A data set before it is read: its place, and the options that say how it is read and split.
 
-    Each field but `place` is an option of the commands; `python -m pipeline.data --help` explains them.
+    Each field except `place` is an option of the commands; `python -m pipeline.data --help` explains them.
     """
 
     place: str  # the name of a data set, the path of a file or folder, or a name for data in memory
@@ -30,10 +30,10 @@ class Source:
     drop: tuple[str, ...] = ()  # columns that are left out
     header: bool = True  # whether the first line of a table has the names of the columns
     likelihood: Likelihood | None = None
-    kinds: tuple[tuple[str, Kind], ...] = ()  # of columns; of arrays that are no table, the kind of `x`
+    kinds: tuple[tuple[str, Kind], ...] = ()  # of columns; for an array that is no table, the kind of `x`
     size: tuple[int, int] | None = None  # the height and width to which images are resized
     alpha: Literal["white", "black", "keep"] | None = None  # the colour behind transparent pixels, or keep alpha
-    gaps: Literal["ignore", "differences"] | None = None  # what happens to uneven steps of time
+    gaps: Literal["ignore", "differences"] | None = None  # what is done about uneven steps of time
     test: str | None = None  # the place of the test split
     split: Literal["random", "group", "time"] | None = None
     split_seed: int = SPLIT_SEED
@@ -42,19 +42,19 @@ class Source:
         return self.place
 
     def kind(self, column: str) -> Kind | None:
-        """Return the kind that a person gave a column."""
+        """Return the kind that `--kind` gives a column; None if it gives none."""
         return dict(self.kinds).get(column)
 
     @property
     def options(self) -> dict[str, Any]:
         """The fields that differ from their defaults, without `place`."""
-        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "place"}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "place"}
         defaults = dataclasses.asdict(Source(place=self.place))
-        return {name: value for name, value in given.items() if value != defaults[name]}
+        return {name: value for name, value in values.items() if value != defaults[name]}
 
     @property
     def option_names(self) -> list[str]:
-        """The names of these options in the commands."""
+        """The names of these options on the command line."""
         names = {"header": "--no-header", "kinds": "--kind"}
         return [names.get(name, f"--{name.replace('_', '-')}") for name in self.options]
 
@@ -95,9 +95,10 @@ def refuse_options(source: Source, fields: Iterable[str], what: str, like: objec
     The options of new rows for a trained model are those of training, and are not examined.
     """
     options = dict(zip(source.options, source.option_names, strict=True))
-    given = [option for field, option in options.items() if field in fields]
-    if given and like is None:
-        raise InputError(f"{source}: {' and '.join(given)} cannot be used with {what}; leave this out")
+    refused = [option for field, option in options.items() if field in fields]
+    if refused and like is None:
+        pronoun = "it" if len(refused) == 1 else "them"
+        raise InputError(f"{source}: {' and '.join(refused)} cannot be used with {what}; leave {pronoun} out")
 
 
 def file_name(path: Path, taken: list[str]) -> str:
@@ -108,7 +109,8 @@ def file_name(path: Path, taken: list[str]) -> str:
     """
     path = path.resolve()
     stem = path.name if path.is_dir() else path.name.split(".")[0] or path.stem
-    below = path.parent.relative_to(Path.cwd()).parts if path.is_relative_to(Path.cwd()) else path.parts[-2:-1]
+    folder, here = path.parent, Path.cwd()
+    below = folder.relative_to(here).parts if folder.is_relative_to(here) else (folder.name,)
     name = slug("-".join([*below, stem]))
     return f"{name}-{slug(path.suffix.lower() or 'folder')}" if name in taken else name
 

@@ -15,17 +15,17 @@ from variants import InputError
 PARTS = ("training", "validation", "test")
 SHARE = 10  # validation and test each get one example in this many
 TRIES = 50  # random divisions of groups, of which the one with the best sizes is taken
-GOOD = 0.02  # no further division is tried if sizes differ from the asked ones by this share of all examples
+GOOD = 0.02  # no further division is tried if sizes differ from those wanted by at most this share of all examples
 Indices = NDArray[np.int64]
 
 
 def split(raw: Raw, *, test: bool = True) -> tuple[Raw, list[torch.Tensor]]:
     """Return the sorted indices of training, validation and test examples, and the data with notes about the splits.
 
-    Splits that the data have themselves are kept unless `--split` is given; one that is empty is taken out of the
-    training split. Other data are split at random, each class by itself. Groups are never divided, nor are examples
-    with equal values. With `--split random` every example is drawn by itself, and with `--split time` the latest
-    examples are for test, and those before them for validation.
+    Splits that the data have themselves are kept unless `--split` is given; if validation or test is empty, it is drawn
+    from the training split. Other data are split at random, stratified by class. Groups are never divided, and equal
+    examples are kept in one split. With `--split random`, each example is drawn by itself. With `--split time`, the
+    latest examples are for test, and those before them for validation.
 
     Without `test`, there are indices of training and validation examples only.
 
@@ -51,7 +51,7 @@ def split(raw: Raw, *, test: bool = True) -> tuple[Raw, list[torch.Tensor]]:
         raise InputError(
             f"{source}: --split-seed has no effect, because the examples are split {raw.division}; leave it out"
         )
-    return (raw if test else replace(raw, division=f"{raw.division}; test is {source.test}")), index
+    return (raw if test else replace(raw, division=f"{raw.division}; the test split is {source.test}")), index
 
 
 def stratified(
@@ -78,7 +78,7 @@ def stratified(
 def with_warnings(raw: Raw, index: list[torch.Tensor]) -> Raw:
     """Return the data with warnings about classes that a split lacks, and about examples that two splits share.
 
-    Embedded data sets are returned as they are.
+    Built-in data sets are returned as they are.
 
     Raises:
         InputError: If a split is empty.
@@ -90,7 +90,7 @@ def with_warnings(raw: Raw, index: list[torch.Tensor]) -> Raw:
     for part, name in zip(parts, PARTS, strict=True):
         if not len(part):
             raise InputError(
-                f"{raw.source}: there are no {raw.noun} for {name}; expected some for each of three splits"
+                f"{raw.source}: there are no {raw.noun} for {name}; expected some in each of the three splits"
             )
         if raw.y is not None and (lacking := set(range(len(raw.class_names))) - set(raw.y[part].tolist())):
             names = listed([repr(raw.class_names[c]) for c in sorted(lacking)])
@@ -99,8 +99,8 @@ def with_warnings(raw: Raw, index: list[torch.Tensor]) -> Raw:
         shared = int(np.isin(raw.groups[test], raw.groups[train]).sum())
         if shared:
             warnings.append(
-                f"{shared} of {len(test)} test {raw.noun} are of groups that training {raw.noun} are of as well, "
-                "because groups are divided by this split; --split group keeps them whole"
+                f"{shared:,} of {len(test):,} test {raw.noun} belong to groups of which other {raw.noun} are in the "
+                "training split; --split group keeps groups whole"
             )
     copies = equal_examples(raw)
     if copies is not None and not _allows_few_rows(raw):
@@ -108,7 +108,7 @@ def with_warnings(raw: Raw, index: list[torch.Tensor]) -> Raw:
         one = raw.noun.removesuffix("s")
         share = f"every test {one} is" if shared == len(test) else f"{shared:,} of {len(test):,} test {raw.noun} are"
         if shared:
-            warnings.append(f"{share} equal to a training {one}, so test scores say less about new {raw.noun}")
+            warnings.append(f"{share} equal to a training {one}, so test scores say little about new {raw.noun}")
     return replace(raw, warnings=(*raw.warnings, *warnings))
 
 
@@ -142,14 +142,16 @@ def _given(raw: Raw, test: bool) -> tuple[Raw, list[torch.Tensor], bool]:
     if not len(train):
         raise InputError(f"{raw.source}: its own splits have no {raw.noun} for training; expected some")
     if len(held_out) and not test:
-        raise InputError(f"{raw.source}: --test was given, but the data have a test split of their own; leave one out")
+        raise InputError(
+            f"{raw.source}: --test was given, but the data have a test split of their own; leave --test out"
+        )
     if len(valid) and (len(held_out) or not test):
-        return replace(raw, division="as the data were given"), raw.splits if test else [train, valid], False
+        return replace(raw, division="as given in the data"), raw.splits if test else [train, valid], False
     missing = [name for name, part in zip(PARTS[1 : 2 + test], (valid, held_out), strict=False) if not len(part)]
     raw, parts = _at_random(raw, train.numpy(), test=len(missing) == 2)
     drawn = dict(zip(("training", *missing), map(torch.from_numpy, parts), strict=True))
     index = [drawn.get(name, part) for name, part in zip(PARTS, raw.splits or (), strict=True)][: 2 + test]
-    division = f"as the data were given; {listed(missing)}: a random part of what was given for training"
+    division = f"as given in the data, with a random part of the training examples for {listed(missing)}"
     return replace(raw, division=division), index, True
 
 
@@ -182,11 +184,11 @@ def _at_random(raw: Raw, index: Indices, test: bool) -> tuple[Raw, list[Indices]
         InputError: If a class would not be in each split.
     """
     source = raw.source
-    division = "at random" + ("" if raw.y is None else ", each class by itself")
+    division = "at random" + ("" if raw.y is None else ", stratified by class")
     units, unit = None, ""
     if source.split != "random" and raw.groups is not None:
         units, unit = raw.groups[index], "groups"
-        division += f", and no group of {source.group or 'rows'} is divided"
+        division += f", and groups{f' ({source.group})' if source.group else ''} are kept whole"
         sides = 2 + test
         if (count := len(np.unique(units))) < sides:
             raise InputError(
@@ -195,17 +197,17 @@ def _at_random(raw: Raw, index: Indices, test: bool) -> tuple[Raw, list[Indices]
             )
     elif source.split is None and source.place not in CATALOGUE and (copies := equal_examples(raw)) is not None:
         repeated = int((np.bincount(copies[index])[copies[index]] > 1).sum())
-        sentence = f"{repeated:,} of {len(index):,} {raw.noun} are equal to another one"
+        clause = f"{repeated:,} of {len(index):,} {raw.noun} are equal to another one"
         if _allows_few_rows(raw):
-            sentence += ", which is to be expected of columns with so few values; they are split like all others"
-            raw = replace(raw, notes=(*raw.notes, sentence))
+            clause += ", which is to be expected of columns with so few values; they are split like all others"
+            raw = replace(raw, notes=(*raw.notes, clause))
         elif repeated and copies.max() + 1 >= MINIMUM:  # with fewer different ones, a split would be nearly empty
             units, unit = copies[index], f"different {raw.noun}"
-            sentence += (
-                ": equal ones are kept in one split, because the test split would otherwise hold training examples; "
-                "--split random divides them"
+            clause += (
+                "; equal ones are kept in the same split, so that the test split holds no copies of training examples; "
+                "--split random draws each of them by itself"
             )
-            raw = replace(raw, warnings=(*raw.warnings, sentence))
+            raw = replace(raw, warnings=(*raw.warnings, clause))
     y = None if raw.y is None else raw.y[index]
     if units is None:
         parts = [part.numpy() for part in stratified(y, len(index), SHARE, test=test, seed=source.split_seed)]
@@ -220,8 +222,8 @@ def _whole_units(units: Indices, y: NDArray[np.int64] | None, test: bool, seed: 
     """Split examples at random so that those with the same number in `units` stay together.
 
     Units are drawn from each stratum by itself. The stratum of a unit is the rarest class in it, so that rare classes
-    reach each split. Of several draws that one is taken which lacks the fewest classes in the fewest splits, and, of
-    those, has the best sizes.
+    reach each split. Of several draws, the one is taken whose splits lack the fewest classes, and, if several lack
+    equally few, the one with the best sizes.
     """
     rng = np.random.default_rng(seed)
     y = np.zeros(len(units), np.int64) if y is None else y
@@ -256,7 +258,7 @@ def _whole_units(units: Indices, y: NDArray[np.int64] | None, test: bool, seed: 
 
 
 def _rarest_classes(units: Indices, y: NDArray[np.int64]) -> Indices:
-    """Return for each unit that of its classes which is in the fewest units; -1 for units without a class."""
+    """Return the class of each unit that is in the fewest units; -1 for units without a class."""
     pairs = np.unique(np.stack([units, y])[:, y >= 0], axis=1)
     strata = np.full(units.max() + 1, -1)
     frequency = np.bincount(pairs[1], minlength=1)
@@ -283,10 +285,12 @@ def _check_classes(raw: Raw, y: NDArray[np.int64], parts: list[Indices], units: 
         f"no split was found that has each class in {listed(PARTS[: len(parts)])}" if enough
         else f"expected at least {len(parts)} {unit or raw.noun} of each class, for {listed(PARTS[: len(parts)])}"
     )  # fmt: skip
-    also = f"; --split random divides {unit if unit == 'groups' else f'equal {raw.noun}'}" if units is not None else ""
+    also = ""
+    if units is not None:
+        also = f"; or give --split random, which divides {unit if unit == 'groups' else f'equal {raw.noun}'}"
     raise InputError(
-        f"{raw.source}: {listed(facts)}; {expected}. Remove these {raw.noun}, or empty their labels, and they train "
-        f"the model without a class{also}"
+        f"{raw.source}: {listed(facts)}; {expected}; remove these {raw.noun}, or leave their labels empty, "
+        f"so that they train the model without a class{also}"
     )
 
 

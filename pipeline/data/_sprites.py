@@ -30,7 +30,7 @@ def load(size: int) -> Raw:
         name=name, source=Source(place=name), x=x, y=values[:, 0], class_names=("square", "ellipse", "heart"),
         likelihood="bernoulli", why="the pixels are binary", pixels=PixelFormat(dtype="bool"), splits=splits,
         factors=Factors(tuple(SIZES), values, ("shape",)),
-        notes=("These images were drawn by this project from the factors of dSprites (Matthey et al. 2017).",),
+        notes=("these images were drawn by this project from the factors of dSprites (Matthey et al. 2017)",),
     )  # fmt: skip
 
 

@@ -52,8 +52,7 @@ def read(path: Path, source: Source, name: str, like: Preprocessing | None = Non
             frame, notes = _text(path, source)
         else:
             frame = pandas.read_feather(path) if ending.endswith(".feather") else pandas.read_parquet(path)
-    raw = from_frame(frame, source, name, like)
-    return replace(raw, notes=(*notes, *raw.notes))
+    return from_frame(frame, source, name, like).with_notes(notes)
 
 
 def read_parts(path: Path, source: Source, name: str, like: Preprocessing, rows: int) -> tuple[int, Iterator[Raw]]:
@@ -143,11 +142,11 @@ def _text(path: Path, source: Source, rows: int | None = None) -> tuple[Any, tup
     if separator != "," or decimal != ".":
         words = {"\t": "a tab"}
         notes.append(
-            f"the separator of fields is {words.get(separator, repr(separator))}, the decimal mark {decimal!r}"
+            f"fields are separated by {words.get(separator, repr(separator))}, and the decimal mark is {decimal!r}"
         )
     if rows is not None:
         return _frames(path, {**options, "chunksize": rows}, names), tuple(notes)
-    return pandas.read_csv(path, **options).set_axis(names, axis=1), tuple(notes)
+    return _named(pandas.read_csv(path, **options), names), tuple(notes)
 
 
 def _frames(path: Path, options: dict[str, Any], names: list[str]) -> Iterator[Any]:
@@ -156,7 +155,14 @@ def _frames(path: Path, options: dict[str, Any], names: list[str]) -> Iterator[A
 
     with pandas.read_csv(path, **options) as parts:
         for part in parts:
-            yield part.set_axis(names, axis=1)
+            yield _named(part, names)
+
+
+def _named(frame: Any, names: list[str]) -> Any:
+    """Return a table of a text file with its names, and without white space around its texts."""
+    for column in frame.select_dtypes("str"):
+        frame[column] = frame[column].str.strip().replace(MISSING, np.nan)
+    return frame.set_axis(names, axis=1)
 
 
 def _separated(lines: list[str]) -> tuple[str, list[list[str]]]:
@@ -191,11 +197,13 @@ def from_frame(frame: Any, source: Source, name: str, like: Preprocessing | None
     frame = frame.set_axis([str(c) for c in frame.columns], axis=1)
     if repeated := [c for c, n in Counter(frame.columns).items() if n > 1]:
         raise InputError(
-            f"{source}: several columns are called {listed(repeated)}; expected another name for each column, or "
+            f"{source}: several columns are called {listed(repeated)}; expected a different name for each column, or "
             "--no-header if the first line has values"
         )
     if frame.empty:
-        raise InputError(f"{source}: a table with {len(frame)} rows and {frame.shape[1]} columns; expected values")
+        raise InputError(
+            f"{source}: the table has {len(frame)} rows and {frame.shape[1]} columns; expected at least one of each"
+        )
     steps = _long_tables.with_levels(frame, source)
     if _long_tables.is_long(steps, source, like):
         return _long_tables.read_long(steps, source, name, like)
@@ -203,7 +211,7 @@ def from_frame(frame: Any, source: Source, name: str, like: Preprocessing | None
 
 
 def _check_header(names: list[str], source: Source) -> None:
-    """Refuse names that are values of a row. Numbers that rise evenly, such as years or wavelengths, are names."""
+    """Raise `InputError` if the names are values. Numbers that rise evenly, such as years or wavelengths, are names."""
     numbers = [float(name.replace(",", ".")) for name in names if NUMBER.fullmatch(name)]
     steps = np.diff(numbers)
     is_even = len(steps) > 0 and steps[0] != 0 and np.allclose(steps, steps[0]) and (len(steps) > 1 or steps[0] == 1)
@@ -219,7 +227,7 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
     frame = _columns.without_dropped(frame, source)
     pixels = source.kind("x") == "pixels" and "x" not in frame
     if unused := {"size", "alpha", "gaps"} & set(source.options) - ({"size"} if pixels else set()):
-        hint = "; --kind x=pixels reads each row as an image" if "size" in unused else ""
+        hint = "; --kind x=pixels reads each row as an image" if "size" in unused else "; leave it out"
         raise InputError(f"{source}: --{min(unused)} does not apply to a table with an example in each row{hint}")
     notes: list[str] = []
     codes, classes, groups, times = None, (), None, None
@@ -228,7 +236,7 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
         codes, classes, label_notes = encode_labels(source, _columns.labels(frame, label, source), len(frame))
         notes += label_notes
     if source.group is not None:
-        groups = _columns.group_codes(frame, source.group, source)
+        groups, _ = _columns.codes_of(frame, source.group, "group", source, "a group in each row")
     if source.time is not None:
         _columns.find(frame, source.time, "time", source)
         if source.group is not None:
@@ -254,8 +262,8 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
         raw = replace(raw, x=_as_bool(x, likelihood), likelihood=likelihood, why=why, warnings=warnings)
     return replace(
         raw, y=codes, class_names=classes, columns=tuple(columns), splits=splits, rows=frame.index, groups=groups,
-        times=times, notes=(*notes, *raw.notes),
-    )  # fmt: skip
+        times=times,
+    ).with_notes(notes)  # fmt: skip
 
 
 def _new_examples(frame: Any, source: Source, name: str, like: Preprocessing) -> Raw:
@@ -263,9 +271,9 @@ def _new_examples(frame: Any, source: Source, name: str, like: Preprocessing) ->
     if not like.columns or like.spec.steps:
         expected = "columns series and time, for sequences" if like.spec.steps else "images"
         raise InputError(f"{source}: this table does not fit the model; expected {expected}")
-    label = source.label or "label"
+    label = _columns.label_column(frame, source)
     codes, notes = None, list[str]()
-    if like.class_names and label in frame and all(c.name != label for c in like.columns):
+    if like.class_names and label in frame:
         codes, _, label_notes = encode_labels(source, frame[label], len(frame), like.class_names)
         notes += label_notes
     x, column_notes = _columns.new_columns(frame, source, like, {label, source.group, source.time, *source.drop})
@@ -273,9 +281,8 @@ def _new_examples(frame: Any, source: Source, name: str, like: Preprocessing) ->
     raw = Raw(name=name, source=source, x=_as_bool(x, like.spec.likelihood), y=None, likelihood=like.spec.likelihood)
     if like.layout == "images":
         raw = _images(x, source, name, like)[0]
-    return replace(
-        raw, y=codes, class_names=like.class_names, columns=like.columns, rows=frame.index, notes=(*notes, *raw.notes)
-    )
+    raw = replace(raw, y=codes, class_names=like.class_names, columns=like.columns, rows=frame.index)
+    return raw.with_notes(notes)
 
 
 def _likelihood(columns: list[Column], x: Array, source: Source, width: int) -> tuple[Likelihood, str, tuple[str, ...]]:
@@ -299,7 +306,9 @@ def _likelihood(columns: list[Column], x: Array, source: Source, width: int) -> 
     is_whole = all(c.kind == "count" or (c.kind == "binary" and tuple(c.values) == (0, 1)) for c in columns)
     if is_whole and given is None:
         size = source.size or (math.isqrt(width), math.isqrt(width))
-        options = "--likelihood gaussian models them as continuous, and --drop or --kind COLUMN=real settles a column"
+        options = (
+            "--likelihood gaussian models all as continuous, and --drop or --kind COLUMN=real applies to one column"
+        )
         if size[0] * size[1] == width >= 16 and np.nanmax(x) <= 255:
             options += f"; --kind x=pixels --size {size[0]}x{size[1]} reads each row as an image"
         raise InputError(f"{source}: all columns are counts (whole numbers from 0); expected an option: {options}")
@@ -307,12 +316,11 @@ def _likelihood(columns: list[Column], x: Array, source: Source, width: int) -> 
     if not discrete:
         return "gaussian", "the values are continuous numbers", ()
     warning = (
-        f"{listed([c.name for c in discrete])}: a density of a discrete value can grow without limit, so a good score "
-        "of such columns may mean little; --kind COLUMN=real says that a column of numbers is continuous"
+        f"{listed([c.name for c in discrete])}: the values are discrete, and are modelled by a continuous density, "
+        "which can become arbitrarily high at such values, so a high score may mean little; --kind COLUMN=real says "
+        "that a column of numbers is continuous"
     )
-    why = (
-        "--likelihood asks for it" if given else "the columns are of several kinds, and all are modelled as continuous"
-    )
+    why = "--likelihood was given" if given else "the columns are of several kinds, and all are modelled as continuous"
     return "gaussian", why, (warning,)
 
 
@@ -321,9 +329,13 @@ def _images(x: Array, source: Source, name: str, like: Preprocessing | None = No
     side = math.isqrt(x.shape[1])
     height, width = like.spec.shape[1:] if like else source.size or (side, side)
     if height * width != x.shape[1]:
-        raise InputError(f"{source}: {x.shape[1]} columns of pixels are no image of {height}x{width}; expected --size")
+        raise InputError(
+            f"{source}: {x.shape[1]} columns of pixels are no image of {height}x{width}; expected --size HxW"
+        )
     if not (np.isin(x, np.arange(256))).all():
-        raise InputError(f"{source}: --kind x=pixels is for whole numbers from 0 to 255; other values were found")
+        raise InputError(
+            f"{source}: --kind x=pixels is for whole numbers from 0 to 255, and there are other values; leave it out"
+        )
     pixels = x.astype(np.uint8).reshape(-1, 1, height, width)
     raw = from_pixels(pixels, source, name, like, axis="none")
     return raw, [f"each row is read as an image of {height}x{width} pixels"]

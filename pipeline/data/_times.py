@@ -56,8 +56,8 @@ def possible_times(values: Any, source: Source) -> tuple[list[NDArray[np.float64
     missing = values.isna().to_numpy(bool)
     if missing.any():
         raise InputError(
-            f"{source}: {row_name(int(missing.argmax()), source)} has no time in column {name}; expected a time in "
-            f"each row, and {missing.sum()} of {len(values)} have none"
+            f"{source}: {row_name(int(missing.argmax()), source)} has no time in the column {name} ({missing.sum()} of "
+            f"{len(values)} rows have none); expected a time in each row"
         )
     if types.is_timedelta64_dtype(values.dtype):
         return [values.dt.total_seconds().to_numpy(np.float64)], "s"

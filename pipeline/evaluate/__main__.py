@@ -19,7 +19,7 @@ interpolation generation forecast augmentation
 
 examples:
   python -m pipeline.evaluate --run 5b1f0e6c...                    the run id is shown on the page of the run in MLflow
-  python -m pipeline.evaluate --model my-model --dataset mnist     a folder that variants.save has written
+  python -m pipeline.evaluate --model my-model --dataset mnist     a folder with a saved model
   python -m pipeline.evaluate --model my-model --dataset mine.npz --only probe --only samples
 """
 
@@ -27,7 +27,7 @@ examples:
 def main(words: list[str]) -> int:
     parser = cli.parser("evaluate", ABOUT, "--dataset", "--seed", "--device", "--threads", *cli.DATA, epilog=EPILOG)
     parser.add_argument("--run", metavar="RUN_ID", help="an MLflow run that holds a trained model")
-    parser.add_argument("--model", metavar="FOLDER", type=Path, help="a folder that variants.save has written")
+    parser.add_argument("--model", metavar="FOLDER", type=Path, help="a folder with a saved model")
     parser.add_argument(
         "--only", action="append", default=[], metavar="PART", help="compute this part only; may be repeated"
     )
@@ -40,11 +40,11 @@ def main(words: list[str]) -> int:
 
     if (arguments.run is None) == (arguments.model is None):
         raise InputError("expected either --run RUN_ID or --model FOLDER")
-    given = cli.source(arguments, "")
-    if arguments.run and given.options:
+    options = cli.source(arguments, "")
+    if arguments.run and options.options:
         raise InputError(
-            f"{', '.join(given.option_names)}: with --run, the data are read and split as for the training of the run; "
-            "leave this out, or use --model"
+            f"{', '.join(options.option_names)}: with --run, the data are read and split as in the training; "
+            "leave these options out, or use --model"
         )
     names = suite.names(arguments.only)
     threads = machine.prepare(arguments.threads)
@@ -62,12 +62,12 @@ def main(words: list[str]) -> int:
             source = data.Source.parse(text) if text else None
         variant = load(saved).to(device)
         source = source or data.Source(place=variant.spec.name)
-        asked = replace(source, place=arguments.dataset or source.place, **given.options)
+        asked = replace(source, place=arguments.dataset or source.place, **options.options)
         loaded = data.load(asked).to(device)
     if digest not in (None, loaded.digest[:36]):
         before, now = source.absolute.place, loaded.source.absolute.place
         if before == now:
-            raise InputError(f"{now} has changed since the run was trained on it")
+            raise InputError(f"{now} has changed since the run was trained on it; restore it, or train again")
         raise InputError(f"the run was trained on {before}, and {now} holds other data; leave --dataset out")
     if replace(loaded.spec, name="") != replace(variant.spec, name=""):
         raise InputError(f"--dataset {loaded.spec.name}: the model was made for {variant.spec}, not for {loaded.spec}")
@@ -104,4 +104,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, "give the same command again")
+    cli.run(main, "run the same command again")

@@ -221,8 +221,8 @@ def interpolation(
 def generation(variant: Variant, data: Data, each: int = 100) -> dict[str, float] | Undefined:
     """Return how often `classifier.trained` assigns samples to the class that was asked for; higher is better.
 
-    `accuracy` is of `each` samples of every class; `real`, for comparison, of test examples, if labels of some are
-    known.
+    `accuracy` is that of `each` samples of every class. For comparison, `real` is that of the test examples whose label
+    is known, if there are any.
     """
     if not variant.class_conditional:
         return Undefined(f"{type(variant).__name__} cannot be asked for a class")

@@ -265,7 +265,7 @@ def aggregate(codes: NDArray[np.float64], prior: NDArray[np.float64]) -> Picture
 def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
     """Draw the codes of validation examples in their first two principal components, coloured by class.
 
-    Examples whose class is unknown are left out, unless it is unknown of all.
+    Examples whose class is unknown are left out, unless no class is known.
     """
     import seaborn
     from sklearn.decomposition import PCA

@@ -40,7 +40,7 @@ def predictions(train_x: Array, train_y: Classes, test_x: Array) -> Classes:
 
 
 def accuracy(train_x: Array, train_y: Classes, test_x: Array, test_y: Classes) -> float:
-    """Return the share of test examples (N, Z) whose class `predictions` gives, in [0, 1]; higher is better."""
+    """Return the share of test examples (N, Z) that `predictions` classifies correctly, in [0, 1]; higher is better."""
     return float(np.mean(predictions(train_x, train_y, test_x) == test_y))
 
 

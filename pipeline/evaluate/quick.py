@@ -27,7 +27,7 @@ def scores(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict
 
     If there are labels, they include `probe/accuracy`, the share of validation examples that a probe of the codes
     classifies correctly, and `probe/balanced_accuracy`, the mean of this share over classes. Beside them stand
-    `probe/majority`, the accuracy of predicting always the most frequent class, and `probe/random_projection`, the
+    `probe/majority`, the accuracy of always predicting the most frequent class, and `probe/random_projection`, the
     accuracy of the same probe on equally many random projections of the raw values. A code that does not beat these has
     learned nothing that the classes depend on. Examples whose label is unknown take no part.
     """

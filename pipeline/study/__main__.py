@@ -13,7 +13,7 @@ MLflow. Run the same command again to continue an interrupted study; with a larg
 compared by the ELBO at beta = 1 in nats per example, whatever loss they were trained with."""
 
 EXAMPLES = """examples:
-  python -m pipeline.study --variant beta                           on the embedded digits, in a minute or two
+  python -m pipeline.study --variant beta                           on the built-in digits, in a minute or two
   python -m pipeline.study --variant vae --dataset mnist --trials 50 --timeout 8h
   python -m pipeline.study --variant beta --dataset mine.csv --label diagnosis --fix latent=2
   python -m pipeline.study --variant beta --workers 4               four trials at a time, each in its own process

@@ -75,7 +75,7 @@ def run(request: StudyRequest, display: Display | None = None) -> StudyOutcome:
         reason = error if isinstance(error, OSError) else store.as_os_error(error)
         repair = f"make room ({machine.room_left()})" if machine.disk_is_full(reason) else "repair this"
         raise InputError(
-            f"the study had to stop: {reason}. Finished trials are not lost; {repair}, and run the same command again"
+            f"the study had to stop: {reason}; finished trials are not lost: {repair}, and run the same command again"
         ) from error
 
 
@@ -159,7 +159,7 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
 def _objectives(
     request: StudyRequest, name: str, asked: tuple[str, ...], data: Data, display: Display
 ) -> tuple[str, ...]:
-    """Return the objectives of a study. Where classes are uneven, it is said that balanced accuracy is one of them."""
+    """Return the objectives of a study, and print it if balanced accuracy becomes one because classes are uneven."""
     probe = quick.probe_metric(data)
     objectives = metrics.objectives(asked, data.spec, probe)
     if probe == "probe/balanced_accuracy" and (plain := metrics.objectives(asked, data.spec)) != objectives:

@@ -58,7 +58,7 @@ def best_table(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) 
     star = f"; * Pareto front of {' and '.join(objectives)}" if several else ""
     units = "ELBO, reconstruction and KL in nats per example; probe: accuracy of a linear classifier on the codes"
     if "probe/balanced_accuracy" in columns:
-        units += ", balanced: its mean over classes"
+        units += "; balanced: mean of its accuracy on each class"
     shares = {t.user_attrs["metrics"].get("probe/majority") for t in best} - {None}  # the same for all trials
     majority = "".join(f"; share of the most frequent class: {share:.3f}" for share in shares)
     caption = f"{_counts(study)}; {units}{star}{majority}"

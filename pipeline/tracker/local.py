@@ -1,4 +1,4 @@
-"""An MLflow store in an SQLite file: its address, its first use, and what is done if its folder was moved.
+"""An MLflow store in an SQLite file: its URI, its creation, and the correction of its locations after a move.
 
 MLflow stores the absolute locations of artifacts. If the folder with `mlflow.db` and `mlruns/` is moved or copied, they
 still lead to the old folder. They are therefore compared with the working directory whenever the store is opened.
@@ -48,7 +48,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def without_credentials(uri: str) -> str:
-    """Return what a person is shown of a URI: the path of an SQLite file, and any other URI without its password."""
+    """Return a URI as messages show it: the path of an SQLite file, and any other URI without its password."""
     path = sqlite_path(uri)
     if path:
         return str(path)
@@ -92,7 +92,7 @@ def follow_move(path: Path) -> None:
         with closing(_connect(path)) as connection:
             if not _moved(connection):
                 return
-    except sqlite3.Error:  # the file is damaged, which whoever opens it next reports
+    except sqlite3.Error:  # the file is damaged, which MLflow reports when it opens the file
         return
     machine.writable(path.parent)
     with FileLock(f"{path}.lock"), closing(_connect(path)) as connection:
@@ -105,11 +105,12 @@ def follow_move(path: Path) -> None:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise InputError(
-                f"{path} was moved, and the locations of its artifacts cannot be corrected ({error})"
+                f"{path} was moved, and the locations of its artifacts cannot be corrected ({error}); try again when "
+                "no other program uses the file"
             ) from error
     if has_runs:
         warnings.warn(
-            f"{path} was moved or copied: the locations of its artifacts lead no longer to {_folders(moved)}, but to "
+            f"{path} was moved or copied, so the locations of its artifacts were changed from {_folders(moved)} to "
             f"{ARTIFACTS.absolute()}",
             stacklevel=3,
         )
