@@ -131,7 +131,7 @@ class _Output:
         self._parquet: Any = None
 
     def __enter__(self) -> "_Output":
-        self._discard()  # what a command that was killed has left
+        self._discard()  # what a command left behind when it was killed
         machine.writable(self._path.parent if self._path.suffix else self._temporary)
         return self
 
@@ -191,7 +191,7 @@ class _Output:
         for number, image in enumerate(result):
             name = f"{self.count + number:06}.png" if rows is None else Path(str(rows[number])).with_suffix(".png")
             path = self._temporary / name
-            if path.exists():  # there are an a.jpg and an a.png
+            if path.exists():  # such as for a.jpg and a.png
                 path = path.with_stem(f"{path.stem}-{self.count + number:06}")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.squeeze(-1) if image.ndim == 3 and image.shape[-1] == 1 else image).save(path)

@@ -147,7 +147,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return variants.get(self.variant).config_type(**self.hyperparameters)
         except TypeError as error:
             names = ", ".join(variants.get(self.variant).config_type.__dataclass_fields__)
-            advice = "options of how data are read belong into data_options"
+            advice = "options that say how data are read belong in data_options"
             raise InputError(f"{self.variant}: {error}; its hyperparameters are {names}; {advice}") from error
 
     def _source(self, X: Any) -> Source:
@@ -395,7 +395,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         raw = self._read(X)
         if raw.pixels is not None:
-            raise InputError(f"{raw.source} holds images; expected a table or sequences with missing values")
+            raise InputError(f"{raw.source}: images have no missing values; expected a table or sequences")
         known = ~np.isnan(raw.x) if raw.x.dtype.kind == "f" else np.ones(raw.x.shape, dtype=bool)
         filled = dataclasses.replace(
             raw, x=np.where(known, raw.x, self.preprocessing.shift.numpy().astype(raw.x.dtype))
@@ -428,7 +428,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         raw = self._read(X)
         if raw.lengths is None:
-            raise InputError(f"{raw.source} holds no sequences; expected sequences to forecast")
+            raise InputError(f"{raw.source}: there are no sequences; expected sequences to forecast")
 
         def continued(batch: Batch, index: Any) -> Any:
             assert batch.mask is not None

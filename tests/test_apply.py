@@ -157,7 +157,7 @@ def test_text_is_not_written_to_arrays(tmp_path: Path) -> None:
         (["encode", "--data", "new.csv", "--n", "3", "--out", "x.csv"], "encode takes no --n"),
         (["encode", "--data", "new.csv", "--label", "a", "--out", "x.csv"], "encode takes no --label"),
         (["encode", "--data", "new.csv", "--out", "x.xlsx"], r"--out x.xlsx: .* expected \.csv, \.parquet, \.npz"),
-        (["forecast", "--data", "new.csv", "--steps", "3", "--out", "x.csv"], "holds no sequences"),
+        (["forecast", "--data", "new.csv", "--steps", "3", "--out", "x.csv"], "there are no sequences"),
         (["encode", "--data", "nowhere.csv", "--out", "x.csv"], "nowhere.csv: there is no such file"),
         (["reconstruct", "--data", "new.csv", "--out", "x"], "the results are no images"),
     ],

@@ -397,7 +397,7 @@ def test_new_series_are_read_as_those_of_training() -> None:
     labelled = data.read(Source(place="new"), new.assign(label=True), like)
     assert labelled.y is not None and labelled.y.tolist() == [1]
     for change, message in (
-        (new.drop(columns="w"), "there is no column w"),
+        (new.drop(columns="w"), "columns are missing: w"),
         (new.assign(w="text"), "column w holds text"),
         (new.drop(columns="time"), "no column time"),
         (new.assign(time=0), "has the time 0 twice"),

@@ -364,7 +364,7 @@ def test_counts_alone_need_a_word() -> None:
     counts = pandas.DataFrame(
         np.random.default_rng(0).poisson(3, size=(N, 16)), columns=[f"gene{i}" for i in range(16)]
     )
-    with pytest.raises(InputError, match=r"all columns are counts .*--likelihood gaussian.*--kind x=pixels --size 4x4"):
+    with pytest.raises(InputError, match="all columns are counts .*--likelihood gaussian"):
         read(counts)
     raw = read(counts, likelihood="gaussian")
     assert (raw.likelihood, len(raw.warnings)) == ("gaussian", 1)
@@ -472,7 +472,7 @@ def test_new_rows_that_do_not_fit_are_refused(case: str, trained: data.Preproces
 
 
 def test_columns_that_are_missing_or_renamed_are_named(trained: data.Preprocessing) -> None:
-    with pytest.raises(InputError, match=r"there is no column age and sex \(did you mean Sex\?\)"):
+    with pytest.raises(InputError, match=r"columns are missing: age and sex \(did you mean Sex\?\)"):
         encoded(new_rows().rename(columns={"sex": "Sex"}).drop(columns="age"), trained)
 
 
@@ -483,5 +483,29 @@ def test_new_rows_without_names_keep_their_positions(tmp_path: Path) -> None:
     new = Source(place=written(tmp_path, text[: text.index("\n") + 1], "new.csv"), header=False)
     np.testing.assert_allclose(data.read(new, None, like).x, frame().to_numpy()[:1])
     narrow = Source(place=written(tmp_path, "1.5\n2.5\n", "narrow.csv"), header=False)
-    with pytest.raises(InputError, match="there is no column x1"):
+    with pytest.raises(InputError, match="columns are missing: x1"):
         data.read(narrow, None, like)
+
+
+@pytest.mark.parametrize("name", ["patient", "Subject", "device_nr", "user 2"])
+def test_whole_numbers_that_may_name_groups_are_pointed_out(name: str) -> None:
+    frame = pandas.DataFrame({"a": np.random.default_rng(0).normal(size=60), name: np.repeat(np.arange(15), 4)})
+    (warning,) = (w for w in read(frame).warnings if "--group" in w)
+    assert name in warning
+    assert not [w for w in read(frame, group=name).warnings if "--group" in w]
+
+
+@pytest.mark.parametrize("name", ["is_fraud", "Klasse", "Étiquette", "churn"])
+def test_labels_of_other_languages_and_trades_are_asked_for(name: str) -> None:
+    frame = pandas.DataFrame({"a": np.random.default_rng(0).normal(size=60), name: np.arange(60) % 2})
+    with pytest.raises(InputError, match=f"{name} looks like the label.*--label {name}"):
+        data.load("mine", frame)
+
+
+def test_only_columns_that_are_called_like_pixels_are_offered_as_images() -> None:
+    counts = np.random.default_rng(0).integers(0, 200, (60, 25))
+    with pytest.raises(InputError, match="--size 5x5"):
+        data.load("mine", pandas.DataFrame(counts, columns=[f"pixel{i}" for i in range(25)]))
+    with pytest.raises(InputError, match="all columns are counts") as refusal:
+        data.load("mine", pandas.DataFrame(counts, columns=[f"GENE{i}" for i in range(25)]))
+    assert "pixels" not in str(refusal.value)

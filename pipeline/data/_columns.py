@@ -25,7 +25,12 @@ IDENTIFIER = re.compile(r"(^|[\W_])(?i:id|uuid|guid)$|^(?i:id|uuid|guid)[\W_]|[a
 LABELS = {
     "label", "labels", "target", "targets", "class", "classes", "y", "outcome", "outcomes", "species", "diagnosis",
     "diagnoses", "category", "categories", "celltype", "celltypes", "variety", "groundtruth", "truth", "response",
-    "annotation", "phenotype", "disease",
+    "annotation", "phenotype", "disease", "fraud", "isfraud", "churn", "churned", "survived", "klasse", "kategorie",
+    "etikett", "ziel", "classe", "étiquette", "cible", "clase", "etiqueta", "objetivo", "etichetta",
+}  # fmt: skip
+OWNERS = {  # words for those who have several rows, which belong together
+    "subject", "patient", "participant", "person", "donor", "family", "household", "animal", "mouse", "user",
+    "customer", "client", "account", "card", "device", "machine", "sensor", "recording", "session", "plate", "slide",
 }  # fmt: skip
 PARTS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2, "testing": 2}
 Array = NDArray[Any]
@@ -160,7 +165,8 @@ def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[
     if categories:
         raise InputError(
             f"{source}: there are more than two categories in {listed(categories)}; expected numbers, or columns with "
-            "two values; leave these columns out with --drop NAME,NAME, or name the one that is the class with --label"
+            "two values; leave these columns out with --drop NAME,NAME, or say what one of them is: --label NAME is the "
+            "class, --group NAME says which rows belong together, and --kind NAME=sequence names each row's sequence"
         )
     if not columns:
         raise InputError("; ".join([f"{source}: there are no columns of values to model", *notes]))
@@ -179,7 +185,7 @@ def new_columns(frame: Any, source: Source, like: Preprocessing, known: set[str 
     others = [c for c in frame if c not in names]
     if missing := [c for c in names if c not in frame]:
         raise InputError(
-            f"{source}: there is no column {listed([c + _near(c, others) for c in missing])}; expected all columns "
+            f"{source}: columns are missing: {listed([c + _near(c, others) for c in missing])}; expected all columns "
             "with which the model was trained"
         )
     extra = [c for c in others if c not in known]
@@ -353,6 +359,11 @@ def _looks_like_label(series: Any, frame: Any) -> bool:
         return not _is_text(series) and bool((series.dropna() % 1 == 0).all())
     words = re.split(r"[\W_]+", str(series.name).lower())
     return name in LABELS or "label" in words or words[-1] in ("target", "class", "outcome", "diagnosis")
+
+
+def looks_like_owner(name: str) -> bool:
+    """Whether the name of a column says that it holds those who have several rows each, such as patients."""
+    return bool(OWNERS & set(re.split(r"[\W\d_]+", name.lower())))
 
 
 def _looks_like_identifier(series: Any, distinct: Any) -> bool:

@@ -6,8 +6,7 @@ The libraries for the last four are the extra `formats` of this package.
 import importlib
 import io
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,21 +17,21 @@ import numpy as np
 from pipeline.data import _arrays, _columns, _images, _tables
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Raw, consecutive
-from pipeline.data._source import Source, refuse_options
+from pipeline.data._source import Source, reading, refuse_options
 from pipeline.data._splits import listed
 from variants import InputError
 
 
 def npz(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
     """Read the arrays of an .npz file."""
-    with _reading(path), path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+    with reading(path), path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         arrays, notes = by_roles(file.files, file.__getitem__, source)
     return _arrays.from_arrays(arrays, source, name, like).with_notes(notes)
 
 
 def npy(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
     """Read the array of an .npy file."""
-    with _reading(path):
+    with reading(path):
         x = np.load(path, allow_pickle=False)
     return _arrays.from_arrays({"x": x}, source, name, like)
 
@@ -44,7 +43,7 @@ def hdf5(path: Path, source: Source, name: str, like: Preprocessing | None) -> R
     def load(key: str) -> Any:
         return file[key].asstr()[()] if h5py.check_string_dtype(file[key].dtype) else file[key][()]
 
-    with _reading(path), h5py.File(path, "r") as file:
+    with reading(path), h5py.File(path, "r") as file:
         names: list[str] = []
         file.visititems(lambda key, node: names.append(key) if isinstance(node, h5py.Dataset) else None)
         arrays, notes = by_roles(names, load, source)
@@ -54,7 +53,7 @@ def hdf5(path: Path, source: Source, name: str, like: Preprocessing | None) -> R
 def zarr(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
     """Read the arrays of a zarr folder, or the cells if anndata wrote it."""
     library = _library("zarr", path)
-    with _reading(path):
+    with reading(path):
         node = library.open(path, mode="r")
         if node.attrs.get("encoding-type") == "anndata":
             return _cells(_library("anndata", path).read_zarr, path, source, name, like)
@@ -91,7 +90,7 @@ def _cells(read: Callable[[Path], Any], path: Path, source: Source, name: str, l
     import pandas
     from scipy import sparse
 
-    with _reading(path), warnings.catch_warnings():
+    with reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about versions of the file format
         cells = read(path)
     x, obs, notes = cells.X, cells.obs, list[str]()
@@ -126,7 +125,7 @@ def saved_dataset(path: Path, source: Source, name: str, like: Preprocessing | N
     unless `--label` names another one.
     """
     datasets = _library("datasets", path)
-    with _reading(path):
+    with reading(path):
         loaded = datasets.load_from_disk(str(path))
         parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
         numbers = [_columns.PARTS.get(part.lower(), -1) for part in parts] if len(parts) > 1 else [0]
@@ -174,21 +173,6 @@ def _open(row: dict[str, Any]) -> Any:
     from PIL import Image
 
     return Image.open(row["path"] if row["bytes"] is None else io.BytesIO(row["bytes"]))
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn any error of a library that reads a file into an `InputError`."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # the libraries raise many types
-        if "allow_pickle" in str(error):
-            raise InputError(
-                f"{path} cannot be read: it holds Python objects, which are never loaded; expected arrays of numbers"
-            ) from error
-        raise InputError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _library(module: str, path: Path) -> Any:

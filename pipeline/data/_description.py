@@ -277,7 +277,7 @@ def _options(raw: Raw) -> Iterator[tuple[str, str]]:
         "--group COLUMN": (table, "the column that says which rows belong together, such as those of one patient"),
         "--time COLUMN": (table, "the column that holds the time"),
         "--drop COLUMNS": (table, "leave columns out"),
-        "--kind COLUMN=KIND": (table, "what a column holds: real, count, binary or category"),
+        "--kind COLUMN=KIND": (table, "what a column holds: real, count or binary"),
         "--kind x=sequence": (
             is_array and raw.pixels is not None and raw.pixels.channel_axis == "none",
             "read the array x (N, T, D) as sequences, not as images",

@@ -22,7 +22,7 @@ from pipeline.progress import Display
 from variants import InputError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
-HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini")  # files of operating systems, besides those that begin with a dot
+HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini", "mlruns", "reports")  # left out, as is what begins with a dot
 MANY = 2000  # reading at least this many images shows its progress
 REMARKS = {  # notes about images, to which their number is added
     "transparent": "images with transparent pixels are put on {alpha} (--alpha white, black or keep)",
@@ -116,7 +116,8 @@ def _image_files(folder: Path, notes: list[str]) -> list[Path]:
         raise InputError(f"{folder}: there is no image in it or its subfolders; expected {', '.join(IMAGES)}")
     if hidden:
         names = sorted({next(p for p in h.relative_to(folder).parts if p[0] == "." or p in HIDDEN) for h in hidden})
-        notes.append(f"hidden files and folders are left out: {listed(names)} (files in all: {len(hidden)})")
+        what = "hidden files, and what this program writes,"
+        notes.append(f"{what} are left out: {listed(names)} (files in all: {len(hidden)})")
     if others:
         endings = sorted({p.suffix.lower() or p.name for p in others})
         notes.append(f"files that are not images are left out: {listed(endings)} (files in all: {len(others)})")
@@ -244,4 +245,3 @@ def _with_channels(image: Array, target: int) -> Array:
     if target > 2 and len(colour) == 1:
         colour = np.repeat(colour, 3, axis=0)
     return np.concatenate([colour, alpha]) if target in (2, 4) else colour
-

@@ -48,26 +48,17 @@ def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None 
         InputError: If a time is missing, repeated or cannot be read, if the steps of time are uneven and `source.gaps`
             does not say what to do, or if a column cannot be modelled.
     """
-    import pandas
-
     refuse_options(source, ("size", "alpha"), "sequences in tables", like)
     frame = _columns.without_dropped(frame, source) if like is None else frame
     series_column, time_column = _special_columns(frame, source)
+    codes, keys = _sequence_of_rows(frame, series_column, source, like)
     notes = []
     if series_column is None:
-        codes, keys = np.zeros(len(frame), dtype=np.int64), pandas.Index(["the only sequence"])
         notes.append("there is no column of sequences, so the rows are taken as one sequence")
-    else:
-        codes, keys = _columns.codes_of(frame, series_column, "kind", source, "a sequence in each row", sort=True)
-        if time_column is not None:
-            notes.append(
-                f"each row is a step: the column {series_column} names its sequence, and {time_column} sorts the steps"
-            )
-        if like is None and len(keys) == len(frame):
-            raise InputError(
-                f"{source}: no two rows have the same value in the column {series_column}; expected several rows for "
-                f"each sequence, or --kind {series_column}=real or --drop {series_column} if each row is an example"
-            )
+    elif time_column is not None:
+        notes.append(
+            f"each row is a step: the column {series_column} names its sequence, and {time_column} sorts the steps"
+        )
     readings, unit = [np.arange(len(frame), dtype=np.float64)], ""
     if time_column is None:
         notes.append("there is no column of times, so the rows of each sequence are taken in their order")
@@ -95,15 +86,42 @@ def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None 
             raise InputError(f"{source}: all sequences begin at the same time, so --split time cannot order them")
     raw, used = _with_facts(raw, frame, codes, first, like)
     special = {*used, series_column, time_column}
-    values = frame.drop(columns=[c for c in frame if c in special])
+    columns, x, column_notes = _channels(frame.drop(columns=[c for c in frame if c in special]), source, like)
+    raw = replace(raw, notes=(*raw.notes, *column_notes))
+    return _sequences.pad_steps(
+        _sequences.with_likelihood(columns, x[order], raw) if like is None
+        else _sequences.fit_to_training(x[order], raw, like)
+    )  # fmt: skip
+
+
+def _sequence_of_rows(
+    frame: Any, column: str | None, source: Source, like: Preprocessing | None
+) -> tuple[NDArray[np.int64], Any]:
+    """Return the number of the sequence of each row, (R,), and the names of the sequences as a pandas Index."""
+    import pandas
+
+    if column is None:
+        return np.zeros(len(frame), dtype=np.int64), pandas.Index(["the only sequence"])
+    codes, names = _columns.codes_of(frame, column, "kind", source, "a sequence in each row", sort=True)
+    if like is None and len(names) == len(frame):
+        raise InputError(
+            f"{source}: no two rows have the same value in the column {column}; expected several rows for each "
+            f"sequence, or --kind {column}=real or --drop {column} if each row is an example"
+        )
+    return codes, names
+
+
+def _channels(
+    values: Any, source: Source, like: Preprocessing | None
+) -> tuple[Sequence[Column], NDArray[np.float64], list[str]]:
+    """Return the channels, their values (R, D), and notes. Raises `InputError` if a value is missing."""
     columns: Sequence[Column]
     if like is None:
         kinds: Any = (*source.kinds, (DIFFERENCE, "real"))
-        columns, x, column_notes = _columns.read_columns(values, replace(source, kinds=kinds))
+        columns, x, notes = _columns.read_columns(values, replace(source, kinds=kinds))
     else:
         columns = like.columns
-        x, column_notes = _columns.new_columns(values, source, like, {"label", source.group, *source.drop})
-    raw = replace(raw, notes=(*raw.notes, *column_notes))
+        x, notes = _columns.new_columns(values, source, like, {"label", source.group, *source.drop})
     missing = np.isnan(x)
     if missing.any():
         row = int(missing.any(1).argmax())
@@ -113,10 +131,7 @@ def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None 
             f"{missing.any(1).sum()} of {len(x)} rows have missing values); fill them in, or leave columns out with "
             "--drop"
         )
-    x = x[order]
-    return _sequences.pad_steps(
-        _sequences.with_likelihood(columns, x, raw) if like is None else _sequences.fit_to_training(x, raw, like)
-    )
+    return columns, x, notes
 
 
 def _special_columns(frame: Any, source: Source) -> tuple[str | None, str | None]:

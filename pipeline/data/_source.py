@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from variants.base.contract import InputError, Likelihood
 
 SPLIT_SEED = 20131220  # the default seed of splits (the VAE appeared on arXiv on that day)
 Kind = Literal["real", "count", "binary", "category", "pixels", "sequence"]
-KINDS: tuple[Kind, ...] = ("real", "count", "binary", "category", "pixels", "sequence")
+KINDS: tuple[Kind, ...] = ("real", "count", "binary", "pixels", "sequence")  # that `--kind` accepts
 OF_TABLES = ("label", "group", "time", "drop", "header", "gaps")  # fields of `Source` that name or concern columns
 
 
@@ -87,6 +88,23 @@ class Source:
     def absolute(self) -> "Source":
         """The same source, with an absolute path as its place if that is a path."""
         return dataclasses.replace(self, place=str(self.path.absolute())) if self.path.exists() else self
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn any error of a library that reads a file into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except UnicodeError as error:
+        raise InputError(f"{path} is not text in UTF-8 or UTF-16; expected it to be saved again as UTF-8") from error
+    except Exception as error:  # the libraries raise many types
+        if "allow_pickle" in str(error):
+            raise InputError(
+                f"{path} cannot be read: it holds Python objects, which are never loaded; expected arrays of numbers"
+            ) from error
+        raise InputError(f"{path} cannot be read ({type(error).__name__}: {str(error).strip()})") from error
 
 
 def refuse_options(source: Source, fields: Iterable[str], what: str, like: object) -> None:

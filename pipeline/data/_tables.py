@@ -6,7 +6,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +19,7 @@ from pipeline.data._columns import NUMBER
 from pipeline.data._pixels import from_pixels
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Column, Raw, encode_labels
-from pipeline.data._source import Source
+from pipeline.data._source import Source, reading
 from pipeline.data._splits import listed
 from variants import InputError
 from variants.base.contract import Likelihood
@@ -32,6 +31,7 @@ MISSING = ["", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "-nan", "NULL",
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+PIXEL = re.compile(r"([a-z]|px|pix|pixel)?[ _.-]?\d+([x_.-]\d+)?", re.IGNORECASE)  # the name of a column of pixels
 Array = NDArray[Any]
 
 
@@ -47,7 +47,7 @@ def read(path: Path, source: Source, name: str, like: Preprocessing | None = Non
     notes: tuple[str, ...] = ()
     if like is None and not source.header and not ending.endswith(TEXT):
         raise InputError(f"{path}: --no-header applies to text files only; this file stores the names of its columns")
-    with _reading(path):
+    with reading(path):
         if ending.endswith(TEXT):
             frame, notes = _text(path, source)
         else:
@@ -63,7 +63,7 @@ def read_parts(path: Path, source: Source, name: str, like: Preprocessing, rows:
     import pyarrow
     import pyarrow.parquet
 
-    with _reading(path):
+    with reading(path):
         if path.name.lower().endswith(TEXT):
             frames, _ = _text(path, source, rows)
             count = _count_lines(path)
@@ -76,7 +76,7 @@ def read_parts(path: Path, source: Source, name: str, like: Preprocessing, rows:
 
 def _parts(path: Path, frames: Iterator[Any], source: Source, name: str, like: Preprocessing) -> Iterator[Raw]:
     while True:
-        with _reading(path):
+        with reading(path):
             frame = next(frames, None)
         if frame is None:
             return
@@ -86,19 +86,6 @@ def _parts(path: Path, frames: Iterator[Any], source: Source, name: str, like: P
 def _count_lines(path: Path) -> int:
     with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
         return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what pandas and pyarrow raise into `InputError`."""
-    try:
-        yield
-    except InputError:
-        raise
-    except UnicodeError as error:
-        raise InputError(f"{path} is not text in UTF-8 or UTF-16; expected it to be saved again as UTF-8") from error
-    except Exception as error:  # pandas and pyarrow raise many types
-        raise InputError(f"{path} cannot be read ({type(error).__name__}: {str(error).strip()})") from error
 
 
 def _text(path: Path, source: Source, rows: int | None = None) -> tuple[Any, tuple[str, ...]]:
@@ -259,6 +246,12 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
         notes += pixel_notes
     else:
         likelihood, why, warnings = _likelihood(columns, x, source, values.shape[1])
+        warnings += tuple(
+            f"the column {c.name} may say which rows belong together; --group {c.name} keeps them in one split, and "
+            f"--kind {c.name}=real says that it is a value"
+            for c in columns
+            if c.kind == "count" and _columns.looks_like_owner(c.name)
+        )
         raw = replace(raw, x=_as_bool(x, likelihood), likelihood=likelihood, why=why, warnings=warnings)
     return replace(
         raw, y=codes, class_names=classes, columns=tuple(columns), splits=splits, rows=frame.index, groups=groups,
@@ -309,7 +302,8 @@ def _likelihood(columns: list[Column], x: Array, source: Source, width: int) -> 
         options = (
             "--likelihood gaussian models all as continuous, and --drop or --kind COLUMN=real applies to one column"
         )
-        if size[0] * size[1] == width >= 16 and np.nanmax(x) <= 255:
+        are_numbered = all(PIXEL.fullmatch(column.name) for column in columns)
+        if are_numbered and size[0] * size[1] == width >= 16 and np.nanmax(x) <= 255:
             options += f"; --kind x=pixels --size {size[0]}x{size[1]} reads each row as an image"
         raise InputError(f"{source}: all columns are counts (whole numbers from 0); expected an option: {options}")
     discrete = [c for c in columns if c.kind in ("binary", "count")]
