@@ -252,6 +252,8 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             InputError: If there is no such model, or it cannot be read.
         """
+        if str(source).startswith("runs:/"):
+            raise InputError(f"{source}: expected a folder, or the name of a model, such as models:/NAME@champion-elbo")
         if str(source).startswith("models:/"):
             from pipeline.tracker import model_files  # MLflow takes seconds to import
 
@@ -541,7 +543,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _with_names(self, values: Array, index: Any) -> Any:
         """Return values (N, D) or (T, D) as a data frame if the columns, or channels, have names."""
         names = [column.name for column in self.preprocessing.columns]
-        if len(names) != values.shape[1] or names == [f"x{i}" for i in range(len(names))]:
+        if self.preprocessing.width or len(names) != values.shape[1]:
             return values
         return pandas.DataFrame(values, index=index, columns=names)
 

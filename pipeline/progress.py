@@ -11,6 +11,7 @@ pipe was closed or a disk is full, is dropped: it never stops the work.
         progress.finish(3, "trial 3 complete")
 """
 
+import os
 import threading
 import time
 from collections.abc import Hashable, Iterator
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from rich import progress as bars
 from rich.console import Console, RenderableType
 
+WIDTH = 120  # characters of a line where there is no terminal
 INTERVAL = 25.0  # seconds after which a line is printed if nothing else was
 WRITE_ERRORS = (OSError, SystemExit)  # `rich` raises SystemExit when a pipe is closed
 
@@ -29,6 +31,8 @@ class Display:
 
     def __init__(self) -> None:
         self.console = Console()
+        if not self.console.is_terminal and "COLUMNS" not in os.environ:
+            self.console.width = WIDTH
         self._last_output = time.monotonic()
 
     def say(self, line: str) -> None:

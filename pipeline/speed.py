@@ -1,8 +1,8 @@
 """`python -m pipeline.speed`: how fast a variant trains on this machine.
 
-Measures the seconds that the trainer takes for an epoch, with all that it computes but without validation, beside the
-seconds of the matrix products of the variant's linear layers alone. The two take turns, an epoch each. With --tracking
-it measures instead what it costs to log and checkpoint every epoch of a training of 10 epochs.
+This measures the seconds that the trainer takes for an epoch, with all that it computes but without validation, beside
+the seconds of the matrix products of the variant's linear layers alone. The two take turns, an epoch each. With
+--tracking it measures instead what it costs to log and checkpoint every epoch of a training of 10 epochs.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""`python -m pipeline.sync`: send what MLflow does not have yet.
+"""`python -m pipeline.sync`: Send what MLflow does not have yet.
 
 Every command writes what it tracks to a journal in mlruns/.runs, and sends it to MLflow from there. If MLflow could not
 be reached until the command ended, this command sends the rest, and marks runs whose process died as interrupted. Runs

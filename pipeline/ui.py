@@ -1,4 +1,4 @@
-"""`python -m pipeline.ui`: look at the runs in MLflow.
+"""`python -m pipeline.ui`: Look at the runs in MLflow.
 
 This starts MLflow's web page on this machine only (127.0.0.1), and prints a link that opens a view with curves and
 sample grids. It needs a fifth of the memory of a plain `mlflow ui`, which shows the same runs in the same folder. Stop

@@ -123,6 +123,21 @@ def test_images_come_back_as_images_and_sequences_as_rows(saved: Path, tmp_path:
     assert list(read(samples)) == COLUMNS and len(read(samples)) == 9
 
 
+@pytest.mark.parametrize(
+    ("value", "name"), [(np.inf, "new.csv"), (np.nan, "new.csv"), ("word", "new.csv"), (np.nan, "new.parquet")]
+)
+def test_a_bad_row_is_named_by_its_number_in_the_whole_table(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Any, name: str
+) -> None:
+    monkeypatch.setattr(apply, "PART", 128)
+    frame = table().reset_index(drop=True)
+    frame[COLUMNS[1]] = [value if row == 200 else number for row, number in enumerate(frame[COLUMNS[1]])]
+    getattr(frame, f"to_{name.split('.')[1]}")(tmp_path / name, index=False)
+    words = ["encode", "--model", str(saved / "table"), "--data", str(tmp_path / name)]
+    with pytest.raises(InputError, match="row 201"):
+        apply.main([*words, "--out", str(tmp_path / "codes.csv")])
+
+
 def test_what_a_killed_command_left_is_not_in_the_results(saved: Path, tmp_path: Path) -> None:
     (tmp_path / ".codes.csv.part").write_text("old\n1\n")
     words = ["encode", "--model", str(saved / "table"), "--data", str(saved / "new.csv")]

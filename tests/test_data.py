@@ -232,15 +232,23 @@ def test_bad_arrays_are_refused(case: str, tmp_path: Path) -> None:
     [
         (ENOUGH.astype(object), "x has type object; expected numbers"),
         (np.ma.masked_greater(ENOUGH, 0.99), "rows have missing or infinite values"),
+        (np.where(np.arange(60)[:, None] == 7, np.finfo(float).max, ENOUGH), r"values as large as 1\.79769e\+308"),
         ([*np.ma.masked_greater(RNG.random((60, 4, 2)), 0.5)], "sequence . has NaN or infinity"),
         (torch.zeros(60, 4, requires_grad=True), "x is no array .*requires grad"),
         ([torch.zeros(4, 2, dtype=torch.bfloat16)] * 60, "x is no array .*BFloat16"),
     ],
-    ids=["objects", "masked values", "masked sequences", "gradients", "a type of torch alone"],
+    ids=["objects", "masked values", "huge values", "masked sequences", "gradients", "a type of torch alone"],
 )
 def test_bad_arrays_in_memory_are_refused(content: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         data.load("mine", content)
+
+
+def test_a_new_value_that_is_far_too_large_is_refused() -> None:
+    like = data.load("mine", ENOUGH).preprocessing
+    new = data.read(data.Source(place="new"), np.where(np.arange(60)[:, None] == 7, 1e300, ENOUGH), like)
+    with pytest.raises(InputError, match="new: there are values as large as 1e\\+300"):
+        like.encode(new)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "corrupt", "empty", "text"])

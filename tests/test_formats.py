@@ -167,3 +167,10 @@ def test_saved_data_sets(tmp_path: Path) -> None:
     assert any("these columns are not used: id" in note for note in loaded.description.notes)
     with pytest.raises(InputError, match="has the parts train and unlike; expected train, validation and test"):
         data.load(saved(tmp_path / "unlike", {"train": 40, "unlike": 20}, {}, **columns))
+
+
+def test_the_parts_of_a_saved_data_set_hold_no_steps_of_sequences(tmp_path: Path) -> None:
+    steps = {"series": np.repeat(np.arange(12), 5), "time": np.tile(np.arange(5), 12), "a": ROWS[:, 0]}
+    assert len(data.read(data.Source(place=saved(tmp_path / "one", {"train": 60}, {}, **steps))).x) == 12
+    with pytest.raises(InputError, match="several parts, and their rows are the steps of sequences"):
+        data.load(saved(tmp_path / "several", {"train": 50, "test": 10}, {}, **steps))

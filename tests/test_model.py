@@ -162,6 +162,13 @@ def test_two_values_come_back_as_the_values_of_the_data(low: float, high: float,
     assert set(np.unique(values)) == {low, high}
 
 
+def test_words_come_back_from_a_file_without_names(tmp_path: Path) -> None:
+    rows = [f"{i**1.5},{'yes' if i % 3 else 'no'}" for i in range(60)]
+    (tmp_path / "mine.csv").write_text("\n".join(rows))
+    model = Model("vae", data_options={"header": False}, **QUICK).fit(tmp_path / "mine.csv")
+    assert set(model.reconstruct(tmp_path / "mine.csv")["x1"]) <= {"yes", "no"}
+
+
 def test_symbols_come_back_as_symbols() -> None:
     series = [np.random.default_rng(i).integers(0, 4, 8 + i % 3) for i in range(80)]
     model = Model("vrae", width=8, latent=2, **QUICK).fit(series)

@@ -437,8 +437,9 @@ def test_new_arrays_have_the_channels_of_training(tmp_path: Path) -> None:
     for new in (series[0], series[0][:, 1:], np.tile(series[0], (9, 1))):
         raw = data.read(Source(place="new"), [new], like)
         assert np.array_equal(raw.x[0], new[:, -2:])
-    with pytest.raises(InputError, match=r"1 channels; the model was trained on 2 \(x1 and x2\)"):
-        data.read(Source(place="new"), [series[0][:, 0]], like)
+    for wrong, count in ((series[0][:, 0], 1), (np.tile(series[0], 2), 6)):
+        with pytest.raises(InputError, match=rf"{count} channels; the model was trained on 2 \(x1 and x2\)"):
+            data.read(Source(place="new"), [wrong], like)
 
 
 def test_new_symbols_and_binary_values_are_those_of_training(tmp_path: Path) -> None:

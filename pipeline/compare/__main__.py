@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
         for variant, reason in comparison.left_out.items():
             display.say(f"{variant} was left out: {reason}")
         for uri in champions:
-            display.say(f'to use its model: from pipeline.model import Model; model = Model.load("{uri}")')
+            display.say(f'to use this champion: from pipeline.model import Model; model = Model.load("{uri}")')
         link = views.link(tracker.uri, tracker.experiment, "Variants")
         display.say(
             f"in MLflow: python -m pipeline.ui --dataset {dataset} --view Variants --open; while it runs, {link}"

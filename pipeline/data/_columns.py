@@ -131,22 +131,13 @@ def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[
         kind = source.kind(column)
         if kind is None and _is_row_number(series, known):
             row_numbers.append(column)
-        elif not pixels and n >= MINIMUM and len(distinct) == 1:
+            continue
+        if not pixels and n >= MINIMUM and len(distinct) == 1:
             constant.append(column)
-        elif kind is None and _looks_like_label(series, values):
-            raise InputError(
-                f"{source}: the column {column} looks like the label; expected {_option('label', column)}, or "
-                f"{_option('kind', column, '=real')} if it is a value to model, or {_option('drop', column)}"
-            )
-        elif kind is None and _looks_like_identifier(series, known):
-            value = f", or {_option('kind', column, '=real')} if it is a value to model" if not _is_text(series) else ""
-            raise InputError(
-                f"{source}: the column {column} looks like an identifier ({len(known)} different values in {n} "
-                f"rows); expected {_option('drop', column)}, or {_option('group', column)} if its values name groups "
-                f"that a split must not divide, or {_option('kind', column, '=sequence')} if they name sequences of "
-                f"which each row is a step{value}"
-            )
-        elif kind is None and len(known) > 2 and _is_category(series, given.dtype):
+            continue
+        if kind is None:
+            _refuse_label_or_identifier(series, known, values, source)
+        if kind is None and len(known) > 2 and _is_category(series, given.dtype):
             categories.append(column)
         elif pixels:
             columns.append(Column(column, "pixels"))
@@ -165,12 +156,31 @@ def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[
     if categories:
         raise InputError(
             f"{source}: there are more than two categories in {listed(categories)}; expected numbers, or columns with "
-            "two values; leave these columns out with --drop NAME,NAME, or say what one of them is: --label NAME is the "
-            "class, --group NAME says which rows belong together, and --kind NAME=sequence names each row's sequence"
+            "two values; leave these columns out with --drop NAME,NAME, or say what one of them is: --label NAME is "
+            "the class, --group NAME says which rows belong together, --kind NAME=sequence names the sequence of rows"
         )
     if not columns:
         raise InputError("; ".join([f"{source}: there are no columns of values to model", *notes]))
     return columns, np.stack(arrays, axis=1), notes
+
+
+def _refuse_label_or_identifier(series: Any, distinct: Any, frame: Any, source: Source) -> None:
+    """Raise `InputError` if a column looks like the label or an identifier, and no option says what it is."""
+    if _looks_like_label(series, frame):
+        raise InputError(
+            f"{source}: the column {series.name} looks like the label; expected {_option('label', series.name)}, or "
+            f"{_option('kind', series.name, '=real')} if it is a value to model, or {_option('drop', series.name)}"
+        )
+    if _looks_like_identifier(series, distinct):
+        value = (
+            f", or {_option('kind', series.name, '=real')} if it is a value to model" if not _is_text(series) else ""
+        )
+        raise InputError(
+            f"{source}: the column {series.name} looks like an identifier ({len(distinct)} different values in {len(series)} "
+            f"rows); expected {_option('drop', series.name)}, or {_option('group', series.name)} if its values name groups "
+            f"that a split must not divide, or {_option('kind', series.name, '=sequence')} if they name sequences of "
+            f"which each row is a step{value}"
+        )
 
 
 def new_columns(frame: Any, source: Source, like: Preprocessing, known: set[str | None]) -> tuple[Array, list[str]]:
@@ -202,8 +212,8 @@ def _new_values(series: Any, column: Column, source: Source) -> Array:
     if strange.any():
         row = int(strange.argmax())
         raise InputError(
-            f"{source}: {_times.row_name(row, source)} has {series.tolist()[row]!r} in the column {column.name}; the "
-            f"model was trained on the values {low!r} and {high!r}, and expects one of them"
+            f"{source}: {_times.row_name(row, source, series.index)} has {series.tolist()[row]!r} in the column "
+            f"{column.name}; the model was trained on the values {low!r} and {high!r}, and expects one of them"
         )
     return _codes(series, high)
 
@@ -290,7 +300,7 @@ def _numbers(series: Any, source: Source) -> Array:
     values: Array = series.to_numpy(np.float64, na_value=np.nan)
     infinite = np.isinf(values)
     if infinite.any():
-        where = _times.row_name(int(infinite.argmax()), source)
+        where = _times.row_name(int(infinite.argmax()), source, series.index)
         raise InputError(
             f"{source}: the column {series.name} has {infinite.sum()} infinite values, the first in {where}; expected "
             f"finite numbers, or {_without(series)}"
@@ -313,8 +323,8 @@ def _text_error(series: Any, source: Source) -> InputError:
     row = int((is_bad if is_bad.any() else series.notna()).to_numpy(bool).argmax())
     return InputError(
         f"{source}: the column {series.name} holds text where numbers are expected, the first in "
-        f"{_times.row_name(row, source)}: {series.iloc[row]!r}; write numbers as 1234.5, without marks or units, and "
-        f"leave the field of a missing value empty, or train {_without(series)}"
+        f"{_times.row_name(row, source, series.index)}: {series.iloc[row]!r}; write numbers as 1234.5, without "
+        f"marks or units, and leave the field of a missing value empty, or train {_without(series)}"
     )
 
 
@@ -353,7 +363,7 @@ def _is_row_number(series: Any, distinct: Any) -> bool:
 
 
 def _looks_like_label(series: Any, frame: Any) -> bool:
-    """Whether a column has a name by which people call labels. A real number y beside an x is a coordinate."""
+    """Whether a column has the name of a label. A column y of real numbers beside a column x is a coordinate."""
     name = re.sub(r"[\W_]", "", str(series.name)).lower()
     if name == "y" and any(str(c).lower() == "x" for c in frame):
         return not _is_text(series) and bool((series.dropna() % 1 == 0).all())
@@ -367,7 +377,7 @@ def looks_like_owner(name: str) -> bool:
 
 
 def _looks_like_identifier(series: Any, distinct: Any) -> bool:
-    """Whether a column has text or whole numbers, and the name of an identifier, or rises by one from row to row."""
+    """Whether a column of text or whole numbers has the name of an identifier, or rises by one from row to row."""
     from pandas.api import types
 
     name = str(series.name)

@@ -125,16 +125,8 @@ def saved_dataset(path: Path, source: Source, name: str, like: Preprocessing | N
     unless `--label` names another one.
     """
     datasets = _library("datasets", path)
-    with reading(path):
-        loaded = datasets.load_from_disk(str(path))
-        parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
-        numbers = [_columns.PARTS.get(part.lower(), -1) for part in parts] if len(parts) > 1 else [0]
-        if -1 in numbers or len(set(numbers)) < len(parts):
-            raise InputError(f"{path} has the parts {listed([*parts])}; expected train, validation and test")
-        order = sorted(zip(numbers, parts.values(), strict=True), key=lambda pair: pair[0])
-        whole = datasets.concatenate_datasets([part for _, part in order]).with_format(None)
-    lengths = {number: len(part) for number, part in order}
-    splits = consecutive(lengths.get(k, 0) for k in range(3)) if len(parts) > 1 and like is None else None
+    whole, sizes = _joined_parts(datasets, path)
+    splits = consecutive(sizes) if len(sizes) > 1 and like is None else None
     classes = {c: f.names for c, f in whole.features.items() if isinstance(f, datasets.ClassLabel)}
     images = [c for c, f in whole.features.items() if isinstance(f, datasets.Image) and c not in source.drop]
     notes = []
@@ -146,6 +138,11 @@ def saved_dataset(path: Path, source: Source, name: str, like: Preprocessing | N
         for column, names in classes.items():
             frame[column] = frame[column].map(dict(enumerate(names)))
         raw = _tables.from_frame(frame, source, name, like)
+        if splits is not None and raw.lengths is not None:
+            raise InputError(
+                f"{path} has several parts, and their rows are the steps of sequences; expected one part, with a "
+                "column that names the split of each sequence"
+            )
         return replace(raw, splits=raw.splits if splits is None else splits).with_notes(notes)
     refuse_options(source, ("group", "time", "header", "gaps"), "images", like)
     if len(images) > 1:
@@ -166,6 +163,21 @@ def saved_dataset(path: Path, source: Source, name: str, like: Preprocessing | N
     openers = {f"{path}, row {i}": partial(_open, row) for i, row in enumerate(encoded[images[0]], 1)}
     raw = _images.from_images(openers, source, name, like, labels)
     return replace(raw, splits=splits).with_notes(notes)
+
+
+def _joined_parts(datasets: Any, path: Path) -> tuple[Any, list[int]]:
+    """Return the rows of all parts, and how many are for training, validation and test if there are several parts."""
+    with reading(path):
+        loaded = datasets.load_from_disk(str(path))
+        if not isinstance(loaded, datasets.DatasetDict):
+            return loaded.with_format(None), [len(loaded)]
+        parts = {_columns.PARTS.get(name.lower(), -1): part for name, part in loaded.items()}
+        if len(loaded) == 1:
+            parts = dict(enumerate(loaded.values()))
+        if -1 in parts or len(parts) < len(loaded):
+            raise InputError(f"{path} has the parts {listed([*loaded])}; expected train, validation and test")
+        whole = datasets.concatenate_datasets([parts[k] for k in sorted(parts)]).with_format(None)
+        return whole, [len(parts.get(k, ())) for k in range(3)] if len(parts) > 1 else [len(whole)]
 
 
 def _open(row: dict[str, Any]) -> Any:

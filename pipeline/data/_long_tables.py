@@ -138,7 +138,7 @@ def _special_columns(frame: Any, source: Source) -> tuple[str | None, str | None
     """Return the names of the columns that hold the sequence and the time of each row.
 
     Raises:
-        InputError: If one of them is missing, and the other one does not make up for it.
+        InputError: If several columns are of the kind sequence, or there is no time and no option that replaces it.
     """
     named = [column for column, kind in source.kinds if kind == "sequence"]
     if len(named) > 1:
@@ -223,7 +223,7 @@ def _with_steps(
 
 
 def _with_step(raw: Raw, steps: Any, unit: str, like: Preprocessing | None) -> tuple[Raw, list[str]]:
-    """Add the step of time in words to what was read. Returns it, and warnings about different steps."""
+    """Add the step of time in words to what was read, and also return warnings about different steps."""
     low, high = steps["usual"].min(), steps["usual"].max()
     if high >= _times.EVEN * low:
         shortest, longest = (_times.describe_step(value, unit) for value in (low, high))

@@ -69,7 +69,8 @@ class Preprocessing:
             # one mean and scale for each column of a table, for each channel of sequences, and for all pixels of images
             axes = (0,) if x.ndim == 2 else tuple(range(x.ndim))
             x = x.astype(np.float64, copy=False)
-            scale = x.std(axes, ddof=1)
+            with np.errstate(over="ignore"):
+                scale = x.std(axes, ddof=1)
             values = (x.mean(axes), np.where(scale > 0, scale, 1.0), x.min(axes), x.max(axes))
             limits = {n: torch.as_tensor(v) for n, v in zip(("shift", "scale", "low", "high"), values, strict=True)}
         return cls(
@@ -94,7 +95,11 @@ class Preprocessing:
         mask = torch.from_numpy(raw.mask) if steps else None
         if self.spec.likelihood == "gaussian":
             self._check_range(raw)
-            x = ((x.astype(np.float64, copy=False) - self.shift.numpy()) / self.scale.numpy()).astype(np.float32)
+            with np.errstate(over="ignore"):
+                x = ((x.astype(np.float64, copy=False) - self.shift.numpy()) / self.scale.numpy()).astype(np.float32)
+            if not (np.isfinite(x).all() and self.scale.isfinite().all()):
+                largest = np.abs(raw.x).max()
+                raise InputError(f"{raw.source}: there are values as large as {largest:g}; expected smaller ones")
         values = torch.from_numpy(np.ascontiguousarray(x))
         if mask is not None and self.spec.likelihood == "gaussian":
             values = values * mask[..., None]
@@ -121,7 +126,7 @@ class Preprocessing:
     def decode(self, x: Tensor) -> Array:
         """Turn values in the units of `Batch.x`, (N, *shape) or (N, T, D), into values in the units of the source.
 
-        Binary columns and pixels come back as the probability of their second value, or between their two values.
+        Binary columns become the probability of their second value, and binary pixels are between their two values.
         """
         values = x.detach().cpu().double().numpy()
         if self.spec.likelihood == "gaussian":

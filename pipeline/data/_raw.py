@@ -64,8 +64,8 @@ class PixelFormat:
     """How the source stores the pixels of images.
 
     `dtype` is the type of the arrays. `low` and `high` are the values that stand for 0 and 1 in `Batch.x`, if the
-    likelihood is of binary or 8-bit values. `channel_axis` says where the arrays have their channels: in front, at the
-    end, or in no axis.
+    likelihood is of binary or 8-bit values. `channel_axis` is the axis of the channels in the array of an image: the
+    first, the last, or none.
     """
 
     dtype: str
@@ -158,7 +158,7 @@ class Raw:
             names = [c.name for c, ok in zip(self.columns, np.isfinite(self.x).all(0), strict=True) if not ok]
             where = f" in {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
         is_row = self.noun == "rows"
-        position = row_name(first, self.source) if is_row else f"{self.noun.removesuffix('s')} {first + 1}"
+        position = row_name(first, self.source, self.rows) if is_row else f"{self.noun.removesuffix('s')} {first + 1}"
         raise InputError(
             f"{self.source}: {is_bad.sum()} of {len(is_bad)} {self.noun} have missing or infinite values{where}, the "
             f"first in {position}; fill the values in, or remove these {self.noun}{advice}"
@@ -187,28 +187,7 @@ def encode_labels(
     """
     import pandas
 
-    array = np.asarray(y)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    notes: list[str] = []
-    if array.ndim == 2 and array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
-        notes.append(f"the labels are one-hot rows of {array.shape[1]} classes")
-        array = array.argmax(1)
-    if array.ndim != 1 or len(array) != n:
-        raise InputError(f"{source}: the labels have shape {array.shape}; expected ({n},), a label for each example")
-    series = pandas.Series(array).convert_dtypes()
-    if pandas.api.types.is_float_dtype(series.dtype):
-        raise InputError(
-            f"{source}: the labels hold fractions such as {series.dropna().iloc[0]}; expected classes (whole numbers "
-            "or strings)"
-        )
-    if not (
-        pandas.api.types.is_integer_dtype(series.dtype)
-        or pandas.api.types.is_bool_dtype(series.dtype)
-        or pandas.api.types.is_string_dtype(series)
-        or series.isna().all()
-    ):
-        raise InputError(f"{source}: the labels have type {array.dtype}; expected whole numbers or strings")
+    series, notes = _label_series(source, y, n)
     unknown = np.array(series.isna())
     if pandas.api.types.is_integer_dtype(series.dtype):
         numbers = set(series.dropna().unique().tolist())
@@ -239,3 +218,32 @@ def encode_labels(
             f"all labels are {classes[0] if classes else 'missing'!r}, so there is nothing for a probe to learn"
         )
     return (codes if len(classes) > 1 else None), classes if len(classes) > 1 else (), tuple(notes)
+
+
+def _label_series(source: Source, y: Any, n: int) -> tuple[Any, list[str]]:
+    """Return labels as a pandas Series of whole numbers, text or booleans, and notes."""
+    import pandas
+
+    array = np.asarray(y)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    notes: list[str] = []
+    if array.ndim == 2 and array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
+        notes.append(f"the labels are one-hot rows of {array.shape[1]} classes")
+        array = array.argmax(1)
+    if array.ndim != 1 or len(array) != n:
+        raise InputError(f"{source}: the labels have shape {array.shape}; expected ({n},), a label for each example")
+    series = pandas.Series(array).convert_dtypes()
+    if pandas.api.types.is_float_dtype(series.dtype):
+        raise InputError(
+            f"{source}: the labels hold fractions such as {series.dropna().iloc[0]}; expected classes (whole numbers "
+            "or strings)"
+        )
+    if not (
+        pandas.api.types.is_integer_dtype(series.dtype)
+        or pandas.api.types.is_bool_dtype(series.dtype)
+        or pandas.api.types.is_string_dtype(series)
+        or series.isna().all()
+    ):
+        raise InputError(f"{source}: the labels have type {array.dtype}; expected whole numbers or strings")
+    return series, notes

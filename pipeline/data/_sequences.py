@@ -46,7 +46,10 @@ def from_series(
     values = np.concatenate(series)
     is_flat = values.ndim == 1
     values = values[:, None] if is_flat else values
-    raw = Raw(name=name, source=source, x=values, y=None, likelihood="gaussian", splits=splits, lengths=lengths)
+    raw = Raw(
+        name=name, source=source, x=values, y=None, likelihood="gaussian", splits=splits, lengths=lengths,
+        width=values.shape[1],
+    )  # fmt: skip
     raw = raw.with_labels(y, like.class_names if like else None)
     channels = [f"x{i}" for i in range(values.shape[1])]
     if like is not None:
@@ -185,7 +188,7 @@ def _selected(
 ) -> NDArray[np.float64]:
     """Return the channels of a model out of new sequences, (R, D), with 0 and 1 for binary values."""
     names = [column.name for column in like.columns]
-    if set(names) <= set(channels):
+    if like.width == len(channels):
         values = values[:, [channels.index(n) for n in names]]
     elif len(names) != len(channels):
         raise InputError(

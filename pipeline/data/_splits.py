@@ -124,7 +124,7 @@ def equal_examples(raw: Raw) -> Indices | None:
 
 
 def _allows_few_rows(raw: Raw) -> bool:
-    """Whether the values that the columns have allow no more different rows than there are rows."""
+    """Whether the values of the columns can be combined in at most as many ways as there are rows."""
     if raw.x.ndim != 2:
         return False
     product = 1

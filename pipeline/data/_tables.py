@@ -75,11 +75,17 @@ def read_parts(path: Path, source: Source, name: str, like: Preprocessing, rows:
 
 
 def _parts(path: Path, frames: Iterator[Any], source: Source, name: str, like: Preprocessing) -> Iterator[Raw]:
+    import pandas
+
+    begin = 0
     while True:
         with reading(path):
             frame = next(frames, None)
         if frame is None:
             return
+        if isinstance(frame.index, pandas.RangeIndex):  # messages count the rows of the whole table
+            frame.index = pandas.RangeIndex(begin, begin + len(frame))
+        begin += len(frame)
         yield from_frame(frame, source, name, like)
 
 
@@ -147,7 +153,10 @@ def _frames(path: Path, options: dict[str, Any], names: list[str]) -> Iterator[A
 
 def _named(frame: Any, names: list[str]) -> Any:
     """Return a table of a text file with its names, and without white space around its texts."""
-    for column in frame.select_dtypes("str"):
+    from pandas.api.types import infer_dtype
+
+    texts = [name for name, kind in frame.dtypes.items() if kind.kind == "O" and infer_dtype(frame[name]) == "string"]
+    for column in texts:
         frame[column] = frame[column].str.strip().replace(MISSING, np.nan)
     return frame.set_axis(names, axis=1)
 
@@ -234,7 +243,7 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
         times = _times.parse_times(frame[source.time], source)[0]
     values = frame.drop(columns=[c for c in (label, source.group, source.time) if c is not None])
     splits = None
-    if parts := [c for c in values if _columns.is_split(values[c])]:
+    if parts := [name for name, column in values.items() if _columns.is_split(column)]:
         splits = _columns.given_splits(values, parts, source, notes)
         values = values.drop(columns=parts)
 
@@ -279,7 +288,7 @@ def _new_examples(frame: Any, source: Source, name: str, like: Preprocessing) ->
 
 
 def _likelihood(columns: list[Column], x: Array, source: Source, width: int) -> tuple[Likelihood, str, tuple[str, ...]]:
-    """Choose the likelihood of a table. Returns it with the reason, and warnings.
+    """Choose the likelihood of a table, and return it with the reason and warnings.
 
     `width` is the number of columns before any were left out.
     """

@@ -101,8 +101,12 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.unique(values, return_inverse=True)[1]
 
 
-def row_name(index: int, source: Source) -> str:
-    """Name a row by its number, and a row of a text file also by its line."""
+def row_name(index: int, source: Source, rows: Any = None) -> str:
+    """Name a row by its number, and a row of a text file also by its line.
+
+    `rows` is the pandas Index of a part of a table; it counts the rows of the whole table if they have no labels.
+    """
+    index += getattr(rows, "start", 0)
     is_text = any(ending in source.path.name.lower() for ending in (".csv", ".tsv", ".txt"))
     return f"row {index + 1}" + (f" (line {index + 1 + source.header} of the file)" if is_text else "")
 

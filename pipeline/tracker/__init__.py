@@ -272,7 +272,8 @@ def model_files(uri: str) -> Path:
         return _download(MlflowClient(tracking_uri()), uri)
     except Exception as error:  # of MLflow, of the store, of the network
         raise InputError(
-            f"{uri}: the store {without_credentials(tracking_uri())} cannot provide this model ({error})"
+            f"{uri}: the store {without_credentials(tracking_uri())} cannot provide this model ({error}); expected a "
+            "name such as models:/vae-digits@champion-elbo"
         ) from error
 
 
