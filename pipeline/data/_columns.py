@@ -176,10 +176,10 @@ def _refuse_label_or_identifier(series: Any, distinct: Any, frame: Any, source: 
             f", or {_option('kind', series.name, '=real')} if it is a value to model" if not _is_text(series) else ""
         )
         raise InputError(
-            f"{source}: the column {series.name} looks like an identifier ({len(distinct)} different values in {len(series)} "
-            f"rows); expected {_option('drop', series.name)}, or {_option('group', series.name)} if its values name groups "
-            f"that a split must not divide, or {_option('kind', series.name, '=sequence')} if they name sequences of "
-            f"which each row is a step{value}"
+            f"{source}: the column {series.name} looks like an identifier ({len(distinct)} different values in "
+            f"{len(series)} rows); expected {_option('drop', series.name)}, or {_option('group', series.name)} if its "
+            f"values name groups that a split must not divide, or {_option('kind', series.name, '=sequence')} if they "
+            f"name sequences of which each row is a step{value}"
         )
 
 
