@@ -285,3 +285,11 @@ def test_binarized_mnist_has_no_labels(mnist_folder: Path) -> None:
     assert fixed.spec.classes == 0
     assert [len(s) for s in (fixed.train, fixed.valid, fixed.test)] == [50000, 10000, 10000]
     assert fixed.train.x.dtype == torch.bool
+
+
+def test_an_outlier_in_any_split_is_no_reason_to_refuse_the_data() -> None:
+    for row in range(60):
+        x = np.random.default_rng(0).random((60, 9, 6))
+        x[row, 0, 0] = 1e4
+        loaded = data.load(data.Source(place="mine", kinds=(("x", "pixels"),)), x)
+        assert len(loaded.train) + len(loaded.valid) + len(loaded.test) == 60

@@ -175,7 +175,7 @@ def load(source: str | Source, content: Any = None, *, binarized: bool = True) -
     preprocessing = Preprocessing.fit(raw, index[0])
     digest = _digest(raw, index)
     preprocessing = replace(preprocessing, digest=digest)
-    whole = preprocessing.encode(raw)
+    whole = preprocessing.encode(raw, is_new=False)
     if raw.likelihood == "bernoulli" and whole.x.dtype == torch.uint8 and not binarized:
         whole = replace(whole, x=whole.x.float() / 255)
     splits = [whole[i] for i in index]

@@ -78,11 +78,12 @@ class Preprocessing:
             columns=raw.columns, width=raw.width, pixels=raw.pixels, step=raw.step, **limits,
         )  # fmt: skip
 
-    def encode(self, raw: Raw) -> Batch:
+    def encode(self, raw: Raw, *, is_new: bool = True) -> Batch:
         """Return what was read in the form in which `Data` stores it (see `pipeline.data`).
 
         Raises:
-            InputError: If the examples have another shape, or values are missing or in other units.
+            InputError: If the examples have another shape, or values are missing, or, in data that `is_new` to the
+                model, values are in other units than in the training data.
         """
         x, steps = raw.x, raw.lengths is not None
         shape = x.shape[2:] if steps else x.shape[1:]
@@ -94,7 +95,8 @@ class Preprocessing:
         raw.check_finite()
         mask = torch.from_numpy(raw.mask) if steps else None
         if self.spec.likelihood == "gaussian":
-            self._check_range(raw)
+            if is_new:
+                self._check_range(raw)
             with np.errstate(over="ignore"):
                 x = ((x.astype(np.float64, copy=False) - self.shift.numpy()) / self.scale.numpy()).astype(np.float32)
             if not (np.isfinite(x).all() and self.scale.isfinite().all()):

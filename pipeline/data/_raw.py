@@ -94,10 +94,7 @@ class Raw:
     columns: tuple[Column, ...] = ()  # of a table, or channels of sequences
     width: int = 0  # the number of columns of an array without names, before constant ones were left out
     pixels: PixelFormat | None = None  # of images
-    splits: list[torch.Tensor] | None = (
-        None  # indices of training, validation and test examples, if the data have splits;
-    )
-    # if validation or test is empty, it is drawn from the training split
+    splits: list[torch.Tensor] | None = None  # indices of the three splits, if given; an empty one is drawn
     lengths: NDArray[np.int64] | None = None
     layout: Layout | None = None  # None: follows from the shape
     factors: Factors | None = None
