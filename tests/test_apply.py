@@ -93,7 +93,8 @@ def test_memory_does_not_grow_with_the_number_of_rows(saved: Path, tmp_path: Pat
         line = [sys.executable, "-m", "pipeline.apply", *words, "--threads", "1"]
         process = subprocess.Popen(line, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
-        assert status == 0
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
         peaks.append(usage.ru_maxrss)
     assert sum(1 for _ in (tmp_path / "codes-200000.csv").open()) == 200_001
     assert peaks[1] < 1.1 * peaks[0]
