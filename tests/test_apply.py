@@ -96,7 +96,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(saved: Path, tmp_path: Pat
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0
         peaks.append(usage.ru_maxrss)
-    assert sum(1 for _ in (tmp_path / "codes-200000.csv").open()) == 200_001
+    assert (tmp_path / "codes-200000.csv").read_bytes().count(b"\n") == 200_001
     assert peaks[1] < 1.1 * peaks[0]
 
 
