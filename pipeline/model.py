@@ -131,7 +131,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(f"epochs={self.epochs}: expected 1 or more")
         source, content = self._source(X), _content(X, fits=True)
         if y is not None:
-            source, content = _with_labels(source, content, y)
+            content = _with_labels(source, content, y)
         with about_options('in Python, options are given as data_options, such as data_options={"group": "patient"}'):
             loaded = data.load(source, content)
         self.data_ = loaded.inspect()
@@ -569,8 +569,8 @@ def _content(X: Any, fits: bool = False) -> Any:
     return check_array(X, allow_nd=True, ensure_all_finite=False, ensure_min_samples=2 if fits else 1)
 
 
-def _with_labels(source: Source, content: Any, y: Any) -> tuple[Source, Any]:
-    """Add labels to data in memory."""
+def _with_labels(source: Source, content: Any, y: Any) -> Any:
+    """Return data in memory with labels."""
     if content is None:
         raise InputError(
             f"{source}: y cannot be given for a file; name the column of the file that holds the class with label"
@@ -579,10 +579,10 @@ def _with_labels(source: Source, content: Any, y: Any) -> tuple[Source, Any]:
         name = source.label or "label"
         if name in content:
             raise InputError(f"y is given, but the data also have a column {name!r}; leave one of them out")
-        return Source.parse(source.json()), content.assign(**{name: np.asarray(y)})
+        return content.assign(**{name: np.asarray(y)})
     if isinstance(content, dict):
-        return source, {**content, "y": y}
-    return source, {"x": content, "y": y}
+        return {**content, "y": y}
+    return {"x": content, "y": y}
 
 
 def _joined(parts: list[Any]) -> Any:

@@ -194,7 +194,10 @@ def load(source: str | Source, content: Any = None, *, binarized: bool = True) -
 
 
 def _with_test(raw: Raw, index: list[Tensor]) -> tuple[Raw, list[Tensor]]:
-    """Append the examples of `source.test` to what was read; they are the test split."""
+    """Read the data at `raw.source.test`, and append them as the test split.
+
+    Returns the joined data and the indices of the three splits.
+    """
     source = raw.source
     test = read(replace(source, place=str(source.test), test=None), like=Preprocessing.fit(raw, index[0]))
     x, parts = [raw.x, test.x], [raw, test]

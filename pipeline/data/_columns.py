@@ -372,7 +372,7 @@ def _looks_like_label(series: Any, frame: Any) -> bool:
 
 
 def looks_like_owner(name: str) -> bool:
-    """Whether the name of a column says that it holds those who have several rows each, such as patients."""
+    """Whether a column is called like the owner of several rows, such as `patient` or `device`."""
     return bool(OWNERS & set(re.split(r"[\W\d_]+", name.lower())))
 
 

@@ -226,7 +226,7 @@ def _extent(raw: Raw) -> str:
 
 
 def _columns(raw: Raw) -> Iterator[ColumnSummary]:
-    """Yield a summary of each column. Images and symbols have none."""
+    """Yield a summary of each column of a table, or of each channel of sequences; nothing for images and symbols."""
     if not raw.columns or raw.x.ndim == 4 or raw.likelihood == "categorical":
         return
     x = raw.x if raw.lengths is None else raw.x[raw.mask]

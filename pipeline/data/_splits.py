@@ -124,7 +124,10 @@ def equal_examples(raw: Raw) -> Indices | None:
 
 
 def _allows_few_rows(raw: Raw) -> bool:
-    """Whether the values of the columns can be combined in at most as many ways as there are rows."""
+    """Whether a table has so few different values that equal rows are to be expected.
+
+    This is so if the product of the numbers of different values of its columns is at most the number of rows.
+    """
     if raw.x.ndim != 2:
         return False
     product = 1

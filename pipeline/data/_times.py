@@ -102,9 +102,10 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def row_name(index: int, source: Source, rows: Any = None) -> str:
-    """Name a row by its number, and a row of a text file also by its line.
+    """Return the name of a row for messages, such as "row 4 (line 5 of the file)" in a text file.
 
-    `rows` is the pandas Index of a part of a table; it counts the rows of the whole table if they have no labels.
+    `index` counts from 0. If a table is read in parts, `rows` is the pandas Index of the part, which says how many rows
+    precede it in the whole table.
     """
     index += getattr(rows, "start", 0)
     is_text = any(ending in source.path.name.lower() for ending in (".csv", ".tsv", ".txt"))

@@ -56,9 +56,9 @@ def balanced_accuracy(labels: Classes, predicted: Classes) -> float:
 
 
 def majority(train_y: Classes, test_y: Classes) -> float:
-    """Return the share of test examples that have the most frequent class of the training examples, in [0, 1].
+    """Return the accuracy, in [0, 1], of always predicting the most frequent class of the training examples.
 
-    This is the accuracy of a classifier that always predicts this class, whatever the code.
+    It is what a classifier reaches without looking at the code.
     """
     classes, counts = np.unique(train_y, return_counts=True)
     return float(np.mean(test_y == classes[counts.argmax()]))
