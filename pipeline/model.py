@@ -279,7 +279,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self._by_row(torch.cat(codes).float().numpy(), raw, list(self.get_feature_names_out()))
 
     def _encode(self, batch: Batch) -> Tensor:
-        return self.variant_.encode(Batch(batch.x, mask=batch.mask))
+        return self.variant_.encode(batch.unlabelled)
 
     def inverse_transform(self, X: Any, label: Any = None) -> Any:
         """Return the mean of p(x|z) for codes (N, Z), in the units of the data.

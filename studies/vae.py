@@ -1,10 +1,10 @@
 """How well can a plain VAE model the data? The only objective is the ELBO, and Hyperband stops poor trials early."""
 
 from studies import Study, Trial, common
-from variants import Config
+from variants.vae import VAEConfig
 
 STUDY = Study(objectives=("valid/elbo",), pruner="halving")
 
 
-def suggest(trial: Trial) -> Config:
-    return Config(**common(trial))
+def suggest(trial: Trial) -> VAEConfig:
+    return VAEConfig(**common(trial))

@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from pipeline import cli, machine
 from pipeline.data import Data, load, search_folders
 from pipeline.speed import product_seconds, trainer_seconds
-from variants import Batch, Config, InputError
-from variants.vae import VAE
+from variants import Batch, InputError
+from variants.vae import VAE, VAEConfig
 
 BATCH, WIDTH, LATENT, LR = 128, 400, 20, 1e-3
 
@@ -52,7 +52,7 @@ def tutorial_data() -> Data:
 
 def tutorial_vae(data: Data) -> VAE:
     torch.manual_seed(0)
-    return VAE(Config(latent=LATENT, width=WIDTH, depth=1, lr=LR, batch=BATCH), data.spec)
+    return VAE(VAEConfig(latent=LATENT, width=WIDTH, depth=1, lr=LR, batch=BATCH), data.spec)
 
 
 def ours(data: Data, epochs: int) -> Iterator[float]:

@@ -43,7 +43,7 @@ def linear_gaussian(widen: float) -> tuple[Variant, Data, Tensor]:
     with torch.no_grad():
         variant.decoder.weight.copy_(w)
         variant.decoder.bias.copy_(b)
-        variant.observation.log_scale.fill_(math.log(s))
+        variant.observation.families[0].log_scale.fill_(math.log(s))
         mean = variance[:, None] * w.T / s**2
         variant.encoder.weight.copy_(torch.cat([mean, torch.zeros(2, 4)]))
         variant.encoder.bias.copy_(torch.cat([-mean @ b, (widen * variance).log()]))
@@ -94,7 +94,7 @@ def test_the_bound_is_that_of_an_explicit_loop() -> None:
                     torch.distributions.Normal(0.0, 1.0),
                     torch.distributions.Normal(mean[n], (0.5 * log_var[n]).exp()),
                 )
-                p = torch.distributions.Normal(variant.decoder(z), variant.observation.log_scale.exp())  # type: ignore[operator,union-attr]
+                p = torch.distributions.Normal(variant.decoder(z), variant.observation.families[0].log_scale.exp())  # type: ignore[operator,union-attr]
                 weights.append(p.log_prob(few.x[n]).sum() + prior.log_prob(z).sum() - q.log_prob(z).sum())
             expected = math.log(sum(math.exp(float(w)) for w in weights) / 3)
             assert float(vectorised[n]) == pytest.approx(expected, abs=1e-4)
@@ -232,7 +232,7 @@ def test_annealing_of_a_ladder_whose_levels_are_far_apart_in_scale() -> None:
     ladder.foot, ladder.decoder = torch.nn.Identity(), torch.nn.Linear(2, 4, bias=False)  # type: ignore[assignment]
     with torch.no_grad():
         ladder.decoder.weight.copy_(w)
-        ladder.observation.log_scale.fill_(math.log(s))
+        ladder.observation.families[0].log_scale.fill_(math.log(s))
     inner = slope @ slope.T + spread**2 * torch.eye(2)
     density = torch.distributions.MultivariateNormal(torch.zeros(4), w @ inner @ w.T + s**2 * torch.eye(4))
     x = density.sample((60,))

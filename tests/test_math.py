@@ -147,7 +147,7 @@ def linear_gaussian() -> tuple[VAE, Batch, Tensor]:
     with torch.no_grad():
         variant.decoder.weight.copy_(w[:, None])
         variant.decoder.bias.copy_(b)
-        variant.observation.log_scale.fill_(math.log(s))
+        variant.observation.families[0].log_scale.fill_(math.log(s))
         variant.encoder.weight.copy_(torch.stack([w / s**2 / precision, torch.zeros(3)]))
         variant.encoder.bias.copy_(torch.stack([-(w @ b) / s**2 / precision, -precision.log()]))
     x = torch.randn(5, 1) * w + b + s * torch.randn(5, 3)

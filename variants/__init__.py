@@ -139,7 +139,7 @@ def load(folder: str | os.PathLike[str]) -> Variant:
     folder = Path(folder)
     try:
         description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        spec = DataSpec(**{**description["spec"], "shape": tuple(description["spec"]["shape"])})
+        spec = DataSpec.from_json(description["spec"])
         cls = get(description["variant"])
         variant = cls(cls.config_type(**description["config"]), spec)
         variant.load_state_dict(load_file(folder / "model.safetensors"))

@@ -66,7 +66,7 @@ class AAE(DecoderVariant):
         The log-variance is (B, 0) if the encoder is deterministic. K is 0 if there are no classes.
         """
         z = self.config.latent
-        mean, log_var, logits = self.encoder(batch.x).split([z, z * (self.moments - 1), self.classes], dim=1)
+        mean, log_var, logits = self.encoder(batch).split([z, z * (self.moments - 1), self.classes], dim=1)
         return mean, log_var, logits
 
     def infer(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,11 +160,10 @@ class AAE(DecoderVariant):
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         """Return one optimizer for each phase. The encoder is trained in all phases but that of the discriminator."""
         encoder, c = list(self.encoder.parameters()), self.config
-        decoder = [*self.decoder.parameters(), *self.observation.parameters()]
         adam = partial(torch.optim.Adam, lr=c.lr, fused=True)
         adversarial_adam = partial(torch.optim.Adam, lr=c.adversary_lr, betas=(0.5, 0.9), fused=True)
         optimizers: dict[str, torch.optim.Optimizer] = {
-            "reconstruction": adam([*encoder, *decoder]),
+            "reconstruction": adam(self.parameter_groups(self.encoder, self.decoder, self.observation)),
             "discriminator": adversarial_adam(self.discriminators.parameters()),
             "generator": adversarial_adam(encoder),
         }

@@ -8,8 +8,8 @@ It has a recognition network q(z|x, c), a prior network p(z|c) and a generation 
 
 With `condition="label"`, c is the class. In training c is withheld with probability `drop`, so that the encoder learns
 to work without a label, which `encode` never sees. The score that is compared is a bound of log p(x), not log p(x|y).
-For this, the KL includes -log p(y), where p(y) is uniform, because the posterior of the class puts all its mass on the
-true class. log p(x) = log sum_y p(y) p(x|y) is computed from `log_joint` of all classes. `elbo_given_y` is logged too.
+For this, the KL includes -log p(y), because the posterior of the class puts all its mass on the true class. log p(x) =
+log sum_y p(y) p(x|y) is computed from `log_joint` of all classes. `elbo_given_y` is logged too.
 An example whose class is unknown is scored as if c were withheld: c is 0, and its KL includes no -log p(y).
 
 With `condition="quadrants"`, c is the first `observed` quadrants of an image, clockwise from the bottom left (section
@@ -17,11 +17,11 @@ With `condition="quadrants"`, c is the first `observed` quadrants of an image, c
 that of another variant. `objective="network"` is the baseline of the paper, the generation network without z.
 
 *Departures*: the objective is equation 4 alone, not the hybrid with the Gaussian stochastic network (equation 7). The
-dropout of labels is not in the paper. The prior network of a label is a table with one mean and one variance for each
+dropout of labels is not in the paper. p(y), of which the paper has no need, is the share of each class among the
+training examples whose label is known. The prior network of a label is a table with one mean and one variance for each
 class. There is no recurrent prediction.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -46,6 +46,7 @@ class CVAE(DecoderVariant):
     config_type = CVAEConfig
     config: CVAEConfig
     observed_pixels: Tensor  # (H, W) bool, true for observed pixels
+    class_probabilities: Tensor  # p(y), (K,)
 
     def __init__(self, config: CVAEConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
@@ -60,6 +61,7 @@ class CVAE(DecoderVariant):
                     f"cvae needs class labels, and data set {spec.name} has none; condition=quadrants needs none"
                 )
             size = spec.classes
+            self.register_buffer("class_probabilities", spec.class_probabilities, persistent=False)
             self.prior_net: nn.Module = nn.Linear(size, 2 * config.latent)
             self.encoder = Encoder(spec, config, 2 * config.latent, extra=size)
         else:
@@ -75,7 +77,7 @@ class CVAE(DecoderVariant):
     def encode_condition(self, batch: Batch, withhold: bool = False) -> Tensor:
         """Return c, (B, C): the class as a one-hot vector, zeros if it is unknown; or features of observed pixels."""
         if self.config.condition == "quadrants":
-            features: Tensor = self.observer(torch.where(self.observed_pixels, batch.x, 0.5)).relu()
+            features: Tensor = self.observer(self._observed_part(batch)).relu()
             return features
         if batch.y is None:
             return batch.x.new_zeros(len(batch), self.spec.classes)
@@ -85,9 +87,13 @@ class CVAE(DecoderVariant):
             one_hot = one_hot * (torch.rand(len(one_hot), 1, device=one_hot.device) >= self.config.drop)
         return one_hot
 
+    def _observed_part(self, batch: Batch) -> Batch:
+        """Return images whose missing quadrants are grey."""
+        return replace(batch, x=torch.where(self.observed_pixels, batch.x, 0.5))
+
     def posterior(self, batch: Batch, c: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and the log-variance of q(z|x, c), (B, Z) each."""
-        mean, log_var = self.encoder(batch.x, c if self.conditioned_on == "y" else None).chunk(2, dim=1)
+        mean, log_var = self.encoder(batch, c if self.conditioned_on == "y" else None).chunk(2, dim=1)
         return mean, log_var
 
     def conditional_prior(self, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,11 +118,11 @@ class CVAE(DecoderVariant):
 
     def conditional_nll(self, batch: Batch, z: Tensor, c: Tensor) -> Tensor:
         """Return -log p(x|c, z), (B,), in nats; only of the missing pixels if c is a part of the image."""
-        return closed_forms.per_example(self._mask_observed(self.observation.nll_each(batch.x, self.generate(z, c))))
+        return closed_forms.per_example(self._mask_observed(self.observation.nll_each(batch, self.generate(z, c))))
 
     def label_nll(self, c: Tensor) -> Tensor:
         """Return -log p(y), (B,), in nats; 0 for an unknown class and for quadrants."""
-        return c.sum(1) * math.log(self.spec.classes) if self.conditioned_on == "y" else c.new_zeros(len(c))
+        return -c @ self.class_probabilities.to(c.dtype).log() if self.conditioned_on == "y" else c.new_zeros(len(c))
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         c = self.encode_condition(batch, withhold=self.training)
@@ -132,7 +138,7 @@ class CVAE(DecoderVariant):
         return Terms(reconstruction, kl.sum(1) + self.label_nll(c), {"loss": loss}, extras)
 
     def encode(self, batch: Batch) -> Tensor:
-        unlabelled = replace(batch, y=None)
+        unlabelled = batch.unlabelled
         c = self.encode_condition(unlabelled)
         return self.posterior(unlabelled, c)[0] if self.stochastic else c
 
@@ -172,10 +178,10 @@ class CVAE(DecoderVariant):
         return torch.addcmul(mean, (0.5 * log_var).exp(), noise)
 
     def _random_classes(self, n: int) -> Tensor | None:
-        return torch.randint(self.spec.classes, (n,), device=self.device) if self.conditioned_on == "y" else None
+        return self.class_probabilities.multinomial(n, replacement=True) if self.conditioned_on == "y" else None
 
     def sample(self, n: int, y: Tensor | None = None, noise: bool = False) -> Tensor:
-        """Return n samples of x, (n, *shape). The classes are `y`, or random ones from a uniform distribution."""
+        """Return n samples of x, (n, *shape). The classes are `y`, or drawn from p(y)."""
         batch = self._unknown_condition(n, self._random_classes(n) if y is None else y)
         z = self.sample_prior(n, batch)
         return self.sample_x(z, batch) if noise else self.decode(z, batch)

@@ -92,7 +92,7 @@ class HVAE(DecoderVariant):
         return (self._infer_ladder if self.ladder else self._infer_plain)(batch, noise, k)
 
     def _infer_ladder(self, batch: Batch, noise: bool, k: int) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
-        d, bottom_up = self.stem(batch.x), []
+        d, bottom_up = self.stem(batch), []
         for up, head in zip(self.up, self.inferred, strict=True):
             d = up(d)
             bottom_up.append(_repeat(_gaussian(head(d)), k))
@@ -108,7 +108,7 @@ class HVAE(DecoderVariant):
         return zs, qs, ps
 
     def _infer_plain(self, batch: Batch, noise: bool, k: int) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
-        below = self.stem(batch.x)
+        below = self.stem(batch)
         zs: list[Tensor] = []
         qs: list[Gaussian] = []
         for up, head in zip(self.up, self.inferred, strict=True):

@@ -18,13 +18,13 @@ each step. The optimizer is Adam. The KL has no weight but the optional warm-up.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from variants.base import GaussianPosterior, Observation, closed_forms
+from variants.base import GaussianPosterior, Inputs, Observation, closed_forms
 from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, choice, number
 
 
@@ -50,19 +50,19 @@ class VRAE(GaussianPosterior):
             raise InputError(f"network={config.network!r}: vrae is recurrent; expected mlp, the default")
         c, recurrent = config, nn.GRU if config.cell == "gru" else nn.LSTM
         self.factorized = c.feeding == "free"
-        (self.size,) = spec.shape
-        self.readers = nn.ModuleList(
-            recurrent(self.size, c.width, c.depth, batch_first=True) for _ in range(c.directions)
-        )
+        self.inputs = Inputs(spec)
+        self.observation = Observation(spec)
+        (self.size,), (read,) = spec.shape, self.inputs.shape
+        self.readers = nn.ModuleList(recurrent(read, c.width, c.depth, batch_first=True) for _ in range(c.directions))
         self.head = nn.Linear(c.directions * c.width, 2 * c.latent)
         self.states = c.depth * (2 if c.cell == "lstm" else 1)
         self.start = nn.Linear(c.latent, self.states * c.width)
-        self.writer = recurrent(self.size + c.latent, c.width, c.depth, batch_first=True)
-        self.output = nn.Linear(c.width, self.size)
-        self.observation = Observation(spec)
+        self.writer = recurrent(read + c.latent, c.width, c.depth, batch_first=True)
+        self.output = nn.Linear(c.width, self.observation.outputs)
 
     def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        x, mask = _masked(batch)
+        mask = _mask(batch)
+        x = torch.where(mask[..., None], self.inputs(batch), 0.0)
         last = mask.sum(1, keepdim=True) - 1  # (B, 1)
         positions = torch.arange(x.shape[1], device=x.device)
         backwards = torch.where(mask, last - positions, positions)  # reverses only the real steps
@@ -84,23 +84,26 @@ class VRAE(GaussianPosterior):
         """Return outputs and values of a decoder that reads the values it generated before, (B, steps, D) each.
 
         A value is the mean of p(x_t|z, ...). With teacher forcing it is a sample, if the data are discrete or `noise`
-        is true. Steps that are real in the mask of `observed` take their true values.
+        is true. Values that are known in `observed` are kept.
         """
-        state, x = self.initial_state(z), torch.zeros(len(z), 1, self.size, device=z.device)
+        known = None if observed is None else observed.known
+        state = self.initial_state(z)
+        read = torch.zeros(len(z), 1, *self.inputs.shape, device=z.device)
         outputs, values = [], []
         sampled = not self.factorized and (noise or self.spec.likelihood != "gaussian")
         for t in range(steps):
-            h, state = self.writer(torch.cat([x, z[:, None]], 2), state)
+            h, state = self.writer(torch.cat([read, z[:, None]], 2), state)
             outputs.append(self.output(h))
             x = self.observation.sample_x(outputs[-1]) if sampled else self.observation.mean(outputs[-1])
-            if observed is not None and observed.mask is not None:
-                x = torch.where(observed.mask[:, t : t + 1, None], observed.x[:, t : t + 1], x)
+            if observed is not None and known is not None:
+                x = torch.where(known[:, t : t + 1], observed.x[:, t : t + 1], x)
             values.append(x)
+            read = self.inputs.of(x)
         return torch.cat(outputs, 1), torch.cat(values, 1)
 
     def teacher_forced(self, z: Tensor, batch: Batch) -> Tensor:
         """Return the outputs of a decoder that reads the true previous step, (B, T, D)."""
-        x, _ = _masked(batch)
+        x = torch.where(_mask(batch)[..., None], self.inputs(batch), 0.0)
         x = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
         if self.training and self.config.drop:
             x = x * (torch.rand(x.shape[:2], device=x.device) >= self.config.drop)[..., None]
@@ -119,10 +122,6 @@ class VRAE(GaussianPosterior):
 
     def _length(self, batch: Batch | None) -> int:
         return self.spec.steps if batch is None else batch.x.shape[1]
-
-    def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
-        x, mask = _masked(batch)
-        return super().log_likelihood(z, Batch(x, mask=mask))
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         bound, c = self.bound(batch), self.config
@@ -145,25 +144,25 @@ class VRAE(GaussianPosterior):
         samples of the prior in proportion to the likelihood of the prefix (sampling importance resampling, Rubin 1988).
         The encoder is not used, because it was trained on whole sequences.
         """
-        x, mask = _masked(batch)
-        in_prefix = mask & (torch.arange(x.shape[1], device=x.device) < prefix[:, None])
-        observed = Batch(x, mask=in_prefix)
+        x = batch.x
+        in_prefix = _mask(batch) & (torch.arange(x.shape[1], device=x.device) < prefix[:, None])
+        observed = replace(batch, y=None, mask=in_prefix)
         z = self.sample_prior(candidates)
         index = torch.arange(len(x), device=x.device).repeat_interleave(candidates)
         weight = -self.nll(observed[index], z.repeat(len(x), 1)).view(len(x), candidates)
         z = z[torch.multinomial(weight.softmax(1), 1).squeeze(1)]
         output = self.generate(z, x.shape[1], None if self.factorized else observed)[0]
-        return torch.where(in_prefix[..., None], x, self.observation.mean(output))
+        mean = self.observation.mean(output)
+        return mean if observed.known is None else torch.where(observed.known, x, mean)
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
         """Return `forecasts`. Each row has a true sequence and three forecasts from its first half."""
         part = batch[slice(0, 6)]
-        mask = _masked(part)[1]
+        mask = _mask(part)
         rows = torch.stack([part.x, *(self.forecast(part, (mask.sum(1) + 1) // 2) for _ in range(3))], 1)
         return {"forecasts": torch.where(mask[:, None, :, None], rows, torch.nan)}
 
 
-def _masked(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the values, (B, T, D), with zeros in the padding, and the mask, (B, T)."""
-    mask = batch.x.new_ones(batch.x.shape[:2], dtype=torch.bool) if batch.mask is None else batch.mask
-    return torch.where(mask[..., None], batch.x, 0.0), mask
+def _mask(batch: Batch) -> Tensor:
+    """Return which steps are real, (B, T)."""
+    return batch.x.new_ones(batch.x.shape[:2], dtype=torch.bool) if batch.mask is None else batch.mask

@@ -205,7 +205,12 @@ def _with_test(raw: Raw, index: list[Tensor]) -> tuple[Raw, list[Tensor]]:
         longest = max(part.shape[1] for part in x)
         x = [np.pad(part, ((0, 0), (0, longest - part.shape[1]), (0, 0))) for part in x]
     joined: dict[str, Any] = {"x": np.concatenate(x)}
-    for name in ("y", "lengths", "groups", "times"):
+    if any(part.observed is not None for part in parts):
+        joined["observed"] = np.ones(joined["x"].shape, np.bool_)
+        for part, start in zip(parts, (0, len(raw.x)), strict=True):
+            if part.observed is not None:
+                joined["observed"][start : start + len(part.x), : part.x.shape[1]] = part.observed
+    for name in ("y", "lengths", "groups", "times", "exposure"):
         values = [getattr(part, name) for part in parts]
         joined[name] = None if any(v is None for v in values) else np.concatenate(values)
     if raw.y is not None and test.y is None:
@@ -220,7 +225,9 @@ def _with_test(raw: Raw, index: list[Tensor]) -> tuple[Raw, list[Tensor]]:
 def _digest(raw: Raw, index: list[Tensor]) -> str:
     sha = hashlib.sha256(f"{raw.x.shape}{raw.x.dtype}{raw.likelihood}".encode())
     factors = None if raw.factors is None else raw.factors.values
-    for array in (raw.x, raw.y, raw.lengths, factors, *(i.numpy() for i in index)):
+    if raw.likelihood == "mixed" or raw.exposure_kind:
+        sha.update(f"{raw.likelihoods}{raw.exposure_kind}".encode())
+    for array in (raw.x, raw.y, raw.lengths, factors, raw.observed, raw.exposure, *(i.numpy() for i in index)):
         if array is not None:
             sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()

@@ -31,7 +31,7 @@ def from_pixels(x: Array, source: Source, name: str, like: Preprocessing | None 
     Raises:
         InputError: If pixels are missing, `source.likelihood` does not fit them, or they do not fit `like`.
     """
-    Raw(name=name, source=source, x=x, y=None, likelihood="gaussian").check_finite()
+    Raw(name=name, source=source, x=x, y=None, likelihood="gaussian").check_values()
     notes: list[str] = []
     size = source.size if like is None else like.source.size
     if size not in (None, x.shape[2:]):

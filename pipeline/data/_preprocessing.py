@@ -6,6 +6,7 @@ rows exactly as the training data were treated.
 
 import dataclasses
 import json
+import warnings
 import zlib
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.data import _groups
 from pipeline.data._raw import Column, Layout, PixelFormat, Raw
 from pipeline.data._source import Source
 from variants import Batch, DataSpec, InputError
+from variants.base.contract import DENSITIES, KIND_OF
 
 FILES = ("preprocessing.json", "preprocessing.safetensors")
 FAR = 100  # new values may lie this many times the half range of the training values away from its middle
@@ -33,8 +36,10 @@ class Preprocessing:
     """What was done to the training data, and is done to all later data.
 
     `shift`, `scale`, `low` and `high` are float64, one for each column of a table or channel of sequences, and one for
-    all pixels of images. Continuous values enter a model as (x - shift) / scale. `low` and `high` are the smallest and
-    the largest training value. The other fields are those of `Raw`.
+    all pixels of images. Values enter a model as (x - shift) / scale: real values are standardised, positive ones are
+    divided by their geometric mean, and others stay as they are. `low` and `high` are the smallest and the largest
+    training value. `order` has the columns of a mixed table in the order in which they enter a model, where categories
+    are one-hot vectors. The other fields are those of `Raw`.
     """
 
     spec: DataSpec
@@ -45,6 +50,7 @@ class Preprocessing:
     width: int = 0
     pixels: PixelFormat | None = None
     step: str = ""
+    order: tuple[int, ...] = ()
     digest: str = ""  # of the data that it was fitted on
     shift: Tensor = field(default_factory=_zero)
     scale: Tensor = field(default_factory=_one)
@@ -54,88 +60,150 @@ class Preprocessing:
     @classmethod
     def fit(cls, raw: Raw, train: Tensor) -> "Preprocessing":
         """Return the preprocessing of what was read, fitted on the examples with the indices `train`."""
+        index = train.numpy()
         shape, steps = (raw.x.shape[1:], 0) if raw.lengths is None else (raw.x.shape[2:], raw.x.shape[1])
-        spec = DataSpec(
-            name=raw.name, shape=tuple(shape), likelihood=raw.likelihood, classes=len(raw.class_names), steps=steps
-        )
         layout: Layout = "images" if len(shape) == 3 else "table"
         if raw.lengths is not None:
-            layout = "lines" if raw.likelihood == "gaussian" else "roll"
-        limits: dict[str, Any] = {}
-        if raw.likelihood == "gaussian":
-            x = raw.x[train.numpy()]
-            if raw.lengths is not None:
-                x = x[raw.mask[train.numpy()]]
-            # one mean and scale for each column of a table, for each channel of sequences, and for all pixels of images
-            axes = (0,) if x.ndim == 2 else tuple(range(x.ndim))
-            x = x.astype(np.float64, copy=False)
-            with np.errstate(over="ignore"):
-                scale = x.std(axes, ddof=1)
-            values = (x.mean(axes), np.where(scale > 0, scale, 1.0), x.min(axes), x.max(axes))
-            limits = {n: torch.as_tensor(v) for n, v in zip(("shift", "scale", "low", "high"), values, strict=True)}
+            layout = "roll" if raw.likelihood in ("bernoulli", "categorical") else "lines"
+        shift, scale, low, high, spread = _statistics(raw, index)
+        order, exposure = _groups.order_of(raw), _groups.exposure(raw)
+        groups = _groups.groups(raw, index, spread)
+        known = raw.known
+        spec = DataSpec(
+            name=raw.name, shape=(*shape[:-1], sum(g.size for g in groups)) if order else tuple(shape),
+            likelihood=raw.likelihood, classes=len(raw.class_names), steps=steps, groups=groups,
+            missing=known is not None and not known[index].all(), exposure=raw.exposure_kind,
+            exposures=() if exposure is None else _groups.quantiles(exposure[index]),
+            class_shares=_groups.class_shares(None if raw.y is None else raw.y[index], len(raw.class_names)),
+        )  # fmt: skip
         return cls(
             spec=spec, layout=raw.layout or layout, source=raw.source, class_names=raw.class_names,
-            columns=raw.columns, width=raw.width, pixels=raw.pixels, step=raw.step, **limits,
+            columns=raw.columns, width=raw.width, pixels=raw.pixels, step=raw.step, order=order,
+            shift=torch.as_tensor(shift), scale=torch.as_tensor(scale), low=torch.as_tensor(low),
+            high=torch.as_tensor(high),
         )  # fmt: skip
 
-    def encode(self, raw: Raw, *, is_new: bool = True) -> Batch:
+    def encode(self, raw: Raw, *, is_new: bool = True, allow_missing: bool = False) -> Batch:
         """Return what was read in the form in which `Data` stores it (see `pipeline.data`).
 
+        Args:
+            raw: What was read.
+            is_new: Whether the data are new to the model. Values in other units than in training are then refused.
+            allow_missing: Whether new data may have missing values even if the training data had none.
+
         Raises:
-            InputError: If the examples have another shape, or values are missing, or, in data that `is_new` to the
-                model, values are in other units than in the training data.
+            InputError: If the examples have another shape or other units, or values are infinite or missing.
         """
-        x, steps = raw.x, raw.lengths is not None
-        shape = x.shape[2:] if steps else x.shape[1:]
-        if tuple(shape) != self.spec.shape or steps != bool(self.spec.steps):
+        steps = raw.lengths is not None
+        shape = raw.x.shape[2:] if steps else raw.x.shape[1:]
+        expected = (len(self.columns),) if self.order else self.spec.shape
+        if tuple(shape) != expected or steps != bool(self.spec.steps):
             raise InputError(
                 f"{raw.source}: examples have the shape {'x'.join(map(str, shape))}; the model was trained on "
-                f"{'sequences with steps of ' if self.spec.steps else ''}{'x'.join(map(str, self.spec.shape))}"
+                f"{'sequences with steps of ' if self.spec.steps else ''}{'x'.join(map(str, expected))}"
             )
-        raw.check_finite()
-        mask = torch.from_numpy(raw.mask) if steps else None
-        if self.spec.likelihood == "gaussian":
+        raw.check_values()
+        known = raw.known
+        if known is not None and is_new and not (self.spec.missing or allow_missing):
+            self._refuse_missing(raw, known)
+        x: Any = raw.x if known is None else np.where(known, raw.x, np.zeros((), raw.x.dtype))
+        if self.spec.has_density:
             if is_new:
                 self._check_range(raw)
-            with np.errstate(over="ignore"):
-                x = ((x.astype(np.float64, copy=False) - self.shift.numpy()) / self.scale.numpy()).astype(np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):
+                x = (x.astype(np.float64, copy=False) - self.shift.numpy()) / self.scale.numpy()
+                x = (x if known is None else np.where(known, x, 0.0)).astype(np.float32)
             if not (np.isfinite(x).all() and self.scale.isfinite().all()):
-                largest = np.abs(raw.x).max()
+                largest = np.nanmax(np.abs(raw.x))
                 raise InputError(f"{raw.source}: there are values as large as {largest:g}; expected smaller ones")
-        values = torch.from_numpy(np.ascontiguousarray(x))
-        if mask is not None and self.spec.likelihood == "gaussian":
+        elif self.spec.likelihood == "bernoulli" and x.dtype.kind == "f":
+            x = x.astype(np.bool_)
+        elif x.dtype != np.uint8 and x.dtype.kind != "b":
+            x = x.astype(np.float32)
+        if self.order:
+            x, known = self._expanded(x, known)
+        values, mask = torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(raw.mask) if steps else None
+        if mask is not None and values.dtype == torch.float32:
             values = values * mask[..., None]
-        return Batch(values, None if raw.y is None else torch.from_numpy(raw.y), mask)
+        exposure = _groups.exposure(raw)
+        return Batch(
+            values, None if raw.y is None else torch.from_numpy(raw.y), mask,
+            None if known is None else torch.from_numpy(np.ascontiguousarray(known)),
+            None if exposure is None else torch.from_numpy(exposure.astype(np.float32)),
+        )  # fmt: skip
+
+    def _expanded(self, x: Array, known: Array | None) -> tuple[Array, Array | None]:
+        """Return columns (N, D) in the order in which they enter a model, categories as one-hot vectors."""
+        of_each = [max(1, len(self.columns[i].values)) if self._is_category(i) else 1 for i in self.order]
+        observed = None if known is None else np.repeat(known[:, self.order], of_each, axis=1)
+        parts = [
+            _groups.one_hot(x[:, i], n) if self._is_category(i) else x[:, [i]]
+            for i, n in zip(self.order, of_each, strict=True)
+        ]
+        values = np.concatenate(parts, axis=1).astype(np.float32)
+        return (values if observed is None else np.where(observed, values, np.float32(0))), observed
+
+    def _is_category(self, column: int) -> bool:
+        return self.columns[column].likelihood == "categorical"
+
+    def _refuse_missing(self, raw: Raw, known: Array) -> None:
+        """Raise `InputError` about missing values of a model whose training data had none."""
+        incomplete = int((~known.reshape(len(known), -1)).any(1).sum())
+        raise InputError(
+            f"{raw.source}: {incomplete} of {len(known)} {raw.noun} have missing values, and the model was trained on "
+            "data without any; fill them in first (impute), or train on data with missing values"
+        )
+
+    def log_jacobian(self, batch: Batch) -> Tensor:
+        """Return the difference, (B,), of log p(x) in the units of the source and in those of the model, in nats.
+
+        It is minus the logarithms of the scales of the observed values whose likelihood is a density. Scores of models
+        with different likelihoods of the same data compare only in the units of the source.
+        """
+        log_scale = self.scale.log().to(batch.x.device, torch.float64)
+        if self.order:
+            sizes = [group.size for group in self.spec.groups if group.kind == "category"]
+            log_scale = torch.cat([log_scale[list(self.order[: len(self.order) - len(sizes)])],
+                                   log_scale.new_zeros(sum(sizes))])  # fmt: skip
+        known = torch.ones_like(batch.x, dtype=torch.bool) if batch.known is None else batch.known
+        return -(known.expand_as(batch.x) * log_scale).flatten(1).sum(1)
 
     def _check_range(self, raw: Raw) -> None:
         """Raise `InputError` if most values of a column are in other units than those of the training data."""
         low, high = self.low.numpy(), self.high.numpy()
         distance = np.abs(raw.x - (low + high) / 2) / np.maximum((high - low) / 2, 1e-12)
+        if raw.known is not None:
+            distance = np.where(raw.known, distance, np.nan)
         if raw.lengths is not None:
             distance = distance[raw.mask]
-        # an image may be dark almost everywhere, so the largest distance counts, not the median
-        typical = np.atleast_1d(distance.max() if low.ndim == 0 else np.median(distance, axis=0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a column without any known value has no median
+            # an image may be dark almost everywhere, so the largest distance counts, not the median
+            typical = np.atleast_1d(np.nanmax(distance) if low.ndim == 0 else np.nanmedian(distance, axis=0))
+        typical = np.nan_to_num(typical)
         if (typical > FAR).any():
             worst = int(typical.argmax())
             name = self.columns[worst].name if self.columns else "the pixels"
             values = raw.x if low.ndim == 0 else raw.x[..., worst]
             old_low, old_high = np.atleast_1d(low)[worst], np.atleast_1d(high)[worst]
             raise InputError(
-                f"{raw.source}: the values of {name} are from {values.min():g} to {values.max():g}, those of the "
-                f"training data from {old_low:g} to {old_high:g}; expected the same units"
+                f"{raw.source}: the values of {name} are from {np.nanmin(values):g} to {np.nanmax(values):g}, those of "
+                f"the training data from {old_low:g} to {old_high:g}; expected the same units"
             )
 
     def decode(self, x: Tensor) -> Array:
         """Turn values in the units of `Batch.x`, (N, *shape) or (N, T, D), into values in the units of the source.
 
-        Binary columns become the probability of their second value, and binary pixels are between their two values.
+        Binary columns become the probability of their second value, categories the number of the most probable one, and
+        binary pixels are between their two values.
         """
         values = x.detach().cpu().double().numpy()
-        if self.spec.likelihood == "gaussian":
-            values = values * self.scale.numpy() + self.shift.numpy()
+        if self.order:
+            values = self._collapsed(values)
+        values = values * self.scale.numpy() + self.shift.numpy()
         if self.pixels is None:
             return np.asarray(values)
-        if self.spec.likelihood != "gaussian":
+        if self.spec.likelihood in ("bernoulli", "logistic8"):
             values = values * (self.pixels.high - self.pixels.low) + self.pixels.low
         if self.pixels.channel_axis == "last":
             values = np.moveaxis(values, 1, -1)
@@ -146,6 +214,15 @@ class Preprocessing:
             limits = np.iinfo(dtype)
             return values.round().clip(limits.min, limits.max).astype(dtype)
         return np.asarray(values)
+
+    def _collapsed(self, x: Array) -> Array:
+        """Return columns (N, D) in the order of the source, with categories as numbers; the inverse of `_expanded`."""
+        sizes = [len(self.columns[i].values) if self._is_category(i) else 1 for i in self.order]
+        parts = np.split(x, np.cumsum(sizes)[:-1], axis=1)
+        values = np.empty((len(x), len(self.order)))
+        for i, part in zip(self.order, parts, strict=True):
+            values[:, i] = part.argmax(1) if self._is_category(i) else part[:, 0]
+        return values
 
     def binarized(self, batch: Batch) -> Batch:
         """Return a batch in float32 that a variant can score. Grey values of a Bernoulli model are binarised.
@@ -190,8 +267,8 @@ class Preprocessing:
             facts = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
             facts.pop("version")
             facts["source"] = Source.parse(json.dumps(facts["source"]))
-            facts["spec"] = DataSpec(**{**facts["spec"], "shape": tuple(facts["spec"]["shape"])})
-            facts["class_names"] = tuple(facts["class_names"])
+            facts["spec"] = DataSpec.from_json(facts["spec"])
+            facts |= {name: tuple(facts.get(name, ())) for name in ("class_names", "order")}
             facts["columns"] = tuple(
                 Column(**{**column, "values": tuple(column["values"])}) for column in facts["columns"]
             )
@@ -200,6 +277,38 @@ class Preprocessing:
             return cls(**facts)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise InputError(f"{folder}: the preprocessing cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _statistics(raw: Raw, train: NDArray[np.int64]) -> list[Array]:
+    """Return shift, scale, the smallest and the largest value, and the spread of log x, of training examples.
+
+    There is one of each for each column of a table and each channel of sequences, and one for all pixels of images.
+    Shift and scale are 0 and 1 where the likelihood is a probability. The spread is 1 but for positive values.
+    """
+    families = raw.likelihoods if raw.likelihood == "mixed" else [raw.likelihood]
+    kinds = np.array([KIND_OF[family] for family in families])
+    if not np.isin(kinds, DENSITIES).any():
+        return [np.array(value) for value in (0.0, 1.0, 0.0, 1.0, 1.0)]
+    is_real, is_positive = ((kinds == kind) if raw.likelihood == "mixed" else kinds[0] == kind for kind in DENSITIES)
+    x = raw.x[train].astype(np.float64, copy=False)
+    if raw.known is not None:
+        x = np.where(raw.known[train], x, np.nan)
+    if raw.lengths is not None:
+        x = x[raw.mask[train]]
+    axes = (0,) if x.ndim == 2 else tuple(range(x.ndim))
+    mean, std, low, high = (
+        (np.mean, np.std, np.min, np.max) if raw.known is None else (np.nanmean, np.nanstd, np.nanmin, np.nanmax)
+    )
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # about columns without known values in the training split
+        logs = np.log(x) if np.any(is_positive) else np.zeros(x.shape)
+        shift, deviation = mean(x, axes), std(x, axes, ddof=1)
+        scale = np.where(is_real, deviation, np.where(is_positive, np.exp(mean(logs, axes)), 1.0))
+        spread, limits = std(logs, axes, ddof=1), [low(x, axes), high(x, axes)]
+    return [
+        np.where(is_real & ~np.isnan(shift), shift, 0.0), np.where(scale > 0, scale, 1.0),
+        *(np.nan_to_num(limit) for limit in limits), np.where(is_positive & (spread > 0), spread, 1.0),
+    ]  # fmt: skip
 
 
 def _plain(value: Any) -> Any:

@@ -51,12 +51,14 @@ class Column:
     """A column of a table, or a channel of sequences.
 
     `values` are the two values of a binary column, of which the first is read as 0 and the second as 1, or the
-    categories of a category column. It is empty for other kinds.
+    categories of a category column, which are read as 0, 1, 2, and so on. It is empty for other kinds. `likelihood` is
+    the family of this column in a table with several; it is empty if all columns have that of the `Raw`.
     """
 
     name: str
     kind: Kind
     values: tuple[Any, ...] = ()
+    likelihood: Likelihood | Literal[""] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +81,10 @@ class Raw:
     """A data set as it was read: values `x` (N, ...) in the units of the source, and what is known about them.
 
     The likelihood decides the type of `x`: bool for `bernoulli` and `categorical` (one-hot), uint8 for grey values that
-    are binarised (`bernoulli`) and for `logistic8`, and any type of numbers for `gaussian`. Binary columns of a table
-    are already 0 and 1. Tables are (N, D), images (N, C, H, W), and sequences (N, T, D) with `lengths` (N,), padded
-    with zeros.
+    are binarised (`bernoulli`) and for `logistic8`, and any type of numbers for others. Binary columns of a table are
+    already 0 and 1, and category columns are numbers from 0. Tables are (N, D), images (N, C, H, W), and sequences
+    (N, T, D) with `lengths` (N,), padded with zeros. A missing value is NaN, or false in `observed`, which serves types
+    that have no NaN; binary values of which some are missing are therefore floats, or have `observed`.
     """
 
     name: str  # of the data set
@@ -96,6 +99,11 @@ class Raw:
     pixels: PixelFormat | None = None  # of images
     splits: list[torch.Tensor] | None = None  # indices of the three splits, if given; an empty one is drawn
     lengths: NDArray[np.int64] | None = None
+    observed: NDArray[np.bool_] | None = (
+        None  # in the shape of x, false for missing values; None if only NaN is missing
+    )
+    exposure_kind: Literal["", "sum", "column"] = ""  # see `DataSpec.exposure`
+    exposure: NDArray[np.float64] | None = None  # (N,) of the column that holds it
     layout: Layout | None = None  # None: follows from the shape
     factors: Factors | None = None
     rows: Any = None  # a pandas Index with the labels of the rows
@@ -110,6 +118,19 @@ class Raw:
     def noun(self) -> str:
         """What the examples are called in messages."""
         return "sequences" if self.lengths is not None else "images" if self.x.ndim == 4 else "rows"
+
+    @property
+    def known(self) -> NDArray[np.bool_] | None:
+        """Which values are not missing, in the shape of x; None if all are known. Padding is known."""
+        known = self.observed
+        if self.x.dtype.kind == "f" and np.isnan(self.x).any():
+            known = ~np.isnan(self.x) if known is None else known & ~np.isnan(self.x)
+        return None if known is None or known.all() else known
+
+    @property
+    def likelihoods(self) -> list[Likelihood]:
+        """The family of each column of a table."""
+        return [column.likelihood or self.likelihood for column in self.columns]
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -133,32 +154,32 @@ class Raw:
         return replace(self, y=codes, class_names=names, notes=(*self.notes, *notes))
 
     def checked(self) -> "Raw":
-        """Return this data set. Raises `InputError` if it has too few examples, missing or constant values."""
+        """Return this data set. Raises `InputError` if it has too few examples, infinite or constant values."""
         if len(self.x) < MINIMUM:
             raise InputError(f"{self.source}: {len(self.x)} examples; expected at least {MINIMUM} for three splits")
-        self.check_finite("; --drop leaves columns out" if self.noun == "rows" else "")
+        self.check_values("; --drop leaves columns out" if self.noun == "rows" else "")
         if (self.x == self.x[:1]).all():
             raise InputError(f"{self.source}: all {len(self.x)} {self.noun} are equal; expected different ones")
         if self.factors is not None:
             self.factors.checked(str(self.source), len(self.x))
         return self
 
-    def check_finite(self, advice: str = "") -> None:
-        """Raise `InputError` if there are no values, or some are missing or infinite. `advice` ends the message."""
+    def check_values(self, advice: str = "") -> None:
+        """Raise `InputError` if there are no values, or some are infinite. `advice` ends the message."""
         if self.x.size == 0:
             raise InputError(f"{self.source}: x has shape {self.x.shape}; expected examples with values")
-        if self.x.dtype.kind != "f" or np.isfinite(self.x).all():
+        if self.x.dtype.kind != "f" or not np.isinf(self.x).any():
             return
-        is_bad = ~np.isfinite(self.x.reshape(len(self.x), -1)).all(1)
+        is_bad = np.isinf(self.x.reshape(len(self.x), -1)).any(1)
         first, where = int(is_bad.argmax()), ""
         if self.columns and self.x.ndim == 2:
-            names = [c.name for c, ok in zip(self.columns, np.isfinite(self.x).all(0), strict=True) if not ok]
+            names = [c.name for c, ok in zip(self.columns, ~np.isinf(self.x).any(0), strict=True) if not ok]
             where = f" in {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
         is_row = self.noun == "rows"
         position = row_name(first, self.source, self.rows) if is_row else f"{self.noun.removesuffix('s')} {first + 1}"
         raise InputError(
-            f"{self.source}: {is_bad.sum()} of {len(is_bad)} {self.noun} have missing or infinite values{where}, the "
-            f"first in {position}; fill the values in, or remove these {self.noun}{advice}"
+            f"{self.source}: {is_bad.sum()} of {len(is_bad)} {self.noun} have infinite values{where}, the first in "
+            f"{position}; replace these values, or remove these {self.noun}{advice}"
         )
 
 

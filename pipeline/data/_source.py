@@ -7,14 +7,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from variants.base.contract import InputError, Likelihood
 
 SPLIT_SEED = 20131220  # the default seed of splits (the VAE appeared on arXiv on that day)
-Kind = Literal["real", "count", "binary", "category", "pixels", "sequence"]
-KINDS: tuple[Kind, ...] = ("real", "count", "binary", "pixels", "sequence")  # that `--kind` accepts
-OF_TABLES = ("label", "group", "time", "drop", "header", "gaps")  # fields of `Source` that name or concern columns
+Kind = Literal["real", "positive", "count", "binary", "category", "pixels", "sequence"]
+KINDS: tuple[Kind, ...] = get_args(Kind)  # that `--kind` accepts
+OF_TABLES = (
+    "label",
+    "group",
+    "time",
+    "drop",
+    "header",
+    "gaps",
+    "exposure",
+)  # fields of `Source` that name or concern columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +39,7 @@ class Source:
     drop: tuple[str, ...] = ()  # columns that are left out
     header: bool = True  # whether the first line of a table has the names of the columns
     likelihood: Likelihood | None = None
+    exposure: str | None = None  # what counts are proportional to: "sum", "none", or the name of a column
     kinds: tuple[tuple[str, Kind], ...] = ()  # of columns; for an array that is no table, the kind of `x`
     size: tuple[int, int] | None = None  # the height and width to which images are resized
     alpha: Literal["white", "black", "keep"] | None = None  # the colour behind transparent pixels, or keep alpha

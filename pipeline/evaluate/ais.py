@@ -100,7 +100,7 @@ def tune(variant: Variant, batch: Batch, temperatures: int, *, chains: int = 8, 
 def estimate(variant: Variant, batch: Batch, tuned: Tuned, *, chains: int = 4, seed: int = 0) -> Annealed:
     """Estimate log p(x) of each example, with `chains` chains for each.
 
-    If the variant is conditioned on a class, it is log sum_y p(x, y) with a uniform y; if it is conditioned on a part
+    If the variant is conditioned on a class, it is log sum_y p(y) p(x|y); if it is conditioned on a part
     of x, log p(missing|observed).
     """
     with _sampling(variant, batch, 3 * seed + 1):
@@ -109,12 +109,13 @@ def estimate(variant: Variant, batch: Batch, tuned: Tuned, *, chains: int = 4, s
         parts = [_forward(variant, labelled[i], tuned, chains) for i in portions]
         each, rate, distortion = (torch.cat(column) for column in list(zip(*parts, strict=True))[:3])
         table = each.new_full((len(batch), len(labelled)), -math.inf)
+        if variant.conditioned_on == "y":
+            each = each + variant.spec.class_probabilities.to(each)[labelled.y].log()
         table[owner, torch.arange(len(labelled), device=owner.device)] = each
-        classes = variant.spec.classes if variant.conditioned_on == "y" else 1
         best = table.argmax(1)
         accepted = sum(p[3] * len(p[0]) for p in parts) / len(labelled)
         return Annealed(
-            log_p=(table.logsumexp(1) - math.log(classes)).cpu(), accepted=accepted,
+            log_p=table.logsumexp(1).cpu(), accepted=accepted,
             betas=tuned.betas.cpu(), rate=rate[best].mean(0).cpu(), distortion=distortion[best].mean(0).cpu(),
         )  # fmt: skip
 
@@ -229,9 +230,7 @@ def _with_classes(variant: Variant, batch: Batch) -> tuple[Batch, Tensor]:
             bounds = torch.stack([defined(likelihood.bound(variant, option, 16)) for option in options])
             near = bounds > bounds.max(0).values - NEGLIGIBLE
     chosen = [(option[i], i) for option, kept in zip(options, near, strict=True) if len(i := kept.nonzero()[:, 0])]
-    y, x = torch.cat([o.y for o, _ in chosen if o.y is not None]), torch.cat([o.x for o, _ in chosen])
-    mask = None if batch.mask is None else torch.cat([batch.mask[i] for _, i in chosen])
-    return Batch(x, y, mask), torch.cat([i for _, i in chosen])
+    return Batch.cat([labelled for labelled, _ in chosen]), torch.cat([i for _, i in chosen])
 
 
 def _mean_exp(weight: Tensor) -> Tensor:

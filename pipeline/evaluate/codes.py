@@ -20,7 +20,7 @@ def encode_split(variant: Variant, data: Data, split: Batch) -> NDArray[np.float
     """Return the code of each example of a split, (N, Z). Labels are removed before `encode` sees the examples."""
     variant.eval()
     with torch.no_grad():
-        parts = [variant.encode(Batch(b.x, mask=b.mask)) for b in data.batches(split)]
+        parts = [variant.encode(b.unlabelled) for b in data.batches(split)]
     return torch.cat(parts).float().cpu().numpy().astype(np.float64)
 
 

@@ -122,7 +122,7 @@ def imputation(
     with machine.seeded(variant.device, 0):
         for batch, hiding in _portions(data, split, max(1, 2000 // chains)):
             index = torch.arange(len(batch), device=hiding.device).repeat_interleave(chains)
-            true, missing = replace(batch, y=None)[index], hiding[index]
+            true, missing = batch.unlabelled[index], hiding[index]
             completed = replace(true, x=torch.where(missing, mean, true.x))
             log_p, log_weights = [], []
             for turn in range(rounds):
@@ -201,7 +201,7 @@ def interpolation(
         return Undefined(f"{type(variant).__name__} decodes a code only together with the observed part of an image")
     examples = probe.subset(split, 2 * pairs)
     with machine.seeded(variant.device, 0):
-        code = torch.cat([variant.encode(Batch(b.x, mask=b.mask)) for b in data.batches(examples)])
+        code = torch.cat([variant.encode(b.unlabelled) for b in data.batches(examples)])
         left, right = code[: len(code) // 2], code[len(code) // 2 : len(code) // 2 * 2]
         path = torch.stack(
             [variant.decode(left.lerp(right, i / steps)).flatten(1) for i in range(steps + 1)], dim=1
@@ -295,21 +295,16 @@ def augmentation(
             real = [data.batch(chosen, slice(None)) for _ in range(copies + 1)]
             samples = []
             for batch in real[1:]:
-                unlabelled = replace(batch, y=None)
+                unlabelled = batch.unlabelled
                 proposal = variant.sample_posterior(unlabelled)
                 z = variant.encode(unlabelled) if proposal is None else proposal[0]
                 samples.append(replace(batch, x=variant.sample_x(z, unlabelled)))
-            for name, split in (("without", _joined(real)), ("with", _joined([real[0], *samples]))):
+            for name, split in (("without", Batch.cat(real)), ("with", Batch.cat([real[0], *samples]))):
                 torch.manual_seed(draw)
                 learner = classifier.Classifier(data).to(variant.device)
                 classifier.fit(learner, data, split, steps)
                 accuracies[name].append(classifier.accuracy(learner, data, data.test))
     return {name: np.array(values) for name, values in accuracies.items()}
-
-
-def _joined(parts: list[Batch]) -> Batch:
-    y, mask = ([f for b in parts if (f := getattr(b, name)) is not None] for name in ("y", "mask"))
-    return Batch(torch.cat([b.x for b in parts]), torch.cat(y) if y else None, torch.cat(mask) if mask else None)
 
 
 def _evenly(split: Batch, n: int, classes: int) -> Batch:

@@ -272,7 +272,7 @@ def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
 
     known = codes.labelled(data.valid)
     split = (known if len(known) else data.valid)[slice(0, n)]
-    code = torch.cat([variant.encode(Batch(b.x, mask=b.mask)) for b in data.batches(split)]).float().cpu().numpy()
+    code = torch.cat([variant.encode(b.unlabelled) for b in data.batches(split)]).float().cpu().numpy()
     axes = [f"z{i}" for i in range(code.shape[1])]
     if code.shape[1] > 2:
         pca = PCA(2).fit(code)

@@ -5,7 +5,8 @@
     GaussianVariant                                        base class: N(0, I) prior, Gaussian q, shared networks
     GaussianPosterior, Bound                               base class: the same, with networks of your own
     DecoderVariant                                         base class: any prior and posterior, one decoder
-    Observation                                            p(x|z) of the family that fits the data
+    Observation                                            p(x|z), composed of the families that fit the data
+    Inputs                                                 what a network reads of a batch
     Encoder, Decoder, Features, mlp                        small networks
     closed_forms                                           KL divergences, densities, schedules of the KL
     mmd                                                    maximum mean discrepancy between two samples
@@ -15,13 +16,13 @@
 
 from variants.base import closed_forms
 from variants.base.abstract import Bound, DecoderVariant, GaussianPosterior, GaussianVariant
-from variants.base.contract import Batch, Config, DataSpec, InputError, Loss, Terms, Variant, choice, number
-from variants.base.likelihoods import Observation
+from variants.base.contract import Batch, Config, DataSpec, Group, InputError, Loss, Terms, Variant, choice, number
+from variants.base.likelihoods import Inputs, Observation
 from variants.base.mmd import mmd
 from variants.base.networks import Decoder, Encoder, Features, mlp
 
 __all__ = [
     "Batch", "Bound", "Config", "DataSpec", "Decoder", "DecoderVariant", "Encoder", "Features", "GaussianPosterior",
-    "GaussianVariant", "InputError", "Loss", "Observation", "Terms", "Variant", "choice", "closed_forms", "mlp", "mmd",
-    "number",
+    "GaussianVariant", "Group", "InputError", "Inputs", "Loss", "Observation", "Terms", "Variant", "choice",
+    "closed_forms", "mlp", "mmd", "number",
 ]  # fmt: skip

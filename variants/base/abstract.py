@@ -1,14 +1,16 @@
 """Abstract base classes of variants. Each implements a part of the contract; none defines a training objective."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from variants.base import closed_forms
 from variants.base.contract import Batch, Config, DataSpec, Variant
-from variants.base.likelihoods import Observation
+from variants.base.likelihoods import SCALE_LR, Observation
 from variants.base.networks import Decoder, Encoder
 
 
@@ -22,24 +24,38 @@ class DecoderVariant(Variant, ABC):
 
     @abstractmethod
     def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
-        """Return the natural parameters of p(x|z), (B, *shape): logits, or means if the family is Gaussian.
+        """Return the parameters of p(x|z) as `Observation` needs them, (B, *shape); for instance logits, or means.
 
         A conditional variant reads its conditions from `batch`.
         """
 
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        return self.observation.mean(self.decoder_output(z, batch))
+        return self.observation.mean(self.decoder_output(z, batch), batch)
 
     def sample_x(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        return self.observation.sample_x(self.decoder_output(z, batch))
+        return self.observation.sample_x(self.decoder_output(z, batch), batch)
 
     def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
-        values = -self.observation.nll_each(batch.x, self.decoder_output(z, batch))
-        return values if batch.mask is None else torch.where(batch.mask[..., None], values, 0.0)
+        return -self.observation.nll_each(batch, self.decoder_output(z, batch))
 
     def nll(self, batch: Batch, z: Tensor) -> Tensor:
         """Return -log p(x|z), (B,), in nats."""
         return -closed_forms.per_example(self.log_likelihood(z, batch))
+
+    def parameter_groups(self, *modules: nn.Module) -> list[dict[str, Any]]:
+        """Return the parameters of modules, by default all, for an optimizer: those of `observation` on their own.
+
+        They have the learning rate `SCALE_LR`, so that scales do not lag behind the networks.
+        """
+        own = {id(p) for p in self.observation.parameters()}
+        parameters = [p for module in modules or (self,) for p in module.parameters()]
+        groups: list[dict[str, Any]] = [{"params": [p for p in parameters if id(p) not in own]}]
+        if scales := [p for p in parameters if id(p) in own]:
+            groups.append({"params": scales, "lr": SCALE_LR})
+        return groups
+
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        return {"loss": torch.optim.Adam(self.parameter_groups(), lr=self.config.lr, fused=True)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +112,7 @@ class GaussianVariant(GaussianPosterior, ABC):
         self.observation = Observation(spec)
 
     def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        mean, log_var = self.encoder(batch.x).chunk(2, dim=1)
+        mean, log_var = self.encoder(batch).chunk(2, dim=1)
         return mean, log_var
 
     def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:

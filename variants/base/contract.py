@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_type_hints
 
@@ -28,11 +28,13 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of examples. Sequences of different lengths are padded at the end."""
+    """A batch of examples. Sequences of different lengths are padded at the end. Missing values are 0 in `x`."""
 
     x: Tensor  # (B, *shape), or (B, T, D) for sequences
     y: Tensor | None = None  # (B,) class labels, int64; -1 for an unknown label
     mask: Tensor | None = None  # (B, T) bool, true for real steps and false for padding
+    observed: Tensor | None = None  # bool, in the shape of `x`: false for missing values; None if there are none
+    exposure: Tensor | None = None  # (B,) what the mean of counts is proportional to, such as their sum
 
     def __len__(self) -> int:
         return len(self.x)
@@ -43,24 +45,81 @@ class Batch:
             return self._each(lambda field: field.index_select(0, index))
         return self._each(lambda field: field[index])
 
+    @property
+    def known(self) -> Tensor | None:
+        """Which values take part in the likelihood: observed values of real steps. None if all do.
+
+        It is bool, in the shape of `x` or in one that broadcasts to it.
+        """
+        if self.mask is None:
+            return self.observed
+        return self.mask[..., None] if self.observed is None else self.mask[..., None] & self.observed
+
+    @property
+    def unlabelled(self) -> Batch:
+        """The same examples without their labels."""
+        return dataclasses.replace(self, y=None)
+
+    @staticmethod
+    def cat(batches: Sequence[Batch]) -> Batch:
+        """Return batches with the same fields as one batch."""
+        names = [f.name for f in dataclasses.fields(Batch) if getattr(batches[0], f.name) is not None]
+        return Batch(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in names})
+
     def to(self, device: torch.device | str) -> Batch:
         return self._each(lambda field: field.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        y, mask = (None if f is None else change(f) for f in (self.y, self.mask))
-        return Batch(change(self.x), y, mask)
+        others = (None if f is None else change(f) for f in (self.y, self.mask, self.observed, self.exposure))
+        return Batch(change(self.x), *others)
 
 
-Likelihood = Literal["bernoulli", "gaussian", "logistic8", "categorical"]
+Likelihood = Literal[
+    "bernoulli", "gaussian", "student-t", "log-normal", "gamma", "poisson", "negative-binomial", "zero-inflated",
+    "logistic8", "categorical", "mixed",
+]  # fmt: skip
+ValueKind = Literal["real", "positive", "count", "binary", "category", "pixel"]
+KIND_OF: Mapping[Likelihood, ValueKind] = {  # the kind of values that a family of likelihoods is for
+    "gaussian": "real", "student-t": "real", "log-normal": "positive", "gamma": "positive", "poisson": "count",
+    "negative-binomial": "count", "zero-inflated": "count", "bernoulli": "binary", "categorical": "category",
+    "logistic8": "pixel",
+}  # fmt: skip
+DENSITIES = ("real", "positive")  # kinds of values whose likelihood is a density; that of the others is a probability
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Values that stand next to each other in the last axis of x, and whose likelihoods are of one family.
+
+    A categorical group is a single variable, as a one-hot vector. `offset` is added to the output of the decoder, so
+    that a new model begins near the frequencies and means of the training data: it holds logits of the frequencies, or
+    logarithms of the means of counts. Either it is empty, or it has a number for each value.
+    """
+
+    likelihood: Likelihood
+    size: int  # number of values in the last axis of x
+    offset: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()  # of positive values: the standard deviation of log x in the training data
+
+    @property
+    def kind(self) -> ValueKind:
+        return KIND_OF[self.likelihood]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
     """The properties of a data set that a variant needs to know. They are facts, not hyperparameters.
 
-    `likelihood` is the family of p(x|z) that fits the values: `bernoulli` for values in {0, 1}; `gaussian` with one
-    learned scale for continuous values; `logistic8`, the discretised logistic, for 8-bit values k, which a variant
-    gets as k/255; `categorical` for one of `shape[-1]` symbols, which a variant gets as one-hot vectors.
+    `likelihood` is the family of p(x|z) that fits the values, which are in these units:
+
+        bernoulli                        values in {0, 1}
+        gaussian, student-t              real values, standardised by the training data
+        log-normal, gamma                positive values, divided by their geometric mean in the training data
+        poisson, negative-binomial       counts as they are
+        zero-inflated                    counts as they are, with a negative binomial that has additional zeros
+        logistic8                        8-bit values k, as k/255, with a discretised logistic distribution
+        categorical                      one of `shape[-1]` symbols, as a one-hot vector
+        mixed                            columns of several kinds, each of the family of its group
     """
 
     name: str
@@ -68,11 +127,48 @@ class DataSpec:
     likelihood: Likelihood
     classes: int = 0  # number of classes; 0 if there are no labels
     steps: int = 0  # length of the longest sequence; 0 if the examples are no sequences
+    groups: tuple[Group, ...] = ()  # of all values in order; empty if all have one family, without offset and spread
+    missing: bool = False  # whether values of the training data are missing
+    exposure: Literal["", "sum", "column"] = ""  # counts are modelled given their sum, or given a column; "": neither
+    exposures: tuple[float, ...] = ()  # evenly spaced quantiles, from 0 to 1, of `Batch.exposure` in the training data
+    class_shares: tuple[float, ...] = ()  # of the training examples whose class is known; empty: all are equal
 
     @property
     def fields(self) -> frozenset[str]:
         """The optional fields of `Batch` that this data set provides: a subset of {"y", "mask"}."""
         return frozenset(["y"] * (self.classes > 0) + ["mask"] * (self.steps > 0))
+
+    @property
+    def parts(self) -> tuple[Group, ...]:
+        """The groups of values along the last axis of x; a single one if all values have one family."""
+        return self.groups or (Group(likelihood=self.likelihood, size=self.shape[-1]),)
+
+    @property
+    def kinds(self) -> dict[ValueKind, Tensor]:
+        """Which positions of the last axis of x hold values of each kind, bool."""
+        of_each = [group.kind for group in self.parts for _ in range(group.size)]
+        return {kind: torch.tensor([k == kind for k in of_each]) for kind in dict.fromkeys(of_each)}
+
+    @property
+    def class_probabilities(self) -> Tensor:
+        """p(y), (K,): the shares of the classes, or equal ones if these are not known."""
+        return torch.tensor(self.class_shares or (1 / self.classes,) * self.classes)
+
+    @property
+    def has_density(self) -> bool:
+        """Whether the likelihood of an example is a density. Otherwise it is a probability."""
+        return any(group.kind in DENSITIES for group in self.parts)
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> DataSpec:
+        """Return the spec that `dataclasses.asdict` turned into what JSON can hold."""
+        lists = {name: tuple(value) for name, value in facts.items() if isinstance(value, list | tuple)}
+        if "groups" in lists:
+            lists["groups"] = tuple(
+                Group(**{**group, **{name: tuple(group[name]) for name in ("offset", "spread")}})
+                for group in lists["groups"]
+            )
+        return cls(**{**facts, **lists})
 
 
 def number(default: float, low: float, high: float = math.inf, *, help: str) -> Any:
@@ -219,11 +315,11 @@ class Variant(nn.Module, ABC):
 
     @abstractmethod
     def log_prior(self, z: Tensor, batch: Batch) -> Tensor:
-        """Return log p(z), (B,), in nats; given a class y, log p(z|y) + log p(y) with a uniform p(y)."""
+        """Return log p(z), (B,), in nats; given a class y, log p(z|y) + log p(y)."""
 
     @abstractmethod
     def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
-        """Return log p(x|z) of each value, (B, *shape), in nats; 0 for values without a model, such as padding."""
+        """Return log p(x|z) of each value, (B, *shape), in nats; 0 for missing values and padding."""
 
     def log_joint(self, z: Tensor, batch: Batch) -> Tensor:
         """Return log p(x, z), (B,), in nats."""

@@ -1,59 +1,439 @@
-"""The likelihood p(x|z) of the family that fits the data."""
+"""The likelihood p(x|z): one class for each family, and `Observation`, which composes them into one likelihood.
+
+A decoder gives one number for each value of x, or two for zero-inflated counts. These are logits, or the means of real
+values, or the logarithms of the means of positive values and counts. All else, such as a scale, is a parameter of the
+family with one number for each column of a table, or for each channel of images and sequences (Rybkin et al. 2021,
+sigma-VAE).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from variants.base import closed_forms
-from variants.base.contract import Batch, DataSpec
+from variants.base.contract import Batch, DataSpec, Group, InputError
+
+SCALE_LR = 0.02  # Adam's learning rate of scales and dispersions; see `Observation`
+SMALLEST_LOG_SCALE = -7.0
+LARGEST_LOG = 30.0  # of means of positive values and counts: e^30 is about 1e13
+LOG_DISPERSIONS = (-12.0, 16.0)  # the range of the logarithms of shapes and dispersions
+
+
+class Family(nn.Module, ABC):
+    """A family of likelihoods of values that share one axis: the last one, or for images the first one (channels).
+
+    The arguments are values `x`, and the decoder's `output`, (B, ..., D), or (B, C, H, W) for images. For counts,
+    `output` is the logarithm of the mean.
+    """
+
+    outputs = 1  # numbers that the decoder gives for each value
+
+    @abstractmethod
+    def nll(self, x: Tensor, output: Tensor) -> Tensor:
+        """Return -log p of each value, in nats and in the shape of `x`."""
+
+    @abstractmethod
+    def mean(self, output: Tensor) -> Tensor:
+        """Return the mean of each value."""
+
+    @abstractmethod
+    def sample(self, output: Tensor) -> Tensor:
+        """Return one sample of each value."""
+
+
+class Bernoulli(Family):
+    """Values in {0, 1}; the output is the logit of 1."""
+
+    def nll(self, x: Tensor, output: Tensor) -> Tensor:
+        return closed_forms.nll_bernoulli(x, output)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output.sigmoid()
+
+    def sample(self, output: Tensor) -> Tensor:
+        return torch.bernoulli(output.sigmoid())
+
+
+class Categorical(Family):
+    """A single variable as a one-hot vector in the last axis; the outputs are logits.
+
+    The values of the last axis add up to -log p of the category.
+    """
+
+    def nll(self, x: Tensor, output: Tensor) -> Tensor:
+        return -x * output.log_softmax(-1)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output.softmax(-1)
+
+    def sample(self, output: Tensor) -> Tensor:
+        chosen = output.softmax(-1).flatten(0, -2).multinomial(1).view(output.shape[:-1])
+        return F.one_hot(chosen, output.shape[-1]).to(output.dtype)
+
+
+class Gaussian(Family):
+    """Real values; the output is the mean, and exp(log_scale) the standard deviation."""
+
+    def __init__(self, shape: tuple[int, ...], log_scale: float = 0.0) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.full(shape, log_scale))
+
+    def nll(self, x: Tensor, output: Tensor) -> Tensor:
+        return -closed_forms.log_normal(x, output, 2 * self.log_scale.clamp(min=SMALLEST_LOG_SCALE))
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output
+
+    def sample(self, output: Tensor) -> Tensor:
+        return output + self.scale * torch.randn_like(output)
+
+    @property
+    def scale(self) -> Tensor:
+        return self.log_scale.clamp(min=SMALLEST_LOG_SCALE).exp()
+
+
+class StudentT(Gaussian):
+    """Real values with heavy tails: Student's t with 2 + exp(log_tail) degrees of freedom; the output is the mean."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.log_tail = nn.Parameter(torch.full(shape, 1.0))
+
+    def _distribution(self, output: Tensor) -> torch.distributions.StudentT:
+        degrees = 2 + self.log_tail.clamp(*LOG_DISPERSIONS).exp()
+        return torch.distributions.StudentT(degrees, output, self.scale, validate_args=False)
+
+    def nll(self, x: Tensor, output: Tensor) -> Tensor:
+        log_p: Tensor = self._distribution(output.double()).log_prob(x.double())
+        return -log_p.to(x.dtype)
+
+    def sample(self, output: Tensor) -> Tensor:
+        values: Tensor = self._distribution(output).sample()
+        return values
+
+
+class LogNormal(Gaussian):
+    """Positive values whose logarithm is Gaussian.
+
+    log x has the mean `spread` * output and the standard deviation `spread` * exp(log_scale), where `spread` is the
+    standard deviation of log x in the training data.
+    """
+
+    spread: Tensor
+
+    def __init__(self, spread: Tensor) -> None:
+        super().__init__(tuple(spread.shape))
+        self.register_buffer("spread", spread, persistent=False)
+
+    def nll(self, x: Tensor, output: Tensor) -> Tensor:
+        log_x = _log(x)
+        return super().nll(log_x / self.spread, output) + self.spread.log() + log_x
+
+    def mean(self, output: Tensor) -> Tensor:
+        return _exp(self.spread * output + 0.5 * (self.spread * self.scale).square())
+
+    def sample(self, output: Tensor) -> Tensor:
+        return _exp(self.spread * super().sample(output))
+
+
+class Gamma(Family):
+    """Positive values with the mean exp(spread * output) and the shape exp(log_shape); see `LogNormal` for `spread`."""
+
+    spread: Tensor
+
+    def __init__(self, spread: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("spread", spread, persistent=False)
+        self.log_shape = nn.Parameter(-2 * spread.log())  # the variance of log x is about 1 / shape
+
+    def nll(self, x: Tensor, output: Tensor) -> Tensor:
+        shape = self.log_shape.clamp(*LOG_DISPERSIONS).exp().double()
+        log_ratio = (_log(x) - self.spread * output).double().clamp(max=LARGEST_LOG)  # of x and its mean
+        nll = shape * (log_ratio.exp() - log_ratio - shape.log()) + shape.lgamma()
+        return nll.to(x.dtype) + _log(x)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return _exp(self.spread * output)
+
+    def sample(self, output: Tensor) -> Tensor:
+        shape = self.log_shape.clamp(*LOG_DISPERSIONS).exp().expand_as(output)
+        return self.mean(output) * torch.distributions.Gamma(shape, shape, validate_args=False).sample()
+
+
+class Poisson(Family):
+    """Counts; the output is the logarithm of the mean."""
+
+    def nll(self, x: Tensor, output: Tensor) -> Tensor:
+        x, log_mean = x.double(), output.double().clamp(max=LARGEST_LOG)
+        return (log_mean.exp() - x * log_mean + (x + 1).lgamma()).to(output.dtype)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return _exp(output)
+
+    def sample(self, output: Tensor) -> Tensor:
+        return torch.poisson(_exp(output))
+
+
+class NegativeBinomial(Family):
+    """Counts; the output is the logarithm of the mean m, and the variance is m + m^2 / exp(log_dispersion).
+
+    Computed in double precision: the logarithms of the gamma function nearly cancel if the dispersion is large.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.log_dispersion = nn.Parameter(torch.zeros(shape))
+
+    def nll(self, x: Tensor, output: Tensor) -> Tensor:
+        log_r = self.log_dispersion.clamp(*LOG_DISPERSIONS).double()
+        r, odds = log_r.exp(), output.double().clamp(max=LARGEST_LOG) - log_r
+        x = x.double()
+        log_p = (x + r).lgamma() - r.lgamma() - (x + 1).lgamma() - r * F.softplus(odds) - x * F.softplus(-odds)
+        return -log_p.to(output.dtype)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return _exp(output)
+
+    def sample(self, output: Tensor) -> Tensor:
+        r = self.log_dispersion.clamp(*LOG_DISPERSIONS).exp().expand_as(output)
+        rate = _exp(output) * torch.distributions.Gamma(r, r, validate_args=False).sample()
+        return torch.poisson(rate)
+
+
+class ZeroInflated(NegativeBinomial):
+    """Counts that are 0 with a probability pi, and negative binomial otherwise.
+
+    The last axis of the output is the logarithms of the means of the negative binomials, and then the logits of pi.
+    """
+
+    outputs = 2
+
+    def nll(self, x: Tensor, output: Tensor) -> Tensor:
+        output, logit = output.chunk(2, -1)
+        nll = super().nll(x, output)
+        of_zero = -torch.logaddexp(F.logsigmoid(logit), F.logsigmoid(-logit) - nll)
+        return torch.where(x == 0, of_zero, nll - F.logsigmoid(-logit))
+
+    def mean(self, output: Tensor) -> Tensor:
+        output, logit = output.chunk(2, -1)
+        return super().mean(output) * (-logit).sigmoid()
+
+    def sample(self, output: Tensor) -> Tensor:
+        output, logit = output.chunk(2, -1)
+        return super().sample(output) * torch.bernoulli((-logit).sigmoid())
+
+
+class Logistic8(Family):
+    """8-bit values k/255: a logistic density around the sigmoid of the output, integrated over bins."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.full(shape, -2.0))
+
+    def nll(self, x: Tensor, output: Tensor) -> Tensor:
+        return closed_forms.nll_logistic8(x, output.sigmoid(), self.log_scale.clamp(min=SMALLEST_LOG_SCALE))
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output.sigmoid()
+
+    def sample(self, output: Tensor) -> Tensor:
+        mean = self.mean(output)
+        noise = torch.rand_like(mean).clamp(1e-6, 1 - 1e-6).logit()
+        scale = self.log_scale.clamp(min=SMALLEST_LOG_SCALE).exp()
+        return ((mean + scale * noise) * 255).round().clamp(0, 255) / 255
+
+
+def _family(group: Group, spec: DataSpec) -> Family:
+    """Return the family of a group. Its parameters have the shape (D,), or (C, 1, 1) for images."""
+    is_image = len(spec.shape) == 3
+    shape = (spec.shape[0], 1, 1) if is_image else (group.size,)
+    if group.kind == "positive":
+        spread = torch.tensor(group.spread or (1.0,))
+        return {"log-normal": LogNormal, "gamma": Gamma}[group.likelihood](spread.expand(shape).clone())
+    if group.likelihood == "zero-inflated" and is_image:
+        raise InputError(f"{spec.name}: zero-inflated is for tables and sequences; expected negative-binomial")
+    plain: dict[str, Callable[[], Family]] = {
+        "bernoulli": Bernoulli, "categorical": Categorical, "poisson": Poisson,
+    }  # fmt: skip
+    shaped: dict[str, Callable[[tuple[int, ...]], Family]] = {
+        "gaussian": Gaussian, "student-t": StudentT, "logistic8": Logistic8, "negative-binomial": NegativeBinomial,
+        "zero-inflated": ZeroInflated,
+    }  # fmt: skip
+    return plain[group.likelihood]() if group.likelihood in plain else shaped[group.likelihood](shape)
 
 
 class Observation(nn.Module):
-    """The distribution p(x|z) of the family `DataSpec.likelihood`, with a decoder's output as its parameters.
+    """The distribution p(x|z) of an example, with a decoder's output as its parameters.
 
-    The Gaussian and the discretised logistic have one learned scale for all values (Rybkin et al. 2021, sigma-VAE).
-    The argument `output` of all methods is (B, *shape), or (B, T, D) for sequences: logits, or the means of a Gaussian.
+    It is composed of the families of `DataSpec.parts`; given z, values are independent. Missing values and padding
+    take no part. The argument `output` of all methods has `outputs` numbers in its last axis, and otherwise the shape
+    of x.
+
+    If `DataSpec.exposure` is "sum", the means of counts are the exposure times shares, which are a softmax over all
+    observed counts (Lopez et al. 2018, scVI); if it is "column", the exposure times exp(output). Without a batch, the
+    exposure is the median of the training data, and samples draw it from there.
+
+    A scale that Adam learns at the learning rate of the networks moves by no more than this rate in each step, and lags
+    behind them. So the parameters of this module should have the learning rate `SCALE_LR`; see
+    `DecoderVariant.parameter_groups`.
     """
+
+    offset: Tensor | None
 
     def __init__(self, spec: DataSpec) -> None:
         super().__init__()
-        self.family = spec.likelihood
-        if self.family in ("gaussian", "logistic8"):
-            self.log_scale = nn.Parameter(torch.zeros(()) if self.family == "gaussian" else torch.tensor(-2.0))
+        self.spec = spec
+        self.families = nn.ModuleList(_family(group, spec) for group in spec.parts)
+        self.sizes = [group.size for group in spec.parts]
+        numbers = [group.size * family.outputs for group, family in zip(spec.parts, self._families, strict=True)]
+        self.outputs = sum(numbers) if len(spec.shape) == 1 else spec.shape[-1]
+        self._numbers = numbers
+        offsets = [
+            torch.tensor([*(group.offset or (0.0,) * group.size), *(0.0,) * (n - group.size)])
+            for group, n in zip(spec.parts, numbers, strict=True)
+        ]
+        has_offset = any(group.offset for group in spec.parts)
+        self.register_buffer("offset", torch.cat(offsets) if has_offset else None, persistent=False)
+
+    @property
+    def _families(self) -> list[Family]:
+        return list(self.families)  # type: ignore[arg-type]
 
     def nll(self, batch: Batch, output: Tensor) -> Tensor:
-        """Return -log p(x|z), (B,), in nats. It is a density for `gaussian` and a probability for the others."""
-        return closed_forms.per_example(self.nll_each(batch.x, output), batch.mask)
+        """Return -log p(x|z), (B,), in nats. It is a density if `DataSpec.has_density`, and otherwise a probability."""
+        return closed_forms.per_example(self.nll_each(batch, output))
 
-    def nll_each(self, x: Tensor, output: Tensor) -> Tensor:
-        """Return -log p of each value in nats, in the shape of `x`. For `categorical` the last axis adds up to -log p
-        of the symbol.
+    def nll_each(self, batch: Batch, output: Tensor) -> Tensor:
+        """Return -log p of each value in nats, in the shape of `x`; 0 for missing values and padding.
+
+        The values of a categorical group add up to -log p of its category.
         """
-        output = output.to(x.dtype)  # the steps of autocast's bf16 are as wide as a grey value
-        if self.family == "bernoulli":
-            return closed_forms.nll_bernoulli(x, output)
-        if self.family == "categorical":
-            return -x * output.log_softmax(-1)
-        if self.family == "gaussian":
-            return -closed_forms.log_normal(x, output, 2 * self.log_scale.clamp(min=-7))
-        return closed_forms.nll_logistic8(x, output.sigmoid(), self.log_scale.clamp(min=-7))
+        # autocast's bf16 has steps as wide as a grey value
+        outputs = self._parameters_of(output.to(batch.x.dtype), batch.exposure, batch.observed)
+        known = batch.known
+        x = batch.x if known is None else torch.where(known, batch.x, 0.0)
+        xs = x.split(self.sizes, -1) if len(outputs) > 1 else [x]
+        parts = zip(self._families, xs, outputs, strict=True)
+        values = _joined([family.nll(x, part) for family, x, part in parts])
+        return values if known is None else torch.where(known, values, 0.0)
 
-    def mean(self, output: Tensor) -> Tensor:
-        """Return the mean of p(x|z) in the units of `Batch.x`."""
-        if self.family == "categorical":
-            return output.softmax(-1)
-        return output if self.family == "gaussian" else output.sigmoid()
+    def mean(self, output: Tensor, batch: Batch | None = None) -> Tensor:
+        """Return the mean of p(x|z) in the units of `Batch.x`, given the exposure in `batch`."""
+        exposure = self._typical_exposure(output) if batch is None or batch.exposure is None else batch.exposure
+        outputs = self._parameters_of(output, exposure, None if batch is None else batch.observed)
+        return _joined([family.mean(part) for family, part in zip(self._families, outputs, strict=True)])
 
-    def sample_x(self, output: Tensor) -> Tensor:
-        """Return one sample from p(x|z) in the units of `Batch.x`."""
-        mean = self.mean(output)
-        if self.family == "bernoulli":
-            return torch.bernoulli(mean)
-        if self.family == "categorical":
-            symbols = mean.flatten(0, -2).multinomial(1).view(mean.shape[:-1])
-            return F.one_hot(symbols, mean.shape[-1]).to(mean.dtype)
-        scale = self.log_scale.clamp(min=-7).exp()
-        if self.family == "gaussian":
-            return mean + scale * torch.randn_like(mean)
-        noise = torch.rand_like(mean).clamp(1e-6, 1 - 1e-6).logit()
-        return ((mean + scale * noise) * 255).round().clamp(0, 255) / 255
+    def sample_x(self, output: Tensor, batch: Batch | None = None) -> Tensor:
+        """Return one sample from p(x|z) in the units of `Batch.x`, given the exposure in `batch`."""
+        exposure = self._random_exposure(output) if batch is None or batch.exposure is None else batch.exposure
+        outputs = self._parameters_of(output, exposure, None if batch is None else batch.observed)
+        return _joined([family.sample(part) for family, part in zip(self._families, outputs, strict=True)])
+
+    def _parameters_of(self, output: Tensor, exposure: Tensor | None, observed: Tensor | None) -> list[Tensor]:
+        """Return the output of each family, with offsets and the exposure."""
+        if self.offset is not None:
+            output = output + self.offset
+        if len(self._numbers) == 1 and not self.spec.exposure:
+            return [output]
+        outputs = list(output.split(self._numbers, -1)) if len(self._numbers) > 1 else [output]
+        if not self.spec.exposure or exposure is None:
+            return outputs
+        log_exposure = exposure.clamp(min=1e-6).log().view(-1, *[1] * (output.ndim - 1))
+        counts = [i for i, group in enumerate(self.spec.parts) if group.kind == "count"]
+        logits = [outputs[i][..., : self.sizes[i]] for i in counts]
+        if self.spec.exposure == "sum":
+            shares = torch.cat(logits, -1)
+            if observed is not None:
+                is_count = torch.cat([o for o, g in zip(observed.split(self.sizes, -1), self.spec.parts, strict=True)
+                                      if g.kind == "count"], -1)  # fmt: skip
+                shares = torch.where(is_count, shares, -torch.inf)
+            # a row without any observed count has no finite total; its counts take no part
+            total = shares.logsumexp(-1, keepdim=True)
+            log_exposure = log_exposure - torch.where(total.isfinite(), total, 0.0)
+        for i, logit in zip(counts, logits, strict=True):
+            outputs[i] = torch.cat([logit + log_exposure, outputs[i][..., self.sizes[i] :]], -1)
+        return outputs
+
+    def _typical_exposure(self, output: Tensor) -> Tensor | None:
+        quantiles = self.spec.exposures
+        return output.new_full((len(output),), quantiles[len(quantiles) // 2]) if quantiles else None
+
+    def _random_exposure(self, output: Tensor) -> Tensor | None:
+        if not self.spec.exposures:
+            return None
+        quantiles = torch.tensor(self.spec.exposures, device=output.device, dtype=output.dtype)
+        position = torch.rand(len(output), device=output.device, dtype=output.dtype) * (len(quantiles) - 1)
+        below = position.long().clamp(max=len(quantiles) - 2)
+        return quantiles[below].lerp(quantiles[below + 1], position - below)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        """Accept the weights of older versions, which had one scale for all values."""
+        if (scale := state_dict.pop(f"{prefix}log_scale", None)) is not None:
+            state_dict[f"{prefix}families.0.log_scale"] = scale.expand_as(self.families[0].log_scale)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Inputs(nn.Module):
+    """What a network reads of a batch: values on a scale that suits it, and which of them are observed.
+
+    Counts enter as log(1 + x), positive values as log(x) divided by its standard deviation in the training data, and
+    all others as they are. Missing values are 0. If values of the training data are missing, the mask of the observed
+    values is appended: along the channels of images, and otherwise along the last axis.
+    """
+
+    log_spread: Tensor
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__()
+        self.has_mask = spec.missing
+        self.axis = 1 if len(spec.shape) == 3 else -1
+        position = 0 if len(spec.shape) == 3 else len(spec.shape) - 1
+        self.shape = tuple(n * (1 + self.has_mask) if i == position else n for i, n in enumerate(spec.shape))
+        kinds = [group.kind for group in spec.parts]
+        self.kinds = list(zip(kinds, (group.size for group in spec.parts), strict=True))
+        self.is_plain = not {"count", "positive"} & set(kinds)
+        spreads = [torch.tensor(group.spread or (1.0,)).expand(group.size) for group in spec.parts]
+        self.register_buffer("log_spread", torch.cat(spreads), persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the values, (B, *shape), where `shape` is that of this module."""
+        return self.of(batch.x, batch.observed)
+
+    def of(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Return what a network reads of values x, of which those in `observed` are known; all if it is None."""
+        if not self.is_plain:
+            x = self._transformed(x)
+        if observed is not None:
+            x = torch.where(observed, x, 0.0)
+        if not self.has_mask:
+            return x
+        mask = torch.ones_like(x) if observed is None else observed.to(x.dtype)
+        return torch.cat([x, mask.expand_as(x)], self.axis)
+
+    def _transformed(self, x: Tensor) -> Tensor:
+        parts, begin = [], 0
+        for kind, size in self.kinds:
+            part = x[..., begin : begin + size]
+            if kind == "count":
+                part = part.clamp(min=0).log1p()
+            elif kind == "positive":
+                part = _log(part) / self.log_spread[begin : begin + size]
+            parts.append(part)
+            begin += size
+        return _joined(parts)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _log(x: Tensor) -> Tensor:
+    """Return log x, which is finite for missing values as well."""
+    return x.clamp(min=1e-30).log()
+
+
+def _exp(x: Tensor) -> Tensor:
+    return x.clamp(max=LARGEST_LOG).exp()

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants.base.contract import Config, DataSpec, InputError
+from variants.base.contract import Batch, Config, DataSpec, InputError
+from variants.base.likelihoods import Inputs, Observation
 
 
 def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
@@ -18,15 +19,18 @@ def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
 
 
 class _ConvSizes:
-    """Sizes of convolutions with 32, 64, 64, ... channels that halve the image until its sides are at most 8."""
+    """Sizes of convolutions with 32, 64, 64, ... channels that halve the image until its sides are at most 8.
 
-    def __init__(self, spec: DataSpec) -> None:
+    The first convolution reads `inputs` channels.
+    """
+
+    def __init__(self, spec: DataSpec, inputs: int) -> None:
         if len(spec.shape) != 3 or min(spec.shape[1:]) < 28:
             shape = "x".join(map(str, spec.shape))
             raise InputError(f"network='conv': {spec.name} has examples of {shape}; expected images of at least 28x28")
         self.image = spec.shape
         self.levels = max(1, math.ceil(math.log2(max(spec.shape[1:]) / 8)))
-        self.channels = [spec.shape[0], 32] + [64] * (self.levels - 1)
+        self.channels = [inputs, 32] + [64] * (self.levels - 1)
         self.small = tuple(math.ceil(s / 2**self.levels) for s in spec.shape[1:])
         self.features = self.channels[-1] * math.prod(self.small)
 
@@ -46,7 +50,7 @@ def _he_initialized(net: nn.Sequential) -> nn.Sequential:
 
 
 class Features(nn.Module):
-    """Map x, (B, *shape), to features, (B, size): the flattened values, or the output of convolutions.
+    """Map a batch to features, (B, size): the flattened values as `Inputs` gives them, or the output of convolutions.
 
     Raises `InputError` for sequences, and for images that are too small for `network="conv"`.
     """
@@ -58,22 +62,24 @@ class Features(nn.Module):
                 f"{spec.name} holds sequences; expected examples of one fixed shape (for sequences use vrae)"
             )
         self.pad = (0, 0, 0, 0)
-        self.size, self.net = math.prod(spec.shape), nn.Sequential(nn.Flatten())
+        self.inputs = Inputs(spec)
+        self.size, self.net = math.prod(self.inputs.shape), nn.Sequential(nn.Flatten())
         if config.network == "mlp":
             return
-        sizes = _ConvSizes(spec)
+        sizes = _ConvSizes(spec, self.inputs.shape[0])
         height, width = (s * 2**sizes.levels for s in sizes.small)
         self.pad = (0, width - sizes.image[2], 0, height - sizes.image[1])
         convs = [m for a, b in pairwise(sizes.channels) for m in (nn.Conv2d(a, b, 4, 2, 1), nn.ReLU())]
         self.size, self.net = sizes.features, _he_initialized(nn.Sequential(*convs, nn.Flatten()))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
+        x = self.inputs(batch)
         out: Tensor = self.net(F.pad(x, self.pad) if any(self.pad) else x)
         return out
 
 
 class Encoder(nn.Module):
-    """Map x, (B, *shape), to `out` numbers, (B, out). With `extra` > 0 it has a second input, (B, extra)."""
+    """Map a batch to `out` numbers, (B, out). With `extra` > 0 it has a second input, (B, extra)."""
 
     def __init__(self, spec: DataSpec, config: Config, out: int, extra: int = 0) -> None:
         super().__init__()
@@ -81,23 +87,26 @@ class Encoder(nn.Module):
         head = mlp(self.features.size + extra, config.width, config.depth, out)
         self.head = head if config.network == "mlp" else _he_initialized(head)
 
-    def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
-        features = self.features(x)
+    def forward(self, batch: Batch, extra: Tensor | None = None) -> Tensor:
+        features = self.features(batch)
         out: Tensor = self.head(features if extra is None else torch.cat([features, extra], 1))
         return out
 
 
 class Decoder(nn.Module):
-    """Map z, (B, inputs), to the natural parameters of p(x|z), (B, *shape), with `depth` hidden layers."""
+    """Map z, (B, inputs), to the parameters of p(x|z), with `depth` hidden layers.
+
+    The output has the shape of x, but for the number of `Observation.outputs` in its last axis.
+    """
 
     def __init__(self, spec: DataSpec, config: Config, inputs: int, depth: int | None = None) -> None:
         super().__init__()
-        self.shape = spec.shape
+        self.shape = (*spec.shape[:-1], Observation(spec).outputs)
         hidden = config.depth if depth is None else depth
         if config.network == "mlp":
-            self.net = mlp(inputs, config.width, hidden, math.prod(spec.shape))
+            self.net = mlp(inputs, config.width, hidden, math.prod(self.shape))
             return
-        sizes = _ConvSizes(spec)
+        sizes = _ConvSizes(spec, spec.shape[0])
         up = sizes.channels[::-1]
         convs = [m for a, b in pairwise(up) for m in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU())][:-1]
         head = mlp(inputs, config.width, hidden, sizes.features)
