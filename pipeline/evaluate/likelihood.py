@@ -15,6 +15,7 @@ from pipeline import machine
 from pipeline.data import Data
 from pipeline.metrics import Undefined
 from variants import Batch, DataSpec, InputError, Variant
+from variants.base.contract import ValueKind
 
 ROWS = 2000  # decoder inputs at a time; on a CPU, more of them do not fit into the cache and are slower
 
@@ -45,6 +46,24 @@ def importance_weighted(
                 by_class.append(value)
             bounds.append(torch.stack(by_class).logsumexp(0))
     return torch.cat(bounds).cpu()
+
+
+def by_kind(variant: Variant, data: Data, split: Batch, seed: int = 0) -> dict[ValueKind, Tensor]:
+    """Return -log p(x|z) of the values of each kind, with one z ~ q(z|x): (N,), in nats, float64, on the CPU.
+
+    Their sum is the reconstruction that `trainer.score` gives at the same seed. If q(z|x) has no density, z is the code
+    of the example.
+    """
+    parts: dict[ValueKind, list[Tensor]] = {}
+    variant.eval()
+    with machine.seeded(split.x.device, seed):
+        for batch in data.batches(split):
+            proposal = variant.sample_posterior(batch)
+            z = variant.encode(batch) if proposal is None else proposal[0]
+            nll = -variant.log_likelihood(z, batch)
+            for kind, belongs in variant.spec.kinds.items():
+                parts.setdefault(kind, []).append(nll[..., belongs.to(nll.device)].flatten(1).sum(1).double().cpu())
+    return {kind: torch.cat(values) for kind, values in parts.items()}
 
 
 def every_class(variant: Variant, batch: Batch) -> list[Batch]:
