@@ -24,13 +24,14 @@ EPILOG = """what to do:
   reconstruct    the mean of p(x|z) at the code of each example
   score          a lower bound of log p(x) of each example, in nats; with --by-value, log p(x|z) of each value
   anomaly        how unusual each example is; higher is more unusual
-  impute         the data with missing values filled in
+  impute         the data with their missing values replaced by expected ones, or by --draws random ones
   forecast       the next --steps steps of each sequence
   sample         --n new examples, of one class with --label; takes no --data
 
 examples:
   python -m pipeline.apply encode --model models:/vae-mine@champion-elbo --data new.csv --out codes.csv
   python -m pipeline.apply anomaly --model my-model --data new.parquet --out scores.parquet
+  python -m pipeline.apply impute --model my-model --data holes.csv --draws 20 --out completed.csv
   python -m pipeline.apply sample --model my-model --n 64 --out samples           a folder of images
   python -m pipeline.apply forecast --model my-model --data series.csv --steps 24 --out forecast.csv
 """
@@ -55,6 +56,12 @@ def main(words: list[str]) -> int:
         help="a file (.csv, .parquet or .npz), or a folder for images",
     )
     parser.add_argument("--by-value", action="store_true", help="score: log p(x|z) of each value instead of the bound")
+    parser.add_argument(
+        "--draws",
+        type=cli.positive,
+        metavar="K",
+        help="impute: K completed rows for each example, which follow each other, with a column `draw` from 1 to K",
+    )
     parser.add_argument("--steps", type=cli.positive, metavar="N", help="forecast: number of steps")
     parser.add_argument("--n", type=cli.positive, metavar="N", help="sample: number of examples")
     parser.add_argument("--label", metavar="CLASS", help="sample: the class of the examples")
@@ -70,9 +77,10 @@ def main(words: list[str]) -> int:
     model = Model.load(arguments.model).set_params(seed=arguments.seed)
     display, begin = Display(), time.perf_counter()
     columns = [column.name for column in model.preprocessing.columns]
-    with about_options(FIXED_OPTIONS), _Output(arguments.out, arguments.method, columns) as out:
-        for result, rows in _results(model, arguments, display):
-            out.write(result, rows)
+    output = _Output(arguments.out, arguments.method, columns, has_draws=arguments.draws is not None)
+    with about_options(FIXED_OPTIONS), output as out:
+        for results, rows in _results(model, arguments, display):
+            out.write(results, rows)
     display.say(f"wrote {out.count} examples to {arguments.out.absolute()} in {time.perf_counter() - begin:.0f} s")
     return 0
 
@@ -89,6 +97,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(f"{method} takes no --label; leave it out")
     if arguments.by_value and method != "score":
         raise InputError(f"{method} takes no --by-value; leave it out, or use score")
+    if arguments.draws is not None and method != "impute":
+        raise InputError(f"{method} takes no --draws; leave it out, or use impute")
     if arguments.out.exists():
         raise InputError(f"--out {arguments.out} exists already; delete it, or give another path")
     if arguments.out.suffix not in (*TABLES, ARRAYS, ""):
@@ -98,10 +108,13 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def _results(model: Any, arguments: argparse.Namespace, display: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield the results, part by part, each with the labels of its rows, and show the progress."""
+def _results(model: Any, arguments: argparse.Namespace, display: Any) -> Iterator[tuple[list[Any], Any]]:
+    """Yield the results, part by part, each with the labels of its rows, and show the progress.
+
+    The results of a part are a list of one, or of several draws for the same examples.
+    """
     if arguments.method == "sample":
-        yield model.sample(arguments.n, arguments.label), None
+        yield [model.sample(arguments.n, arguments.label)], None
         return
     count, parts = model.read_parts(arguments.data, PART)
     with display.progress(arguments.method, count) as progress:
@@ -112,20 +125,23 @@ def _results(model: Any, arguments: argparse.Namespace, display: Any) -> Iterato
             progress.advance()
 
 
-def _compute(model: Any, arguments: argparse.Namespace, raw: Any) -> Any:
+def _compute(model: Any, arguments: argparse.Namespace, raw: Any) -> list[Any]:
+    if arguments.draws is not None:
+        draws: list[Any] = model.impute(raw, arguments.draws)
+        return draws
     if arguments.method == "score":
-        return model.score_samples(raw, by_value=arguments.by_value)
+        return [model.score_samples(raw, by_value=arguments.by_value)]
     if arguments.method == "forecast":
-        return model.forecast(raw, arguments.steps)
-    return getattr(model, "transform" if arguments.method == "encode" else arguments.method)(raw)
+        return [model.forecast(raw, arguments.steps)]
+    return [getattr(model, "transform" if arguments.method == "encode" else arguments.method)(raw)]
 
 
 class _Output:
     """Writes results part by part to a temporary file or folder, which is renamed when everything is written."""
 
-    def __init__(self, path: Path, method: str, columns: list[str]) -> None:
+    def __init__(self, path: Path, method: str, columns: list[str], *, has_draws: bool) -> None:
         self.count = 0  # examples that were written
-        self._path, self._method, self._columns = path, method, columns
+        self._path, self._method, self._columns, self._has_draws = path, method, columns, has_draws
         self._temporary = path.with_name(f".{path.name}.part")
         self._parts: list[Any] = []  # of an .npz file, which can only be written as a whole
         self._parquet: Any = None
@@ -153,17 +169,24 @@ class _Output:
         else:
             self._temporary.unlink(missing_ok=True)
 
-    def write(self, result: Any, rows: Any) -> None:
-        """Write the next results; `rows` is a pandas Index with the labels of the examples, or None."""
+    def write(self, results: list[Any], rows: Any) -> None:
+        """Write the next results, or draws; `rows` is a pandas Index with the labels of the examples, or None."""
         if self._path.suffix == ARRAYS:
-            if any(np.asarray(part).dtype == object for part in (result if isinstance(result, list) else [result])):
+            parts = [part for result in results for part in (result if isinstance(result, list) else [result])]
+            if any(np.asarray(part).dtype == object for part in parts):
                 raise InputError(f"--out {self._path}: the results hold text; expected {' or '.join(TABLES)}")
-            self._parts.append(result)
+            self._parts.append(results)
         elif self._path.suffix:
-            self._write_table(self._frame(result, rows))
+            frames = [self._frame(result, rows, draw) for draw, result in self._numbered(results)]
+            self._write_table(pandas.concat(frames).sort_index(kind="stable"))
         else:
-            self._write_images(result, rows)
-        self.count += len(result)
+            for draw, result in self._numbered(results):
+                self._write_images(result, rows, draw)
+        self.count += len(results[0])
+
+    def _numbered(self, results: list[Any]) -> list[tuple[int | None, Any]]:
+        """Return each result with the number of the draw, counted from 1; without draws, None."""
+        return [*enumerate(results, 1)] if self._has_draws else [(None, results[0])]
 
     def _write_table(self, frame: pandas.DataFrame) -> None:
         if self._path.suffix == ".csv":
@@ -177,7 +200,7 @@ class _Output:
             self._parquet = pyarrow.parquet.ParquetWriter(self._temporary, table.schema)
         self._parquet.write_table(table)
 
-    def _write_images(self, result: Any, rows: Any) -> None:
+    def _write_images(self, result: Any, rows: Any, draw: int | None) -> None:
         from PIL import Image
 
         if not (isinstance(result, np.ndarray) and result.ndim in (3, 4)):
@@ -191,45 +214,57 @@ class _Output:
         for number, image in enumerate(result):
             name = f"{self.count + number:06}.png" if rows is None else Path(str(rows[number])).with_suffix(".png")
             path = self._temporary / name
+            path = path if draw is None else path.with_stem(f"{path.stem}-{draw}")
             if path.exists():  # such as for a.jpg and a.png
                 path = path.with_stem(f"{path.stem}-{self.count + number:06}")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.squeeze(-1) if image.ndim == 3 and image.shape[-1] == 1 else image).save(path)
 
     def _save_arrays(self) -> None:
-        if isinstance(self._parts[0], list):
-            sequences = [sequence for part in self._parts for sequence in part]
-            lengths = np.array([len(s) for s in sequences])
-            x = np.zeros((len(sequences), lengths.max(), *sequences[0].shape[1:]))
-            for row, sequence in zip(x, sequences, strict=True):
-                row[: len(sequence)] = sequence
+        """Write `x` (N, ...), or (N, K, ...) with K draws for each example; for sequences also their `lengths`."""
+        if isinstance(self._parts[0][0], list):
+            draws = [[s for part in self._parts for s in part[k]] for k in range(len(self._parts[0]))]
+            lengths = np.array([len(s) for s in draws[0]])
+            x = np.zeros((len(lengths), len(draws), lengths.max(), *np.asarray(draws[0][0]).shape[1:]))
+            for k, sequences in enumerate(draws):
+                for row, sequence in zip(x[:, k], sequences, strict=True):
+                    row[: len(sequence)] = sequence
             arrays: dict[str, Any] = {"x": x, "lengths": lengths}
         else:
-            arrays = {"x": np.concatenate([np.asarray(part) for part in self._parts])}
+            arrays = {"x": np.concatenate([np.stack(part, axis=1) for part in self._parts])}
+        if not self._has_draws:
+            arrays["x"] = arrays["x"][:, 0]
         with self._temporary.open("wb") as stream:
             np.savez_compressed(stream, allow_pickle=False, **arrays)
 
-    def _frame(self, result: Any, rows: pandas.Index | None) -> pandas.DataFrame:
-        """Return results as a table, with the labels of the examples in front if they have any."""
+    def _frame(self, result: Any, rows: pandas.Index | None, draw: int | None) -> pandas.DataFrame:
+        """Return results as a table, with the labels of the examples and the number of the draw in front, if any."""
         labels = pandas.RangeIndex(self.count, self.count + len(result)) if rows is None else rows
-        if isinstance(result, list):
-            lengths = [len(sequence) for sequence in result]
-            frame = pandas.DataFrame(np.concatenate(result), columns=self._columns)
-            first = 1 if self._method == "forecast" else 0  # a forecast counts from the step after the last one
-            frame.insert(0, "step", np.concatenate([np.arange(first, first + n) for n in lengths]))
-            frame.insert(0, labels.name or "series", np.repeat(labels, lengths))
-            return frame
         if isinstance(result, np.ndarray) and result.ndim > 2:
             raise InputError(f"--out {self._path}: images are not written as a table; expected {ARRAYS}, or a folder")
-        if isinstance(result, pandas.DataFrame):
+        front: dict[str, Any] = {} if draw is None else {"draw": draw}
+        if isinstance(result, list):
+            lengths = [len(sequence) for sequence in result]
+            frame = pandas.concat([pandas.DataFrame(s, columns=self._columns) for s in result], ignore_index=True)
+            first = 1 if self._method == "forecast" else 0  # a forecast counts from the step after the last one
+            steps = np.concatenate([np.arange(first, first + n) for n in lengths])
+            front = {labels.name or "series": np.repeat(labels, lengths), "step": steps, **front}
+        elif isinstance(result, pandas.DataFrame):
             frame = result.reset_index(drop=True)
         elif result.ndim == 1:
             frame = pandas.DataFrame({self._method: np.asarray(result)})
         else:
             names = [f"z{i}" for i in range(result.shape[1])] if self._method == "encode" else self._columns
             frame = pandas.DataFrame(result, columns=names)
-        if not pandas.api.types.is_integer_dtype(labels):
-            frame.insert(0, labels.name or "row", labels)
+        if not isinstance(result, list) and not pandas.api.types.is_integer_dtype(labels):
+            front = {labels.name or "row": labels, **front}
+        for position, (name, values) in enumerate(front.items()):
+            if name in frame:
+                raise InputError(
+                    f"--out {self._path}: the data have a column {name!r}, which the results need for the {name} of "
+                    f"each example; expected {ARRAYS}"
+                )
+            frame.insert(position, name, values)
         return frame
 
 

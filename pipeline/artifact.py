@@ -7,11 +7,13 @@ MLmodel                                             what MLflow needs to load an
 
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import variants
 from pipeline.data import Preprocessing
-from variants import Variant
+from variants import InputError, Variant
 
 METHODS = ("encode", "reconstruct", "score", "anomaly", "impute")  # of a model that MLflow serves
 _PARAMS = [{"name": "method", "type": "string", "default": METHODS[0], "shape": None}]
@@ -40,3 +42,17 @@ def load(folder: Path) -> tuple[Variant, Preprocessing | None]:
         InputError: If a file is missing or cannot be read.
     """
     return variants.load(folder), Preprocessing.load(folder)
+
+
+class ServedModel:
+    """A saved model as MLflow calls it: `predict(rows, params={"method": "encode"})`."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model  # a `pipeline.model.Model`
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
+        """Return the codes of rows, or what another of `METHODS` computes."""
+        method = (params or {}).get("method", METHODS[0])
+        if method not in METHODS:
+            raise InputError(f"method={method!r}: expected one of {', '.join(METHODS)}")
+        return getattr(self.model, {"encode": "transform", "score": "score_samples"}.get(method, method))(model_input)

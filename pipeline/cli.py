@@ -15,13 +15,13 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 from pipeline import machine
 from pipeline.data import KINDS, SPLIT_SEED, Source
 from pipeline.executor import Compute
 from variants import InputError
-from variants.base.contract import Likelihood
+from variants.base.contract import KIND_OF
 
 CRASHED, INTERRUPTED = 3, 130
 OPTUNA_STORE = "sqlite:///optuna.db"  # in the working directory
@@ -114,20 +114,27 @@ OPTIONS: dict[str, dict[str, Any]] = {
                "help": "leave out a column, or several with commas between them; may be repeated"},
     "--no-header": {"action": "store_false", "dest": "header",
                     "help": "the first line of the table holds values, not names; the columns are called x0, x1, ..."},
-    "--likelihood": {"choices": get_args(Likelihood),
-                     "help": "p(x|z) of a value: bernoulli for two values, gaussian for continuous values, logistic8 "
-                     "for 8-bit pixels, categorical for symbols (chosen by the values)"},
+    "--likelihood": {"choices": tuple(KIND_OF),
+                     "help": "p(x|z) of the values of one kind: gaussian or student-t (heavy tails) for real, "
+                     "log-normal or gamma for positive, negative-binomial, poisson or zero-inflated for count, "
+                     "bernoulli for binary, categorical for category, logistic8 for 8-bit pixels; the first of each "
+                     "kind is the default. gaussian also models columns of other kinds as continuous"},
+    "--exposure": {"metavar": "sum|none|COLUMN",
+                   "help": "what counts are proportional to: their sum in the row, nothing, or a column, such as the "
+                   "time of observation, which is not modelled (sum if there are at least 10 columns, all of counts)"},
     "--kind": {"type": kind, "action": "append", "default": [], "metavar": "COLUMN=KIND",
-               "help": f"what a column holds: {', '.join(KINDS)}; may be repeated. x=pixels or x=sequence says what "
-               "the array x of a file holds; COLUMN=sequence says that a column of a table names the sequence of each "
-               "row"},
+               "help": "what a column holds: real for any numbers, positive for numbers above 0 that are many times "
+               "larger in some rows than in others, such as prices, count for whole numbers from 0 of events or "
+               "things, binary for two values, category for one of up to 100 categories, also numbered ones; may be "
+               "repeated. x=pixels or x=sequence says what the array x of a file holds; COLUMN=sequence says that a "
+               "column of a table names the sequence of each row"},
     "--size": {"type": size, "metavar": "HxW", "help": "resize and crop images to this height and width in pixels"},
     "--alpha": {"choices": ("white", "black", "keep"),
                 "help": "the colour behind transparent pixels, or keep, which keeps alpha as a channel "
                 "(white for files of images)"},
-    "--gaps": {"choices": ("ignore", "differences"),
-               "help": "if steps of time are uneven, take them as even, or add the time since the step before as "
-               "a channel"},
+    "--gaps": {"choices": ("ignore", "missing", "differences"),
+               "help": "if steps of time are uneven, take them as even, add steps whose values are missing, or add the "
+               "time since the step before as a channel"},
     "--test": {"metavar": "NAME|PATH", "help": "use other data of the same kind as the test split"},
     "--split": {"choices": ("random", "group", "time"),
                 "help": "draw each example by itself, keep groups whole, or test on the latest tenth (the data's own "
@@ -137,8 +144,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 COMPUTE = ("--device", "--threads", "--workers", "--executor", "--ray-address")
 DATA = (
-    "--label", "--group", "--time", "--drop", "--no-header", "--likelihood", "--kind", "--size", "--alpha", "--gaps",
-    "--test", "--split", "--split-seed",
+    "--label", "--group", "--time", "--drop", "--no-header", "--likelihood", "--exposure", "--kind", "--size",
+    "--alpha", "--gaps", "--test", "--split", "--split-seed",
 )  # fmt: skip
 
 
@@ -168,8 +175,8 @@ def source(arguments: argparse.Namespace, place: str) -> Source:
     a = arguments
     return Source(
         place=place, label=a.label, group=a.group, time=a.time, drop=tuple(a.drop), header=a.header,
-        likelihood=a.likelihood, kinds=tuple(a.kind), size=a.size, alpha=a.alpha, gaps=a.gaps, test=a.test,
-        split=a.split, split_seed=a.split_seed,
+        likelihood=a.likelihood, exposure=a.exposure, kinds=tuple(a.kind), size=a.size, alpha=a.alpha, gaps=a.gaps,
+        test=a.test, split=a.split, split_seed=a.split_seed,
     )  # fmt: skip
 
 

@@ -9,13 +9,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from pipeline import executor as executors
 from pipeline import machine, training_run
 from pipeline.data import Data, Source
-from pipeline.evaluate import context, suite
+from pipeline.evaluate import baselines, codes, context, suite
 from pipeline.evaluate import report as evaluation
 from pipeline.executor import Executor, Report, Resources
 from pipeline.progress import Display
@@ -23,6 +24,7 @@ from pipeline.tracker import Address, Record, Run, Tracker
 from pipeline.training_run import TrainingRun
 from variants import Config
 
+NEW_PARAMETERS = ("samples",)  # that configurations have got since the first finals were stored
 DONE = ("complete", "failed")  # a final that failed is not repeated: a training that diverged would diverge again
 
 
@@ -40,7 +42,7 @@ class Final:
 
     def key(self, data: Data) -> str:
         """Return the hash by which this final on these data is found in MLflow."""
-        facts = {**dataclasses.asdict(self), "digest": data.digest}
+        facts = {**dataclasses.asdict(self), "config": _hashed(self.config), "digest": data.digest}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -50,8 +52,14 @@ class Final:
 
 def config_key(variant: str, config: Config) -> str:
     """Return a hash of a configuration, which finals of all seeds share."""
-    facts = [variant, dataclasses.asdict(config)]
+    facts = [variant, _hashed(config)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _hashed(config: Config) -> dict[str, Any]:
+    """Return the values that are hashed. New parameters with their defaults are not, so that older keys stay valid."""
+    fields = [(f, getattr(config, f.name)) for f in dataclasses.fields(config)]
+    return {f.name: value for f, value in fields if f.name not in NEW_PARAMETERS or value != f.default}
 
 
 def existing(tracker: Tracker) -> dict[str, Record]:
@@ -116,11 +124,14 @@ class FinalTask:
         for epoch in training.epochs():
             report((epoch.number, epoch.summary()))
         if self.keep:
-            training.scores()
+            training.remark(training.scores(), {})
         variant, data = training.variant, training.data
         parts = list(suite.run(variant, data, sizes=self.final.sizes, only=self.final.parts))
         environment = machine.environment(data.train.x.device, torch.get_num_threads())
         evaluation.log(run, parts, evaluation.about(variant, data, parts, 0, environment))
+        latent = codes.encode_split(variant, data, data.test[slice(0, 1)]).shape[1]
+        linear = baselines.means({"ppca": baselines.ppca(data, data.test, latent)})
+        run.metrics({f"baseline/test_{name}": value for name, value in linear.items()}, 0)
         if self.keep:
             test_scores = {score.name: score.value for p in parts for score in p.scores if score.value is not None}
             run.model(variant, data, {**training.kept, **test_scores}, training.best_epoch)

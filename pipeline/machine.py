@@ -11,8 +11,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from variants import InputError
 
@@ -83,6 +85,28 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
     with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+class EqualNoise(TorchFunctionMode):
+    """Inside this context, torch draws the same random numbers for each of `n` examples.
+
+    The score of an example then depends neither on the other examples nor on their order. It applies to tensors
+    (n * k, ...) that `torch.randn`, `torch.rand` and their `_like` forms return, with the k draws of an example in
+    consecutive rows.
+    """
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (torch.randn, torch.randn_like, torch.rand, torch.rand_like):
+            return func(*args, **(kwargs or {}))
+        is_like = func in (torch.randn_like, torch.rand_like)
+        whole = (torch.empty_like if is_like else torch.empty)(*args, **(kwargs or {}))
+        draw = torch.randn if func in (torch.randn, torch.randn_like) else torch.rand
+        each = draw(len(whole) // self.n, *whole.shape[1:], dtype=whole.dtype, device=whole.device)
+        return each.repeat(self.n, *[1] * (whole.ndim - 1))
 
 
 def writable(folder: Path) -> None:

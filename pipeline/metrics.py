@@ -48,6 +48,10 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"valid/elbo": Objective("maximize", _NATS, "evidence lower bound at beta = 1"),
     r"valid/reconstruction": Objective("minimize", _NATS, "-E_q log p(x|z)"),
     r"valid/kl": Objective("minimize", _NATS, "KL(q(z|x) || p(z))"),
+    r"valid/elbo_units": Metric("maximize", _NATS, "ELBO of densities in the units of the source, not of the model"),
+    r"valid/reconstruction_(real|positive|count|binary|category|pixel)": Metric(
+        "minimize", _NATS, "the part of the reconstruction that is of values of one kind"
+    ),
     r"valid/elbo_given_\w+": Metric("maximize", _NATS, "ELBO of log p(x|condition), which no other variant has"),
     r"valid/\w+_score": Metric("", "the variant's", "a score of the variant's own; high for ordinary examples"),
     r"valid/\w+": Metric("", "the variant's", "an extra term of the variant, averaged over validation examples"),
@@ -68,13 +72,26 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"probe/balanced_accuracy": Objective(
         "maximize", _SHARE, "mean over classes of the share that the same probe classifies correctly", frozenset({"y"})
     ),
+    r"probe/roc_area": Metric("maximize", "area", "under the ROC curve of this probe, for the rarer of two classes"),
+    r"probe/precision_recall_area": Metric(
+        "maximize", "area", "under the precision-recall curve of this probe, for the rarer of two classes"
+    ),
     r"probe/majority": Metric("", _SHARE, "examples of the class that is most frequent in training"),
     r"probe/random_projection": Metric("maximize", _SHARE, "the same probe on random projections of the raw values"),
     r"probe/raw_pixels": Metric("maximize", _SHARE, "the same probe on the raw values"),
+    # of data and of the number of latents: what a model has to beat
+    r"baseline/(valid|test)_independent": Metric("", _NATS, "log p(x) of independent columns, channels or pixels"),
+    r"baseline/(valid|test)_gaussian": Metric("", _NATS, "log p(x) of a Gaussian with a full covariance matrix"),
+    r"baseline/(valid|test)_multinomial": Metric("", _NATS, "log p(x) of a multinomial of counts, given their sum"),
+    r"baseline/(valid|test)_ppca": Metric("", _NATS, "log p(x) of probabilistic PCA with as many latents"),
     # of an evaluation, on the test split, in the order of its report
     r"test/elbo": Metric("maximize", _NATS, "evidence lower bound at beta = 1"),
     r"test/reconstruction": Metric("minimize", _NATS, "-E_q log p(x|z)"),
+    r"test/reconstruction_\w+": Metric("minimize", _NATS, "its part of the values of one kind, with the same z"),
     r"test/kl": Metric("", _NATS, "KL(q(z|x) || p(z))"),
+    r"test/elbo_units": Metric(
+        "maximize", _NATS, "test/elbo as a density in the units of the data, in which different likelihoods compare"
+    ),
     r"test/iw\d+": Metric("maximize", _NATS, "importance weighted bound of log p(x) (Burda et al. 2016)"),
     r"test/bits_per_dimension": Metric("minimize", "bits", "-log2 p(x) per value, by the importance weighted bound"),
     r"test/ais": Metric("maximize", _NATS, "log p(x) by annealed importance sampling (Wu et al. 2017)"),
@@ -95,6 +112,9 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"probe/((raw|pca|untrained)_)?balanced_all": Metric(
         "maximize", _SHARE, "mean over classes of the share that linear_all classifies correctly"
     ),
+    r"probe/((raw|pca|untrained)_)?(roc|precision_recall)_area_all": Metric(
+        "maximize", "area", "under the curve of a logistic regression on all labels, for the rarer of two classes"
+    ),
     r"probe/((raw|pca|untrained)_)?knn": Metric("maximize", _SHARE, "10 nearest neighbours, in the same spaces"),
     r"latent/(kmeans|mixture)_(ari|nmi)": Metric(
         "maximize", "index", "agreement of clusters of codes with classes; 1 is perfect"
@@ -110,6 +130,12 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"sample/frechet_(floor_)?\w{6}": Metric("minimize", _DISTANCE, "between Gaussians of the classifier's features"),
     r"sample/kid_(floor_)?\w{6}": Metric("minimize", _DISTANCE, "kernel distance of the classifier's features"),
     r"use/anomaly_\w+": Metric("maximize", "area", "under the ROC curve; one class is normal, the others are not"),
+    r"use/outlier_share": Metric("", _SHARE, "test examples of the rare class; what precision is by chance"),
+    r"use/outlier_roc_\w+": Metric("maximize", "area", "under the ROC curve; the rare one of two classes is strange"),
+    r"use/outlier_precision_recall_\w+": Metric("maximize", "area", "under the precision-recall curve, also"),
+    r"use/imputation_rmse(_\w+)?": Metric(
+        "minimize", "deviations of the columns", "root mean square error of hidden real values"
+    ),
     r"use/imputation_\w+": Metric("minimize", _NATS, "-log p(missing|observed)"),
     r"use/interpolation_(jump|length)": Metric("", "ratio", "change between two codes; 1 if even and straight"),
     r"use/generation_(accuracy|real)_\w{6}": Metric("maximize", _SHARE, "samples of the class that was asked for"),

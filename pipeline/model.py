@@ -25,12 +25,11 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_array
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 import variants
 from pipeline import artifact, data, machine, trainer
 from pipeline.data import Data, Preprocessing, Raw, Source
-from pipeline.evaluate import pictures
+from pipeline.evaluate import imputation, pictures
 from pipeline.evaluate.likelihood import bound, every_class
 from pipeline.metrics import Undefined
 from pipeline.progress import Display
@@ -39,7 +38,6 @@ from variants import Batch, Config, InputError
 BATCH = 1024  # examples that are computed at a time; random numbers start anew with each batch
 IMPORTANCE_SAMPLES = 16  # draws of z behind a score
 FIXED_OPTIONS = "new data are read with the options of the training, which cannot be changed here"
-GIBBS_ROUNDS = 40  # of imputation; the first half is discarded
 FORECASTS = 20  # continuations that a forecast is the mean of
 Array = NDArray[Any]
 
@@ -49,8 +47,11 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Data may be a numpy array (N, ...), a pandas data frame, a list of sequences (T, D), or the path of a file or folder
     as for the commands. Results have the units, names and shapes of the data: they are data frames with the index of
-    the rows if the columns have names, and otherwise arrays; for sequences, they are lists of these. All methods raise
-    `InputError` if new data do not fit the training data.
+    the rows if the columns have names, and otherwise arrays; for sequences, they are lists of these. Category columns
+    hold their categories. All methods raise `InputError` if new data do not fit the training data.
+
+    Missing values are NaN, or masked in a masked array. If the training data have any, all methods accept them and
+    count observed values only; otherwise new rows with missing values have to be completed by `impute` first.
 
     Args:
         variant: The name of a variant; `variants.names()` lists them.
@@ -112,6 +113,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # codes are float32
+        tags.input_tags.allow_nan = True
         return tags
 
     def fit(self, X: Any, y: Any = None) -> "Model":
@@ -282,9 +284,10 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self.variant_.encode(batch.unlabelled)
 
     def inverse_transform(self, X: Any, label: Any = None) -> Any:
-        """Return the mean of p(x|z) for codes (N, Z), in the units of the data.
+        """Return the mean of p(x|z) for codes (N, Z), in the units of the data, as `reconstruct` does.
 
-        Variants that are conditioned on the class use `label`, which is one class for all codes, or one for each.
+        The exposure of counts is the median of the training data. Variants that are conditioned on the class use
+        `label`, which is one class for all codes, or one for each.
         """
         preprocessing = self.preprocessing
         codes = torch.tensor(np.asarray(X, dtype=np.float32))
@@ -293,9 +296,9 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(f"codes have the shape {tuple(codes.shape)}; expected (N, {size})")
         y = self._classes(label, len(codes))
         condition = None if y is None else Batch(codes.new_zeros(len(codes), *preprocessing.spec.shape), y)
-        index = X.index if isinstance(X, pandas.DataFrame) else None
+        rows = X.index if isinstance(X, pandas.DataFrame) else None
         with machine.seeded(self.variant_.device, self.seed):
-            return self._values(self.variant_.decode(codes, condition), index)
+            return self._values(self.variant_.decode(codes, condition), rows)
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
         """Return the names of the dimensions of the code: z0, z1, ..."""
@@ -308,32 +311,49 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             size = self.variant_.encode(example).shape[1]
         return np.array([f"z{i}" for i in range(size)], dtype=object)
 
-    def score_samples(self, X: Any, by_value: bool = False) -> Any:
+    def score_samples(self, X: Any, by_value: bool = False, *, in_units: bool = False) -> Any:
         """Return a lower bound of log p(x) of each example, (N,), in nats; higher means more typical.
 
         The bound is importance weighted, with 16 draws of z (Burda et al. 2016, equation 8), and sums over the classes
-        if the variant is conditioned on them. For continuous values, p(x) is the density of the standardised values.
-        The noise depends on `seed`. With `by_value`, the result is the expected log p(x_i|z) of each value under
-        q(z|x), in the shape of the data, which shows the values that are unusual.
+        if the variant is conditioned on them. It is of the observed values only. The noise depends on `seed`.
+
+        Args:
+            X: New data.
+            by_value: Whether to return instead the expected log p(x_i|z) of each value under q(z|x), in the shape of
+                the data, which shows the values that are unusual; NaN for missing values.
+            in_units: Whether p(x) is the density of values in the units of the data; otherwise it is that of real
+                values which are standardised, and of positive values which are divided by their geometric mean, as in
+                training. Scores of models with different likelihoods of the same data compare only in its units.
 
         Raises:
             InputError: If q(z|x) of the variant has no density. `anomaly` works for all variants.
         """
-        raw = self._read(X)
-        if not by_value:
-            return self._by_row(torch.cat(self._each_batch(raw, self._bounds)).numpy(), raw, None)
-        values = torch.cat(self._each_batch(raw, lambda batch, _: self._log_likelihoods(batch))).double().numpy()
-        if raw.lengths is not None:
-            return [self._with_names(v[:n], None) for v, n in zip(values, raw.lengths, strict=True)]
-        return self._with_names(values, raw.rows) if values.ndim == 2 else values
+        raw, preprocessing = self._read(X), self.preprocessing
 
-    def _bounds(self, batch: Batch, _: Any) -> Tensor:
+        def scores(batch: Batch, _: Any) -> Tensor:
+            bounds = self._bounds(batch)
+            return bounds + preprocessing.log_jacobian(batch) if in_units else bounds
+
+        def of_values(batch: Batch, part: Raw) -> Any:
+            each = self._log_likelihoods(batch).double()
+            values = preprocessing.by_column(each + preprocessing.log_jacobian_each(batch) if in_units else each)
+            if batch.observed is not None:
+                values[preprocessing.by_column(~batch.observed) > 0] = np.nan
+            if batch.mask is not None:
+                return [data.with_names(v[:n], preprocessing) for v, n in zip(values, batch.mask.sum(1), strict=True)]
+            return data.with_names(values, preprocessing, part.rows) if preprocessing.layout == "table" else values
+
+        if by_value:
+            return _joined(self._each_batch(raw, of_values))
+        return self._by_row(torch.cat(self._each_batch(raw, scores)).numpy(), raw, None)
+
+    def _bounds(self, batch: Batch) -> Tensor:
         """Return the importance weighted bound of log p(x), (B,), in nats, float64."""
         by_class = []
         for labelled in every_class(self.variant_, batch):
             draws = []
             for _ in range(IMPORTANCE_SAMPLES):
-                with EqualNoise(len(batch)):
+                with machine.EqualNoise(len(batch)):
                     log_weight = bound(self.variant_, labelled, 1)
                 if isinstance(log_weight, Undefined):
                     raise InputError(
@@ -347,7 +367,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Return E log p(x_i|z) of each value, (B, *shape), under q(z|x), or at the code if q has no density."""
         total = torch.zeros_like(batch.x)
         for _ in range(IMPORTANCE_SAMPLES):
-            with EqualNoise(len(batch)):
+            with machine.EqualNoise(len(batch)):
                 proposal = self.variant_.sample_posterior(batch)
             total += self.variant_.log_likelihood(self._encode(batch) if proposal is None else proposal[0], batch)
         return total / IMPORTANCE_SAMPLES
@@ -356,6 +376,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Return how unusual each example is, (N,); higher is more unusual.
 
         It is the negative of `score_samples`. For a variant without such a bound it is -log p(x|z) at the code of x.
+        Only observed values count, so examples with more missing values tend to be less unusual.
         """
         raw = self._read(X)
 
@@ -363,20 +384,26 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if self.variant_.sample_posterior(batch[slice(0, 1)]) is None:
                 return -self._log_likelihoods(batch).flatten(1).sum(1).double()
             torch.manual_seed(self.seed)
-            return -self._bounds(batch, _)
+            return -self._bounds(batch)
 
         return self._by_row(torch.cat(self._each_batch(raw, negative_score)).numpy(), raw, None)
 
     def reconstruct(self, X: Any) -> Any:
-        """Return the mean of p(x|z) at the code of each example, in the units and the shape of the data."""
+        """Return the mean of p(x|z) at the code of each example, in the units and the shape of the data.
 
-        def decoded(batch: Batch, index: Any) -> Any:
-            return self._values(self.variant_.decode(self._encode(batch), batch), index, batch.mask)
+        Means of counts are real numbers. A category column has the most probable category, and so has a binary column
+        of words; a binary column of numbers lies between its two values, according to the probability of the second.
+        """
+
+        def decoded(batch: Batch, part: Raw) -> Any:
+            return self._values(self.variant_.decode(self._encode(batch), batch), part.rows, batch.mask)
 
         return _joined(self._each_batch(self._read(X), decoded))
 
     def sample(self, n: int, label: Any = None, *, noise: bool = True, seed: int | None = None) -> Any:
-        """Return `n` new examples in the units of the data.
+        """Return `n` new examples in the units of the data. Counts are whole numbers.
+
+        The exposure of counts, such as their sum, is drawn from its distribution in the training data.
 
         Args:
             n: The number of examples.
@@ -388,37 +415,45 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(f"n={n!r}: expected a whole number, 1 or more")
         y = self._classes(label, n)
         with machine.seeded(self.variant_.device, self.seed if seed is None else seed):
-            return self._values(self.variant_.sample(n, y, noise=noise), None, is_drawn=noise)
+            return self._values(self.variant_.sample(n, y, noise=noise), drawn=noise)
 
-    def impute(self, X: Any) -> Any:
-        """Return the data with missing values (NaN) replaced by their expected value given the others.
+    def impute(self, X: Any, draws: int = 0, *, importance: int = 1000) -> Any:
+        """Return the data with missing values replaced by their expected value given the observed ones.
 
-        The values are drawn in turns with z (pseudo-Gibbs sampling, Rezende et al. 2014, appendix F), and averaged.
+        Known values stay exactly as they are. Expected values have the form that `reconstruct` gives them.
+
+        Args:
+            X: New data.
+            draws: With a number above 0, the result is a list of so many completed data sets, whose missing values are
+                drawn from approximately p(missing values|observed values). They show how uncertain the values are.
+            importance: The number of samples of z behind the values of an example, if the training data had missing
+                values and q(z|x) has a density. Otherwise z and the missing values are drawn in turn; see
+                `pipeline.evaluate.imputation`.
+
+        Raises:
+            InputError: If the variant does not model all values, but a part of x given another part.
         """
-        raw = self._read(X)
-        if raw.pixels is not None:
-            raise InputError(f"{raw.source}: images have no missing values; expected a table or sequences")
-        known = ~np.isnan(raw.x) if raw.x.dtype.kind == "f" else np.ones(raw.x.shape, dtype=bool)
-        filled = dataclasses.replace(
-            raw, x=np.where(known, raw.x, self.preprocessing.shift.numpy().astype(raw.x.dtype))
-        )
-        rest = iter(np.split(np.arange(len(known)), range(BATCH, len(known), BATCH)))
+        if not isinstance(draws, int) or draws < 0:
+            raise InputError(f"draws={draws!r}: expected a whole number, 0 or more")
+        if not isinstance(importance, int) or importance < 1:
+            raise InputError(f"importance={importance!r}: expected a whole number, 1 or more")
+        raw, variant = self._read(X), self.variant_
+        if variant.conditioned_on == "x":
+            raise InputError(f"{self.variant} models a part of x given the rest; expected a model of all values")
 
-        def imputed(batch: Batch, index: Any) -> Any:
-            rows = next(rest)
-            is_known = torch.from_numpy(known[rows])
-            total, x = torch.zeros_like(batch.x), batch.x
-            for turn in range(GIBBS_ROUNDS):
-                current = Batch(x, mask=batch.mask)
-                proposal = self.variant_.sample_posterior(current)
-                z = self._encode(current) if proposal is None else proposal[0]
-                x = torch.where(is_known, batch.x, self.variant_.sample_x(z, current))
-                if turn >= GIBBS_ROUNDS // 2:
-                    total += self.variant_.decode(z, current)
-            values = self.preprocessing.decode(total / (GIBBS_ROUNDS - GIBBS_ROUNDS // 2))
-            return self._named(np.where(known[rows], raw.x[rows], values), index, batch.mask)
+        def completed(batch: Batch, part: Raw) -> list[Any]:
+            xs = batch.x.expand(max(1, draws), *batch.x.shape).clone()
+            if batch.observed is not None:
+                incomplete = (~batch.observed.flatten(1).all(1)).nonzero().squeeze(1)
+                if draws:
+                    xs[:, incomplete] = imputation.conditional_draws(variant, batch[incomplete], draws, importance)
+                else:
+                    xs[0, incomplete] = imputation.conditional_mean(variant, batch[incomplete], importance)
+            return [self._values(x, part.rows, batch.mask, drawn=draws > 0, given=part) for x in xs]
 
-        return _joined(self._each_batch(filled, imputed))
+        parts = self._each_batch(raw, completed, allow_missing=True)
+        results = [_joined(list(each)) for each in zip(*parts, strict=True)]
+        return results if draws else results[0]
 
     def forecast(self, X: Any, steps: int) -> Any:
         """Return the next `steps` steps of each sequence, in the units of the data.
@@ -432,18 +467,19 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if raw.lengths is None:
             raise InputError(f"{raw.source}: there are no sequences; expected sequences to forecast")
 
-        def continued(batch: Batch, index: Any) -> Any:
+        def continued(batch: Batch, part: Raw) -> Any:
             assert batch.mask is not None
-            lengths = batch.mask.sum(1)
-            longer = torch.nn.functional.pad(batch.x, (0, 0, 0, steps))
+            lengths, pad = batch.mask.sum(1), (0, 0, 0, steps)
+            longer = torch.nn.functional.pad(batch.x, pad)
+            observed = None if batch.observed is None else torch.nn.functional.pad(batch.observed, pad, value=True)
             positions = torch.arange(longer.shape[1])
-            whole = Batch(longer, mask=positions < (lengths + steps)[:, None])
+            whole = dataclasses.replace(batch, x=longer, mask=positions < (lengths + steps)[:, None], observed=observed)
             continuations = [f for _ in range(FORECASTS) if (f := self.variant_.forecast(whole, lengths)) is not None]
             if not continuations:
                 raise InputError(f"{self.variant} makes no forecasts; expected a variant of sequences, such as vrae")
             ahead = (lengths[:, None] + torch.arange(steps))[..., None].expand(-1, -1, longer.shape[2])
             mean = torch.stack(continuations).mean(0).gather(1, ahead)
-            return self._values(mean, index, torch.ones(len(mean), steps, dtype=torch.bool))
+            return self._values(mean, part.rows, torch.ones(len(mean), steps, dtype=torch.bool))
 
         return _joined(self._each_batch(raw, continued))
 
@@ -469,17 +505,20 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         return data.read_parts(self._new_source(place), self.preprocessing, size)
 
-    def _each_batch(self, raw: Raw, compute: Callable[[Batch, Any], Any]) -> list[Any]:
-        """Call `compute(batch, labels of the rows)` for one batch after another, and return the results."""
+    def _each_batch(self, raw: Raw, compute: Callable[[Batch, Raw], Any], *, allow_missing: bool = False) -> list[Any]:
+        """Call `compute` for one batch of examples after another, as tensors and as they were read.
+
+        Returns the results. Examples with missing values are refused if the training data had none, unless they are
+        allowed here.
+        """
         with about_options(FIXED_OPTIONS):
-            whole = self.preprocessing.encode(raw)
+            whole = self.preprocessing.encode(raw, allow_missing=allow_missing)
         results = []
         self.variant_.eval()
         for start in range(0, len(whole), BATCH):
             part = slice(start, start + BATCH)
             with machine.seeded(self.variant_.device, self.seed):
-                batch = self.preprocessing.binarized(whole[part])
-                results.append(compute(batch, None if raw.rows is None else raw.rows[part]))
+                results.append(compute(self.preprocessing.binarized(whole[part]), raw[part]))
         return results
 
     def _classes(self, label: Any, n: int) -> Tensor | None:
@@ -506,46 +545,12 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return pandas.Series(values, index=raw.rows)
         return pandas.DataFrame(values, index=raw.rows, columns=columns)
 
-    def _values(self, x: Tensor, index: Any, mask: Tensor | None = None, is_drawn: bool = False) -> Any:
-        """Turn values in the units of `Batch.x` into the units, names and shapes of the data."""
-        return self._named(self.preprocessing.decode(x), index, mask, is_drawn)
-
-    def _named(self, values: Array, index: Any, mask: Tensor | None, is_drawn: bool = False) -> Any:
-        """Return decoded values as a data frame if the columns have names, and sequences without their padding."""
-        preprocessing = self.preprocessing
-        if preprocessing.spec.likelihood == "categorical":  # the most probable symbol
-            values = values.argmax(-1)[..., None]
-        if preprocessing.spec.steps:
-            lengths = [values.shape[1]] * len(values) if mask is None else mask.sum(1).tolist()
-            return [self._frame(v[:n], None, is_drawn) for v, n in zip(values, lengths, strict=True)]
-        return self._frame(values, index, is_drawn) if preprocessing.layout == "table" else values
-
-    def _frame(self, values: Array, index: Any, is_drawn: bool) -> Any:
-        """Return decoded values (N, D) or (T, D) with the names and the kinds of the columns, or channels.
-
-        A binary column that holds words, or is modelled as continuous, gets the more probable of its two values. Counts
-        that were drawn are whole numbers.
-        """
-        columns = self.preprocessing.columns
-        is_continuous = self.preprocessing.spec.likelihood == "gaussian"
-        for i, column in enumerate(columns):
-            if column.kind == "binary" and not isinstance(column.values[0], str):
-                low, high = map(float, column.values)
-                values[:, i] = low + (high - low) * (values[:, i] > 0.5 if is_continuous else values[:, i])
-            elif column.kind == "count" and is_drawn:
-                values[:, i] = values[:, i].round().clip(0)
-        frame = self._with_names(values, index)
-        for column in columns:
-            if column.kind == "binary" and isinstance(column.values[0], str):
-                frame[column.name] = np.array(column.values, dtype=object)[(frame[column.name] > 0.5).astype(int)]
-        return frame
-
-    def _with_names(self, values: Array, index: Any) -> Any:
-        """Return values (N, D) or (T, D) as a data frame if the columns, or channels, have names."""
-        names = [column.name for column in self.preprocessing.columns]
-        if self.preprocessing.width or len(names) != values.shape[1]:
-            return values
-        return pandas.DataFrame(values, index=index, columns=names)
+    def _values(
+        self, x: Tensor, rows: Any = None, mask: Tensor | None = None, *, drawn: bool = False, given: Raw | None = None
+    ) -> Any:
+        """Turn values in the units of `Batch.x` into the units and the form of the data; see `Preprocessing.decode`."""
+        values = self.preprocessing.decode(x, drawn=drawn, given=given)
+        return data.in_source_form(values, self.preprocessing, rows, mask)
 
 
 @contextmanager
@@ -592,42 +597,6 @@ def _joined(parts: list[Any]) -> Any:
     return pandas.concat(parts) if isinstance(parts[0], pandas.DataFrame) else np.concatenate(parts)
 
 
-class EqualNoise(TorchFunctionMode):
-    """Inside this context, torch draws the same random numbers for each of `n` examples.
-
-    The score of an example then depends neither on the other examples nor on their order. It applies to tensors
-    (n * k, ...) that `torch.randn`, `torch.rand` and their `_like` forms return, with the k draws of an example in
-    consecutive rows.
-    """
-
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self.n = n
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func not in (torch.randn, torch.randn_like, torch.rand, torch.rand_like):
-            return func(*args, **(kwargs or {}))
-        is_like = func in (torch.randn_like, torch.rand_like)
-        whole = (torch.empty_like if is_like else torch.empty)(*args, **(kwargs or {}))
-        draw = torch.randn if func in (torch.randn, torch.randn_like) else torch.rand
-        each = draw(len(whole) // self.n, *whole.shape[1:], dtype=whole.dtype, device=whole.device)
-        return each.repeat(self.n, *[1] * (whole.ndim - 1))
-
-
-class ServedModel:
-    """A saved model as MLflow calls it: `predict(rows, params={"method": "encode"})`."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-
-    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
-        """Return the codes of rows, or what another of `artifact.METHODS` computes."""
-        method = (params or {}).get("method", artifact.METHODS[0])
-        if method not in artifact.METHODS:
-            raise InputError(f"method={method!r}: expected one of {', '.join(artifact.METHODS)}")
-        return getattr(self.model, {"encode": "transform", "score": "score_samples"}.get(method, method))(model_input)
-
-
-def _load_pyfunc(path: str) -> ServedModel:
+def _load_pyfunc(path: str) -> artifact.ServedModel:
     """Load a saved model for MLflow, which finds this function by the name of the module in the file MLmodel."""
-    return ServedModel(Model.load(path))
+    return artifact.ServedModel(Model.load(path))

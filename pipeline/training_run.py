@@ -7,7 +7,7 @@ interrupted and continued ends in exactly the same weights as one that was not.
 import dataclasses
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ import variants
 from pipeline import checkpoint, trainer
 from pipeline import data as datasets
 from pipeline.data import Data, Source
-from pipeline.evaluate import pictures, quick
+from pipeline.evaluate import baselines, latents, likelihood, pictures, quick
 from pipeline.tracker import Run, views
 from pipeline.trainer import Diverged, Epoch
 from variants import Config, InputError, Variant
@@ -153,10 +153,34 @@ class TrainingRun:
         """Compute and log the quick scores on validation data, with pictures, after the last epoch.
 
         The validation scores are logged once more, so that the last point of each curve belongs to the weights
-        that are kept.
+        that are kept. The ELBO of densities is also logged in the units of the source, in which models with different
+        likelihoods of the same data compare, and the reconstruction of mixed tables in parts by kind of value.
         """
-        scores = {**self.kept, **quick.scores(self.variant, self.data, self._kl), "time/trial_seconds": self.seconds}
+        variant, data = self.variant, self.data
+        scores = {**self.kept, **quick.scores(variant, data, self._kl), "time/trial_seconds": self.seconds}
+        if data.spec.has_density and "valid/elbo" in self.kept:
+            scores["valid/elbo_units"] = self.kept["valid/elbo"] + float(
+                torch.cat([data.preprocessing.log_jacobian(batch) for batch in data.batches(data.valid)]).mean()
+            )
+        if data.spec.likelihood == "mixed":
+            parts = likelihood.by_kind(variant, data, data.valid, self._plan.seed)
+            scores |= {f"valid/reconstruction_{kind}": float(part.mean()) for kind, part in parts.items()}
         self._run.metrics(scores, self.epoch + (self.best_epoch != self.epoch))
         for name, pixels in pictures.all_of(self.variant, self.data, self._kl).items():
             self._run.picture(name, pixels, views.PICTURE_STEP)
         return scores
+
+    def remark(self, scores: Mapping[str, float], trivial: Mapping[str, float]) -> str:
+        """Return what is wrong with a trained model, and set it as a tag of the run; "" if nothing is.
+
+        A model has collapsed if no latent dimension has a mean KL above 0.01 nats on validation data. It is no better
+        than trivial if its ELBO does not beat all baselines: those in `trivial`, by what they are called, and those
+        among its `scores`. A model that is conditioned on a part of x is not compared with baselines of x.
+        """
+        remarks = ["collapsed"] * (self._kl is not None and not latents.active_units_kl(self._kl))
+        if "valid/elbo" in scores and self.variant.conditioned_on != "x":
+            titles = {**trivial, **baselines.titled(scores, self.data.spec)}
+            remarks += filter(None, [baselines.verdict(scores["valid/elbo"], titles)])
+        if remarks:
+            self._run.tags({"remark": "; ".join(remarks)})
+        return "; ".join(remarks)

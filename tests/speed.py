@@ -1,6 +1,6 @@
 """The speed of the trainer beside other programs, as ratios measured in one run on this machine.
 
-    uv run --extra speed python tests/speed.py [--rounds 5] [--evaluation]
+    uv run --extra speed python tests/speed.py [--rounds 5]
 
 Measures the seconds of an MNIST epoch (60,000 images, network 784-400-20, batch 128, Adam with 1e-3). Each contender
 runs in its own process, and they take turns, an epoch each:
@@ -10,13 +10,20 @@ runs in its own process, and they take turns, an epoch each:
     pythae      pythae 0.1.2 with the same network and batch size (needs the extra `speed`)
     floor       the matrix products of the same steps alone, in fp32
 
-With --evaluation it measures the importance weighted bound beside pythae's, and the seconds of MIG and SAP.
+Other measurements:
+
+    --evaluation        the importance weighted bound beside pythae's, and the seconds of MIG and SAP
+    --mixed             the epoch of a table with values of all kinds, of which a fifth is missing, beside that of a
+                        table of real values
+    --against FOLDER    epochs of this version of the project beside those of the version in a folder
 """
 
 import contextlib
 import importlib.util
 import multiprocessing
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,15 +32,17 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from pipeline import cli, machine
-from pipeline.data import Data, load, search_folders
+from pipeline.data import Data, Kind, Source, load, search_folders
 from pipeline.speed import product_seconds, trainer_seconds
 from variants import Batch, InputError
 from variants.vae import VAE, VAEConfig
@@ -225,13 +234,104 @@ def evaluation(rounds: int, k: int = 200, n: int = 1000) -> None:
         print(f"{name} of 10,000 codes of 10 dimensions, 5 factors: {time.perf_counter() - begin:.2f} s")
 
 
+def table(kinds: dict[str, int], missing: float) -> Data:
+    """Return a table of 10,000 rows with so many columns of each kind, and a share of missing values."""
+    rng, n = np.random.default_rng(0), 10_000
+    draws: dict[str, Callable[[], Any]] = {
+        "real": lambda: rng.normal(size=n), "positive": lambda: np.exp(rng.normal(size=n)),
+        "count": lambda: rng.poisson(4.0, n), "binary": lambda: rng.integers(0, 2, n),
+        "category": lambda: rng.choice(list("abcde"), n),
+    }  # fmt: skip
+    columns = {f"{kind} {i}": draws[kind]() for kind, number in kinds.items() for i in range(number)}
+    frame = pd.DataFrame(columns)
+    frame = frame.mask(rng.random(frame.shape) < missing)
+    options = {column: cast(Kind, column.split()[0]) for column in frame}
+    return load(Source(place="table", kinds=tuple(options.items())), frame)
+
+
+def mixed(rounds: int) -> None:
+    """Print the seconds of an epoch of a mixed table with missing values, and of a table of real values."""
+    tables = {
+        "real": table({"real": 30}, 0.0),
+        "mixed": table({"real": 7, "positive": 7, "count": 7, "binary": 7, "category": 2}, 0.2),
+    }
+    turns = [
+        trainer_seconds(VAE(VAEConfig(latent=10, width=256, batch=BATCH), data.spec), data, rounds + 1)
+        for data in tables.values()
+    ]
+    seconds = list(zip(*list(zip(*turns, strict=True))[1:], strict=True))  # the first epoch of each warms up
+    middle = dict(zip(tables, map(statistics.median, seconds), strict=True))
+    print(f"seconds per epoch of 8,000 rows with 30 columns, 10-256, batch {BATCH}, median of {rounds}:")
+    print(f"  {middle['real']:.3f} real values, {middle['mixed']:.3f} mixed values with 20% missing")
+    print(f"  ratio {middle['mixed'] / middle['real']:.2f}")
+
+
+EPOCHS = """
+import sys
+import torch
+import variants
+from pipeline import machine
+from pipeline.data import load
+from pipeline.speed import trainer_seconds
+machine.prepare(int(sys.argv[2]))
+data = load(sys.argv[1])
+torch.manual_seed(0)
+for seconds in trainer_seconds(variants.build("vae", variants.get("vae").config_type(), data.spec), data, 1_000_000):
+    print(seconds, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def against(folder: Path, rounds: int, threads: int) -> None:
+    """Print the seconds of epochs of this version of the project and of the one in a folder, which take turns."""
+    here = Path(__file__).resolve().parents[1]
+    for dataset, epochs in (("mnist", 1), ("digits", 30)):
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", EPOCHS, dataset, str(threads)], cwd=place, text=True, stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(place)},
+            )
+            for place in (here, folder.resolve())
+        ]  # fmt: skip
+
+        def turn(process: Any, epochs: int = epochs) -> float:
+            total = 0.0
+            for _ in range(epochs):
+                total += float(process.stdout.readline())
+                process.stdin.write("\n")
+                process.stdin.flush()
+            return total / epochs
+
+        for process in processes:
+            turn(process)
+        ratios, seconds = [], []
+        for number in range(rounds):
+            pair = [turn(process) for process in (processes if number % 2 else processes[::-1])]
+            seconds.append(pair if number % 2 else pair[::-1])
+            ratios.append(seconds[-1][0] / seconds[-1][1])
+        for process in processes:
+            process.kill()
+        ours, theirs = (statistics.median(column) for column in zip(*seconds, strict=True))
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(f"{dataset}: {ours:.4f} s an epoch here, {theirs:.4f} s in {folder}, median of {rounds} turns")
+        print(f"  ratio {middle:.3f}, quartiles {low:.3f} to {high:.3f}", flush=True)
+
+
 def main(arguments: list[str]) -> int:
     parser = cli.parser("speed", str(__doc__), "--threads")
     parser.prog = "python tests/speed.py"
     parser.add_argument("--rounds", type=cli.positive, default=5, metavar="N", help="epochs of each contender (5)")
     parser.add_argument("--evaluation", action="store_true", help="measure bounds beside pythae's, MIG and SAP")
+    parser.add_argument("--mixed", action="store_true", help="measure a mixed table beside one of real values")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="measure another version of this project beside")
     options = parser.parse_args(arguments)
     threads = machine.prepare(options.threads)
+    if options.mixed:
+        mixed(options.rounds)
+        return 0
+    if options.against:
+        against(options.against, options.rounds, threads)
+        return 0
     if options.evaluation:
         if not importlib.util.find_spec("pythae"):
             raise InputError("--evaluation compares with pythae 0.1.2: use uv run --extra speed")

@@ -139,6 +139,52 @@ def test_a_bad_row_is_named_by_its_number_in_the_whole_table(
         apply.main([*words, "--out", str(tmp_path / "codes.csv")])
 
 
+def test_draws_of_missing_values_are_numbered_rows(saved: Path, tmp_path: Path) -> None:
+    frame = table(6, seed=1).drop(columns="label")
+    frame.iloc[2, 0] = frame.iloc[4, 1] = np.nan
+    frame.to_csv(tmp_path / "holes.csv", index=False)
+    words = ["impute", "--model", str(saved / "table"), "--data", str(tmp_path / "holes.csv"), "--draws", "3"]
+    for name in ("out.csv", "out.parquet", "out.npz"):
+        assert apply.main([*words, "--out", str(tmp_path / name)]) == 0
+    rows = read(tmp_path / "out.csv")
+    assert list(rows) == ["draw", *COLUMNS]
+    assert rows["draw"].tolist() == [1, 2, 3] * 6
+    repeated = frame.loc[frame.index.repeat(3)].reset_index(drop=True)
+    known = repeated.notna()
+    assert rows[COLUMNS][known].equals(repeated[known]) and rows.notna().all(axis=None)
+    assert rows["a"][6:9].nunique() == rows["b"][12:15].nunique() == 3
+    pd.testing.assert_frame_equal(read(tmp_path / "out.parquet"), rows)
+    with np.load(tmp_path / "out.npz") as file:
+        np.testing.assert_allclose(file["x"].reshape(18, 6), rows[COLUMNS])
+    once = [*words[:5], "--out", str(tmp_path / "means.csv")]
+    assert apply.main(once) == 0
+    assert list(read(tmp_path / "means.csv")) == COLUMNS and len(read(tmp_path / "means.csv")) == 6
+    frame.to_parquet(tmp_path / "holes.parquet")
+    named = ["impute", "--model", str(saved / "table"), "--data", str(tmp_path / "holes.parquet"), "--draws", "2"]
+    assert apply.main([*named, "--out", str(tmp_path / "named.csv")]) == 0
+    assert read(tmp_path / "named.csv").columns[:2].tolist() == ["row", "draw"]
+
+
+def test_draws_of_missing_steps_and_pixels_are_written(saved: Path, tmp_path: Path) -> None:
+    steps = pd.read_csv(saved / "series.csv")
+    steps.loc[3, "level"] = np.nan
+    steps.to_csv(tmp_path / "holes.csv", index=False)
+    words = ["impute", "--model", str(saved / "sequences"), "--data", str(tmp_path / "holes.csv"), "--draws", "2"]
+    for name in ("out.csv", "out.npz"):
+        assert apply.main([*words, "--out", str(tmp_path / name)]) == 0
+    rows = read(tmp_path / "out.csv")
+    assert list(rows) == ["series", "step", "draw", "level", "slope"] and len(rows) == 2 * len(steps)
+    assert rows["level"][6] != rows["level"][7] and rows["level"][8] == rows["level"][9]
+    with np.load(tmp_path / "out.npz") as file:
+        assert file["x"].shape == (60, 2, 11, 2)
+        np.testing.assert_allclose(file["x"][0, :, 3, 0], rows["level"][6:8])
+    np.savez(tmp_path / "pictures.npz", x=images(3))
+    words = ["impute", "--model", str(saved / "images"), "--data", str(tmp_path / "pictures.npz"), "--draws", "2"]
+    assert apply.main([*words, "--out", str(tmp_path / "drawn")]) == 0
+    names = [f"00000{i}-{draw}.png" for i in range(3) for draw in (1, 2)]
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == names
+
+
 def test_what_a_killed_command_left_is_not_in_the_results(saved: Path, tmp_path: Path) -> None:
     (tmp_path / ".codes.csv.part").write_text("old\n1\n")
     words = ["encode", "--model", str(saved / "table"), "--data", str(saved / "new.csv")]
@@ -172,6 +218,7 @@ def test_text_is_not_written_to_arrays(tmp_path: Path) -> None:
         (["forecast", "--data", "new.csv", "--out", "x.csv"], "forecast needs --steps"),
         (["encode", "--data", "new.csv", "--n", "3", "--out", "x.csv"], "encode takes no --n"),
         (["encode", "--data", "new.csv", "--label", "a", "--out", "x.csv"], "encode takes no --label"),
+        (["encode", "--data", "new.csv", "--draws", "2", "--out", "x.csv"], "encode takes no --draws"),
         (["encode", "--data", "new.csv", "--out", "x.xlsx"], r"--out x.xlsx: .* expected \.csv, \.parquet, \.npz"),
         (["forecast", "--data", "new.csv", "--steps", "3", "--out", "x.csv"], "there are no sequences"),
         (["encode", "--data", "nowhere.csv", "--out", "x.csv"], "nowhere.csv: there is no such file"),

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 import variants
 from pipeline import compare, data, metrics, trainer
 from pipeline.compare import protocol, report
-from pipeline.compare.analysis import Criterion, board
+from pipeline.compare.analysis import PPCA, Criterion, board
 from pipeline.compare.protocol import CompareRequest
 from pipeline.evaluate import pictures
 from pipeline.evaluate.context import Sizes
@@ -106,6 +106,24 @@ def test_what_is_missing_is_stated(frame: pd.DataFrame, reasons: dict[str, str],
     for row in result.rows:
         assert (row.mean is None) == (row.reason != "")
     assert {r.variant for r in result.rows} == {*frame["variant"], *reasons}
+
+
+def test_a_variant_that_does_not_beat_the_baselines_is_called_no_better_than_trivial() -> None:
+    """The best baseline counts, also the one of as many latents; a likelihood given a part of x is not compared."""
+    frame = finals(good=[-90.0, -91.0], bad=[-96.0, -97.0], given=[-120.0, -120.0])
+    frame["conditioned_on"] = np.where(frame["variant"] == "given", "x", None)
+    titles = {"independent columns": -99.0, "a Gaussian with full covariance": -95.0}
+    result = board(ELBO, frame, {}, titles)
+    words = "no better than trivial (a Gaussian with full covariance: -95.00 nats)"
+    assert {r.variant: r.trivial for r in result.rows} == {"good": "", "bad": words, "given": ""}
+    assert [line for line in result.conclusions if "trivial" in line] == [f"bad is {words}."]
+    table = report._board_table(result).set_index("variant")
+    assert table["mean"].to_dict() == {
+        "good": "-90.5", "bad": "-96.5", "given": "-120", "independent columns": "-99",
+        "a Gaussian with full covariance": "-95",
+    }  # fmt: skip
+    frame[PPCA] = -80.0
+    assert board(ELBO, frame, {}, titles).rows[0].trivial == "no better than trivial (probabilistic PCA: -80.00 nats)"
 
 
 def test_every_metric_of_a_criterion_exists() -> None:

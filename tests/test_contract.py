@@ -18,6 +18,7 @@ from pipeline import trainer
 from pipeline.metrics import objectives
 from pipeline.study.space import Outline, outline
 from variants import Batch, Config, DataSpec, InputError, Terms, Variant
+from variants.base.contract import Group, ValueKind
 
 SPECS = {
     "binary images": DataSpec(name="binary", shape=(1, 8, 8), likelihood="bernoulli", classes=3),
@@ -27,7 +28,34 @@ SPECS = {
     "binary sequences": DataSpec(name="roll", shape=(5,), likelihood="bernoulli", classes=3, steps=7),
     "real sequences": DataSpec(name="waves", shape=(2,), likelihood="gaussian", classes=3, steps=7),
     "symbols": DataSpec(name="text", shape=(4,), likelihood="categorical", classes=3, steps=7),
-}
+    "counts": DataSpec(
+        name="genes", shape=(6,), likelihood="negative-binomial", classes=3,
+        exposure="sum", exposures=(1.0, 12.0, 50.0),
+        groups=(Group(likelihood="negative-binomial", size=6, offset=(-2.0, -1.5, -2.5, -1.0, -2.0, -3.0)),),
+    ),
+    "a mixed table": DataSpec(
+        name="mixed", shape=(14,), likelihood="mixed", classes=3, exposure="column", exposures=(0.5, 1.0, 4.0),
+        groups=(
+            Group(likelihood="gaussian", size=2), Group(likelihood="student-t", size=1),
+            Group(likelihood="log-normal", size=1, spread=(0.6,)), Group(likelihood="gamma", size=1, spread=(0.8,)),
+            Group(likelihood="poisson", size=1, offset=(0.5,)), Group(likelihood="negative-binomial", size=1),
+            Group(likelihood="zero-inflated", size=1, offset=(1.0,)), Group(likelihood="bernoulli", size=1),
+            Group(likelihood="categorical", size=3), Group(likelihood="categorical", size=2, offset=(-0.4, -1.1)),
+        ),
+    ),
+    "a table with holes": DataSpec(name="holes", shape=(7,), likelihood="gaussian", classes=3, missing=True),
+    "images with holes": DataSpec(name="clouds", shape=(3, 6, 5), likelihood="gaussian", classes=3, missing=True),
+    "real sequences with holes": DataSpec(
+        name="sensors", shape=(2,), likelihood="gaussian", classes=3, steps=7, missing=True
+    ),
+    "mixed sequences with holes": DataSpec(
+        name="visits", shape=(4,), likelihood="mixed", classes=3, steps=7, missing=True,
+        groups=(
+            Group(likelihood="gaussian", size=1), Group(likelihood="zero-inflated", size=2),
+            Group(likelihood="bernoulli", size=1),
+        ),
+    ),
+}  # fmt: skip
 STEP = torch.tensor(5.0)
 
 
@@ -36,21 +64,39 @@ def losses(terms: Terms) -> dict[str, Tensor]:
     return {name: loss if isinstance(loss, Tensor) else loss() for name, loss in terms.losses.items()}
 
 
+def of_kind(kind: ValueKind, draw: Tensor) -> Tensor:
+    """Values of a kind from uniform ones."""
+    return {
+        "binary": (draw > 0.5).float(),
+        "pixel": (draw * 255).round() / 255,
+        "real": 4 * draw - 2,
+        "category": (draw == draw.amax(-1, keepdim=True)).float(),
+        "positive": (2 * draw - 1).exp(),
+        "count": (9 * draw**2).floor(),
+    }[kind]
+
+
 def examples(spec: DataSpec, n: int = 6, seed: int = 0) -> Batch:
-    """Fixed random values; sequences of all lengths from 1 to `steps`, padded by zeros."""
+    """Fixed random values; sequences of all lengths from 1 to `steps`, padded by zeros. Missing values are 0."""
     generator = torch.Generator().manual_seed(seed)
     draw = torch.rand(n, *([spec.steps] if spec.steps else []), *spec.shape, generator=generator)
-    x = {
-        "bernoulli": (draw > 0.5).float(),
-        "logistic8": (draw * 255).round() / 255,
-        "gaussian": 4 * draw - 2,
-        "categorical": (draw == draw.amax(-1, keepdim=True)).float(),
-    }[spec.likelihood]
-    y = torch.arange(n) % spec.classes
-    if not spec.steps:
-        return Batch(x, y)
-    mask = torch.arange(spec.steps) < (torch.arange(n)[:, None] % spec.steps + 1)
-    return Batch(x * mask[..., None], y, mask)
+    parts = zip(spec.parts, draw.split([group.size for group in spec.parts], -1), strict=True)
+    x = torch.cat([of_kind(group.kind, part) for group, part in parts], -1)
+    y, mask, observed, exposure = torch.arange(n) % spec.classes, None, None, None
+    if spec.missing:
+        observed = torch.rand(x.shape, generator=generator) > 0.3
+        x = torch.where(observed, x, 0.0)
+    if spec.steps:
+        mask = torch.arange(spec.steps) < (torch.arange(n)[:, None] % spec.steps + 1)
+        x = x * mask[..., None]
+    if spec.exposure:
+        exposure = x[..., spec.kinds["count"]].sum(-1) if spec.exposure == "sum" else 0.5 + torch.arange(n)
+    return Batch(x, y, mask, observed, exposure)
+
+
+def of_kinds(values: Tensor, spec: DataSpec) -> dict[ValueKind, Tensor]:
+    """The values of each kind, (..., number of this kind in the last axis)."""
+    return {kind: values[..., where] for kind, where in spec.kinds.items()}
 
 
 def fits(name: str, spec: DataSpec) -> bool:
@@ -131,7 +177,7 @@ def test_encode_is_deterministic_and_never_sees_a_label(case: tuple[Variant, Bat
     other = dataclasses.replace(batch, y=batch.y.flip(0) if batch.y is not None else None)
     assert torch.equal(code, variant.encode(batch))
     assert torch.equal(code, variant.encode(other))
-    assert torch.equal(code, variant.encode(Batch(batch.x, mask=batch.mask)))
+    assert torch.equal(code, variant.encode(batch.unlabelled))
 
 
 def test_decode_and_sample_give_data(case: tuple[Variant, Batch]) -> None:
@@ -146,9 +192,9 @@ def test_decode_and_sample_give_data(case: tuple[Variant, Batch]) -> None:
     )
     for values in results:
         assert values.shape == batch.x.shape
-        if variant.spec.likelihood != "gaussian":
-            assert values.min() >= 0
-            assert values.max() <= 1
+        for kind, part in of_kinds(values, variant.spec).items():
+            assert kind == "real" or part.min() >= 0
+            assert kind in ("real", "positive", "count") or part.max() <= 1
 
 
 def test_samples_look_like_data_and_have_the_mean_that_decode_returns(case: tuple[Variant, Batch]) -> None:
@@ -159,28 +205,37 @@ def test_samples_look_like_data_and_have_the_mean_that_decode_returns(case: tupl
     with torch.no_grad():
         z = variant.encode(one)
         samples, mean = variant.sample_x(z.expand(4000, -1), many), variant.decode(z, one)
-    if variant.spec.likelihood in ("bernoulli", "categorical"):
-        assert set(samples.unique().tolist()) <= {0.0, 1.0}
-    elif variant.spec.likelihood == "logistic8":
-        torch.testing.assert_close(samples * 255, (samples * 255).round())
-    scale = samples.std(0) / 4000**0.5
-    width = 0.05 if variant.spec.likelihood == "logistic8" else 0.003  # what is cut off at 0 and 1; rare pixels
-    assert (samples.mean(0) - mean[0]).abs().le(5 * scale + width).all()
-    spread = samples.std(0)  # that of the likelihood
-    if variant.spec.likelihood == "gaussian":
-        assert spread.amin() > 0.9 * float(variant.observation.families[0].log_scale.detach().exp().min())  # type: ignore[operator,union-attr]
-    elif variant.spec.likelihood == "bernoulli" and variant.factorized:
-        torch.testing.assert_close(spread, (mean * (1 - mean)).sqrt()[0], atol=0.03, rtol=0)
+    means = of_kinds(mean[0], variant.spec)
+    for kind, values in of_kinds(samples, variant.spec).items():
+        if kind in ("binary", "category"):
+            assert set(values.unique().tolist()) <= {0.0, 1.0}
+        elif kind == "count":
+            assert torch.equal(values, values.round())
+        elif kind == "pixel":
+            torch.testing.assert_close(values * 255, (values * 255).round())
+        scale = values.std(0) / 4000**0.5
+        width = 0.05 if kind == "pixel" else 0.003  # what is cut off at 0 and 1; rare pixels
+        assert (values.mean(0) - means[kind]).abs().le(5 * scale + width).all()
+        spread = values.std(0)  # that of the likelihood
+        if kind == "real":
+            assert spread.amin() > 0.9 * float(variant.observation.families[0].log_scale.detach().exp().min())  # type: ignore[index,union-attr]
+        elif kind == "binary" and variant.factorized:
+            torch.testing.assert_close(spread, (means[kind] * (1 - means[kind])).sqrt(), atol=0.03, rtol=0)
 
 
-def test_the_likelihood_has_each_value_and_is_zero_for_padding(case: tuple[Variant, Batch]) -> None:
+def test_the_likelihood_has_each_value_and_is_zero_for_padding_and_missing_values(
+    case: tuple[Variant, Batch],
+) -> None:
     variant, batch = case
     variant.eval()
     z = variant.sample_prior(6, batch)
     each = variant.log_likelihood(z, batch)
     assert each.shape == batch.x.shape
-    if batch.mask is not None:
-        assert (each[~batch.mask] == 0).all()
+    known = torch.ones_like(each, dtype=torch.bool) if batch.known is None else batch.known.expand_as(each)
+    assert (each[~known] == 0).all()
+    for kind, values in of_kinds(each, variant.spec).items():  # that of a pixel may be rounded to 0
+        assert kind in ("binary", "category") or (values[known[..., variant.spec.kinds[kind]]] != 0).all()
+    if batch.mask is not None and batch.observed is None:
         assert (each[batch.mask].flatten(1).sum(1) != 0).all()
     torch.testing.assert_close(variant.log_joint(z, batch), variant.log_prior(z, batch) + each.flatten(1).sum(1))
 
@@ -266,6 +321,69 @@ def test_saved_and_loaded_is_the_same_model(case: tuple[Variant, Batch], tmp_pat
     assert loaded.spec == variant.spec
     assert torch.equal(loaded.encode(batch), variant.eval().encode(batch))
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+
+
+HOLES = [(n, s) for n in variants.names() for s in SPECS if fits(n, SPECS[s]) and SPECS[s].missing]
+
+
+@pytest.mark.parametrize("hidden", [float("nan"), -7.0])
+@pytest.mark.parametrize(("name", "kind"), HOLES)
+def test_missing_values_reach_no_score_and_no_gradient(name: str, kind: str, hidden: float) -> None:
+    batch = examples(SPECS[kind])
+    assert batch.observed is not None
+    filled = dataclasses.replace(batch, x=torch.where(batch.observed, batch.x, hidden))
+    results = []
+    for each in (batch, filled):
+        variant = make(name, SPECS[kind])
+        torch.manual_seed(1)
+        terms = variant.terms(each, STEP)
+        for loss in losses(terms).values():
+            loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        slopes = [p.grad for p in variant.parameters() if p.grad is not None]
+        variant.eval()
+        code = variant.encode(each)
+        joint = variant.log_joint(code, each) if not variant.latent_classes else code
+        results.append([terms.reconstruction, *slopes, code, joint])
+    assert all(torch.equal(a, b) and b.isfinite().all() for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize(("name", "kind"), HOLES)
+def test_an_encoder_tells_a_missing_value_from_a_zero(name: str, kind: str) -> None:
+    variant, batch = make(name, SPECS[kind]).eval(), examples(SPECS[kind])
+    assert batch.observed is not None
+    complete = dataclasses.replace(batch, observed=torch.ones_like(batch.observed))
+    assert not torch.allclose(variant.encode(batch), variant.encode(complete))
+    assert torch.equal(variant.encode(complete), variant.encode(dataclasses.replace(batch, observed=None)))
+
+
+@pytest.mark.parametrize("name", [n for n in variants.names() if fits(n, SPECS["large images"])])
+def test_convolutions_read_images_with_holes(name: str) -> None:
+    spec = DataSpec(name="clouds", shape=(3, 30, 28), likelihood="gaussian", classes=3, missing=True)
+    variant, batch = make(name, spec, network="conv").eval(), examples(spec, 2)
+    filled = dataclasses.replace(batch, x=torch.where(batch.observed, batch.x, torch.nan))  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    expected = variant.terms(batch, STEP).reconstruction
+    torch.manual_seed(1)
+    assert torch.equal(variant.terms(filled, STEP).reconstruction, expected)
+    assert not torch.allclose(variant.encode(batch), variant.encode(dataclasses.replace(batch, observed=None)))
+    assert (variant.log_likelihood(variant.sample_prior(2, batch), batch)[~batch.observed] == 0).all()  # type: ignore[operator]
+
+
+def test_a_batch_keeps_all_its_fields() -> None:
+    spec = dataclasses.replace(SPECS["real sequences with holes"], exposure="column")
+    spec = dataclasses.replace(spec, groups=(Group(likelihood="poisson", size=2),))
+    batch = examples(spec)
+    names = [f.name for f in dataclasses.fields(Batch)]
+    assert all(getattr(batch, name) is not None for name in names)
+    for rows in (slice(1, 4), torch.tensor([3, 0, 3])):
+        assert all(torch.equal(getattr(batch[rows], name), getattr(batch, name)[rows]) for name in names)
+    whole = Batch.cat([batch[slice(0, 2)], batch[slice(2, 6)]])
+    assert all(torch.equal(getattr(whole, name), getattr(batch, name)) for name in names)
+    assert all(getattr(batch.to("meta"), name).device.type == "meta" for name in names)
+    assert batch.unlabelled.y is None
+    assert all(getattr(batch.unlabelled, name) is getattr(batch, name) for name in names if name != "y")
+    assert batch.known is not None and batch.observed is not None and batch.mask is not None
+    assert torch.equal(batch.known, batch.observed & batch.mask[..., None])
 
 
 @pytest.mark.parametrize("name", variants.names())

@@ -199,16 +199,25 @@ def test_binary_values_of_every_type_are_stored_as_bool(kind: Any, tmp_path: Pat
 ENOUGH = RNG.random((60, 4))
 BAD = {
     "no x": (dict(values=ENOUGH, names=ENOUGH), r"mine\.npz holds values, names; expected an array x"),
-    "NaN": (dict(x=np.where(np.arange(60)[:, None] == 7, np.nan, ENOUGH)), r"1 of 60 rows have missing .* row 8"),
+    "no known value": (
+        dict(x=np.full((60, 4), np.nan)),
+        r"there are no columns of values to model.* one value or none",
+    ),
     "infinity": (dict(x=np.where(np.arange(60)[:, None] == 7, np.inf, ENOUGH)), r"x0 has 1 infinite values"),
-    "missing pixels": (dict(x=np.full((60, 1, 4, 4), np.nan)), r"60 of 60 images have .* image 1; .* images$"),
+    "no known pixel": (dict(x=np.full((60, 1, 4, 4), np.nan)), r"all pixels are missing; expected some"),
+    "no known step": (dict(x=np.full((60, 4, 4), np.nan), lengths=np.full(60, 4)), "all values are missing; expected"),
+    "infinite pixels": (dict(x=np.full((60, 1, 4, 4), np.inf)), r"60 of 60 images have inf.* image 1; .* images$"),
+    "constant but for missing pixels": (
+        dict(x=np.where(RNG.random((60, 1, 4, 4)) < 0.2, np.nan, 3)),
+        "images are equal",
+    ),
     "wrong shape": (dict(x=ENOUGH[:, 0]), r"x has shape \(60,\); expected .*\(N, D\)"),
     "labels of another length": (dict(x=ENOUGH, y=np.zeros(59)), r"the labels have shape \(59,\); expected \(60,\)"),
     "fractions as labels": (dict(x=ENOUGH, y=ENOUGH[:, 0]), r"the labels hold fractions"),
     "a label for each example": (dict(x=ENOUGH, y=np.arange(60)), r"60 examples have 60 different labels"),
     "constant": (dict(x=np.ones((60, 4))), r"there are no columns of values to model"),
     "constant images": (dict(x=np.ones((60, 4, 4), np.uint8)), r"all 60 images are equal"),
-    "counts": (dict(x=RNG.integers(0, 9, (60, 16))), r"--likelihood gaussian .* --kind x=pixels --size 4x4"),
+    "counts or pixels": (dict(x=RNG.integers(0, 9, (60, 16))), "--kind x=pixels --size 4x4 .* negative-binomial"),
     "complex numbers": (dict(x=ENOUGH + 1j), r"x has type complex128; expected numbers"),
     "dates": (dict(x=np.zeros((60, 4), "datetime64[s]")), r"x has type datetime64"),
     "fields": (dict(x=np.zeros(60, [("a", float)])), r"expected numbers"),
@@ -231,13 +240,12 @@ def test_bad_arrays_are_refused(case: str, tmp_path: Path) -> None:
     ("content", "message"),
     [
         (ENOUGH.astype(object), "x has type object; expected numbers"),
-        (np.ma.masked_greater(ENOUGH, 0.99), "rows have missing or infinite values"),
         (np.where(np.arange(60)[:, None] == 7, np.finfo(float).max, ENOUGH), r"values as large as 1\.79769e\+308"),
-        ([*np.ma.masked_greater(RNG.random((60, 4, 2)), 0.5)], "sequence . has NaN or infinity"),
+        ([*np.where(RNG.random((60, 4, 2)) < 0.5, 0, np.inf)], "sequence . has an infinite value at step"),
         (torch.zeros(60, 4, requires_grad=True), "x is no array .*requires grad"),
         ([torch.zeros(4, 2, dtype=torch.bfloat16)] * 60, "x is no array .*BFloat16"),
     ],
-    ids=["objects", "masked values", "huge values", "masked sequences", "gradients", "a type of torch alone"],
+    ids=["objects", "huge values", "infinite steps", "gradients", "a type of torch alone"],
 )
 def test_bad_arrays_in_memory_are_refused(content: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -293,3 +301,120 @@ def test_an_outlier_in_any_split_is_no_reason_to_refuse_the_data() -> None:
         x[row, 0, 0] = 1e4
         loaded = data.load(data.Source(place="mine", kinds=(("x", "pixels"),)), x)
         assert len(loaded.train) + len(loaded.valid) + len(loaded.test) == 60
+
+
+# missing values, in each container and of each kind of values
+
+ROWS, IMAGES, SERIES = (60, 9), (60, 1, 5, 5), (60, 6, 2)
+VALUES = {
+    "reals": (lambda shape: RNG.normal(3, 2, shape), "gaussian"),
+    "two values": (lambda shape: RNG.integers(0, 2, shape).astype(bool), "bernoulli"),
+    "8-bit pixels": (lambda shape: RNG.integers(0, 256, shape, dtype=np.uint8), "logistic8"),
+    "fractions of pixels": (lambda shape: RNG.integers(0, 256, shape) / 255, "logistic8"),
+    "counts": (lambda shape: RNG.negative_binomial(2, 0.05, shape), "negative-binomial"),
+}
+SHAPES = {"rows": ROWS, "images": IMAGES, "sequences": SERIES}
+MISSING = {
+    "single values": lambda shape: RNG.random(shape) < 0.2,
+    "a whole example": lambda shape: np.broadcast_to((np.arange(60) == 7).reshape(-1, *[1] * (len(shape) - 1)), shape),
+    "the same places": lambda shape: (
+        np.broadcast_to(np.arange(shape[-1]) == 1, shape) & (np.arange(60) % 3 > 0).reshape(-1, *[1] * (len(shape) - 1))
+    ),
+}
+
+
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize("form", ["NaN", "masked"])
+@pytest.mark.parametrize(
+    ("container", "kind"),
+    [(container, kind) for container in SHAPES for kind in VALUES if "pixels" not in kind or container == "images"],
+)
+def test_missing_values_are_kept_and_known_ones_decide(container: str, kind: str, form: str, missing: str) -> None:
+    shape = SHAPES[container]
+    draw, likelihood = VALUES[kind]
+    values, hidden = draw(shape), MISSING[missing](shape)
+    x = np.ma.array(values, mask=hidden) if form == "masked" else np.where(hidden, np.nan, values)
+    is_image = container == "images"
+    source = data.Source(place="mine", kinds=(("x", "sequence"),) if container == "sequences" else (), split="random",
+                         likelihood="negative-binomial" if kind == "counts" and is_image else None)  # fmt: skip
+    loaded = data.load(source, {"x": x})
+    assert loaded.spec.likelihood == likelihood and loaded.spec.missing and loaded.description is not None
+    assert any("have no values at all" in w for w in loaded.description.warnings) == (missing == "a whole example")
+    for part in (loaded.train, loaded.valid, loaded.test):
+        batch = loaded.batch(part, slice(None))
+        assert batch.observed is not None and batch.observed.shape == batch.x.shape
+        assert (batch.x[~batch.observed] == 0).all() and batch.x.isfinite().all()
+    new = data.read(loaded.source, {"x": x}, loaded.preprocessing)
+    batch = loaded.preprocessing.binarized(loaded.preprocessing.encode(new))
+    assert batch.observed is not None and np.array_equal(batch.observed.numpy(), ~hidden)
+    back = loaded.preprocessing.decode(batch.x)
+    np.testing.assert_allclose(back.reshape(shape)[~hidden], values[~hidden], rtol=1e-5, atol=1e-5)
+    full = data.read(loaded.source, {"x": values[:2]}, loaded.preprocessing)  # without any missing value
+    assert loaded.preprocessing.encode(full).observed is None
+
+
+@pytest.mark.parametrize("container", SHAPES)
+def test_a_model_of_complete_data_refuses_missing_values_unless_they_are_allowed(container: str) -> None:
+    values = RNG.normal(size=SHAPES[container])
+    kinds: Any = (("x", "sequence"),) if container == "sequences" else ()
+    loaded = data.load(data.Source(place="mine", kinds=kinds), {"x": values})
+    assert not loaded.spec.missing and loaded.train.observed is None
+    values[3, ..., 1] = np.nan
+    new = data.read(data.Source(place="new"), {"x": values}, loaded.preprocessing)
+    with pytest.raises(InputError, match=rf"new: 1 of 60 {container} have missing values.*first in \w+ 4"):
+        loaded.preprocessing.encode(new)
+    allowed = loaded.preprocessing.encode(new, allow_missing=True)
+    assert allowed.observed is not None and not allowed.observed[3, ..., 1].any()
+
+
+@pytest.mark.parametrize("kind", ["reals", "two values", "8-bit pixels"])
+def test_a_test_set_may_have_missing_values_where_training_has_none(kind: str, tmp_path: Path) -> None:
+    values = VALUES[kind][0](IMAGES)
+    hidden = RNG.random(IMAGES) < 0.3
+    test = saved(tmp_path, "test", x=np.where(hidden, np.nan, values))
+    loaded = data.load(data.Source(place=saved(tmp_path, "train", x=values), test=test))
+    assert not loaded.spec.missing
+    assert loaded.train.observed is not None and loaded.train.observed.all()
+    assert loaded.test.observed is not None and np.array_equal(loaded.test.observed.numpy(), ~hidden)
+    x = (
+        loaded.test.x
+        if loaded.test.x.dtype == torch.bool
+        else loaded.preprocessing.decode(loaded.batch(loaded.test, slice(None)).x)
+    )
+    np.testing.assert_allclose(np.asarray(x)[~hidden], values[~hidden], rtol=1e-4, atol=1e-4)
+
+
+def test_grey_values_with_missing_ones_are_binarised() -> None:
+    grey = np.ma.array(np.full((60, 1, 4, 4), 128, np.uint8), mask=RNG.random((60, 1, 4, 4)) < 0.3)
+    grey.data[:30], grey.data[:, :, 0] = 255, 0
+    loaded = data.load(data.Source(place="mine", likelihood="bernoulli"), {"x": grey})
+    assert loaded.train.x.dtype == torch.uint8 and loaded.train.observed is not None
+    first, again = (loaded.batch(loaded.train, slice(None)).x for _ in range(2))
+    assert not torch.equal(first, again)
+    assert (first[~loaded.train.observed] == 0).all()
+    assert (first[loaded.train.observed & (loaded.train.x == 255)] == 1).all()
+
+
+def test_hidden_labels_are_unknown() -> None:
+    y = np.ma.array(np.arange(60) % 3, mask=np.arange(60) < 6)
+    for labels in (y, np.ma.array(np.array(["cat", "dog", "eel"])[y.data], mask=y.mask)):
+        loaded = data.read(data.Source(place="mine"), {"x": ENOUGH, "y": labels})
+        assert loaded.y is not None and (loaded.y < 0).tolist() == y.mask.tolist()
+    parts = {
+        "x_train": ENOUGH[:40],
+        "y_train": y[:40],
+        "x_test": np.ma.masked_greater(ENOUGH[40:], 0.9),
+        "y_test": y[40:],
+    }
+    raw = data.read(data.Source(place="mine"), parts)
+    assert raw.y is not None and (raw.y < 0).sum() == 6
+    assert np.array_equal(np.isnan(raw.x[40:]), ENOUGH[40:] > 0.9) and not np.isnan(raw.x[:40]).any()
+
+
+def test_data_with_other_missing_values_have_another_digest() -> None:
+    masks = [RNG.random(IMAGES) < 0.2 for _ in range(2)]
+    x = np.zeros(IMAGES, np.uint8)
+    x[..., 0] = 255  # also where it is hidden
+    x[::2, ..., 1] = 7
+    digests = {data.load("mine", {"x": np.ma.array(x, mask=mask)}).digest for mask in masks}
+    assert len(digests) == 2

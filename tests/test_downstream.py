@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 from test_likelihood import linear_gaussian
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from pipeline.evaluate import classifier, downstream
 from pipeline.metrics import Undefined, defined
 from variants import Batch, DataSpec, InputError, Variant
 from variants.aae import AAE
+from variants.base.contract import Group
 from variants.cvae import CVAE
 from variants.vae import VAE
 from variants.vrae import VRAE
@@ -231,6 +232,131 @@ def test_neighbours_fill_in_by_what_is_seen_alone(digits: Data) -> None:
     assert scores["mean"] == pytest.approx(wanted.numpy(), rel=1e-4)
 
 
+def table(spec: DataSpec, train: Batch, test: Batch) -> Data:
+    preprocessing = Preprocessing(spec=spec, layout="table", source=Source(place="mine"))
+    return Data(train=train, valid=test, test=test, digest="", preprocessing=preprocessing)
+
+
+def test_hidden_values_are_observed_ones_and_whole_categories() -> None:
+    groups = (Group(likelihood="poisson", size=2), Group(likelihood="categorical", size=3))
+    spec = DataSpec(name="mixed", shape=(5,), likelihood="mixed", groups=groups, exposure="sum", missing=True)
+    generator = torch.Generator().manual_seed(1)
+    observed = (torch.rand(400, 3, generator=generator) < 0.7).repeat_interleave(torch.tensor([1, 1, 3]), 1)
+    x = torch.randint(1, 9, (400, 5), generator=generator) * observed
+    split = Batch(x.float(), observed=observed, exposure=x[:, :2].sum(1).float())
+    missing = downstream.hidden(table(spec, split, split), split)
+    assert not (missing & ~observed).any()
+    assert float(missing.sum() / observed.sum()) == pytest.approx(0.5, abs=0.05)
+    assert torch.equal(missing[:, 2], missing[:, 3]) and torch.equal(missing[:, 2], missing[:, 4])
+    rest = downstream.hide(split, missing, spec)
+    assert torch.equal(rest.observed, observed & ~missing)  # type: ignore[arg-type]
+    assert not rest.x[~(observed & ~missing)].any()
+    assert torch.equal(rest.exposure, (x * (observed & ~missing))[:, :2].sum(1))  # type: ignore[arg-type]
+
+
+class ExactPosterior(VAE):
+    """x = w z + b + 0.5 e, with one z, and the exact posterior of z given the observed values."""
+
+    def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        w, b = (p.detach() for p in (self.decoder.weight[:, 0], self.decoder.bias))  # type: ignore[index, union-attr]
+        known = torch.ones_like(batch.x) if batch.observed is None else batch.observed.float()
+        variance = 1 / (1 + (known * w.square()).sum(1, keepdim=True) / 0.25)
+        return variance * (known * w * (batch.x - b)).sum(1, keepdim=True) / 0.25, variance.log()
+
+
+def test_imputation_with_an_encoder_that_reads_what_is_missing_is_exact() -> None:
+    """-log p(missing|observed) and the errors of the means, against those of the normal distribution."""
+    spec = DataSpec(name="line", shape=(5,), likelihood="gaussian", missing=True)
+    variant = ExactPosterior(VAE.config_type(latent=1, width=1), spec)
+    variant.decoder = torch.nn.Linear(1, 5)  # type: ignore[assignment]
+    generator = torch.Generator().manual_seed(0)
+    w, b = torch.tensor([1.2, -0.8, 0.5, 1.0, 0.0]), torch.tensor([0.3, 0, 0, -0.2, 0])
+    with torch.no_grad():
+        variant.decoder.weight.copy_(w[:, None])
+        variant.decoder.bias.copy_(b)
+        variant.observation.families[0].log_scale.fill_(math.log(0.5))
+    x = torch.randn(340, 1, generator=generator) * w + b + 0.5 * torch.randn(340, 5, generator=generator)
+    observed = torch.rand(340, 5, generator=generator) < 0.8
+    whole = Batch(x * observed, observed=observed)
+    made = table(spec, whole[slice(40, 340)], whole[slice(0, 40)])
+    missing = downstream.hidden(made, made.test)
+    scores = run(downstream.imputation, variant, made, made.test)
+    assert set(scores) == {"encoder", "importance", "mean", "knn"}
+    covariance, losses, squared = torch.outer(w, w) + 0.25 * torch.eye(5), [], []
+    for row, seen, gap in zip(x, observed, missing, strict=False):
+        rest = seen & ~gap
+        solved = torch.linalg.solve(covariance[rest][:, rest], covariance[rest][:, gap])
+        mean = b[gap] + (row[rest] - b[rest]) @ solved
+        spread = covariance[gap][:, gap] - covariance[gap][:, rest] @ solved
+        squared.append((row[gap] - mean).square())
+        losses.append(
+            -float(torch.distributions.MultivariateNormal(mean, spread).log_prob(row[gap])) if gap.any() else 0.0
+        )
+    for name in ("encoder", "importance"):
+        assert scores[name] == pytest.approx(losses, abs=0.25)
+        assert scores[name].mean() == pytest.approx(np.mean(losses), abs=0.02)
+    errors = run(downstream.imputation_error, variant, made, made.test)
+    assert errors["rmse"] == pytest.approx(float(torch.cat(squared).mean().sqrt()), abs=0.01)
+    assert errors["rmse_mean"] == pytest.approx(float(x[:40][missing].square().mean().sqrt()), abs=1e-5)
+    assert errors["rmse"] < errors["rmse_knn"] < errors["rmse_mean"]
+
+
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_the_sum_of_hidden_counts_is_not_known(is_missing: bool) -> None:
+    """Means of hidden counts follow from the counts that remain, and from nothing else."""
+    rates = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    group = Group(likelihood="poisson", size=4, offset=tuple(rates.log().tolist()))
+    spec = DataSpec(
+        name="counts", shape=(4,), likelihood="poisson", groups=(group,), exposure="sum", missing=is_missing
+    )
+    variant = VAE(VAE.config_type(latent=1, width=2), spec)
+    torch.nn.init.zeros_(variant.decoder.net[-1].weight)  # type: ignore[arg-type]
+    torch.nn.init.zeros_(variant.decoder.net[-1].bias)  # type: ignore[arg-type]
+    x = torch.poisson(rates.expand(60, 4) * 2, generator=torch.Generator().manual_seed(0))
+    observed = torch.rand(60, 4, generator=torch.Generator().manual_seed(1)) < 0.8 if is_missing else None
+    x = x if observed is None else x * observed
+    split = Batch(x, observed=observed, exposure=x.sum(1))
+    made = table(spec, split, split)
+    missing = downstream.hidden(made, split)
+    rest = ~missing if observed is None else observed & ~missing
+    totals = (x * rest).sum(1)
+    means = rates * (totals / (rest * rates).sum(1))[:, None]
+    exact = (-torch.distributions.Poisson(means, validate_args=False).log_prob(x) * missing).sum(1)[totals > 0]
+    scores = run(downstream.imputation, variant, made, split, chains=2, rounds=11)
+    assert len(scores["mean"]) == int((totals > 0).sum()) < 60
+    for values in (scores["encoder" if is_missing else "gibbs"], scores["mean"]):
+        assert values == pytest.approx(exact.numpy(), rel=1e-4)
+
+
+def test_a_rare_class_is_looked_for_as_outliers() -> None:
+    variant, plane, _ = linear_gaussian(1.0)
+    w, b = variant.decoder.weight.detach(), variant.decoder.bias.detach()  # type: ignore[union-attr, operator]
+    split, strange = odd(plane, torch.tensor([2.0, 1.0, -1.0, 0.6]))
+    split, strange = split[slice(0, 240)], strange[:240]
+    spec = DataSpec(name="plane", shape=(4,), likelihood="gaussian", classes=2)
+    scores = run(downstream.outliers, variant, table(spec, split, split))
+    density = torch.distributions.MultivariateNormal(b, w @ w.T + 0.36 * torch.eye(4)).log_prob(split.x).numpy()
+    assert scores["share"] == pytest.approx(40 / 240)
+    assert scores["roc_iw"] == pytest.approx(roc_auc_score(strange, -density), abs=1e-3)
+    assert scores["precision_recall_iw"] == pytest.approx(average_precision_score(strange, -density), abs=5e-3)
+    assert 0.55 < scores["roc_isolation_forest"] < 0.95
+    flipped = run(downstream.outliers, variant, table(spec, *[replace(split, y=1 - split.y)] * 2))  # type: ignore[operator]
+    assert flipped == scores  # the rarer class is the strange one, whatever its number
+    even, _ = odd(plane, torch.ones(4))
+    assert "no two classes of which one is rare" in reason(downstream.outliers(variant, table(spec, even, even)))
+    no_rare = split[slice(0, 200)]
+    assert "has 0 of 200 examples" in reason(downstream.outliers(variant, table(spec, split, no_rare)))
+
+
+def test_missing_values_look_the_same_to_the_classifier_whatever_they_hold() -> None:
+    spec = DataSpec(name="table", shape=(3,), likelihood="negative-binomial", classes=2, missing=True)
+    network = classifier.Classifier(table(spec, Batch(torch.zeros(1)), Batch(torch.zeros(1))))
+    x, observed = torch.randint(0, 1000, (8, 3)).float(), torch.rand(8, 3) < 0.5
+    first, second = (network(Batch(torch.where(observed, x, fill), observed=observed))[1] for fill in (0.0, 99.0))
+    torch.testing.assert_close(first, second)
+    assert not torch.allclose(first, network(Batch(x))[1])
+
+
 def test_what_hides_behind_an_end_is_not_missing() -> None:
     spec = DataSpec(name="sequences", shape=(2,), likelihood="gaussian", steps=6)
     mask = torch.arange(6) < torch.tensor([[2], [5]])
@@ -324,6 +450,18 @@ def test_forecasts_are_scored_on_the_second_half_in_the_units_of_the_data() -> N
     assert reason(downstream.forecast(oracle, made, Batch(x))) == "sequences holds no sequences"
     silent = VAE(oracle.config, oracle.spec)
     assert reason(downstream.forecast(silent, made, split)) == "VAE makes no forecasts of sequences"
+
+
+def test_forecasts_are_scored_where_values_are_known() -> None:
+    """Persistence repeats the last known value; a missing value neither counts nor is repeated."""
+    spec = DataSpec(name="sequences", shape=(1,), likelihood="gaussian", steps=4)
+    x, gap = torch.tensor([[3.0, 0, 5, 0], [1, 2, 4, 6]])[..., None], torch.tensor([[1, 0, 1, 0], [1, 1, 1, 1]])
+    split = Batch(x, mask=torch.ones(2, 4, dtype=torch.bool), observed=gap.bool()[..., None])
+    oracle = Oracle(VAE.config_type(width=4, latent=1), DataSpec(name="x", shape=(1,), likelihood="gaussian"))
+    scores = run(downstream.forecast, oracle, sequences(spec, split), split)
+    assert scores["model"] == pytest.approx(1)
+    assert scores["persistence"] == pytest.approx(math.sqrt((4 + 4 + 16) / 3))  # 5 after 3, and 4 and 6 after 2
+    assert scores["mean"] == pytest.approx(math.sqrt((0.25 + 0.25 + 0) / 3))  # 4.5 and 6 are the means of the steps
 
 
 class Mirror(VAE):

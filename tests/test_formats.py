@@ -98,7 +98,7 @@ def test_a_missing_library_is_named(ending: str, library: str, tmp_path: Path, m
         data.load(str(tmp_path / f"x.{ending}"))
 
 
-def cells(path: Path, values: np.ndarray) -> Path:
+def cells(path: Path, values: np.ndarray, **layers: np.ndarray) -> Path:
     """Write 60 cells of three types and 20 patients. Not every version of anndata can write the strings of pandas 3."""
     import anndata
     from scipy import sparse
@@ -107,7 +107,7 @@ def cells(path: Path, values: np.ndarray) -> Path:
     kinds = pd.Categorical(list(NAMES), categories=pd.Index(["cat", "dog", "eel"], dtype=object))
     obs = pd.DataFrame({"cell_type": kinds, "patient": np.arange(60) // 3}, index=words("cell", 60))
     var = pd.DataFrame(index=words("gene", values.shape[1]))
-    anndata.AnnData(sparse.csr_matrix(values), obs=obs, var=var).write_h5ad(path)
+    anndata.AnnData(sparse.csr_matrix(values), obs=obs, var=var, layers=layers).write_h5ad(path)
     return path
 
 
@@ -126,9 +126,34 @@ def test_cells_are_a_table_of_genes(tmp_path: Path) -> None:
     assert any("obs are not used: cell_type and patient; --label" in note for note in unlabelled.description.notes)
     with pytest.raises(InputError, match="--label names kind; expected one of the columns of obs: cell_type"):
         data.load(Source(place=str(path), label="kind"))
-    counts = cells(tmp_path / "counts.h5ad", RNG.poisson(3.0, (60, 5)).astype(np.float32))
-    with pytest.raises(InputError, match="--likelihood gaussian"):
-        data.load(str(counts))
+
+
+@pytest.mark.parametrize("genes", [5, 12])
+def test_cells_of_whole_numbers_are_counts(genes: int, tmp_path: Path) -> None:
+    counts = RNG.negative_binomial(2, 0.1, (60, genes))
+    for values in (counts, counts.astype(np.float32)):
+        loaded = data.load(str(cells(tmp_path / "counts.h5ad", values)))
+        assert (loaded.spec.likelihood, loaded.spec.exposure) == ("negative-binomial", "sum" if genes == 12 else "")
+        raw = data.read(loaded.source)
+        assert np.array_equal(raw.x, counts)
+        back = loaded.preprocessing.decode(loaded.preprocessing.encode(raw, is_new=False).x)
+        assert np.array_equal(back, counts)
+
+
+def test_a_layer_of_counts_beside_fractions_is_pointed_out(tmp_path: Path) -> None:
+    counts = RNG.poisson(3.0, (60, 5))
+    path = cells(tmp_path / "normalised.h5ad", np.log1p(counts), counts=counts, scaled=counts / 7)
+    notes = data.read(Source(place=str(path))).notes
+    assert any("there are whole numbers in counts, which may be the counts: save them as X" in note for note in notes)
+
+
+def test_missing_values_of_every_format_are_kept(tmp_path: Path) -> None:
+    rows = np.where(RNG.random(ROWS.shape) < 0.2, np.nan, ROWS)
+    paths = [write(tmp_path / write.__name__, x=rows) for write in (npz, hdf5, zarr)]
+    for path in (*paths, cells(tmp_path / "cells.h5ad", rows)):
+        raw = data.read(Source(place=str(path)))
+        np.testing.assert_array_equal(raw.x, rows)
+        assert data.load(str(path)).spec.missing
 
 
 def saved(folder: Path, parts: dict[str, int], features: dict[str, Any], **columns: Any) -> str:

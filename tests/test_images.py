@@ -105,6 +105,16 @@ def test_other_pixels_are_continuous_with_a_warning_if_they_are_discrete(x: Any,
         (RNG.random((40, 1, 6, 6)), "logistic8", "is for 8-bit values, and the pixels are float64 from"),
         (RNG.random((40, 1, 6, 6)), "bernoulli", "is for two values, or 8-bit values"),
         (EIGHT_BIT, "categorical", "is for sequences"),
+        (EIGHT_BIT, "zero-inflated", "is for tables and sequences, .* expected --likelihood negative-binomial"),
+        (EIGHT_BIT, "poisson", torch.float32),
+        (TWO, "negative-binomial", torch.float32),
+        (EIGHT_BIT.astype(int) * 300, "negative-binomial", torch.float32),
+        (EIGHT_BIT / 7, "poisson", r"is for whole numbers from 0, and 40 of 40 .* the first is image 1 with"),
+        (EIGHT_BIT - 1.0, "poisson", "is for whole numbers from 0"),
+        (RNG.normal(size=(40, 1, 6, 6)), "student-t", torch.float32),
+        (RNG.random((40, 1, 6, 6)) + 0.1, "gamma", torch.float32),
+        (EIGHT_BIT.clip(1), "log-normal", torch.float32),
+        (np.arange(40 * 36).reshape(40, 1, 6, 6)[::-1], "log-normal", "1 of 40 images .* image 40 with 0"),
     ],
 )
 def test_a_person_may_choose_a_likelihood_that_fits(x: Any, likelihood: Any, expected: Any) -> None:
@@ -114,6 +124,54 @@ def test_a_person_may_choose_a_likelihood_that_fits(x: Any, likelihood: Any, exp
     else:
         loaded = from_memory(x, likelihood=likelihood)
         assert (loaded.spec.likelihood, loaded.train.x.dtype) == (likelihood, expected)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative-binomial", "log-normal", "gamma", "student-t"])
+def test_pixels_of_every_likelihood_come_back_and_new_ones_must_fit(likelihood: Any) -> None:
+    x = EIGHT_BIT.clip(1)
+    loaded = from_memory(x, likelihood=likelihood)
+    read = lambda new: data.read(replace(loaded.source, place="new"), {"x": new}, loaded.preprocessing)  # noqa: E731
+    batch = loaded.preprocessing.binarized(loaded.preprocessing.encode(read(x[:5])))
+    assert np.array_equal(loaded.preprocessing.decode(batch.x), x[:5])
+    wrong = x[:3].astype(np.int64)
+    wrong[1, 0, 0, 0] = -1
+    if likelihood == "student-t":
+        assert read(wrong).x.min() == -1
+    else:
+        with pytest.raises(InputError, match=f"new: --likelihood {likelihood} .* the first is image 2 with -1"):
+            read(wrong)
+
+
+def test_images_with_missing_pixels_are_not_resized(tmp_path: Path) -> None:
+    def image(i: int) -> Image.Image:
+        pixels = RNG.normal(size=(7 + i % 2, 9)).astype(np.float32)
+        pixels[3, 3] = np.nan if i == 2 else 0
+        return Image.fromarray(pixels)
+
+    path = folder(tmp_path / "images", image, ending="tif")
+    for x, shape in ((np.where(TWO[:, 0] == 1, np.nan, RNG.random((40, 6, 6))), (5, 5)), (None, (7, 9))):
+        source = Source(place="mine" if x is not None else str(path), size=shape)
+        with pytest.raises(InputError, match=r"of (40|30) images have missing pixels, .* cannot be resized; fill"):
+            data.read(source, None if x is None else {"x": x})
+
+
+def test_missing_pixels_do_not_change_what_an_array_holds() -> None:
+    hidden = RNG.random((40, 6, 6)) < 0.3
+    square = np.ma.array(EIGHT_BIT[:, 0], mask=hidden)
+    assert from_memory(square).spec.shape == (1, 6, 6)  # 8-bit values, so no sequences
+    assert from_memory(np.where(hidden, np.nan, RNG.random((40, 6, 6)))).spec.shape == (1, 6, 6)
+    pixels: Any = (("x", "pixels"),)
+    listed = data.read(Source(place="mine", kinds=pixels), [*square])
+    assert listed.observed is not None and np.array_equal(listed.observed[:, 0], ~hidden)
+    deep = from_memory(np.ma.array(DEEP, mask=hidden[:, None]))
+    assert deep.preprocessing.pixels is not None and deep.preprocessing.pixels.dtype == "uint16"
+    assert torch.equal(read_like(deep, DEEP[:2]), read_like(deep, DEEP[:2].astype(int)))
+    rgba = np.where(RNG.random((40, 6, 6, 4)) < 0.1, np.nan, grey(40, 6, 6, 4) / 255)
+    laid = data.read(Source(place="mine", alpha="white"), {"x": rgba})
+    assert laid.x.shape == (40, 3, 6, 6)
+    is_hidden = np.isnan(rgba[..., :3]) | np.isnan(rgba[..., 3:])
+    assert np.array_equal(laid.known, ~np.moveaxis(is_hidden, -1, 1))
+    assert np.nanmin(laid.x) >= 0 and np.nanmax(laid.x) <= 1
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_examples_without_a_label_take_no_part_in_probes_and_clusters(digits: Da
     scores, expected = quick.scores(model, some), quick.scores(model, few)
     for name in (n for n in expected if n.startswith("probe/")):
         assert scores[name] == pytest.approx(expected[name]), name
-    assert quick.baselines(some) == pytest.approx(quick.baselines(few))
+    assert quick.baselines(some)["probe/raw_pixels"] == pytest.approx(quick.baselines(few)["probe/raw_pixels"])
     of_some, of_few = (
         [s for p in suite.run(model, d, sizes=SMALL, only=("probe", "clusters")) for s in p.scores] for d in (some, few)
     )
@@ -130,7 +130,7 @@ def test_a_split_without_any_known_label(digits: Data, split: str, name: str) ->
     objectives = metrics.objectives(("valid/elbo", "probe/accuracy"), unknown.spec, probe_metric)
     assert objectives == (("valid/elbo", "probe/accuracy") if split == "test" else ("valid/elbo",))
     if isinstance(probe_metric, Undefined):
-        assert quick.baselines(unknown) == {}
+        assert "probe/raw_pixels" not in quick.baselines(unknown)
         with pytest.raises(InputError, match="probe/accuracy needs labels, and "):
             metrics.objectives(("probe/accuracy",), unknown.spec, probe_metric)
 
@@ -161,7 +161,10 @@ def test_an_unknown_class_costs_a_cvae_no_label(digits: Data) -> None:
     torch.testing.assert_close(terms.kl, torch.cat([withheld.kl[:4], known.kl[4:]]))
     torch.testing.assert_close(terms.reconstruction, torch.cat([withheld.reconstruction[:4], known.reconstruction[4:]]))
     torch.testing.assert_close(priors[0], torch.cat([priors[2][:4], priors[1][4:]]))
-    assert model.label_nll(model.encode_condition(half)).tolist() == pytest.approx([0.0] * 4 + [np.log(10)] * 4)
+    labels = data.load("digits").train.y
+    assert labels is not None
+    expected = [0.0] * 4 + (-(labels.bincount() / len(labels)).log()[batch.y[4:]]).tolist()
+    assert model.label_nll(model.encode_condition(half)).tolist() == pytest.approx(expected)
 
 
 def seeded_terms(model: CVAE, batch: Batch) -> Any:
@@ -183,8 +186,8 @@ def test_every_variant_is_trained_and_drawn_with_unknown_labels(name: str) -> No
     ("counts", "metric"),
     [
         ((285, 11, 4), "probe/balanced_accuracy"),
-        ((100, 40), "probe/balanced_accuracy"),
-        ((80, 40), "probe/accuracy"),
+        ((100, 30), "probe/balanced_accuracy"),
+        ((90, 40), "probe/accuracy"),
         ((50, 50, 50), "probe/accuracy"),
     ],
 )

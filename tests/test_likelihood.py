@@ -27,6 +27,17 @@ def tune(*arguments: Any) -> ais.Tuned:
     return defined(ais.tune(*arguments))
 
 
+class LinearEncoder(torch.nn.Linear):
+    def forward(self, batch: Batch) -> Tensor:  # type: ignore[override]
+        return super().forward(batch.x)
+
+
+def data_of(spec: DataSpec, split: Batch) -> Data:
+    """Return data with three equal splits."""
+    preprocessing = Preprocessing(spec=spec, layout="table", source=Source(place="mine"))
+    return Data(train=split, valid=split, test=split, digest="", preprocessing=preprocessing)
+
+
 def linear_gaussian(widen: float) -> tuple[Variant, Data, Tensor]:
     """x = W z + b + s e with z in 2 and x in 4 dimensions, and q with variances `widen` times those of the posterior.
 
@@ -38,7 +49,7 @@ def linear_gaussian(widen: float) -> tuple[Variant, Data, Tensor]:
     b, s = torch.randn(4, generator=generator), 0.6
     spec = DataSpec(name="plane", shape=(4,), likelihood="gaussian")
     variant = VAE(VAE.config_type(latent=2, width=1), spec)
-    variant.encoder, variant.decoder = torch.nn.Linear(4, 4), torch.nn.Linear(2, 4)  # type: ignore[assignment]
+    variant.encoder, variant.decoder = LinearEncoder(4, 4), torch.nn.Linear(2, 4)  # type: ignore[assignment]
     variance = 1 / (1 + w.square().sum(0) / s**2)
     with torch.no_grad():
         variant.decoder.weight.copy_(w)
@@ -49,15 +60,102 @@ def linear_gaussian(widen: float) -> tuple[Variant, Data, Tensor]:
         variant.encoder.bias.copy_(torch.cat([-mean @ b, (widen * variance).log()]))
     x = torch.randn(300, 2, generator=generator) @ w.T + b + s * torch.randn(300, 4, generator=generator)
     exact = torch.distributions.MultivariateNormal(b, w @ w.T + s**2 * torch.eye(4)).log_prob(x)
-    split = Batch(x)
-    data = Data(
-        train=split,
-        valid=split,
-        test=split,
-        digest="",
-        preprocessing=Preprocessing(spec=spec, layout="table", source=Source(place="mine")),
-    )
-    return variant, data, exact.double()
+    return variant, data_of(spec, Batch(x)), exact.double()
+
+
+# a linear-Gaussian model of six columns, of which three depend on each latent dimension, and with a scale for each
+# column; then the posterior given any part of the columns has a diagonal covariance
+W = torch.tensor([[1.5, 0], [-0.8, 0], [0.6, 0], [0, 1.0], [0, -1.2], [0, 0.4]])
+B = torch.tensor([0.3, -0.2, 0.5, -1.0, 0.1, 0.0])
+SCALES = torch.tensor([0.5, 0.3, 0.9, 0.4, 0.7, 0.2])
+COVARIANCE = W @ W.T + SCALES.square().diag()
+
+
+class ExactEncoder(torch.nn.Module):
+    """The posterior given the observed values, with variances that are `widen` times as large."""
+
+    def __init__(self, widen: float) -> None:
+        super().__init__()
+        self.widen = widen
+
+    def forward(self, batch: Batch) -> Tensor:
+        assert batch.observed is not None
+        weights = batch.observed / SCALES.square()
+        variance = 1 / (1 + weights @ W.square())
+        mean = variance * (torch.where(batch.observed, batch.x - B, 0.0) * weights @ W)
+        return torch.cat([mean, (self.widen * variance).log()], 1)
+
+
+def with_holes(widen: float) -> tuple[VAE, Data, Tensor, Tensor]:
+    """Return the model, data of which 40% are missing at random, and two results in closed form.
+
+    They are log N(x_o; b_o, (W W' + S^2)_oo) of the observed values, (N,), and x with E[x_m | x_o] in place of the
+    missing values, (N, 6).
+    """
+    generator = torch.Generator().manual_seed(0)
+    n = 200
+    x = torch.randn(n, 2, generator=generator) @ W.T + B + SCALES * torch.randn(n, 6, generator=generator)
+    observed = torch.rand(n, 6, generator=generator) > 0.4
+    observed[0] = False  # nothing is known about this example
+    spec = DataSpec(name="holes", shape=(6,), likelihood="gaussian", missing=True)
+    variant = VAE(VAE.config_type(latent=2, width=1), spec)
+    variant.encoder, variant.decoder = ExactEncoder(widen), torch.nn.Linear(2, 6)  # type: ignore[assignment]
+    with torch.no_grad():
+        variant.decoder.weight.copy_(W)
+        variant.decoder.bias.copy_(B)
+        variant.observation.families[0].log_scale.copy_(SCALES.log())  # type: ignore[operator, union-attr]
+    log_p, means = torch.zeros(n), x.clone()
+    for i, o in enumerate(observed):
+        if o.any():
+            seen = COVARIANCE[o][:, o]
+            log_p[i] = torch.distributions.MultivariateNormal(B[o], seen).log_prob(x[i, o])
+            means[i, ~o] = B[~o] + COVARIANCE[~o][:, o] @ torch.linalg.solve(seen, x[i, o] - B[o])
+        else:
+            means[i] = B
+    return variant, data_of(spec, Batch(torch.where(observed, x, 0.0), observed=observed)), log_p.double(), means
+
+
+def test_with_missing_values_the_bound_is_of_the_observed_marginal() -> None:
+    variant, data, exact, _ = with_holes(1.0)
+    for k in (1, 7):
+        torch.testing.assert_close(importance_weighted(variant, data, data.test, k), exact, atol=1e-4, rtol=0)
+    assert exact[0] == 0
+    with torch.no_grad():
+        draws = torch.stack(
+            [e for _ in range(500) if (e := variant.terms(data.test, torch.tensor(1.0)).elbo) is not None]
+        )
+    assert ((draws.mean(0) - exact).abs() <= 5 * draws.std(0) / 500**0.5 + 1e-5).all()
+
+
+def test_with_missing_values_a_wrong_posterior_is_corrected_by_more_samples() -> None:
+    variant, data, exact, _ = with_holes(3.0)
+    gaps = [float((exact - importance_weighted(variant, data, data.test, k)).mean()) for k in (1, 10, 1000)]
+    assert gaps[0] == pytest.approx(2 * 0.5 * (3 - 1 - math.log(3)), abs=0.2)
+    assert gaps[0] > gaps[1] > abs(gaps[2])
+    assert gaps[2] == pytest.approx(0, abs=0.01)
+
+
+def test_with_missing_values_annealing_hits_the_observed_marginal() -> None:
+    variant, data, exact, _ = with_holes(1.0)
+    few = data.test[slice(0, 100)]
+    annealed = ais.estimate(variant, few, tune(variant, data.test[slice(190, 198)], 400), chains=16)
+    short = exact[:100] - annealed.log_p
+    assert abs(float(short.mean())) < 0.03
+    assert float(short.std()) < 0.15
+
+
+def test_importance_weights_give_the_exact_conditional_mean_of_missing_values() -> None:
+    """E[x_m|x_o] is the mean of decoded samples of q, weighted by p(x_o, z) / q(z|x_o), as in MIWAE."""
+    variant, data, _, exact = with_holes(2.0)
+    few, k = data.test[slice(0, 50)], 4000
+    torch.manual_seed(0)
+    with torch.no_grad():
+        z, log_q = variant.sample_posterior(few, k)
+        log_weight = variant.log_joint(z, few[torch.arange(50).repeat_interleave(k)]) - log_q
+        means = (log_weight.view(50, k).softmax(1)[..., None] * variant.decode(z).view(50, k, 6)).sum(1)
+    assert few.observed is not None
+    assert float((means - exact[:50])[~few.observed].abs().max()) < 0.1
+    assert float((means - exact[:50])[~few.observed].square().mean().sqrt()) < 0.03
 
 
 def test_with_the_exact_posterior_the_bound_is_the_likelihood_for_every_k() -> None:
@@ -109,13 +207,7 @@ def test_the_bound_of_a_conditional_variant_sums_over_classes_whatever_the_label
         variant.encoder.head[-1].weight *= 0.3  # type: ignore[index,union-attr]
     x = torch.randn(5, 4)
     splits = [Batch(x, torch.full((5,), c)) for c in range(3)]
-    data = Data(
-        train=splits[0],
-        valid=splits[0],
-        test=splits[0],
-        digest="",
-        preprocessing=Preprocessing(spec=spec, layout="table", source=Source(place="mine")),
-    )
+    data = data_of(spec, splits[0])
     marginal = [importance_weighted(variant, data, s, 20_000) for s in splits]
     assert torch.equal(marginal[0], marginal[2])
     each = [importance_weighted(variant, data, s, 20_000, marginal=False, seed=1) for s in splits]
@@ -246,17 +338,62 @@ def test_annealing_of_a_conditional_variant_is_the_sum_over_classes() -> None:
     variant = CVAE(CVAE.config_type(latent=2, width=8), spec).eval()
     x = torch.randn(20, 4)
     split = Batch(x, torch.zeros(20, dtype=torch.int64))
-    data = Data(
-        train=split,
-        valid=split,
-        test=split,
-        digest="",
-        preprocessing=Preprocessing(spec=spec, layout="table", source=Source(place="mine")),
-    )
+    data = data_of(spec, split)
     bound = importance_weighted(variant, data, split, 20_000)
     tuned = tune(variant, Batch(torch.randn(8, 4), torch.zeros(8, dtype=torch.int64)), 200)
     annealed = ais.estimate(variant, split, tuned, chains=16)
     assert float((annealed.log_p - bound).mean()) == pytest.approx(0, abs=0.02)
+
+
+class ExactConditionalEncoder(torch.nn.Module):
+    """The posterior of `uneven_mixture` given x and the class."""
+
+    def __init__(self, w: Tensor, of_class: Tensor, means: Tensor, variances: Tensor, s: float) -> None:
+        super().__init__()
+        self.w, self.of_class, self.means, self.variances, self.s = w, of_class, means, variances, s
+
+    def forward(self, batch: Batch, c: Tensor) -> Tensor:
+        prior_mean, prior_variance = c @ self.means, c @ self.variances
+        variance = 1 / (1 / prior_variance + self.w.square().sum(0) / self.s**2)
+        mean = variance * (prior_mean / prior_variance + (batch.x - c @ self.of_class) @ self.w / self.s**2)
+        return torch.cat([mean, variance.log()], 1)
+
+
+def uneven_mixture() -> tuple[CVAE, Batch, Tensor]:
+    """z ~ N(m_y, v_y) and x = W z + c_y + s e, with uneven p(y), so that p(x) is a mixture of three Gaussians.
+
+    Returns the model with the exact posterior, data, and log p(x) in closed form.
+    """
+    generator = torch.Generator().manual_seed(1)
+    shares, s = torch.tensor([0.7, 0.25, 0.05]), 0.6
+    w = torch.linalg.qr(torch.randn(4, 2, generator=generator))[0] * torch.tensor([1.2, 0.7])
+    of_class, means = torch.randn(3, 4, generator=generator), torch.randn(3, 2, generator=generator)
+    variances = torch.tensor([[0.5, 1.0], [2.0, 0.3], [1.0, 1.5]])
+    spec = DataSpec(name="table", shape=(4,), likelihood="gaussian", classes=3, class_shares=tuple(shares.tolist()))
+    variant = CVAE(CVAE.config_type(latent=2, width=1), spec).eval()
+    variant.encoder = ExactConditionalEncoder(w, of_class, means, variances, s)  # type: ignore[assignment]
+    variant.decoder = torch.nn.Linear(5, 4, bias=False)  # type: ignore[assignment]
+    with torch.no_grad():
+        variant.decoder.weight.copy_(torch.cat([w, of_class.T], 1))
+        variant.prior_net.weight.copy_(torch.cat([means.T, variances.log().T]))  # type: ignore[operator, union-attr]
+        variant.prior_net.bias.zero_()  # type: ignore[operator, union-attr]
+        variant.observation.families[0].log_scale.fill_(math.log(s))  # type: ignore[operator, union-attr]
+    components = torch.distributions.MultivariateNormal(
+        means @ w.T + of_class, torch.stack([w @ v.diag() @ w.T + s**2 * torch.eye(4) for v in variances])
+    )
+    x = components.sample((40,)).flatten(0, 1)
+    log_p = (components.log_prob(x[:, None]) + shares.log()).logsumexp(1)
+    return variant, Batch(x, torch.zeros(len(x), dtype=torch.int64)), log_p.double()
+
+
+def test_the_likelihood_of_a_conditional_variant_weighs_classes_by_their_frequencies() -> None:
+    torch.manual_seed(2)
+    variant, split, exact = uneven_mixture()
+    bound = importance_weighted(variant, data_of(variant.spec, split), split, 3)
+    torch.testing.assert_close(bound, exact, atol=1e-4, rtol=0)
+    few = split[slice(0, 60)]
+    annealed = ais.estimate(variant, few, tune(variant, split[slice(100, 108)], 200), chains=16)
+    assert float((exact[:60] - annealed.log_p).mean()) == pytest.approx(0, abs=0.03)
 
 
 def test_annealing_says_where_it_does_not_apply() -> None:

@@ -1,5 +1,6 @@
 """Identities: closed forms against Monte Carlo, exact sums, finite differences and models with a known likelihood."""
 
+import dataclasses
 import math
 
 import pytest
@@ -9,12 +10,19 @@ from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 import variants
 from pipeline.evaluate import latents
-from variants import Batch, DataSpec
-from variants.base import closed_forms, mmd
+from variants import Batch, DataSpec, InputError
+from variants.base import Group, closed_forms, mmd
 from variants.beta import BetaConfig
 from variants.vae import VAE
 
 torch.manual_seed(0)
+MIXED = (
+    Group(likelihood="gaussian", size=1), Group(likelihood="student-t", size=1),
+    Group(likelihood="log-normal", size=1, spread=(0.5,)), Group(likelihood="gamma", size=1, spread=(2.0,)),
+    Group(likelihood="poisson", size=1, offset=(0.5,)), Group(likelihood="negative-binomial", size=1),
+    Group(likelihood="zero-inflated", size=1), Group(likelihood="bernoulli", size=1),
+    Group(likelihood="categorical", size=2),
+)  # fmt: skip
 IMAGE = DataSpec(name="image", shape=(1, 28, 28), likelihood="bernoulli")
 STEP = torch.tensor(10.0)
 
@@ -133,6 +141,11 @@ def test_capacity_penalises_the_distance_of_the_kl_from_a_rising_target() -> Non
     torch.testing.assert_close(terms.losses["loss"], expected)
 
 
+class LinearEncoder(torch.nn.Linear):
+    def forward(self, batch: Batch) -> Tensor:  # type: ignore[override]
+        return super().forward(batch.x)
+
+
 def linear_gaussian() -> tuple[VAE, Batch, Tensor]:
     """A linear VAE whose posterior is exact, so that its ELBO is log p(x): x = w z + b + s e, z and e ~ N(0, 1).
 
@@ -142,7 +155,7 @@ def linear_gaussian() -> tuple[VAE, Batch, Tensor]:
     variant = VAE(
         VAE.config_type(latent=1, width=1, depth=64), DataSpec(name="line", shape=(3,), likelihood="gaussian")
     )
-    variant.encoder, variant.decoder = torch.nn.Linear(3, 2), torch.nn.Linear(1, 3)  # type: ignore[assignment]
+    variant.encoder, variant.decoder = LinearEncoder(3, 2), torch.nn.Linear(1, 3)  # type: ignore[assignment]
     precision = 1 + (w @ w) / s**2
     with torch.no_grad():
         variant.decoder.weight.copy_(w[:, None])
@@ -170,16 +183,71 @@ def test_with_the_exact_posterior_the_elbo_is_the_likelihood_on_average() -> Non
     assert ((draws.mean(0) - exact).abs() < 5 * draws.std(0) / 2000**0.5).all()
 
 
+def test_the_loss_of_several_samples_is_the_importance_weighted_bound_of_an_explicit_loop() -> None:
+    """One example and one sample at a time, with missing values."""
+    spec = DataSpec(name="holes", shape=(4,), likelihood="gaussian", missing=True)
+    variant = VAE(VAE.config_type(latent=2, width=8, samples=5), spec)
+    observed = torch.rand(3, 4) > 0.4
+    batch = Batch(torch.randn(3, 4) * observed, observed=observed)
+    torch.manual_seed(1)
+    loss = variant.terms(batch, STEP).losses["loss"]
+    torch.manual_seed(1)
+    torch.randn(3, 2)  # the sample of the scores that are compared
+    noise = torch.randn(15, 2).view(3, 5, 2)
+    mean, log_var = variant.posterior(batch)
+    bounds = []
+    for n in range(3):
+        ratios = []
+        for k in range(5):
+            z = mean[n] + (0.5 * log_var[n]).exp() * noise[n, k]
+            prior, q = Normal(0.0, 1.0).log_prob(z).sum(), Normal(mean[n], (0.5 * log_var[n]).exp()).log_prob(z).sum()
+            p = Normal(variant.decoder(z[None])[0], 1.0).log_prob(batch.x[n])[observed[n]].sum()
+            ratios.append((prior + p - q).exp())
+        bounds.append(torch.stack(ratios).mean().log())
+    torch.testing.assert_close(loss, -torch.stack(bounds).mean())
+
+
+def test_the_importance_weighted_bound_is_minimised_in_training_alone_and_never_compared() -> None:
+    batch = Batch((torch.rand(16, 1, 28, 28) > 0.5).float())
+    results = []
+    for samples in (1, 3):
+        torch.manual_seed(3)
+        variant = VAE(VAE.config_type(latent=3, width=8, samples=samples), IMAGE)
+        terms = variant.terms(batch, STEP)
+        assert terms.elbo is not None
+        results.append((terms.elbo, terms.losses["loss"]))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], -results[0][0].mean())
+    assert results[1][1] < results[0][1]  # the bound is tighter
+    with torch.no_grad():
+        single = torch.stack([variant.importance_weighted_bound(batch, 1) for _ in range(200)])
+        elbos = torch.stack([e for _ in range(200) if (e := variant.terms(batch, STEP).elbo) is not None])
+    assert float(single.mean()) == pytest.approx(float(elbos.mean()), abs=0.2)
+
+
+@pytest.mark.parametrize("setting", [{"warmup": 10}, {"free_bits": 0.1}])
+def test_the_importance_weighted_bound_has_no_kl_to_weigh(setting: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="samples=2: this bound has no KL for warmup and free_bits; expected 0"):
+        VAE.config_type(samples=2, **setting)
+    VAE.config_type(samples=1, **setting)
+
+
 @pytest.mark.parametrize("name", variants.names())
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "logistic8"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "logistic8", "mixed"])
 def test_gradients_are_those_of_finite_differences(name: str, likelihood: str) -> None:
-    """In float64, along a random direction in the space of all weights."""
+    """In float64, along a random direction in the space of all weights. A mixed table has missing values."""
     torch.manual_seed(4)
     cls = variants.get(name)
     x, y = torch.rand(4, 1, 3, 3).round().double(), torch.tensor([0, 1, 0, 1])
     spec, batch = DataSpec(name="few", shape=(1, 3, 3), likelihood=likelihood, classes=2), Batch(x, y)  # type: ignore[arg-type]
     if "mask" in cls.required_fields:
         spec, batch = DataSpec(name="few", shape=(3,), likelihood=likelihood, classes=2, steps=3), Batch(x[:, 0], y)  # type: ignore[arg-type]
+    if likelihood == "mixed":
+        spec = dataclasses.replace(spec, shape=(10,), groups=MIXED, missing=True)
+        x = torch.cat([torch.rand(12, 8).double() + 0.5, torch.eye(2)[[0, 1] * 6]], 1)
+        x[:, 4:7] = x[:, 4:7].mul(3).floor()
+        x, observed = x.view(4, 3, 10), torch.rand(4, 3, 10) > 0.3
+        batch = Batch(x, y, None, observed) if spec.steps else Batch(x[:, 0], y, None, observed[:, 0])
     variant = cls(cls.config_type(latent=2, width=4), spec).double()
 
     def losses() -> dict[str, Tensor]:

@@ -26,7 +26,6 @@ QUICK = {"epochs": 2, "progress": False}
 # what the checks of scikit-learn expect and a variational autoencoder with its own reading of data does otherwise
 EXCEPTIONS = {
     "check_no_attributes_set_in_init": "the hyperparameters of a variant are keywords, which are kept in one attribute",
-    "check_estimators_dtypes": "a table of whole numbers only is ambiguous (counts?), and is refused with the option",
 }
 
 
@@ -142,20 +141,24 @@ def test_reconstructions_and_samples_are_in_the_units_of_the_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "likelihood"), [(-1, 1, "bernoulli"), (2.5, 4.0, "gaussian")], ids=["two values", "beside numbers"]
+    ("low", "high", "likelihood"),
+    [(-1, 1, "bernoulli"), (2.5, 4.0, "mixed"), (2.5, 4.0, "gaussian")],
+    ids=["two values", "beside numbers", "modelled as continuous"],
 )
 def test_two_values_come_back_as_the_values_of_the_data(low: float, high: float, likelihood: str) -> None:
     rng = np.random.default_rng(0)
     x = np.where(rng.random((60, 3)) < 0.5, low, high)
-    if likelihood == "gaussian":
+    if likelihood != "bernoulli":
         x = np.concatenate([x, rng.normal(size=(60, 1))], axis=1)
-    model = Model("vae", **QUICK).fit(x)
+    options = {"likelihood": likelihood} if likelihood == "gaussian" else {}
+    model = Model("vae", data_options=options, **QUICK).fit(x)
     assert model.preprocessing_.spec.likelihood == likelihood
     rebuilt = np.asarray(model.reconstruct(x))[:, :3]
     if likelihood == "gaussian":
         assert set(np.unique(rebuilt)) <= {low, high}
     else:  # the means of p(x|z)
         assert (abs(rebuilt.mean(0) - (low + high) / 2) < (high - low) / 3).all()
+    assert set(np.unique(model.sample(50)[:, :3])) == {low, high}
     series = [np.where(rng.random((5, 2)) < 0.5, low, high) for _ in range(40)]
     model = Model("vrae", width=8, latent=2, **QUICK).fit(series)
     values = np.concatenate(model.sample(50))
@@ -193,19 +196,25 @@ def test_series_of_a_table_come_back_with_the_names_of_their_channels() -> None:
     assert {tuple(s) for s in frames} == {("level", "slope")}
 
 
-def test_values_of_each_kind_come_back_as_such() -> None:
-    frame = table().drop(columns=["b", "c"])
-    frame = frame.assign(
-        smoker=np.where(frame["a"] > 0, "yes", "no"), member=(frame["e"] > 0).astype(int),
-        side=np.where(frame["f"] > 0, 2, 1), visits=np.random.default_rng(0).poisson(2, 300),
-    )  # fmt: skip
-    model = Model("vae", **QUICK).fit(frame)
-    for values in (model.sample(200), model.reconstruct(frame)):
-        assert set(values["smoker"]) <= {"yes", "no"}
-        assert set(values["member"]) <= {0, 1}
-        assert set(values["side"]) <= {1, 2}
-    visits = model.sample(200)["visits"]
-    assert (visits == visits.round()).all() and visits.min() >= 0 and visits.nunique() > 2
+def test_scores_in_the_units_of_the_data_depend_on_them() -> None:
+    """The density of x in milligrams is a thousandth of that in grams. Counts, words and missing values have none."""
+    grams = table()[["a", "e", "label"]]
+    grams = grams.assign(amount=np.exp(grams["a"]), visits=np.random.default_rng(0).poisson(2, 300))
+    grams.loc[grams.index[::3], "a"] = np.nan
+    milligrams = grams.assign(**{name: grams[name] * 1000 for name in ("a", "amount")})
+    options = {"kinds": {"amount": "positive"}}
+    models = [Model("vae", data_options=options, **QUICK).fit(frame) for frame in (grams, milligrams)]
+    for in_units in (False, True):
+        pairs = zip(models, (grams, milligrams), strict=True)
+        of_grams, of_milligrams = (model.score_samples(frame, in_units=in_units) for model, frame in pairs)
+        expected = np.log(1000) * (grams["a"].notna() + 1.0) * in_units
+        np.testing.assert_allclose(of_grams - of_milligrams, expected, atol=0.01)
+        pairs = zip(models, (grams, milligrams), strict=True)
+        each = [model.score_samples(frame, by_value=True, in_units=in_units) for model, frame in pairs]
+        difference = (each[0] - each[1]).mean()
+        expected = pd.Series({"a": 1.0, "e": 0.0, "amount": 1.0, "visits": 0.0}) * np.log(1000) * in_units
+        np.testing.assert_allclose(difference, expected, atol=0.01)
+        assert each[0].isna().sum().to_dict() == {"a": 100, "e": 0, "amount": 0, "visits": 0}
 
 
 def test_wrong_arguments_are_refused_in_words() -> None:
@@ -274,18 +283,53 @@ def test_the_score_of_a_conditional_variant_does_not_need_the_class() -> None:
         Model("vae", **QUICK).fit(frame).sample(3, label="yes")
 
 
-def test_missing_values_are_filled_in_and_known_ones_stay() -> None:
+@pytest.mark.parametrize("has_holes", [False, True], ids=["trained without", "trained with"])
+def test_missing_values_are_filled_in_and_known_ones_stay(has_holes: bool) -> None:
     frame = table(600)
-    model = Model("vae", epochs=40, lr=3e-3, latent=2, progress=False).fit(frame)
     holes = frame[COLUMNS].copy()
     holes.loc[frame.index[::3], "a"] = np.nan
+    trained_on = holes.assign(label=frame["label"]) if has_holes else frame
+    model = Model("vae", epochs=40, lr=3e-3, latent=2, progress=False).fit(trained_on)
     filled = model.impute(holes)
     known = holes.notna()
     np.testing.assert_array_equal(filled.to_numpy()[known], holes.to_numpy()[known])
     error = (filled["a"] - frame["a"])[::3].std()
-    assert error < 0.8 * frame["a"].std()
-    with pytest.raises(InputError, match="missing or infinite values in a"):
-        model.transform(holes)
+    assert error < 0.65 * frame["a"].std()
+    draws = model.impute(holes, draws=30)
+    assert len(draws) == 30 and all(draw[known].equals(holes[known]) for draw in draws)
+    drawn = np.stack([draw["a"][::3] for draw in draws])
+    assert 0.7 * error < drawn.std(0).mean() < 1.5 * error  # they are as uncertain as they are wrong
+    if has_holes:
+        assert np.isfinite(model.transform(holes)).all(axis=None) and np.isfinite(model.score_samples(holes)).all()
+        return
+    for compute in (model.transform, model.score_samples, model.anomaly, model.reconstruct):
+        with pytest.raises(InputError, match=r"200 of 600 rows have missing values in a, the first in row 1;.*impute"):
+            compute(holes)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.bool_])
+def test_missing_pixels_are_filled_in_and_known_ones_stay(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    grey = images() if dtype == np.uint8 else images() / 256
+    pictures = grey > 0.5 if dtype == np.bool_ else grey.astype(dtype)
+    holes = np.ma.masked_array(pictures, rng.random(pictures.shape) < 0.2)
+    model = Model("vae", **QUICK).fit(holes)
+    for filled in (model.impute(holes), *model.impute(holes, draws=2)):
+        assert filled.shape == pictures.shape and np.isfinite(filled).all()
+        np.testing.assert_array_equal(filled[~holes.mask], pictures[~holes.mask])
+    assert np.isfinite(model.score_samples(holes)).all()
+    assert np.isnan(model.score_samples(holes, by_value=True)).sum() == holes.mask.sum()
+
+
+def test_wrong_arguments_of_imputation_are_refused_in_words() -> None:
+    model = Model("vae", **QUICK).fit(table())
+    with pytest.raises(InputError, match="draws=-1: expected a whole number, 0 or more"):
+        model.impute(table(), draws=-1)
+    with pytest.raises(InputError, match="importance=0: expected a whole number, 1 or more"):
+        model.impute(table(), importance=0)
+    quadrants = Model("cvae", condition="quadrants", **QUICK).fit(images())
+    with pytest.raises(InputError, match="cvae models a part of x given the rest"):
+        quadrants.impute(images())
 
 
 def test_it_is_an_estimator_of_scikit_learn() -> None:
@@ -345,12 +389,13 @@ def test_a_folder_of_an_older_version_says_that_its_preprocessing_is_not_known(t
 
 
 def test_preprocessing_is_saved_whole(tmp_path: Path) -> None:
-    frame = table().assign(flag=np.arange(300) % 2 == 0)
-    fitted = Model("vae", data_options={"kinds": {"flag": "binary"}, "drop": "f"}, **QUICK).fit(frame).preprocessing_
+    frame = table().assign(flag=np.arange(300) % 2 == 0, city=["Rome", "Oslo", np.nan] * 100, amount=np.arange(1, 301))
+    options = {"kinds": {"flag": "binary", "amount": "positive"}, "drop": "f"}
+    fitted = Model("vae", data_options=options, **QUICK).fit(frame).preprocessing_
     fitted.save(tmp_path)
     again = Preprocessing.load(tmp_path)
     assert again is not None
-    for name in ("spec", "layout", "source", "class_names", "columns", "width", "pixels", "step", "digest"):
+    for name in ("spec", "layout", "source", "class_names", "columns", "width", "pixels", "step", "order", "digest"):
         assert getattr(again, name) == getattr(fitted, name), name
     for name in ("shift", "scale", "low", "high"):
         assert getattr(again, name).equal(getattr(fitted, name)), name

@@ -1,5 +1,6 @@
 """What a simple classifier reads from codes, where the answer can be counted."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from pipeline.evaluate import probe
+import variants
+from pipeline import data, trainer
+from pipeline.evaluate import probe, quick
 from variants import Batch, InputError
 
 RNG = np.random.default_rng(0)
@@ -92,6 +95,32 @@ def test_balanced_accuracy_counts_every_class_equally() -> None:
     assert probe.balanced_accuracy(labels, predicted) == pytest.approx((1 + 5 / 11 + 2 / 4) / 3)
     assert probe.balanced_accuracy(labels, predicted) == pytest.approx(balanced_accuracy_score(labels, predicted))
     assert probe.balanced_accuracy(np.array([0, 0, 1]), np.array([0, 2, 1])) == pytest.approx(0.75)
+
+
+def test_areas_of_a_rare_class_are_those_of_its_pairs_and_ranks() -> None:
+    """The ROC area is the share of pairs in the right order; the other averages the precision at each rare example."""
+    labels, probability = np.array([0, 1, 0, 0, 1]), np.array([0.1, 0.9, 0.2, 0.8, 0.7])
+    areas = probe.areas(labels, probability, 1)
+    assert areas == {"roc_area": pytest.approx(5 / 6), "precision_recall_area": pytest.approx((1 + 2 / 3) / 2)}
+    assert probe.areas(1 - labels, probability, 0) == areas
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_two_classes_have_areas_of_the_rarer_one(folder: Path, classes: int) -> None:
+    """The rare class has other columns, so that its area is near 1, whichever number it has; chance is its share."""
+    labels = np.where(np.arange(400) % 8 > 0, 0, classes - 1)
+    labels[:: 8 * classes] = classes // 2
+    x = RNG.standard_normal((400, 5)) + 3 * (labels[:, None] > 0)
+    for rare, y in enumerate((labels.max() - labels, labels)):
+        np.savez(f"{rare}.npz", x=x, y=y)
+        loaded = data.load(f"{rare}.npz")
+        model = variants.build("vae", variants.get("vae").config_type(latent=5, width=32, lr=1e-2), loaded.spec)
+        trainer.fit(model, loaded, epochs=3, seed=0)
+        scores = quick.scores(model, loaded)
+        assert ("probe/accuracy" in scores) == (classes > 1)
+        assert ("probe/roc_area" in scores) == ("probe/precision_recall_area" in scores) == (classes == 2)
+        if classes == 2:
+            assert min(scores["probe/roc_area"], scores["probe/precision_recall_area"]) > 0.7
 
 
 def test_the_majority_is_that_of_the_training_examples() -> None:

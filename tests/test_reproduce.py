@@ -233,6 +233,25 @@ def test_missing_data_are_reported_before_anything_starts(folder: Path, monkeypa
     assert not (folder / "mlruns").exists()
 
 
+def test_hidden_values_of_an_anchor_are_imputed_and_compared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Training(
+        variant="vae", settings={**SMALL, "samples": 3}, epochs=2, dataset="breast-cancer", hidden=0.5,
+        likelihood="gaussian",
+    )  # fmt: skip
+    hidden = task.prepared(table, seed=1).train
+    assert hidden.observed is not None and float(hidden.observed.float().mean()) == pytest.approx(0.5, abs=0.02)
+    assert not hidden.x[~hidden.observed].any()
+    other = task.prepared(table, seed=2).train
+    assert other.observed is not None and not torch.equal(hidden.observed, other.observed)
+    monkeypatch.setitem(ANCHORS, "toy", anchor("imputation", None, {"draws": 10}, vae=table))
+    assert reproduce.main(["toy", "--threads", "1"]) == 0
+    (file,) = (folder / "mlruns").rglob("result.json")
+    measured = json.loads(file.read_text())["measured"]
+    assert measured["mse, mean"] == pytest.approx(1, abs=0.1)
+    assert measured["mse, iterative"] < measured["mse, mean"]
+    assert 0 < measured["vae/mse"] < 2
+
+
 def test_semi_supervised_labels_are_hidden_from_training() -> None:
     loaded = task.prepared(Training(variant="aae", settings={}, epochs=1, dataset="digits", labels=50))
     assert loaded.train.y is not None and int((loaded.train.y >= 0).sum()) == 50

@@ -1,6 +1,7 @@
 """Sequences and tables: what is read, how it is padded, split and standardised, and how it can be wrong."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -195,14 +196,18 @@ def test_plain_symbols_become_one_hot(tmp_path: Path) -> None:
         RNG.integers(-4, 5, (40, 50)),
     ],
 )
-def test_other_whole_numbers_are_numbers(x: np.ndarray, tmp_path: Path) -> None:
+def test_other_whole_numbers_are_counts_or_numbers(x: np.ndarray, tmp_path: Path) -> None:
     raw = data.read(Source(place=npz(tmp_path, x=x, lengths=np.full(40, x.shape[1]))))
-    assert (raw.likelihood, raw.x.shape) == ("gaussian", (*x.shape, 1))
+    assert (raw.likelihood, raw.x.shape) == ("negative-binomial" if x.min() >= 0 else "gaussian", (*x.shape, 1))
     assert np.array_equal(raw.x[..., 0], x)
     if x.min() >= 0:
-        assert any("discrete" in warning and "--likelihood categorical" in warning for warning in raw.warnings)
+        assert any("--likelihood categorical reads them as symbols" in note for note in raw.notes)
         symbols = data.read(Source(place=raw.source.place, likelihood="categorical"))
         assert np.array_equal(symbols.x.argmax(2), x)
+        numbers = data.read(Source(place=raw.source.place, likelihood="gaussian"))
+        assert np.array_equal(numbers.x, raw.x) and any("discrete" in warning for warning in numbers.warnings)
+    else:
+        assert any("discrete" in warning for warning in raw.warnings)
 
 
 @pytest.mark.parametrize(
@@ -212,8 +217,10 @@ def test_other_whole_numbers_are_numbers(x: np.ndarray, tmp_path: Path) -> None:
         ("categorical", np.arange(200).reshape(40, 5) * 22, r"to 4378.* expected whole numbers from 0 to 4095"),
         ("categorical", RNG.random((40, 5)), "expected whole numbers"),
         ("categorical", RNG.random((40, 5, 2)), "one symbol in each step"),
-        ("bernoulli", RNG.random((40, 5)), "channels with two values, and x0 has more"),
-        ("logistic8", RNG.integers(0, 256, (40, 5)), "is for images"),
+        ("bernoulli", RNG.random((40, 5)), "is for channels of the kind binary"),
+        ("logistic8", RNG.integers(0, 256, (40, 5)), "is for 8-bit pixels of images"),
+        ("poisson", RNG.random((40, 5)), "whole numbers from 0, and sequence 1 has [0-9.]+ at step 1"),
+        ("gamma", np.where(np.arange(200).reshape(40, 5) == 17, 0.0, 1.5), "above 0, and sequence 4 has 0 at step 3"),
     ],
 )
 def test_a_likelihood_that_does_not_fit_is_refused(
@@ -223,6 +230,28 @@ def test_a_likelihood_that_does_not_fit_is_refused(
     path = npz(tmp_path, x=x, lengths=np.full(40, 5))
     with pytest.raises(InputError, match=f"^{re.escape(path)}: .*{message}"):
         data.read(Source(place=path, likelihood=likelihood))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "x"),
+    [
+        ("student-t", RNG.normal(size=(40, 5, 2))),
+        ("gamma", RNG.gamma(2, 1, (40, 5, 2))),
+        ("log-normal", RNG.integers(1, 9, (40, 5, 2))),
+        ("poisson", np.stack([RNG.integers(0, 9, (40, 5)), 2 * RNG.integers(0, 2, (40, 5))], axis=2)),
+        ("zero-inflated", RNG.integers(0, 9, (40, 5, 2)).astype(float)),
+        ("negative-binomial", RNG.integers(0, 2, (40, 5, 2))),
+    ],
+)
+def test_a_likelihood_applies_to_all_channels(likelihood: Any, x: np.ndarray) -> None:
+    content = {"x": x, "lengths": 1 + np.arange(40) % 5}
+    loaded = data.load(Source(place="mine", likelihood=likelihood), content)
+    assert loaded.spec.likelihood == likelihood and loaded.train.x.dtype == torch.float32
+    same(whole(loaded), [s[:n].astype(float) for s, n in zip(*content.values(), strict=True)])
+    with pytest.raises(InputError, match=f"--likelihood {likelihood} .* sequence 2 has -1 at step 4") if (
+        likelihood != "student-t"
+    ) else nullcontext():
+        data.read(Source(place="new"), [x[0], np.where(np.arange(5)[:, None] == 3, -1, x[1])], loaded.preprocessing)
 
 
 def test_two_values_are_binary(tmp_path: Path) -> None:
@@ -236,6 +265,60 @@ def test_two_values_are_binary(tmp_path: Path) -> None:
 def test_options_of_tables_are_refused_for_arrays(option: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"--{'kind' if 'kinds' in option else next(iter(option))} "):
         data.read(Source(place=as_ts(tmp_path, waves()), **option))
+
+
+@pytest.mark.parametrize("write", [as_npz, as_csv, as_parquet, as_ts])
+def test_missing_values_and_steps_are_kept(write: Any, tmp_path: Path) -> None:
+    series = waves()
+    for number, s in enumerate(series):
+        s[1, number % 2] = np.nan  # a value of one channel
+        s[2] = np.nan  # a whole step
+    loaded = data.load(write(tmp_path, series))
+    assert loaded.spec.missing and loaded.train.observed is not None and loaded.train.mask is not None
+    assert (loaded.train.x[~loaded.train.observed] == 0).all()
+    assert loaded.train.observed[~loaded.train.mask].all()  # padding is not missing
+    shares = loaded.train.observed.float().mean((0, 2))
+    assert shares[[0, 3]].tolist() == [1, 1] and shares[2] == 0 and 0.4 < shares[1] < 0.6
+    real = loaded.train.x[loaded.train.mask][loaded.train.observed[loaded.train.mask].all(1)]
+    assert real.mean(0).abs().max() < 0.5  # standardised by the known values
+    known = [np.where(o[m], s, np.nan) for split in (loaded.train, loaded.valid, loaded.test)
+             for s, o, m in zip(whole(loaded)[:0] or _decoded(loaded, split), split.observed, split.mask, strict=True)]  # type: ignore[arg-type]
+    same([k[:1] for k in known], [s[:1] for s in series])
+
+
+def test_missing_steps_at_the_end_are_warned_of() -> None:
+    x = np.stack([np.where(np.arange(6)[:, None] < 4 + i % 3, RNG.normal(size=(6, 2)), np.nan) for i in range(40)])
+    raw = data.read(Source(place="mine", kinds=(("x", "sequence"),)), {"x": x})
+    assert np.array_equal(raw.x, x, equal_nan=True)
+    assert any("27 of 40 sequences end with steps that have no values" in w and "lengths" in w for w in raw.warnings)
+    trimmed = data.read(Source(place="mine"), {"x": x, "lengths": 4 + np.arange(40) % 3})
+    assert trimmed.known is None and not trimmed.warnings
+
+
+@pytest.mark.parametrize("convert", [np.array, lambda s: np.where(s > 2, -7, 9)])
+def test_missing_symbols_and_binary_values_are_kept(convert: Any) -> None:
+    symbols = [RNG.permutation(np.arange(5).repeat(3 + i % 2)) for i in range(40)]
+    hidden = [RNG.random(len(s)) < 0.2 for s in symbols]
+    series = [np.ma.array(convert(s), mask=h) for s, h in zip(symbols, hidden, strict=True)]
+    loaded = data.load("mine", series)
+    assert loaded.spec.likelihood == ("categorical" if convert is np.array else "bernoulli")
+    raw = data.read(loaded.source, series[:1], loaded.preprocessing)
+    batch = loaded.preprocessing.encode(raw)
+    assert batch.observed is not None and np.array_equal(batch.observed[0, :, 0].numpy(), ~hidden[0])
+    assert np.array_equal(batch.observed[0].all(1).numpy(), ~hidden[0])
+    assert batch.x.dtype == torch.bool and not batch.x[~batch.observed].any()
+    values = batch.x[0].numpy().argmax(1) if convert is np.array else np.where(batch.x[0, :, 0].numpy(), 9, -7)
+    assert np.array_equal(values[~hidden[0]], series[0].data[~hidden[0]])
+
+
+def test_text_in_steps_is_a_symbol_and_may_be_missing() -> None:
+    frame = rising(range(12)).assign(v=lambda f: np.array(["walk", "run", "sit"])[(f["v"] % 3).astype(int)])
+    frame.loc[frame["time"] == 4, "v"] = None
+    loaded = data.load("mine", frame)
+    assert (loaded.spec.likelihood, loaded.spec.shape) == ("categorical", (3,))
+    assert loaded.preprocessing.columns[0].values == ("run", "sit", "walk")
+    assert loaded.train.observed is not None
+    assert (~loaded.train.observed).any(2).nonzero()[:, 1].unique().tolist() == [4]
 
 
 def test_a_long_table_needs_no_labels(tmp_path: Path) -> None:
@@ -322,6 +405,40 @@ def test_gaps_are_never_closed_silently(times: list[Any], gap: str) -> None:
             read_frame(frame, gaps="differences")
 
 
+@pytest.mark.parametrize(
+    ("times", "known"),
+    [
+        ([0, 1, 2, 3, 9, 10, 11], [0, 1, 2, 3, 9, 10, 11]),
+        ([5, 7, 9, 15, 17], [0, 1, 2, 5, 6]),
+        (["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-06"], [0, 1, 2, 5]),
+        (["2020-01-01", "2020-02-01", "2020-03-01", "2020-04-01", "2020-09-01", "2021-09-01"], [0, 1, 2, 3, 8, 20]),
+    ],
+)
+def test_gaps_may_be_missing_steps(times: list[Any], known: list[int]) -> None:
+    frame = rising(times)
+    frame = frame[(frame["series"] != "s3") | (frame["time"] == times[2])]  # a series of one row has no gap
+    raw = read_frame(frame, gaps="missing")
+    assert raw.lengths is not None and raw.lengths.tolist() == [known[-1] + 1] * 5 + [1] + [known[-1] + 1] * 6
+    assert raw.x.shape == (12, known[-1] + 1, 1)
+    where = np.flatnonzero(~np.isnan(raw.x[0, :, 0]))
+    assert where.tolist() == known and (np.diff(raw.x[0, where, 0]) == 1).all()
+    assert any(f"{11 * (known[-1] + 1 - len(times))} missing steps" in note for note in raw.notes)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([0, 10, 20, 25, 35], "s0 goes from 20 to 25, which is no multiple of its usual step, 10"),
+        ([0, 10, 20, 30, 65], "s0 goes from 30 to 65"),
+        (["1/1/2020", "2/1/2020", "3/1/2020", "7/1/2020"], "the month or the day may stand first"),
+        ([0, 1, 2, 10**6], "sequence s0 has 1000001 steps; expected 1 to 100000"),
+    ],
+)
+def test_gaps_that_are_no_steps_are_refused(times: list[Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_frame(rising(times), gaps="missing")
+
+
 def test_one_gap_in_one_short_series_is_found() -> None:
     frame = rising(range(12)).query("series != 's3' or time in (2, 7)")
     with pytest.raises(InputError, match="uneven in 1 of 12 sequences: s3 goes from 2 to 7, and its usual step is 1"):
@@ -402,7 +519,6 @@ def test_new_series_are_read_as_those_of_training() -> None:
         (new.drop(columns="time"), "no column time"),
         (new.assign(time=0), "has the time 0 twice"),
         (new.assign(time=new["time"] ** 2), "steps of time are uneven"),
-        (new.assign(w=np.nan), "has no value in the column w"),
     ):
         with pytest.raises(InputError, match=message):
             data.read(Source(place="new"), change, like)
@@ -482,13 +598,13 @@ def test_a_table_with_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.assign(a=f.a.where(f.index != 7)), r"row 8 \(line 9 of the file\) has no value in the column a"),
         (lambda f: f.assign(a=f.a.where(f.index != 7, np.inf)), "the column a has 1 infinite values"),
         (lambda f: f.assign(label=[*f.label[:-1], "q"]), "has several values in the column label"),
         (lambda f: f.assign(time=0), r"sequence s000 has the time 0 twice, in row \d+ \(line \d+ of the file\) and in"),
         (lambda f: f.assign(time=f.time.where(f.index != 7)), r"row 8 \(line 9 of the file\) has no time"),
         (lambda f: f.assign(series=f.series.where(f.index != 7)), r"row 8 .* has no value in the column series"),
-        (lambda f: f.assign(a=f.series), "more than two categories in a"),
+        (lambda f: f.assign(a=f.series), "a: these channels hold categories, which cannot be modelled as continuous"),
+        (lambda f: f.assign(a=np.nan, b=np.nan), "no columns of values to model.* one value or none"),
         (lambda f: f.rename(columns={"a": "target"}), "target looks like the label"),
         (lambda f: f.drop(columns=["a", "b"]), "there are no columns of values"),
         (lambda f: f.assign(label=f.label.where(f.index != 7)), "has several values in the column label"),

@@ -1,5 +1,6 @@
 """Splits: nothing is lost, groups and equal rows stay whole, rare classes are everywhere, the latest are the test."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline import data
 from pipeline.data import Raw, Source
-from pipeline.data._splits import split, with_warnings
+from pipeline.data._splits import equal_examples, split, with_warnings
 from variants import InputError
 
 FAST = settings(max_examples=60, deadline=None, derandomize=True)
@@ -133,6 +134,27 @@ def test_equal_rows_are_divided_where_that_is_asked_for_or_cannot_be_otherwise()
     raw = with_warnings(*split(rows(200, x=few)))
     assert raw.warnings == ()
     assert any("equal to another one, which is to be expected" in note for note in raw.notes)
+
+
+@pytest.mark.parametrize("form", ["NaN", "other bits of NaN", "observed"])
+def test_rows_are_equal_if_the_same_values_are_missing_and_the_others_are_equal(form: str) -> None:
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.normal(size=(30, 4)), 2, axis=0)
+    known = np.repeat(rng.random((30, 4)) < 0.7, 2, axis=0)
+    known[:, 0], known[0, 1:], known[1, 1:] = True, False, [False, False, True]  # the first two differ in this alone
+    known[-2:] = False  # these have no values at all, so they are no copies
+    if form == "observed":
+        raw = replace(rows(60, x=np.where(known, x, rng.normal(size=x.shape))), observed=known)
+    else:
+        x[~known] = np.nan
+        if form == "other bits of NaN":
+            x.view(np.int64)[1::2][~known[1::2]] |= 1
+        raw = rows(60, x=x)
+    numbers = equal_examples(raw)
+    assert numbers is not None and len(set(numbers)) == 32
+    assert all((numbers[i] == numbers[i + 1]) == (0 < i < 58) for i in range(0, 60, 2))
+    raw, _ = split(raw)
+    assert any("56 of 60 rows are equal to another one" in warning for warning in raw.warnings)
 
 
 @FAST

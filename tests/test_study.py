@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas
 import pytest
 import torch
 from conftest import Command
@@ -87,6 +88,82 @@ def test_the_main_job(command: Command, folder: Path) -> None:
     assert "probe/raw_pixels" in study.data.metrics
     files = {a.path for a in client().list_artifacts(study.info.run_id, "study")}
     assert {"study/trials.csv", "study/pareto_front.png", "study/history_elbo.png"} <= files
+
+
+MIXED = ("--dataset", "mixed.csv", "--label", "churn", "--trials", "2", "--epochs", "3", "--threads", "1")
+
+
+@pytest.fixture
+def mixed_table(folder: Path) -> Path:
+    """A table of real values, counts, categories and binary values with missing ones, and a rare class."""
+    generator = np.random.default_rng(0)
+    z = generator.standard_normal(240)
+    table = pandas.DataFrame({
+        "height": 40 * z + generator.standard_normal(240), "weight": 30 * z + generator.standard_normal(240),
+        "visits": generator.poisson(np.exp(1 + z)),
+        "colour": np.array(["red", "green", "blue"])[generator.integers(0, 3, 240)],
+        "smokes": np.where(z > 0, "yes", "no"),
+    })  # fmt: skip
+    table = table.mask(generator.random(table.shape) < 0.15)
+    table["churn"] = np.where(np.arange(240) % 8 == 0, "left", "stayed")
+    table.to_csv("mixed.csv", index=False)
+    return folder / "mixed.csv"
+
+
+@pytest.mark.usefixtures("mixed_table")
+def test_a_mixed_table_with_missing_values_from_the_search_to_the_report(command: Command, folder: Path) -> None:
+    """The ELBO has parts, baselines stand beside it, and a model that does not beat them is called so."""
+    done = command("study", "--variant", "vae", *MIXED)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    (study,) = runs("study", "mixed")
+    baselines = {name: study.data.metrics[f"baseline/valid_{name}"] for name in ("independent", "gaussian")}
+    assert baselines["gaussian"] > baselines["independent"]
+    assert "baseline/valid_multinomial" not in study.data.metrics
+    table = " ".join(done.stdout.split())
+    assert f"independent columns {baselines['independent']:.2f}" in table
+    assert "the ELBO is of a density: it adds densities (real) and probabilities (binary, category, count)" in table
+    first = runs("trial", "mixed")[0].data
+    words = f"no better than trivial (a Gaussian with full covariance: {baselines['gaussian']:.2f} nats)"
+    assert first.metrics["valid/elbo"] < baselines["gaussian"]
+    assert first.tags["remark"] == words
+    assert words in done.stdout  # in the line of the trial
+    assert {"valid/reconstruction_count", "valid/elbo_units", "probe/roc_area"} <= first.metrics.keys()
+    done = command("compare", "--run", "--variant", "vae", "--variant", "aae", *MIXED, "--seeds", "2")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert re.search(r"Which variant models the data best\? vae: .* It is no better than trivial", done.stdout)
+    assert "vae is no better than trivial" in (folder / "reports" / "mixed" / "report.html").read_text()
+    (comparison,) = runs("comparison", "mixed")
+    board = pandas.read_csv(folder / "reports" / "mixed" / "tables" / "board_elbo.csv").set_index("variant")
+    shown = float(board.loc["a Gaussian with full covariance", "mean"])
+    assert shown == pytest.approx(comparison.data.metrics["baseline/test_gaussian"], rel=1e-3)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_real_values_stand_beside_probabilistic_pca_of_as_many_latents(folder: Path) -> None:
+    codes = np.random.default_rng(0).normal(size=(300, 2))
+    np.savez("real.npz", x=codes @ np.random.default_rng(1).normal(size=(2, 6)) + 0.1)
+    outcome = run(quick(dataset="real.npz", trials=2))
+    scores = {t.user_attrs["config"]["latent"]: t.user_attrs["metrics"] for t in outcome.study.trials}
+    assert len(scores) == 2
+    for values in scores.values():
+        assert values["baseline/valid_ppca"] > values["valid/elbo"]
+    console = Console(file=io.StringIO(), width=300)
+    console.print(summary.best_table(outcome.study, outcome.objectives))
+    assert "no better than trivial" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "PPCA" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_collapse_is_called_collapse_where_the_trial_is_listed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = {"beta": 1e4, "latent": 2, "width": 16, "depth": 1, "lr": 1e-2}
+    outcome = run(quick("beta", epochs=3, fixed=fixed))
+    (trial,) = outcome.study.trials
+    assert trial.user_attrs[store.REMARK].startswith("collapsed; no better than trivial (independent pixels: ")
+    assert "collapsed" in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("trial   0"))
+    assert runs("trial")[0].data.tags["remark"] == trial.user_attrs[store.REMARK]
+    assert "remark" in [c.header for c in summary.best_table(outcome.study, outcome.objectives).columns]
 
 
 OWN = {"cvae": "classes", "hvae": "levels", "vrae": "forecasts"}

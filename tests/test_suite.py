@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Command
@@ -13,18 +14,19 @@ from mlflow import MlflowClient
 
 import variants
 from pipeline import data, metrics, trainer
-from pipeline.data import Data
-from pipeline.evaluate import classifier, codes, context, quick, report, suite
+from pipeline.data import Column, Data, Kind, Preprocessing, Raw, Source
+from pipeline.evaluate import classifier, codes, context, likelihood, quick, report, suite
 from pipeline.tracker import Tracker
 from pipeline.training_run import TrainingPlan, TrainingRun
 from variants import Batch, InputError, Variant
+from variants.base.contract import Likelihood
 from variants.vae import VAE
 
 SMALL = context.Sizes(
     iw_k=20, iw_n=30, ais_n=4, ais_chains=2, ais_temperatures=20, gap_n=3, labels=(10, 50), draws=2, samples=60,
     anomaly_classes=2, anomaly_steps=20, anomaly_n=60, imputed=6, augmented=20,
 )  # fmt: skip
-CASES = {
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "vae": ("digits", {}),
     "hvae": ("digits", {"levels": 2}),
     "cvae": ("digits", {}),
@@ -84,6 +86,129 @@ def test_every_score_has_a_value_or_a_reason(case: str) -> None:
     assert undefined("use/imputation_gibbs") == (case in ("vrae teacher", "cvae quadrants", "cvae network"))
     assert undefined("latent/mig")
     assert not undefined("probe/linear_all")
+
+
+def as_data(raw: Raw) -> Data:
+    """The first 60% of the examples for training, and 20% each for validation and test."""
+    n = len(raw.x)
+    index = torch.arange(n).split([n - 2 * (n // 5), n // 5, n // 5])
+    preprocessing = Preprocessing.fit(raw, index[0])
+    whole = preprocessing.encode(raw, is_new=False)
+    train, valid, test = (whole[i] for i in index)
+    return Data(train=train, valid=valid, test=test, digest=raw.name, preprocessing=preprocessing)
+
+
+def user_data(name: str) -> Data:
+    """Small data of a kind that users have: two classes, one of which is rare and differs from the other."""
+    rng = np.random.default_rng(0)
+    n = 300
+    y = (rng.random(n) < 0.15).astype(np.int64)
+    facts: dict[str, Any] = {"name": name, "source": Source(place=name), "y": y, "class_names": ("common", "rare")}
+    if name == "counts":
+        rates = rng.gamma(1.0, 3.0, 12) * np.exp(y[:, None] * rng.normal(0, 1, 12))
+        counts = rng.poisson(rates * rng.gamma(2.0, 0.5, (n, 1))).astype(np.float64)
+        return as_data(Raw(x=counts, likelihood="negative-binomial", exposure_kind="sum", **facts))
+    if name == "mixed":
+        kinds: list[tuple[Kind, Likelihood, int]] = [
+            ("category", "categorical", 3), ("real", "gaussian", 0), ("count", "poisson", 0),
+            ("positive", "log-normal", 0), ("binary", "bernoulli", 2), ("real", "student-t", 0),
+        ]  # fmt: skip
+        columns = tuple(
+            Column(f"{kind} {i}", kind, tuple(range(k)), family) for i, (kind, family, k) in enumerate(kinds)
+        )
+        z = rng.normal(0, 1, n) + 2 * y
+        x = np.stack([
+            rng.integers(0, 3, n), 3 * z + rng.normal(0, 1, n), rng.poisson(np.exp(z / 2)),
+            np.exp(z + rng.normal(0, 0.5, n)), rng.random(n) < 0.3, 100 + z,
+        ], 1).astype(np.float64)  # fmt: skip
+        x[rng.random(x.shape) < 0.2] = np.nan
+        return as_data(Raw(x=x, likelihood="mixed", columns=columns, **facts))
+    shape = (n, 1, 8, 8) if name == "images" else (n, 6, 2)
+    x = rng.normal(0, 1, shape) + y.reshape(-1, *[1] * (len(shape) - 1))
+    x[rng.random(shape) < 0.2] = np.nan
+    lengths = None if name == "images" else rng.integers(3, 7, n)
+    return as_data(Raw(x=x, likelihood="gaussian", lengths=lengths, **facts))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *((kind, "vae") for kind in ("counts", "mixed", "images")),
+        pytest.param("sequences", "vrae", marks=pytest.mark.slow),
+        *(
+            pytest.param(kind, name, marks=pytest.mark.slow)
+            for kind in ("counts", "mixed", "images")
+            for name in ("aae", "cvae", "hvae")
+        ),
+    ],
+)
+def test_every_kind_of_value_is_evaluated(kind: str, name: str) -> None:
+    """Counts, mixed columns, and missing values give each metric a finite number or a reason."""
+    loaded = user_data(kind)
+    model = built(name, loaded, {})
+    parts = {p.name: p for p in suite.run(model, loaded, sizes=SMALL)}
+    scores = {s.name: s for p in parts.values() for s in p.scores}
+    for score in scores.values():
+        metrics.find(score.name)
+        assert (score.value is None) != (score.reason == ""), score
+        assert score.value is None or math.isfinite(score.value), score
+    defined = {score.name for score in scores.values() if score.value is not None}
+    assert {
+        "test/reconstruction",
+        "baseline/test_independent",
+        "use/interpolation_jump",
+        "probe/roc_area_all",
+    } <= defined
+    assert {"use/outlier_roc_reconstruction", "use/outlier_precision_recall_isolation_forest"} <= defined
+    assert {"use/imputation_mean", "use/imputation_gibbs" if kind == "counts" else "use/imputation_encoder"} <= defined
+    assert ("test/elbo_units" in defined) == (kind != "counts" and name != "aae")
+    assert ("use/imputation_rmse" in defined) == (kind == "mixed")
+    assert ("a density of real and positive values" in parts["bounds"].remark) == (kind == "mixed")
+    if kind == "mixed":
+        of_kinds = [s.value or 0.0 for s in scores.values() if s.name.startswith("test/reconstruction_")]
+        assert len(of_kinds) == 5
+        assert sum(of_kinds) == pytest.approx(scores["test/reconstruction"].value, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vae", "beta", "aae", "cvae", "hvae", "vrae"])
+def test_the_parts_of_the_kinds_add_up_to_the_reconstruction(name: str) -> None:
+    """Of every variant, with the same draws, also over several batches."""
+    loaded = user_data("sequences" if name == "vrae" else "mixed")
+    model = built(name, loaded, {}, epochs=1)
+    split = Batch.cat([loaded.test] * 20)
+    parts = likelihood.by_kind(model, loaded, split, seed=3)
+    assert set(parts) == set(loaded.spec.kinds)
+    assert all(part.shape == (len(split),) for part in parts.values())
+    whole = trainer.score(model, loaded, split, seed=3).sums["reconstruction"]
+    assert sum(float(part.sum()) for part in parts.values()) == pytest.approx(float(whole), rel=1e-6)
+
+
+def test_samples_have_the_missing_values_of_the_examples_that_they_are_compared_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded, splits, features = user_data("mixed"), [], classifier.features
+
+    def spy(trained: classifier.Classifier, of: Data, split: Batch) -> Any:
+        splits.append(split)
+        return features(trained, of, split)
+
+    classifier.trained(loaded)
+    monkeypatch.setattr(classifier, "features", spy)
+    list(suite.run(built("vae", loaded, {}), loaded, sizes=SMALL, only=("samples",)))
+    real, fake, _ = splits
+    assert torch.equal(fake.observed, real.observed)  # type: ignore[arg-type]
+    assert not fake.x[~fake.observed].any()  # type: ignore[operator]
+    assert not torch.equal(fake.x, real.x)
+
+
+def test_an_elbo_that_a_constant_model_reaches_is_called_trivial() -> None:
+    loaded = user_data("counts")
+    model = built("vae", loaded, {}, epochs=1)
+    with torch.no_grad():
+        for parameter in model.observation.families.parameters():  # type: ignore[union-attr]
+            parameter.fill_(10.0)  # no more dispersion than that of a Poisson distribution
+    (part,) = suite.run(model, loaded, sizes=SMALL, only=("bounds",))
+    assert "no better than trivial" in part.remark
 
 
 def test_the_scores_are_those_of_the_trainer(tmp_path: Path) -> None:

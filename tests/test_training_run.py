@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas
 import pytest
 import safetensors
 import safetensors.torch
@@ -15,7 +17,7 @@ import torch
 import variants
 from pipeline import checkpoint, data, trainer, training_run
 from pipeline.data import Data
-from pipeline.evaluate import pictures
+from pipeline.evaluate import pictures, quick
 from pipeline.tracker import Record, Tracker, unsent_runs
 from pipeline.training_run import TrainingPlan, TrainingRun
 from variants import InputError
@@ -190,6 +192,62 @@ def test_a_run_states_what_its_elbo_is_conditioned_on(
     with Tracker("digits").run(name, {"kind": "trial"}, key=name) as run:
         TrainingRun(plan, digits, run)
     assert record_of(name).tags.get("conditioned_on") == condition
+
+
+@pytest.fixture
+def mixed_table(folder: Path) -> Path:
+    """A table of real values, counts, categories and binary values, each with missing values."""
+    generator = np.random.default_rng(0)
+    z = generator.standard_normal(300)
+    table = pandas.DataFrame({
+        "height": 40 * z + generator.standard_normal(300), "visits": generator.poisson(np.exp(1 + z)),
+        "colour": np.array(["red", "green", "blue"])[generator.integers(0, 3, 300)],
+        "smokes": np.where(z > 0, "yes", "no"),
+    })  # fmt: skip
+    table.mask(generator.random(table.shape) < 0.15).to_csv("mixed.csv", index=False)
+    return folder / "mixed.csv"
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_elbo_of_a_mixed_table_has_parts_by_kind_and_is_in_units_of_the_source(mixed_table: Path) -> None:
+    loaded = data.load(str(mixed_table))
+    _, scores = trained("mixed", dataclasses.replace(TINY, epochs=2), loaded)
+    kinds = ("real", "count", "category", "binary")
+    total = sum(scores[f"valid/reconstruction_{kind}"] for kind in kinds)
+    assert total == pytest.approx(scores["valid/reconstruction"], rel=1e-5)
+    assert loaded.valid.observed is not None
+    known = loaded.valid.observed[:, loaded.spec.kinds["real"]].float().mean()
+    deviation = float(loaded.preprocessing.scale[0])
+    expected = scores["valid/elbo"] - float(known) * np.log(deviation)
+    assert scores["valid/elbo_units"] == pytest.approx(expected, rel=1e-5)
+    assert record_of("mixed").metrics["valid/elbo_units"] == scores["valid/elbo_units"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_data_of_one_kind_whose_likelihood_is_a_probability_have_neither(digits: Data, folder: Path) -> None:
+    _, scores = trained("digits", dataclasses.replace(TINY, epochs=1), digits)
+    assert "valid/elbo_units" not in scores
+    assert not [name for name in scores if name.startswith("valid/reconstruction_")]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_model_that_is_no_better_than_trivial_or_has_collapsed_is_called_so(digits: Data, folder: Path) -> None:
+    """A VAE of three epochs beats independent pixels, unless its KL has a weight that no information is worth."""
+    good = dataclasses.replace(TINY, config=VAE(latent=8, width=128, lr=5e-3, batch=50), epochs=3)
+    config = variants.get("beta").config_type(latent=2, width=8, beta=1e4, lr=1e-2)  # type: ignore[call-arg]
+    bad = dataclasses.replace(TINY, variant="beta", config=config, epochs=3)
+    trivial = {"independent pixels": quick.baselines(digits)["baseline/valid_independent"]}
+    remarks = {}
+    for key, plan in (("good", good), ("bad", bad)):
+        with Tracker("digits").run(key, {"kind": "trial"}, key=key) as run:
+            training = TrainingRun(plan, digits, run)
+            for _ in training.epochs():
+                pass
+            remarks[key] = training.remark(training.scores(), trivial)
+        assert run.wait(30) == ""
+        assert record_of(key).tags.get("remark", "") == remarks[key]
+    assert remarks["good"] == ""
+    assert remarks["bad"].startswith("collapsed; no better than trivial (independent pixels: -")
 
 
 def test_a_training_that_takes_too_long_fails_with_its_reason(digits: Data, folder: Path) -> None:

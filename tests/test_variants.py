@@ -1,5 +1,6 @@
 """Identities from each variant's own mathematics, in addition to the contract that all variants fulfil."""
 
+import dataclasses
 import math
 
 import pytest
@@ -57,15 +58,30 @@ def test_cvae_marginal_is_the_sum_over_classes() -> None:
     torch.testing.assert_close(torch.stack(joints).logsumexp(0), given)
 
 
-def test_cvae_without_its_label_costs_nothing_and_with_it_log_classes() -> None:
-    variant = make("cvae", IMAGES).eval()
-    batch = images(4)
+@pytest.mark.parametrize("shares", [(), (0.6, 0.3, 0.1)])
+def test_cvae_without_its_label_costs_nothing_and_with_it_log_of_its_frequency(shares: tuple[float, ...]) -> None:
+    variant = make("cvae", dataclasses.replace(IMAGES, class_shares=shares)).eval()
+    batch = images(4)  # of the classes 0, 1, 2 and 0
     torch.manual_seed(1)
     known = variant.terms(batch, STEP)
-    torch.testing.assert_close(known.elbo, known.extras["elbo_given_y"] - math.log(3))
+    log_p = torch.tensor(shares or (1 / 3, 1 / 3, 1 / 3)).log()[[0, 1, 2, 0]]
+    torch.testing.assert_close(known.elbo, known.extras["elbo_given_y"] + log_p)
+    z = torch.randn(4, 4)
+    given_y = m.log_normal(z, *variant.conditional_prior(variant.encode_condition(batch))).sum(1)  # type: ignore[operator]
+    torch.testing.assert_close(variant.log_prior(z, batch), given_y + log_p)
     for y in (None, torch.full((4,), -1)):
         unknown = variant.terms(Batch(batch.x, y), STEP)
         torch.testing.assert_close(unknown.elbo, unknown.extras["elbo_given_y"])
+
+
+def test_cvae_samples_classes_by_their_frequencies() -> None:
+    variant = make("cvae", dataclasses.replace(IMAGES, class_shares=(0.6, 0.3, 0.1)), latent=1).eval()
+    with torch.no_grad():  # p(z|y) = N(10 y, 1)
+        variant.prior_net.weight.copy_(torch.tensor([[0.0, 10.0, 20.0], [0.0, 0.0, 0.0]]))  # type: ignore[operator, union-attr]
+        variant.prior_net.bias.zero_()  # type: ignore[operator, union-attr]
+    for z in (variant.sample_prior(4000), variant.prior_from_noise(torch.randn(4000, 1))):
+        counts = torch.bincount((z[:, 0] / 10).round().clamp(0, 2).long(), minlength=3) / 4000
+        torch.testing.assert_close(counts, torch.tensor([0.6, 0.3, 0.1]), atol=0.04, rtol=0)
 
 
 def test_cvae_withholds_labels_in_training_alone() -> None:

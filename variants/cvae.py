@@ -155,7 +155,8 @@ class CVAE(DecoderVariant):
     def _keep_observed(self, values: Tensor, batch: Batch | None) -> Tensor:
         if self.conditioned_on == "y" or batch is None:
             return values
-        return torch.where(self.observed_pixels, batch.x, values)
+        known = self.observed_pixels if batch.observed is None else self.observed_pixels & batch.observed
+        return torch.where(known, batch.x, values)
 
     def _unknown_condition(self, n: int, y: Tensor | None = None) -> Batch:
         """Return a batch of n grey images as the condition, for which no pixel is observed."""
@@ -215,9 +216,10 @@ class CVAE(DecoderVariant):
             x = self.decode(z, Batch(z, y.repeat_interleave(columns)))
             return {"classes": x.unflatten(0, (rows, columns))}
         part = batch[slice(0, columns)]
-        many = Batch(part.x.repeat_interleave(columns - 2, 0))
+        many = part[torch.arange(len(part), device=self.device).repeat_interleave(columns - 2)]
         samples = self.decode(self.sample_prior(len(many), many), many).unflatten(0, (len(part), columns - 2))
-        true = torch.stack([part.x, torch.where(self.observed_pixels, part.x, 0.5)], 1)
+        x = part.x if part.observed is None else torch.where(part.observed, part.x, torch.nan)
+        true = torch.stack([x, torch.where(self.observed_pixels, x, 0.5)], 1)
         return {"completions": torch.cat([true, samples], 1)}
 
 

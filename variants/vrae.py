@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from variants.base import GaussianPosterior, Inputs, Observation, closed_forms
-from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, choice, number
+from variants.base.contract import DENSITIES, Batch, Config, DataSpec, InputError, Terms, choice, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,8 @@ class VRAE(GaussianPosterior):
         state = self.initial_state(z)
         read = torch.zeros(len(z), 1, *self.inputs.shape, device=z.device)
         outputs, values = [], []
-        sampled = not self.factorized and (noise or self.spec.likelihood != "gaussian")
+        is_discrete = any(group.kind not in DENSITIES for group in self.spec.parts)
+        sampled = not self.factorized and (noise or is_discrete)
         for t in range(steps):
             h, state = self.writer(torch.cat([read, z[:, None]], 2), state)
             outputs.append(self.output(h))
@@ -159,7 +160,8 @@ class VRAE(GaussianPosterior):
         """Return `forecasts`. Each row has a true sequence and three forecasts from its first half."""
         part = batch[slice(0, 6)]
         mask = _mask(part)
-        rows = torch.stack([part.x, *(self.forecast(part, (mask.sum(1) + 1) // 2) for _ in range(3))], 1)
+        true = part.x if part.observed is None else torch.where(part.observed, part.x, torch.nan)
+        rows = torch.stack([true, *(self.forecast(part, (mask.sum(1) + 1) // 2) for _ in range(3))], 1)
         return {"forecasts": torch.where(mask[:, None, :, None], rows, torch.nan)}
 
 

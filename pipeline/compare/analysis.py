@@ -11,8 +11,10 @@ import pandas as pd
 from pipeline import metrics
 from pipeline.compare import statistics
 from pipeline.compare.statistics import Difference, Estimate
+from pipeline.evaluate.baselines import verdict
 
 ALPHA = 0.05
+PPCA = "baseline/test_ppca"  # which has as many latents as the model, so that each variant has its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,10 @@ class Criterion:
 
 @dataclass(frozen=True, kw_only=True)
 class BoardRow:
-    """The scores of one variant, in the metric's own unit; without a `mean`, `reason` says why there is none."""
+    """The scores of one variant, in the metric's own unit; without a `mean`, `reason` says why there is none.
+
+    `trivial` says so in words if the mean beats no more than what costs nothing.
+    """
 
     variant: str
     seeds: int
@@ -56,6 +61,7 @@ class BoardRow:
     rank: Estimate | None = None
     related: Mapping[str, float] | None = None  # mean over seeds of each related metric
     reason: str = ""
+    trivial: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,25 +76,32 @@ class Pair:
     significant: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Board:
-    """The leaderboard of one criterion."""
+    """The leaderboard of one criterion. `baselines` are scores of what costs nothing, by what it is called."""
 
     criterion: Criterion
     rows: list[BoardRow]  # the best first, and those without a score last
     pairs: list[Pair]
     conclusions: list[str]  # sentences
+    baselines: Mapping[str, float]
 
 
-def board(criterion: Criterion, finals: pd.DataFrame, reasons: Mapping[str, str]) -> Board:
+def board(
+    criterion: Criterion,
+    finals: pd.DataFrame,
+    reasons: Mapping[str, str],
+    baselines: Mapping[str, float] | None = None,
+) -> Board:
     """Rank the variants by one criterion.
 
     Args:
         criterion: The criterion.
         finals: One row for each run: variant, seed, state, reason, and a column for each metric.
         reasons: For each variant that is missing in `finals`, the reason.
+        baselines: The mean test score of each baseline, by what it is called, if there are any.
     """
-    sign, unit = criterion.sign, metrics.find(criterion.test_metric).unit
+    sign, unit, baselines = criterion.sign, metrics.find(criterion.test_metric).unit, baselines or {}
     scores: dict[str, pd.Series[float]] = {}
     without_score = []
     for variant, runs in finals.groupby("variant", sort=True):
@@ -103,24 +116,37 @@ def board(criterion: Criterion, finals: pd.DataFrame, reasons: Mapping[str, str]
     without_score += [BoardRow(variant=v, seeds=0, reason=reason) for v, reason in reasons.items()]
     ranks = _ranks(scores, sign)
     order = sorted(scores, key=lambda name: -sign * float(np.mean(scores[name].to_numpy(dtype=float))))
-    rows = [_row(name, scores[name], finals, criterion, ranks.get(name)) for name in order]
+    rows = [_row(name, scores[name], finals, criterion, ranks.get(name), baselines) for name in order]
     pairs = _pairs(scores, sign)
-    return Board(criterion, [*rows, *without_score], pairs, _conclusions(order, pairs, unit))
+    conclusions = [*_conclusions(order, pairs, unit), *(f"{r.variant} is {r.trivial}." for r in rows if r.trivial)]
+    return Board(
+        criterion=criterion, rows=[*rows, *without_score], pairs=pairs, conclusions=conclusions, baselines=baselines
+    )
 
 
 def _row(
-    name: str, scores: "pd.Series[float]", finals: pd.DataFrame, criterion: Criterion, rank: Estimate | None
+    name: str,
+    scores: "pd.Series[float]",
+    finals: pd.DataFrame,
+    criterion: Criterion,
+    rank: Estimate | None,
+    baselines: Mapping[str, float],
 ) -> BoardRow:
     values = scores.to_numpy(dtype=float)
     runs = finals[finals["variant"] == name]
     related = {m: float(runs[m].mean()) for m in criterion.related_metrics if m in runs and runs[m].notna().any()}
+    mean = statistics.paired(values, np.zeros_like(values)).mean
+    if PPCA in related and baselines:
+        baselines = {**baselines, "probabilistic PCA": related[PPCA]}
+    is_conditional = "conditioned_on" in runs and (runs["conditioned_on"] == "x").any()
     return BoardRow(
         variant=name,
         seeds=len(values),
-        mean=statistics.paired(values, np.zeros_like(values)).mean,
+        mean=mean,
         middle=statistics.interval(statistics.iqm, values[:, None]),
         rank=rank,
         related=related,
+        trivial="" if is_conditional else verdict(mean.value, baselines),
     )
 
 

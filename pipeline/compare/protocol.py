@@ -15,9 +15,9 @@ import variants
 from pipeline import cli, final, machine, training_run
 from pipeline import data as datasets
 from pipeline import executor as executors
-from pipeline.compare.analysis import Board, Criterion, board
+from pipeline.compare.analysis import PPCA, Board, Criterion, board
 from pipeline.data import Data, Source
-from pipeline.evaluate import pictures, quick
+from pipeline.evaluate import baselines, pictures, quick
 from pipeline.evaluate.context import Sizes
 from pipeline.executor import Compute
 from pipeline.final import Final
@@ -39,9 +39,9 @@ CRITERIA = (
         question="Which variant models the data best?",
         validation_metric="valid/elbo",
         test_metric="test/elbo",
-        related_metrics=(f"test/iw{SIZES.iw_k}", "test/ais"),
+        related_metrics=(f"test/iw{SIZES.iw_k}", "test/ais", PPCA),
         caution="This is the bound at beta = 1. A variant whose q(z|x) has no density has no such bound, but annealed "
-        "importance sampling (AIS) can estimate its likelihood.",
+        "importance sampling (AIS) can estimate its likelihood. A model is useful only if it beats the baselines.",
     ),
     Criterion(
         name="probe",
@@ -181,6 +181,9 @@ def run(request: CompareRequest, display: Display) -> Comparison:
         tags = {**machine.environment(device, threads), "dataset": dataset}
         with _parent(tracker, dataset, tags) as parent:
             parent.description(description, pictures.examples(data))
+            means = baselines.means(baselines.log_p(data, data.test))
+            beside = {f"baseline/test_{name}": value for name, value in means.items()}
+            parent.metrics(beside, 0)
             finals = {f.key(c.data): (c, f) for c, f in _finals(candidates, choices, request.seeds)}
             ready = final.existing(tracker)
             missing = {
@@ -206,7 +209,7 @@ def run(request: CompareRequest, display: Display) -> Comparison:
             left_out=left_out,
             choices=choices,
             finals=frame,
-            boards=[_board(c, choices, frame, left_out) for c in criteria],
+            boards=[_board(c, choices, frame, left_out, baselines.titled(beside, data.spec)) for c in criteria],
             warnings=[*description.warnings, *_warnings(candidates, frame, request)],
             environment={**tags, **{f"digest of {c.source}": c.data.digest for c in candidates.values()}},
             weights={f.variant: int(record.params["weights"]) for f, record in reversed(records)},
@@ -319,15 +322,24 @@ def _frame(records: Sequence[tuple[Final, Record]]) -> pd.DataFrame:
         state = record.tags["state"]
         row = {"run": record.id, "variant": f.variant, "config": f.config_key, "seed": f.seed}
         row |= {"state": state, "reason": record.tags.get("reason"), "model": record.model}
+        row |= {name: record.tags.get(name) for name in ("conditioned_on", "remark")}
         rows.append({**row, **(record.metrics if state == "complete" else {})})
     return pd.DataFrame(rows)
 
 
-def _board(criterion: Criterion, choices: Sequence[Choice], frame: pd.DataFrame, left_out: Mapping[str, str]) -> Board:
+def _board(
+    criterion: Criterion,
+    choices: Sequence[Choice],
+    frame: pd.DataFrame,
+    left_out: Mapping[str, str],
+    titles: Mapping[str, float],
+) -> Board:
+    """Return the board of a criterion. `titles` are baselines of the ELBO."""
     chosen = {c.variant: c.key for c in choices if c.criterion == criterion.name}
     others = [v for v in frame["variant"].unique() if v not in chosen]
     reasons = {**left_out, **dict.fromkeys(others, f"no trial has {criterion.validation_metric}")}
-    return board(criterion, frame[frame["config"].isin(chosen.values())], reasons)
+    runs = frame[frame["config"].isin(chosen.values())]
+    return board(criterion, runs, reasons, titles if criterion.name == "elbo" else {})
 
 
 def _warnings(candidates: Mapping[str, Candidate], frame: pd.DataFrame, request: CompareRequest) -> list[str]:

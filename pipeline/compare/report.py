@@ -117,6 +117,9 @@ def answers(comparison: Comparison) -> list[str]:
         if "probe/majority_all" in related:
             share = related["probe/majority_all"]
             text += f" Always predicting the most frequent class has an accuracy of {share:.4g}."
+        if board.baselines:
+            values = ", ".join(f"{title} {value:.4g}" for title, value in board.baselines.items())
+            text += f" It is {first.trivial}." if first.trivial else f" Baselines: {values}."
         beaten = [p.worse for p in board.pairs if p.better == first.variant and p.significant]
         rivals = [p.worse for p in board.pairs if p.better == first.variant and not p.significant]
         if beaten:
@@ -260,6 +263,8 @@ def _board_table(board: Board) -> pd.DataFrame:
         row["seeds"] = str(r.seeds)
         row |= {metric: f"{value:.4g}" for metric, value in (r.related or {}).items()}
         rows.append(row)
+    for title, value in board.baselines.items():
+        rows.append({"variant": title, "place": "—", "mean": f"{value:.4g}", "95% interval": "baseline"})
     return pd.DataFrame(rows).fillna("—")
 
 

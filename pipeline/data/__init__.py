@@ -32,13 +32,15 @@ from pipeline.data._description import Description, describe, near_duplicate_war
 from pipeline.data._files import name_of, read, read_parts
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Column, Factors, Layout, PixelFormat, Raw
+from pipeline.data._results import in_source_form, with_names
 from pipeline.data._source import KINDS, SPLIT_SEED, Kind, Source
 from pipeline.data._splits import split, with_warnings
 from variants import Batch, DataSpec, InputError
 
 __all__ = [
     "KINDS", "SPLIT_SEED", "Column", "Data", "Description", "Factors", "Kind", "PixelFormat", "Preprocessing", "Raw",
-    "Source", "as_sequences", "cache", "load", "name_of", "names", "read", "read_parts", "search_folders",
+    "Source", "as_sequences", "cache", "in_source_form", "load", "name_of", "names", "read", "read_parts",
+    "search_folders", "with_names",
 ]  # fmt: skip
 
 
@@ -226,7 +228,8 @@ def _digest(raw: Raw, index: list[Tensor]) -> str:
     sha = hashlib.sha256(f"{raw.x.shape}{raw.x.dtype}{raw.likelihood}".encode())
     factors = None if raw.factors is None else raw.factors.values
     if raw.likelihood == "mixed" or raw.exposure_kind:
-        sha.update(f"{raw.likelihoods}{raw.exposure_kind}".encode())
+        kinds = [(column.kind, column.values, column.likelihood) for column in raw.columns]
+        sha.update(f"{kinds}{raw.exposure_kind}".encode())
     for array in (raw.x, raw.y, raw.lengths, factors, raw.observed, raw.exposure, *(i.numpy() for i in index)):
         if array is not None:
             sha.update(np.ascontiguousarray(array).data)

@@ -64,6 +64,7 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
     They are x (N, D) for a table, (N, H, W), (N, C, H, W) or (N, H, W, C) for images, and (N, T) or (N, T, D) for
     sequences with lengths (N,); optionally y (N,), group (N,), factors (N, F), factor_names (F,) and unordered. In
     place of x and y, there may be x_train, y_train, x_valid, y_valid, x_test and y_test, which are then the splits.
+    Values that are NaN, or that a masked array hides, are missing.
 
     Raises:
         InputError: If the values are no numbers, the shape is ambiguous, or the arrays do not fit each other or `like`.
@@ -87,18 +88,26 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
             "(N, H, W, C)"
         )
     x = x.astype(x.dtype.newbyteorder("="), copy=False)
+    dtype = arrays["x"].dtype if np.ma.isMaskedArray(arrays["x"]) else x.dtype
     if like is None and not source.header:
         raise InputError(f"{source}: --no-header applies to text files only")
     if "lengths" in arrays:
         raw = _sequences.padded(x, np.asarray(arrays["lengths"]), source, name, like)
     elif source.kind("x") == "sequence" or (like is not None and like.spec.steps):
         raw = _sequences.from_series(list(x), None, source, name, like)
+        ends = int(np.isnan(x[:, -1]).reshape(len(x), -1).all(1).sum()) if x.dtype.kind == "f" else 0
+        if ends:
+            warning = (
+                f"{ends} of {len(x)} sequences end with steps that have no values, which are read as missing; if this "
+                "is padding, give the lengths of the sequences as an array lengths (N,)"
+            )
+            raw = replace(raw, warnings=(*raw.warnings, warning))
     elif x.ndim == 2 and (like.pixels is None if like else not source.size and source.kind("x") != "pixels"):
         refuse_options(source, ("alpha",), "rows of values", like)
         raw = _table(x, source, name, like)
     else:
         refuse_options(source, OF_TABLES, "images", like)
-        raw = _images(x, source, name, like)
+        raw = _images(x, dtype, source, name, like)
     return _complete(replace(raw, source=original, splits=splits), arrays, like)
 
 
@@ -106,7 +115,9 @@ def _array_or_series(content: Any, source: Source, like: Preprocessing | None) -
     """Return x as an array, or as a list of sequences if it is a list of arrays that are no images."""
     try:
         series = _sequences.series_in(content)
-        return _sequences.unmasked(content) if series is None or _are_images(series, source, like) else series
+        if series is None:
+            return _sequences.unmasked(content)
+        return np.stack(series) if _are_images(series, source, like) else series
     except (TypeError, ValueError, RuntimeError) as error:  # numpy and torch raise different types
         raise InputError(
             f"{source}: x is no array ({error}); expected rows of one length, or arrays (T, D) as sequences"
@@ -139,8 +150,8 @@ def _table(x: Array, source: Source, name: str, like: Preprocessing | None) -> R
     return replace(raw, width=x.shape[1])
 
 
-def _images(x: Array, source: Source, name: str, like: Preprocessing | None) -> Raw:
-    """Make a `Raw` of images x (N, D), (N, H, W), (N, C, H, W) or (N, H, W, C)."""
+def _images(x: Array, dtype: Any, source: Source, name: str, like: Preprocessing | None) -> Raw:
+    """Make a `Raw` of images x (N, D), (N, H, W), (N, C, H, W) or (N, H, W, C); `dtype` is their type in the source."""
     kinds = {column: kind for column, kind in source.kinds if (column, kind) != ("x", "pixels")}
     if kinds and like is None:
         raise InputError(
@@ -156,7 +167,7 @@ def _images(x: Array, source: Source, name: str, like: Preprocessing | None) -> 
     if x.ndim == 2:
         x = _unflattened(x, source, like)
     elif x.ndim == 3:
-        if like is None and source.kind("x") is None and source.size is None and _may_be_sequences(x):
+        if like is None and source.kind("x") is None and source.size is None and _may_be_sequences(x, dtype):
             n, height, width = x.shape
             raise InputError(
                 f"{source}: x has shape {x.shape}; this may be {n} images of {height}x{width} pixels, or {n} sequences "
@@ -167,7 +178,7 @@ def _images(x: Array, source: Source, name: str, like: Preprocessing | None) -> 
         axis = _channel_axis(x.shape, source) if like is None else _same_axis(x.shape, source, like)
         x = np.moveaxis(x, -1, 1) if axis == "last" else x
     x, notes = _without_alpha(x, source if like is None else like.source, like)
-    raw = from_pixels(x, source, name, like, axis=axis)
+    raw = from_pixels(x, source, name, like, axis=axis, dtype=dtype)
     return raw.with_notes(notes)
 
 
@@ -186,9 +197,9 @@ def _unflattened(x: Array, source: Source, like: Preprocessing | None) -> Array:
     return x.reshape(-1, 1, height, width)
 
 
-def _may_be_sequences(x: Array) -> bool:
+def _may_be_sequences(x: Array, dtype: Any) -> bool:
     """Whether x (N, A, B) may be sequences: not if it has 8-bit or binary values, or squares of values from 0 to 1."""
-    return x.dtype not in (np.uint8, np.bool_) and not (x.shape[1] == x.shape[2] and x.min() >= 0 and x.max() <= 1)
+    return dtype not in (np.uint8, np.bool_) and (x.shape[1] != x.shape[2] or bool(((x < 0) | (x > 1)).any()))
 
 
 def _channel_axis(shape: tuple[int, ...], source: Source) -> Axis:
@@ -247,7 +258,8 @@ def _without_alpha(x: Array, source: Source, like: Preprocessing | None) -> tupl
             f"{source}: --alpha {source.alpha} needs 2 or 4 channels, of which the last is alpha, and the images have "
             f"{channels}; leave this option out"
         )
-    opaque = 1.0 if x.dtype.kind == "f" and x.max() <= 1 else 255 if x.max() <= 255 else 65535
+    brightest = np.nanmax(x)
+    opaque = 1.0 if x.dtype.kind == "f" and brightest <= 1 else 255 if brightest <= 255 else 65535
     behind = opaque if source.alpha == "white" else 0
     colour, alpha = x[:, :-1], x[:, -1:] / opaque
     mixed = colour * alpha + behind * (1 - alpha)
@@ -258,24 +270,25 @@ def _joined(arrays: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], 
     """Join arrays for training, validation and test, and return the splits; None if there is one x only."""
     if "x" in arrays:
         return dict(arrays), None
-    parts = {part: np.atleast_1d(_sequences.unmasked(arrays[f"x_{part}"])) for part in PARTS if f"x_{part}" in arrays}
+    parts = {part: np.ma.array(arrays[f"x_{part}"], ndmin=1) for part in PARTS if f"x_{part}" in arrays}
     if len({part.shape[1:] for part in parts.values()}) > 1:
         shapes = ", ".join(f"x_{part} {x.shape}" for part, x in parts.items())
         raise InputError(f"{source}: {shapes}; expected examples of one shape")
-    labels = {part: np.atleast_1d(arrays[f"y_{part}"]) for part in PARTS if f"y_{part}" in arrays}
+    labels = {part: np.ma.array(arrays[f"y_{part}"], ndmin=1) for part in PARTS if f"y_{part}" in arrays}
     if labels and [(part, len(y)) for part, y in labels.items()] != [(part, len(x)) for part, x in parts.items()]:
         shapes = ", ".join(f"{role} {np.shape(arrays[role])}" for role in SPLIT_ROLES if role in arrays)
         raise InputError(f"{source}: {shapes}; expected a label for each example")
     splits = consecutive(len(parts.get(part, ())) for part in PARTS)
-    joined = {"x": np.concatenate(list(parts.values()))}
-    return joined | ({"y": np.concatenate(list(labels.values()))} if labels else {}), splits
+    joined = {"x": parts, "y": labels} if labels else {"x": parts}
+    return {role: np.ma.concatenate([*array.values()]) for role, array in joined.items()}, splits  # type: ignore[no-untyped-call]
 
 
 def _complete(raw: Raw, arrays: Mapping[str, Any], like: Preprocessing | None) -> Raw:
     """Add labels, groups and factors to what was read."""
     import pandas
 
-    n, y = len(raw.x), arrays.get("y")
+    n = len(raw.x)
+    y: Any = arrays.get("y")
     factors, factor_names = arrays.get("factors"), arrays.get("factor_names")
     unordered = tuple(map(str, np.atleast_1d(arrays.get("unordered", ()))))
     if "dsprites" in arrays:
@@ -286,6 +299,10 @@ def _complete(raw: Raw, arrays: Mapping[str, Any], like: Preprocessing | None) -
             factors, factor_names, unordered = values, SHAPES3D, ("shape",)
         else:
             y = values
+    if np.ma.is_masked(y):
+        hidden = np.ma.getmaskarray(y)
+        y = np.ma.getdata(y).astype(object)
+        y[hidden] = None
     raw = raw.with_labels(y, like.class_names if like else None)
     if "group" in arrays and like is None:
         groups = np.asarray(arrays["group"])

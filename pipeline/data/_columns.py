@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from pipeline.data import _times
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import MINIMUM, Column
-from pipeline.data._source import Source
+from pipeline.data._source import Kind, Source
 from pipeline.data._splits import listed
 from variants import InputError
+from variants.base.contract import KIND_OF, ValueKind
 
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 WITH_DIGITS = r"[<>~$€£+-]?\s*\d[\d.,' ]*(\s*[%€$£°]|\s[a-zA-Z°µ/]{1,4})?"  # numbers with units or other marks
@@ -32,6 +33,10 @@ OWNERS = {  # words for those who have several rows, which belong together
     "subject", "patient", "participant", "person", "donor", "family", "household", "animal", "mouse", "user",
     "customer", "client", "account", "card", "device", "machine", "sensor", "recording", "session", "plate", "slide",
 }  # fmt: skip
+CATEGORIES = 100  # the largest number of categories of a column
+LARGEST_COUNT = 1_000_000  # columns with larger whole numbers are counts only by an option
+MANY_COUNTS = 10  # so many columns make a table of counts if all columns are counts
+HARDLY = 5  # rows in which a rare count would be above 1, see `_with_rare_counts`
 PARTS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2, "testing": 2}
 Array = NDArray[Any]
 
@@ -116,13 +121,15 @@ def given_splits(values: Any, names: Sequence[str], source: Source, notes: list[
 def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[list[Column], Array, list[str]]:
     """Return the columns of values with their kinds, their values (N, D) in float64, and notes about what is left out.
 
+    The two values of a binary column become 0 and 1, and categories 0, 1, 2 and so on. Missing values become NaN.
+
     Raises:
         InputError: If a column is ambiguous or cannot be modelled, or there is none.
     """
     import pandas
 
     n, notes = len(values), list[str]()
-    columns, arrays, categories = [], [], []
+    columns, arrays, texts = [], [], []
     row_numbers, constant = [], []
     for column, given in values.items():
         series = _plain(given, source)
@@ -132,18 +139,23 @@ def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[
         if kind is None and _is_row_number(series, known):
             row_numbers.append(column)
             continue
-        if not pixels and n >= MINIMUM and len(distinct) == 1:
+        if not pixels and n >= MINIMUM and len(known) < 2:
             constant.append(column)
             continue
         if kind is None:
             _refuse_label_or_identifier(series, known, values, source)
         if kind is None and len(known) > 2 and _is_category(series, given.dtype):
-            categories.append(column)
-        elif pixels:
+            if len(known) > (
+                CATEGORIES if isinstance(given.dtype, pandas.CategoricalDtype) else min(CATEGORIES, n / 2)
+            ):
+                texts.append(f"{column} ({len(known):,} different texts)")
+                continue
+            kind = "category"
+        if pixels:
             columns.append(Column(column, "pixels"))
             arrays.append(_numbers(series, source))
         else:
-            entry, array = _column(series, known.tolist(), source)
+            entry, array = _column(series, known.tolist(), kind, source)
             columns.append(entry)
             arrays.append(array)
     if row_numbers:
@@ -153,33 +165,62 @@ def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[
         )
     if constant:
         notes.append(f"these columns are left out, because they have one value or none: {listed(constant, 20)}")
-    if categories:
+    if texts:
         raise InputError(
-            f"{source}: there are more than two categories in {listed(categories)}; expected numbers, or columns with "
-            "two values; leave these columns out with --drop NAME,NAME, or say what one of them is: --label NAME is "
-            "the class, --group NAME says which rows belong together, --kind NAME=sequence names the sequence of rows"
+            f"{source}: these columns hold too many different texts for categories: {listed(texts)}; leave them out "
+            "with --drop NAME,NAME, or say what one of them is: --label NAME is the class, --group NAME says which "
+            "rows belong together, --kind NAME=sequence names the sequence of rows, and --kind NAME=category reads at "
+            f"most {CATEGORIES} categories"
         )
     if not columns:
         raise InputError("; ".join([f"{source}: there are no columns of values to model", *notes]))
-    return columns, np.stack(arrays, axis=1), notes
+    columns, x = _with_rare_counts(columns, np.stack(arrays, axis=1), source, notes)
+    return columns, x, notes
+
+
+def _with_rare_counts(columns: list[Column], x: Array, source: Source, notes: list[str]) -> tuple[list[Column], Array]:
+    """Return the columns of a table of counts, and their values, with counts that are rare in place of binary columns.
+
+    A column of 0 and another number is a count if all other columns are counts and it is so rarely above 0 that counts
+    would hardly have a third value: about n * m^2 / 2 of n Poisson variables with the mean m are above 1.
+    """
+    counts = sum(column.kind == "count" for column in columns)
+    if not MANY_COUNTS <= counts < len(columns):
+        return columns, x
+    scale = np.ones(len(columns))
+    for i, column in enumerate(columns):
+        is_number = column.kind == "binary" and not isinstance(column.values[0], str | bool)
+        if is_number and source.kind(column.name) is None and column.values[0] == 0 and column.values[1] % 1 == 0:
+            codes = x[~np.isnan(x[:, i]), i]
+            scale[i] = column.values[1] if codes.sum() ** 2 / 2 < HARDLY * len(codes) else np.nan
+        elif column.kind != "count":
+            return columns, x
+    if np.isnan(scale).any():
+        return columns, x
+    rare = [column.name for column in columns if column.kind == "binary"]
+    notes.append(
+        f"these columns, which are 0 but for a few rows, are read as counts, because all others are: {listed(rare, 10)}"
+        "; --kind COLUMN=binary reads one as binary"
+    )
+    return [Column(column.name, "count") for column in columns], x * scale
 
 
 def _refuse_label_or_identifier(series: Any, distinct: Any, frame: Any, source: Source) -> None:
     """Raise `InputError` if a column looks like the label or an identifier, and no option says what it is."""
+    value = (
+        _option("kind", series.name, f"={'category' if _is_text(series) else 'real'}") + " if it is a value to model"
+    )
     if _looks_like_label(series, frame):
         raise InputError(
             f"{source}: the column {series.name} looks like the label; expected {_option('label', series.name)}, or "
-            f"{_option('kind', series.name, '=real')} if it is a value to model, or {_option('drop', series.name)}"
+            f"{value}, or {_option('drop', series.name)}"
         )
     if _looks_like_identifier(series, distinct):
-        value = (
-            f", or {_option('kind', series.name, '=real')} if it is a value to model" if not _is_text(series) else ""
-        )
         raise InputError(
             f"{source}: the column {series.name} looks like an identifier ({len(distinct)} different values in "
             f"{len(series)} rows); expected {_option('drop', series.name)}, or {_option('group', series.name)} if its "
             f"values name groups that a split must not divide, or {_option('kind', series.name, '=sequence')} if they "
-            f"name sequences of which each row is a step{value}"
+            f"name sequences of which each row is a step, or {value}"
         )
 
 
@@ -200,27 +241,55 @@ def new_columns(frame: Any, source: Source, like: Preprocessing, known: set[str 
         )
     extra = [c for c in others if c not in known]
     notes = [f"these columns are left out, because the model was not trained on them: {listed(extra)}"] if extra else []
-    return np.stack([_new_values(_plain(frame[c.name], source), c, source) for c in like.columns], axis=1), notes
+    values = []
+    for column in like.columns:
+        kind = KIND_OF[column.likelihood or like.spec.likelihood]
+        values.append(_new_values(_plain(frame[column.name], source), column, kind, source))
+    return np.stack(values, axis=1), notes
 
 
-def _new_values(series: Any, column: Column, source: Source) -> Array:
-    """Return new values of a column as float64, with 0 and 1 for the two values of a binary column."""
-    if column.kind != "binary":
-        return _numbers(series, source)
-    low, high = column.values
-    strange = ~(series.isna() | series.isin([low, high])).to_numpy(bool)
+def _new_values(series: Any, column: Column, kind: ValueKind, source: Source) -> Array:
+    """Return new values of a column as float64, with numbers from 0 for those of a binary or category column.
+
+    `kind` is that of the likelihood of the column.
+    """
+    if not column.values:
+        values = _numbers(series, source)
+        _refuse_values(series, values, kind, source, "; the model was trained on such values")
+        return values
+    strange = ~(series.isna() | series.isin(column.values)).to_numpy(bool)
     if strange.any():
         row = int(strange.argmax())
         raise InputError(
             f"{source}: {_times.row_name(row, source, series.index)} has {series.tolist()[row]!r} in the column "
-            f"{column.name}; the model was trained on the values {low!r} and {high!r}, and expects one of them"
+            f"{column.name}; the model was trained on the values {listed(list(map(repr, column.values)), 20)}, and "
+            "expects one of them"
         )
-    return _codes(series, high)
+    return _codes(series, column.values)
 
 
-def _codes(series: Any, high: Any) -> Array:
-    """Return 1.0 where a column has the value `high`, NaN where it is missing, and 0.0 elsewhere."""
-    return np.where(series.isna().to_numpy(bool), np.nan, series.isin([high]).to_numpy(bool))
+def _codes(series: Any, values: Sequence[Any]) -> Array:
+    """Return the position in `values` of each value of a column as float64, and NaN where it is missing."""
+    codes = np.full(len(series), np.nan)
+    for code, value in enumerate(values):
+        codes[series.isin([value]).to_numpy(bool)] = code
+    return codes
+
+
+def _refuse_values(series: Any, values: Array, kind: str, source: Source, ending: str) -> None:
+    """Raise `InputError` if a column of the kind count or positive has other values."""
+    expected = {"count": "whole numbers from 0", "positive": "numbers above 0"}.get(kind)
+    if expected is None:
+        return
+    is_bad = ~((values > 0) | np.isnan(values))
+    if kind == "count":
+        is_bad = (values < 0) | (values != np.floor(values)) & ~np.isnan(values)
+    if is_bad.any():
+        row = int(is_bad.argmax())
+        raise InputError(
+            f"{source}: {_times.row_name(row, source, series.index)} has {values[row]:g} in the column {series.name}, "
+            f"which is of the kind {kind}; expected {expected}{ending}"
+        )
 
 
 def _plain(series: Any, source: Source) -> Any:
@@ -258,37 +327,50 @@ def _plain(series: Any, source: Source) -> Any:
     )
 
 
-def _column(series: Any, distinct: list[Any], source: Source) -> tuple[Column, Array]:
-    """Return the kind of a column of booleans, numbers or text, and its values as float64.
+def _column(series: Any, distinct: list[Any], kind: Kind | None, source: Source) -> tuple[Column, Array]:
+    """Return the kind of a column of booleans, numbers or text, unless it is given, and its values as float64.
 
-    The two values of a binary column become 0 and 1. Missing values become NaN.
+    `distinct` are its different values. Binary values and categories become numbers from 0. Missing values become NaN.
     """
-    name, kind = str(series.name), source.kind(str(series.name))
+    name, given = str(series.name), source.kind(str(series.name))
     option = f"--kind {shlex.quote(f'{name}={kind}')}"
-    if kind in ("category", "pixels", "sequence"):
-        raise InputError(f"{source}: {option} does not apply to a column of a table; expected real, count or binary")
-    if kind == "binary" and len(distinct) != 2:
+    if kind in ("pixels", "sequence"):
         raise InputError(
-            f"{source}: {option} does not fit the {len(distinct)} different values of this column; expected two"
+            f"{source}: {option} does not apply to a column of values; expected real, positive, count, binary or "
+            "category"
         )
-    if _is_text(series) and (len(distinct) != 2 or kind in ("real", "count") or _is_dates(series)):
+    number = f"{source}: {option} does not fit the {len(distinct):,} different values of this column; expected"
+    if kind == "binary" and len(distinct) != 2:
+        raise InputError(f"{number} two")
+    if kind == "category" and len(distinct) > CATEGORIES:
+        raise InputError(f"{number} at most {CATEGORIES}")
+    if _is_text(series) and (kind in ("real", "positive", "count") or (given is None and _is_dates(series))):
         raise _text_error(series, source)
-    values = series if _is_text(series) else _numbers(series, source)
-    if len(distinct) == 2 and kind in (None, "binary"):
-        low, high = sorted(distinct)
-        if strange := [v for v in (low, high) if v in UNKNOWN]:
+    if kind in ("binary", "category") or (kind is None and len(distinct) == 2):
+        values = tuple(sorted(distinct))
+        strange = [value for value in values if value in UNKNOWN]
+        if strange and given is None:
+            own = _option("kind", name, f"={kind or 'binary'}")
             raise InputError(
                 f"{source}: the column {name} holds {strange[0]!r}, which may stand for a missing value; expected an "
-                f"empty field there, or {_option('drop', name)}"
+                f"empty field there, or {own} if it is a value like the others, or {_option('drop', name)}"
             )
-        return Column(name, "binary", (low, high)), _codes(series, high)
-    known = values[~np.isnan(values)]
-    is_count = bool((known >= 0).all() and (known == np.floor(known)).all())
-    if kind == "count" and not is_count:
-        raise InputError(
-            f"{source}: {option} does not fit this column; expected whole numbers from 0, or the kind real"
-        )
-    return Column(name, kind or ("count" if is_count else "real")), values
+        return Column(name, kind or "binary", values), _codes(series, values)
+    numbers = _numbers(series, source)
+    _refuse_values(series, numbers, str(kind), source, f", or {_option('kind', name, '=real')}")
+    if kind is None:
+        kind = "count" if _are_counts(numbers[~np.isnan(numbers)]) else "real"
+    return Column(name, kind), numbers
+
+
+def _are_counts(values: Array) -> bool:
+    """Whether numbers are whole, from 0, not very large, and vary about as counts do or more.
+
+    The variance of counts is their mean (Poisson) or more. That of years or of ratings from 1 to 5 is less.
+    """
+    if not (values >= 0).all() or (values != np.floor(values)).any() or values.max(initial=0) > LARGEST_COUNT:
+        return False
+    return bool(values.var() >= values.mean() / 2) if len(values) else False
 
 
 def _numbers(series: Any, source: Source) -> Array:
@@ -374,6 +456,20 @@ def _looks_like_label(series: Any, frame: Any) -> bool:
 def looks_like_owner(name: str) -> bool:
     """Whether a column is called like the owner of several rows, such as `patient` or `device`."""
     return bool(OWNERS & set(re.split(r"[\W\d_]+", name.lower())))
+
+
+def exposure(frame: Any, column: str, source: Source) -> Array:
+    """Return the column of exposures, (N,). Raises `InputError` if there is none, or a value is not above 0."""
+    series = _plain(find(frame, column, "exposure", source), source)
+    values = _numbers(series, source)
+    if not (values > 0).all():
+        row = int((~(values > 0)).argmax())
+        value = "no value" if np.isnan(values[row]) else f"{values[row]:g}"
+        raise InputError(
+            f"{source}: {_times.row_name(row, source, series.index)} has {value} in the column {column}; expected an "
+            "exposure above 0 in each row (--exposure), which the counts of the row are proportional to"
+        )
+    return values
 
 
 def _looks_like_identifier(series: Any, distinct: Any) -> bool:

@@ -83,9 +83,9 @@ def by_roles(names: Iterable[str], load: Callable[[str], Any], source: Source) -
 
 
 def _cells(read: Callable[[Path], Any], path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
-    """Make a `Raw` of what anndata reads: a table of X with a column for each gene.
+    """Make a `Raw` of what anndata reads: a table of X with a column for each gene. Other layers are not used.
 
-    `--label`, `--group` and `--time` name columns of its `obs`, whose index labels the rows.
+    `--label`, `--group`, `--time` and `--exposure` name columns of its `obs`, whose index labels the rows.
     """
     import pandas
     from scipy import sparse
@@ -100,8 +100,8 @@ def _cells(read: Callable[[Path], Any], path: Path, source: Source, name: str, l
         notes.append("several genes have the same name; numbers are added to their names")
         cells.var_names_make_unique()
     chosen = []
-    for option in ("label", "group", "time"):
-        column = getattr(source, option)
+    named = {option: getattr(source, option) for option in ("label", "group", "time")}
+    for option, column in {**named, "exposure": source.exposure_column}.items():
         if column is None or (like is not None and column not in obs):
             continue
         if column not in obs or column in cells.var_names:
@@ -112,10 +112,23 @@ def _cells(read: Callable[[Path], Any], path: Path, source: Source, name: str, l
     if like is None and (unused := [str(c) for c in obs if c not in chosen]):
         hint = "" if source.label else "; --label COLUMN says which one holds the class"
         notes.append(f"these columns of obs are not used: {listed(unused)}{hint}")
+    if like is None and not _is_whole(x):
+        layers = {**cells.layers, **({} if cells.raw is None else {"raw": cells.raw.X})}
+        if counts := [key for key, values in layers.items() if _is_whole(values)]:
+            notes.append(
+                f"X holds fractions, and is read as it is; there are whole numbers in {listed(counts)}, which may be "
+                "the counts: save them as X to model them as counts"
+            )
     values = x.toarray() if sparse.issparse(x) else np.asarray(x)
     frame = pandas.DataFrame(values, index=cells.obs_names, columns=cells.var_names)
     frame = pandas.concat([frame, obs[chosen].astype(object)], axis=1)
     return _tables.from_frame(frame, source, name, like).with_notes(notes)
+
+
+def _is_whole(values: Any) -> bool:
+    """Whether all values of an array or of a sparse matrix are whole numbers."""
+    values = np.asarray(getattr(values, "data", values) if hasattr(values, "nnz") else values)
+    return bool((values % 1 == 0).all())
 
 
 def saved_dataset(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
@@ -144,7 +157,7 @@ def saved_dataset(path: Path, source: Source, name: str, like: Preprocessing | N
                 "column that names the split of each sequence"
             )
         return replace(raw, splits=raw.splits if splits is None else splits).with_notes(notes)
-    refuse_options(source, ("group", "time", "header", "gaps"), "images", like)
+    refuse_options(source, ("group", "time", "header", "gaps", "exposure"), "images", like)
     if len(images) > 1:
         raise InputError(f"{path} has several columns of images: {listed(images)}; leave all but one out with --drop")
     has_label = source.label in whole.features

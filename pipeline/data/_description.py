@@ -13,12 +13,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.data import _groups
 from pipeline.data._catalogue import CATALOGUE
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Raw
 from pipeline.data._source import Source
 from pipeline.data._splits import PARTS, listed
 from variants import Batch
+from variants.base.contract import KIND_OF
 
 HEAD, TAIL = 16, 4  # the first and last columns or classes that a table shows; the others are counted
 WIDTH = 100  # characters of a line of text
@@ -32,16 +34,21 @@ PROJECTED = 64  # dimensions to which longer examples are projected at random, w
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnSummary:
-    """A column of a table, or a channel of sequences, in the units of the source."""
+    """A column of a table, or a channel of sequences, in the units of the source.
+
+    A column of categories has no `low`, `high`, `mean` and `deviation`, which are NaN.
+    """
 
     name: str
     kind: str
+    likelihood: str  # empty if all columns have that of the whole
     missing: float  # share of all values
     low: float
     high: float
     mean: float
     deviation: float  # standard deviation
-    values: tuple[Any, ...] = ()  # the two values of a binary column
+    values: tuple[Any, ...] = ()  # of a binary column, or the categories
+    shares: tuple[float, ...] = ()  # of these values among all that are known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +100,8 @@ class Description:
         parts: list[Any] = [facts, self._split_table()]
         if self.columns:
             parts.append(self._column_table())
+        if categories := [column for column in self.columns if column.kind == "category"]:
+            parts.append(_category_table(categories))
         for heading, clauses in (("notes", self.notes), ("warnings", self.warnings)):
             if clauses:
                 parts += [Text(f"\n{heading}"), *(Padding(Text(f"- {clause}"), (0, 0, 0, 2)) for clause in clauses)]
@@ -126,19 +135,41 @@ class Description:
         return table
 
     def _column_table(self) -> Table:
+        """Return the kind and the range of the values of each column, its likelihood, and the share that is missing."""
         noun = "channel" if self.noun == "sequences" else "column"
-        table = Table(noun, "kind", title=f"\nvalues of each {noun}, in all splits", title_justify="left")
-        for heading in ("missing", "lowest", "mean", "highest", "deviation"):
+        table = Table(title=f"\nvalues of each {noun}, in all splits", title_justify="left")
+        is_mixed, is_missing = any(c.likelihood for c in self.columns), any(c.missing for c in self.columns)
+        for heading in (noun, "kind", *["likelihood"] * is_mixed):
+            table.add_column(heading)
+        for heading in (*["missing"] * is_missing, "lowest", "mean", "highest", "deviation"):
             table.add_column(heading, justify="right")
         for number, column in enumerate(self.columns):
             if number == HEAD and len(self.columns) < len(self.column_names):
                 table.add_row(_more(len(self.column_names), f"{noun}s"))
-            numbers = [f"{n:.5g}" for n in (column.low, column.mean, column.high, column.deviation)]
-            if column.values:  # of a binary column: its two values, and how often the second one occurs
-                low, high = (str(v) for v in column.values)
-                numbers = [low, f"{column.mean:.0%} {high}", high, ""]
-            table.add_row(Text(column.name), column.kind, f"{column.missing:.0%}", *map(Text, numbers))
+            statistics = (column.low, column.mean, column.high, column.deviation)
+            numbers = ["" if np.isnan(n) else f"{n:.5g}" for n in statistics]
+            if column.kind == "binary":  # its two values, and how often the second one occurs
+                low, high = (str(value) for value in column.values)
+                numbers = [low, f"{column.shares[1]:.0%} {high}", high, ""]
+            texts = [column.name, column.kind, *[column.likelihood] * is_mixed]
+            texts += [*[_percent(column.missing)] * is_missing, *numbers]
+            table.add_row(*map(Text, texts))
         return table
+
+
+def _category_table(columns: list[ColumnSummary]) -> Table:
+    """Return the categories of each column, the most frequent one first, with the share of each."""
+    table = Table("column", "number", "categories, with their shares", title="\ncategories", title_justify="left")
+    for column in columns:
+        pairs = sorted(zip(column.shares, map(str, column.values), strict=True), key=lambda pair: -pair[0])
+        names = [f"{value} ({_percent(share)})" for share, value in pairs]
+        table.add_row(Text(column.name), str(len(names)), Text(listed(names, 10)))
+    return table
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent, such as 12%, but never 0% if it is above 0."""
+    return f"{share:.0%}" if share == 0 or share >= 0.005 else "<1%"
 
 
 def describe(raw: Raw, splits: list[torch.Tensor]) -> Description:
@@ -229,14 +260,21 @@ def _columns(raw: Raw) -> Iterator[ColumnSummary]:
     """Yield a summary of each column of a table, or of each channel of sequences; nothing for images and symbols."""
     if not raw.columns or raw.x.ndim == 4 or raw.likelihood == "categorical":
         return
-    x = raw.x if raw.lengths is None else raw.x[raw.mask]
-    for column, values in ((raw.columns[i], x[:, i]) for i in _shown(len(raw.columns))):
-        known = values[np.isfinite(values)].astype(np.float64)
-        known = known if len(known) else np.full(1, np.nan)
+    x, known = raw.x, raw.known
+    if raw.lengths is not None:
+        x, known = x[raw.mask], None if known is None else known[raw.mask]
+    for i in _shown(len(raw.columns)):
+        column, values = raw.columns[i], x[:, i].astype(np.float64)
+        if known is not None:
+            values = values[known[:, i]]
+        counts = np.bincount(values.astype(np.int64), minlength=len(column.values)) if column.values else np.zeros(0)
+        numbers = [np.nan] * 4
+        if column.kind != "category" and len(values):
+            numbers = [float(number) for number in (values.min(), values.max(), values.mean(), values.std())]
         yield ColumnSummary(
-            name=column.name, kind=column.kind, missing=1 - float(np.isfinite(values).mean()), low=float(known.min()),
-            high=float(known.max()), mean=float(known.mean()), deviation=float(known.std()),
-            values=column.values if column.kind == "binary" else (),
+            name=column.name, kind=column.kind, likelihood=column.likelihood, missing=1 - len(values) / len(x),
+            low=numbers[0], high=numbers[1], mean=numbers[2], deviation=numbers[3], values=column.values,
+            shares=tuple((counts / max(1, counts.sum())).tolist()),
         )  # fmt: skip
 
 
@@ -262,6 +300,22 @@ def _facts(raw: Raw) -> Iterator[tuple[str, str]]:
     if source.time or raw.step:
         facts = [f"column {source.time}" if source.time else "", f"a step is {raw.step}" if raw.step else ""]
         yield "time", ", ".join(filter(None, facts))
+    if raw.exposure_kind:
+        exposure = _groups.exposure(raw)
+        assert exposure is not None
+        what = f"column {source.exposure}" if raw.exposure_kind == "column" else "the sum of the counts"
+        yield "exposure", f"{what}, from {exposure.min():,.6g} to {exposure.max():,.6g}"
+    if (known := raw.known) is not None:
+        if raw.lengths is not None:
+            known = known[raw.mask]
+        values, axes = known.size, tuple(range(known.ndim - 1))
+        text = f"{values - known.sum():,} of {values:,} ({_percent(1 - known.mean())})"
+        if raw.columns and raw.x.ndim != 4:
+            incomplete = int((~known.all(axes)).sum())
+            text += (
+                f", in {incomplete:,} of {len(raw.columns):,} {'channels' if raw.lengths is not None else 'columns'}"
+            )
+        yield "missing values", f"{text}; they take no part in the likelihood"
 
 
 def _options(raw: Raw) -> Iterator[tuple[str, str]]:
@@ -271,20 +325,25 @@ def _options(raw: Raw) -> Iterator[tuple[str, str]]:
             yield "--split-seed N", "draw another random split"
         return
     table = bool(raw.columns) and (raw.lengths is None or raw.rows is not None)
+    has_counts = table and raw.lengths is None and any(c.kind == "count" for c in raw.columns)
     images, is_array = raw.x.ndim == 4, raw.pixels is not None and not raw.source.path.is_dir()
     choices = {
         "--label COLUMN": (table and raw.y is None, "the column that holds the class"),
         "--group COLUMN": (table, "the column that says which rows belong together, such as those of one patient"),
         "--time COLUMN": (table, "the column that holds the time"),
         "--drop COLUMNS": (table, "leave columns out"),
-        "--kind COLUMN=KIND": (table, "what a column holds: real, count or binary"),
+        "--kind COLUMN=KIND": (table, "what a column holds: real, positive, count, binary or category"),
+        "--exposure sum|none|COLUMN": (
+            has_counts,
+            "what counts are proportional to: the sum of a row, nothing, or a column",
+        ),
         "--kind x=sequence": (
             is_array and raw.pixels is not None and raw.pixels.channel_axis == "none",
             "read the array x (N, T, D) as sequences, not as images",
         ),
         "--size HxW": (images, "resize and crop images to one height and width"),
         "--alpha white|black|keep": (images and raw.x.shape[1] in (2, 4), "the colour behind transparent pixels"),
-        "--likelihood NAME": (True, "p(x|z) of a value: bernoulli, gaussian, logistic8 or categorical"),
+        "--likelihood NAME": (True, _likelihoods(raw)),
         "--test NAME|PATH": (raw.splits is None, "use other data of the same kind as the test split"),
         "--split random|group|time": (True, "how the examples are split"),
         "--split-seed N": (raw.division.startswith("at random"), "draw another random split"),
@@ -293,3 +352,14 @@ def _options(raw: Raw) -> Iterator[tuple[str, str]]:
     for option, (applies, about) in choices.items():
         if applies and (option.split()[0] not in given or option.startswith("--drop")):
             yield option, about
+
+
+def _likelihoods(raw: Raw) -> str:
+    """Return which likelihoods `--likelihood` can choose for a data set."""
+    if raw.x.ndim == 4:
+        return "p(x|z) of a pixel: bernoulli, logistic8 or gaussian"
+    kinds = {column.kind for column in raw.columns}
+    families = ", ".join(family for family in KIND_OF if KIND_OF[family] in kinds)
+    if raw.likelihood == "mixed":
+        return f"p(x|z) of the columns of one kind: {families}; gaussian makes all columns continuous"
+    return f"p(x|z) of a value: {families}{'' if 'real' in kinds else ', or gaussian as if it were continuous'}"

@@ -90,7 +90,7 @@ def from_images(
                 f"the images are resized to cover {options.size[0]}x{options.size[1]}, and what extends beyond it is "
                 f"cut off; their sizes are {facts}"
             )
-        x = resized(images, options.size)
+        x = resized(images, options.size, source)
     elif len(sizes) > 1:
         raise InputError(
             f"{source}: the images have {len(sizes)} sizes (height x width): {facts}; expected one size, or "

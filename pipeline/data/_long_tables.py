@@ -15,6 +15,7 @@ from pipeline.data._splits import listed
 from variants import InputError
 
 DIFFERENCE = "time difference"  # the name of the channel that --gaps differences adds
+INEXACT = 0.25  # a gap is a number of steps if it differs by less than this share of a step
 
 
 def with_levels(frame: Any, source: Source) -> Any:
@@ -42,7 +43,8 @@ def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None 
 
     The column series, or another one whose kind is sequence, names the sequence of each row. The column time, or
     `source.time`, sorts the rows of each sequence. Without it, the rows have to be in order, and the column of
-    sequences must be given the kind sequence. Labels, groups and splits are the same in all rows of a sequence.
+    sequences must be given the kind sequence. Labels, groups and splits are the same in all rows of a sequence. Empty
+    fields are missing values.
 
     Raises:
         InputError: If a time is missing, repeated or cannot be read, if the steps of time are uneven and `source.gaps`
@@ -66,10 +68,7 @@ def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None 
         readings, unit = _times.possible_times(frame[time_column], source)
     order = np.lexsort((readings[0], codes))
     lengths = np.bincount(codes)
-    if lengths.max() > _sequences.LIMIT:
-        raise InputError(
-            f"{source}: sequence {keys[lengths.argmax()]} has {lengths.max()} steps; expected 1 to {_sequences.LIMIT}"
-        )
+    _check_lengths(lengths, keys, source)
     raw = Raw(
         name=name, source=source, x=np.zeros(0), y=None, likelihood="gaussian", lengths=lengths,
         rows=keys.rename(series_column), notes=tuple(notes),
@@ -87,11 +86,12 @@ def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None 
     raw, used = _with_facts(raw, frame, codes, first, like)
     special = {*used, series_column, time_column}
     columns, x, column_notes = _channels(frame.drop(columns=[c for c in frame if c in special]), source, like)
-    raw = replace(raw, notes=(*raw.notes, *column_notes))
+    raw, x = replace(raw, notes=(*raw.notes, *column_notes)), x[order]
+    if time_column is not None and source.gaps == "missing":
+        raw, x = _with_missing_steps(raw, x, readings[0][order], frame[time_column].iloc[order], unit)
     return _sequences.pad_steps(
-        _sequences.with_likelihood(columns, x[order], raw) if like is None
-        else _sequences.fit_to_training(x[order], raw, like)
-    )  # fmt: skip
+        _sequences.with_likelihood(columns, x, raw) if like is None else _sequences.fit_to_training(x, raw, like)
+    )
 
 
 def _sequence_of_rows(
@@ -114,7 +114,7 @@ def _sequence_of_rows(
 def _channels(
     values: Any, source: Source, like: Preprocessing | None
 ) -> tuple[Sequence[Column], NDArray[np.float64], list[str]]:
-    """Return the channels, their values (R, D), and notes. Raises `InputError` if a value is missing."""
+    """Return the channels, their values (R, D), and notes."""
     columns: Sequence[Column]
     if like is None:
         kinds: Any = (*source.kinds, (DIFFERENCE, "real"))
@@ -122,15 +122,6 @@ def _channels(
     else:
         columns = like.columns
         x, notes = _columns.new_columns(values, source, like, {"label", source.group, *source.drop})
-    missing = np.isnan(x)
-    if missing.any():
-        row = int(missing.any(1).argmax())
-        column = columns[int(missing[row].argmax())].name
-        raise InputError(
-            f"{source}: {_times.row_name(row, source)} has no value in the column {column} ("
-            f"{missing.any(1).sum()} of {len(x)} rows have missing values); fill them in, or leave columns out with "
-            "--drop"
-        )
     return columns, x, notes
 
 
@@ -189,16 +180,19 @@ def _with_steps(
     if like is not None:
         is_channel = any(column.name == DIFFERENCE for column in like.columns)
     share = f"the steps of time are uneven in {len(uneven)} of {len(lengths)} sequences"
-    if is_channel and other:
+    if other and (is_channel or (source.gaps == "missing" and len(uneven))):
         raise InputError(
             f"{source}: the differences between times such as {texts.iloc[0]} are not known, because the month or the "
             "day may stand first; expected dates such as 2020-01-31"
         )
     if len(uneven) and source.gaps is None and not is_channel:
         gaps = "; ".join(_gap(raw, texts, readings[0], unit, order, steps, sequence) for sequence in uneven[:3])
-        options = "--gaps ignore takes the rows as consecutive steps"
+        options = "--gaps ignore takes the rows as consecutive steps, --gaps missing reads gaps as missing steps"
         if like is None:
-            options += f", and --gaps differences also adds the time since the row before as a channel {DIFFERENCE!r}"
+            options += (
+                ", and --gaps differences takes the rows as consecutive steps and adds the time since the row before "
+                f"as a channel {DIFFERENCE!r}"
+            )
         raise InputError(f"{source}: {share}: {gaps}; expected even steps, or an option: {options}")
     notes, warnings = list[str](), list[str]()
     if other:
@@ -208,9 +202,9 @@ def _with_steps(
         )
     elif len(steps):
         raw, warnings = _with_step(raw, steps, unit, like)
-    if len(uneven):
+    if len(uneven) and source.gaps != "missing":
         notes.append(f"{share}, and rows are taken as consecutive steps")
-    elif source.gaps is not None and like is None:
+    elif not len(uneven) and source.gaps is not None and like is None:
         notes.append(f"the steps of time are even, so --gaps {source.gaps} changes nothing")
     differences = None
     if is_channel:
@@ -239,6 +233,46 @@ def _with_step(raw: Raw, steps: Any, unit: str, like: Preprocessing | None) -> t
     is_other = like is not None and like.step not in ("", step) and "about" not in step + like.step
     warnings = [f"the step of time is {step}, and {like.step} in the training data"] if like and is_other else []
     return replace(raw, step=step), warnings
+
+
+def _with_missing_steps(
+    raw: Raw, x: NDArray[np.float64], times: NDArray[np.float64], texts: Any, unit: str
+) -> tuple[Raw, NDArray[np.float64]]:
+    """Add steps without values (NaN) to the steps x (R, D) of all sequences, where their sorted times have gaps.
+
+    Raises:
+        InputError: If a gap is not a multiple of the usual step of its sequence.
+    """
+    lengths = raw.lengths
+    assert lengths is not None
+    sequence, begins = np.repeat(np.arange(len(lengths)), lengths), np.cumsum(lengths) - lengths
+    usual = _times.steps_of(times, lengths)["usual"].reindex(np.arange(len(lengths))).to_numpy()
+    exact = np.diff(times, prepend=0) / usual[sequence]
+    exact[begins] = 0
+    steps = exact.round()  # since the row before
+    is_bad = (np.abs(exact - steps) >= INEXACT) | ((steps < 1) & (np.arange(len(steps)) != begins[sequence]))
+    if is_bad.any():
+        row = int(is_bad.argmax())
+        raise InputError(
+            f"{raw.source}: sequence {raw.rows[sequence[row]]} goes from {texts.iloc[row - 1]} to {texts.iloc[row]}, "
+            f"which is no multiple of its usual step, {_times.describe_step(usual[sequence[row]], unit)}; expected "
+            "such multiples for --gaps missing, or --gaps ignore or --gaps differences"
+        )
+    position = steps.cumsum().astype(np.int64)
+    position -= position[begins][sequence]
+    lengths = position[begins + lengths - 1] + 1
+    _check_lengths(lengths, raw.rows, raw.source)
+    whole = np.full((lengths.sum(), x.shape[1]), np.nan)
+    whole[(np.cumsum(lengths) - lengths)[sequence] + position] = x
+    note = f"gaps are read as {len(whole) - len(x):,} missing steps"
+    return replace(raw, lengths=lengths, notes=(*raw.notes, note)), whole
+
+
+def _check_lengths(lengths: NDArray[np.int64], keys: Any, source: Source) -> None:
+    if lengths.max() > _sequences.LIMIT:
+        raise InputError(
+            f"{source}: sequence {keys[lengths.argmax()]} has {lengths.max()} steps; expected 1 to {_sequences.LIMIT}"
+        )
 
 
 def _gap(

@@ -134,31 +134,40 @@ class Preprocessing:
 
     def _expanded(self, x: Array, known: Array | None) -> tuple[Array, Array | None]:
         """Return columns (N, D) in the order in which they enter a model, categories as one-hot vectors."""
-        of_each = [max(1, len(self.columns[i].values)) if self._is_category(i) else 1 for i in self.order]
-        observed = None if known is None else np.repeat(known[:, self.order], of_each, axis=1)
+        observed = None if known is None else np.repeat(known[..., self.order], self._sizes, axis=-1)
         parts = [
-            _groups.one_hot(x[:, i], n) if self._is_category(i) else x[:, [i]]
-            for i, n in zip(self.order, of_each, strict=True)
+            _groups.one_hot(x[..., i], n) if self._is_category(i) else x[..., [i]]
+            for i, n in zip(self.order, self._sizes, strict=True)
         ]
-        values = np.concatenate(parts, axis=1).astype(np.float32)
+        values = np.concatenate(parts, axis=-1).astype(np.float32)
         return (values if observed is None else np.where(observed, values, np.float32(0))), observed
+
+    @property
+    def _sizes(self) -> list[int]:
+        """How many values each column of a mixed table has in a model, in the order in which they enter it."""
+        return [len(self.columns[i].values) if self._is_category(i) else 1 for i in self.order]
 
     def _is_category(self, column: int) -> bool:
         return self.columns[column].likelihood == "categorical"
 
     def _refuse_missing(self, raw: Raw, known: Array) -> None:
         """Raise `InputError` about missing values of a model whose training data had none."""
-        incomplete = int((~known.reshape(len(known), -1)).any(1).sum())
         raise InputError(
-            f"{raw.source}: {incomplete} of {len(known)} {raw.noun} have missing values, and the model was trained on "
-            "data without any; fill them in first (impute), or train on data with missing values"
+            f"{raw.source}: {raw.with_bad_values(~known, 'missing values')}; the model was trained on data without "
+            "any, so fill them in with impute first, or train a model on data with missing values"
         )
 
     def log_jacobian(self, batch: Batch) -> Tensor:
         """Return the difference, (B,), of log p(x) in the units of the source and in those of the model, in nats.
 
-        It is minus the logarithms of the scales of the observed values whose likelihood is a density. Scores of models
-        with different likelihoods of the same data compare only in the units of the source.
+        Scores of models with different likelihoods of the same data compare only in the units of the source.
+        """
+        return self.log_jacobian_each(batch).flatten(1).sum(1)
+
+    def log_jacobian_each(self, batch: Batch) -> Tensor:
+        """Return this difference for each value, in the shape of x; 0 for missing values and padding.
+
+        It is minus the logarithm of the scale of an observed value whose likelihood is a density, and otherwise 0.
         """
         log_scale = self.scale.log().to(batch.x.device, torch.float64)
         if self.order:
@@ -166,7 +175,7 @@ class Preprocessing:
             log_scale = torch.cat([log_scale[list(self.order[: len(self.order) - len(sizes)])],
                                    log_scale.new_zeros(sum(sizes))])  # fmt: skip
         known = torch.ones_like(batch.x, dtype=torch.bool) if batch.known is None else batch.known
-        return -(known.expand_as(batch.x) * log_scale).flatten(1).sum(1)
+        return -(known.expand_as(batch.x) * log_scale)
 
     def _check_range(self, raw: Raw) -> None:
         """Raise `InputError` if most values of a column are in other units than those of the training data."""
@@ -191,38 +200,56 @@ class Preprocessing:
                 f"the training data from {old_low:g} to {old_high:g}; expected the same units"
             )
 
-    def decode(self, x: Tensor) -> Array:
+    def decode(self, x: Tensor, *, drawn: bool = False, given: Raw | None = None) -> Array:
         """Turn values in the units of `Batch.x`, (N, *shape) or (N, T, D), into values in the units of the source.
 
         Binary columns become the probability of their second value, categories the number of the most probable one, and
-        binary pixels are between their two values.
+        binary pixels are between their two values. If the values are drawn, columns of counts that are modelled as
+        continuous become whole. The known values of `given` come back as they are in the source.
         """
         values = x.detach().cpu().double().numpy()
         if self.order:
-            values = self._collapsed(values)
+            parts = zip(self.order, self._in_columns(values), strict=True)
+            columns = {i: part.argmax(-1) if self._is_category(i) else part[..., 0] for i, part in parts}
+            values = np.stack([columns[i] for i in range(len(columns))], axis=-1)
         values = values * self.scale.numpy() + self.shift.numpy()
+        if drawn and any(is_count := [column.kind == "count" for column in self.columns]):
+            values[..., is_count] = values[..., is_count].round().clip(0)
+        if given is not None:
+            is_grey = given.x.dtype == np.uint8 and self.spec.likelihood in ("bernoulli", "logistic8")
+            own = given.x / 255 if is_grey else given.x
+            values = own if given.known is None else np.where(given.known, own, values)
         if self.pixels is None:
-            return np.asarray(values)
+            return np.asarray(values, np.float64)
         if self.spec.likelihood in ("bernoulli", "logistic8"):
             values = values * (self.pixels.high - self.pixels.low) + self.pixels.low
-        if self.pixels.channel_axis == "last":
-            values = np.moveaxis(values, 1, -1)
-        elif self.pixels.channel_axis == "none" and self.layout == "images" and values.ndim == 4:
-            values = values[:, 0]
-        dtype = np.dtype(self.pixels.dtype)
+        values, dtype = self._in_layout(values), np.dtype(self.pixels.dtype)
         if dtype.kind in "iu":
             limits = np.iinfo(dtype)
             return values.round().clip(limits.min, limits.max).astype(dtype)
         return np.asarray(values)
 
-    def _collapsed(self, x: Array) -> Array:
-        """Return columns (N, D) in the order of the source, with categories as numbers; the inverse of `_expanded`."""
-        sizes = [len(self.columns[i].values) if self._is_category(i) else 1 for i in self.order]
-        parts = np.split(x, np.cumsum(sizes)[:-1], axis=1)
-        values = np.empty((len(x), len(self.order)))
-        for i, part in zip(self.order, parts, strict=True):
-            values[:, i] = part.argmax(1) if self._is_category(i) else part[:, 0]
-        return values
+    def by_column(self, x: Tensor) -> Array:
+        """Add up values in the shape of `Batch.x`, such as log p, to one for each value of the source, in its shape."""
+        values = x.detach().cpu().double().numpy()
+        if self.spec.likelihood == "categorical":
+            return np.asarray(values.sum(-1, keepdims=True))
+        if not self.order:
+            return self._in_layout(values)
+        columns = dict(zip(self.order, self._in_columns(values), strict=True))
+        return np.stack([columns[i].sum(-1) for i in range(len(columns))], axis=-1)
+
+    def _in_columns(self, x: Array) -> list[Array]:
+        """Split the values of a model into those of each column, in the order in which they enter it."""
+        return np.split(x, np.cumsum(self._sizes)[:-1], axis=-1)
+
+    def _in_layout(self, x: Array) -> Array:
+        """Return images (N, C, H, W) with their channels where the source has them, and other values as they are."""
+        if self.pixels is None or x.ndim != 4:
+            return x
+        if self.pixels.channel_axis == "last":
+            return np.moveaxis(x, 1, -1)
+        return x[:, 0] if self.pixels.channel_axis == "none" and self.layout == "images" else x
 
     def binarized(self, batch: Batch) -> Batch:
         """Return a batch in float32 that a variant can score. Grey values of a Bernoulli model are binarised.

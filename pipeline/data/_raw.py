@@ -138,6 +138,11 @@ class Raw:
         assert self.lengths is not None
         return np.arange(self.x.shape[1]) < self.lengths[:, None]
 
+    def __getitem__(self, index: slice) -> "Raw":
+        """Return some of the examples."""
+        names = ("x", "y", "lengths", "observed", "exposure", "rows", "groups", "times", "factors")
+        return replace(self, splits=None, **{n: v[index] for n in names if (v := getattr(self, n)) is not None})
+
     def with_notes(self, notes: Iterable[str]) -> "Raw":
         """Return this data set with more notes in front of its own."""
         return replace(self, notes=(*notes, *self.notes))
@@ -153,15 +158,43 @@ class Raw:
         codes, names, notes = encode_labels(self.source, y, n, classes)
         return replace(self, y=codes, class_names=names, notes=(*self.notes, *notes))
 
+    @property
+    def empty(self) -> NDArray[np.bool_]:
+        """Which examples have no value at all, (N,)."""
+        known: Any = self.known
+        if known is None:
+            return np.zeros(len(self.x), np.bool_)
+        if self.lengths is not None:
+            known = known & self.mask[..., None]
+        return np.asarray(~known.reshape(len(known), -1).any(1))
+
     def checked(self) -> "Raw":
-        """Return this data set. Raises `InputError` if it has too few examples, infinite or constant values."""
+        """Return this data set, with a warning about examples without any value.
+
+        Raises:
+            InputError: If it has too few examples, infinite values, no values, or only equal ones.
+        """
         if len(self.x) < MINIMUM:
             raise InputError(f"{self.source}: {len(self.x)} examples; expected at least {MINIMUM} for three splits")
         self.check_values("; --drop leaves columns out" if self.noun == "rows" else "")
-        if (self.x == self.x[:1]).all():
+        empty, known = self.empty, self.known
+        if empty.all():
+            raise InputError(f"{self.source}: all values are missing; expected some")
+        if known is None:
+            is_equal = (self.x == self.x[:1]).all()
+        else:
+            x = self.x.astype(np.float64)
+            is_equal = (np.where(known, x, np.inf).min(0) >= np.where(known, x, -np.inf).max(0)).all()
+        if is_equal:
             raise InputError(f"{self.source}: all {len(self.x)} {self.noun} are equal; expected different ones")
         if self.factors is not None:
             self.factors.checked(str(self.source), len(self.x))
+        if empty.any():
+            warning = (
+                f"{empty.sum():,} of {len(empty):,} {self.noun} have no values at all, the first is "
+                f"{self._name_of(int(empty.argmax()))}; a model learns nothing from them"
+            )
+            return replace(self, warnings=(*self.warnings, warning))
         return self
 
     def check_values(self, advice: str = "") -> None:
@@ -170,17 +203,29 @@ class Raw:
             raise InputError(f"{self.source}: x has shape {self.x.shape}; expected examples with values")
         if self.x.dtype.kind != "f" or not np.isinf(self.x).any():
             return
-        is_bad = np.isinf(self.x.reshape(len(self.x), -1)).any(1)
-        first, where = int(is_bad.argmax()), ""
-        if self.columns and self.x.ndim == 2:
-            names = [c.name for c, ok in zip(self.columns, ~np.isinf(self.x).any(0), strict=True) if not ok]
-            where = f" in {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-        is_row = self.noun == "rows"
-        position = row_name(first, self.source, self.rows) if is_row else f"{self.noun.removesuffix('s')} {first + 1}"
         raise InputError(
-            f"{self.source}: {is_bad.sum()} of {len(is_bad)} {self.noun} have infinite values{where}, the first in "
-            f"{position}; replace these values, or remove these {self.noun}{advice}"
+            f"{self.source}: {self.with_bad_values(np.isinf(self.x), 'infinite values')}; replace these values, or "
+            f"remove these {self.noun}{advice}"
         )
+
+    def with_bad_values(self, bad: NDArray[np.bool_], what: str) -> str:
+        """Return a clause that says how many examples have bad values, in which columns, and which one is the first.
+
+        `bad` is in the shape of x, and `what` are words for these values.
+        """
+        is_bad = np.asarray(bad.reshape(len(bad), -1).any(axis=1))
+        first, where = int(is_bad.argmax()), ""
+        if self.columns and self.x.shape[-1] == len(self.columns):
+            chosen = np.asarray(bad.reshape(-1, len(self.columns)).any(axis=0))
+            names = [column.name for column, is_chosen in zip(self.columns, chosen, strict=True) if is_chosen]
+            where = f" in {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        return f"{is_bad.sum()} of {len(is_bad)} {self.noun} have {what}{where}, the first in {self._name_of(first)}"
+
+    def _name_of(self, index: int) -> str:
+        """Return what an example is called in messages, such as "image 3"; `index` counts from 0."""
+        if self.noun == "rows":
+            return row_name(index, self.source, self.rows)
+        return f"{self.noun.removesuffix('s')} {index + 1}"
 
 
 def consecutive(sizes: Iterable[int]) -> list[torch.Tensor]:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data import _columns
+from pipeline.data import _columns, _families
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Column, Raw, consecutive
 from pipeline.data._source import OF_TABLES, Source, file_name, refuse_options
 from pipeline.data._splits import listed, stratified
 from variants import InputError
+from variants.base.contract import KIND_OF, Likelihood
 
 LIMIT = 100_000  # steps; longer sequences have to be cut first
 SYMBOLS = 4096  # the largest number of symbols
@@ -35,10 +36,12 @@ def from_series(
     """Make a `Raw` of sequences (T_i, D) or (T_i,), padded with zeros to the longest, and choose the likelihood.
 
     It is Bernoulli if there are only two values. It is categorical for whole numbers in sequences (T_i,) if these are
-    plainly symbols: from 0 to at most 31, all of them used, and each 10 times on average. Otherwise it is Gaussian.
+    plainly symbols: from 0 to at most 31, all of them used, and each 10 times on average. Otherwise it is the family
+    that `_families.choose` returns. Values that are NaN are missing.
 
     Raises:
-        InputError: If sequences hold no numbers or have unequal channels, or `source.likelihood` does not fit them.
+        InputError: If sequences hold no numbers or have unequal channels, if all values are missing, or
+            `source.likelihood` does not fit them.
     """
     refuse_options(source, (*OF_TABLES, "size", "alpha"), "sequences in arrays", like)
     _check_series(series, source)
@@ -54,16 +57,22 @@ def from_series(
     channels = [f"x{i}" for i in range(values.shape[1])]
     if like is not None:
         return pad_steps(fit_to_training(_selected(values, channels, lengths, source, like), raw, like))
-    if unknown := [column for column, _ in source.kinds if column not in ("x", *channels)]:
+    kinds = [column for column, _ in source.kinds if column != "x"]
+    if unknown := [column for column in kinds if column not in channels]:
         raise InputError(
             f"{source}: --kind names {listed(unknown)}; expected one of the channels {listed(channels, 20)}, or x"
         )
-    low, high = values.min().item(), values.max().item()
-    if source.likelihood in (None, "bernoulli") and low < high and np.isin(values, (low, high)).all():
+    known = values[~np.isnan(values)]
+    if not len(known):
+        raise InputError(f"{source}: all values are missing; expected some")
+    low, high = known.min().item(), known.max().item()
+    is_binary = low < high and np.isin(known, (low, high)).all()
+    if source.likelihood in (None, "bernoulli") and not kinds and is_binary:
         pairs = tuple(Column(channel, "binary", (low, high)) for channel in channels)
         why = f"the values are only {low:g} and {high:g}"
-        return pad_steps(replace(raw, x=values == high, likelihood="bernoulli", columns=pairs, why=why))
-    if is_flat and source.likelihood is None and _are_plain_symbols(values):
+        codes = np.where(np.isnan(values), np.nan, values == high)
+        return pad_steps(replace(_binary(codes, raw), columns=pairs, why=why))
+    if is_flat and source.likelihood is None and not kinds and _are_plain_symbols(values):
         raw = _symbols(values, "x0", raw)
         why = f"{raw.why} that are all used often, as symbols are; --likelihood gaussian reads them as numbers"
         return pad_steps(replace(raw, why=why))
@@ -86,7 +95,9 @@ def series_in(content: Any) -> list[NDArray[Any]] | None:
 
 def unmasked(values: Any) -> NDArray[Any]:
     """Return values as an array, with NaN in place of those that a masked array hides."""
-    return np.asarray(values.astype(np.float64).filled(np.nan) if np.ma.is_masked(values) else values)
+    if np.ma.is_masked(values):
+        values = values.astype(np.result_type(values.dtype, np.float32)).filled(np.nan)
+    return np.asarray(values)
 
 
 def _check_series(series: Sequence[NDArray[Any]], source: Source) -> None:
@@ -103,19 +114,21 @@ def _check_series(series: Sequence[NDArray[Any]], source: Source) -> None:
             raise InputError(
                 f"{source}: sequence {number} has steps of shape {s.shape[1:]}; expected {series[0].shape[1:]}"
             )
-        if s.dtype.kind == "f" and not np.isfinite(s).all():
-            step = int(np.isfinite(s).reshape(len(s), -1).all(1).argmin())
+        if s.dtype.kind == "f" and np.isinf(s).any():
+            step = int(np.isinf(s).reshape(len(s), -1).any(1).argmax())
             raise InputError(
-                f"{source}: sequence {number} has NaN or infinity at step {step + 1}; fill such values in, leave the "
-                "sequence out, or give the lengths if this is padding"
+                f"{source}: sequence {number} has an infinite value at step {step + 1}; replace such values, or leave "
+                "the sequence out"
             )
 
 
 def _are_plain_symbols(values: NDArray[Any]) -> bool:
-    """Whether whole numbers are few and used often, as symbols are."""
-    if values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= PLAIN_SYMBOLS:
+    """Whether whole numbers, which are floats if some of them are missing, are few and used often, as symbols are."""
+    known = values[~np.isnan(values)]
+    is_whole = values.dtype.kind in "iu" or (len(known) < values.size and (known % 1 == 0).all())
+    if not is_whole or known.min() < 0 or known.max() >= PLAIN_SYMBOLS:
         return False
-    counts = np.bincount(values.ravel().astype(np.int64))
+    counts = np.bincount(known.astype(np.int64))
     return bool((counts > 0).all() and counts.mean() >= OFTEN)
 
 
@@ -130,57 +143,99 @@ def _symbols(values: NDArray[Any], channel: str, raw: Raw, size: int | None = No
             f"{raw.source}: --likelihood categorical is for sequences of one symbol in each step, and these have "
             f"{values.shape[1]} values; expected --likelihood gaussian"
         )
-    low, high = values.min(), values.max()
-    if low < 0 or high >= (size or SYMBOLS) or (values % 1 != 0).any():
+    is_known = ~np.isnan(values)
+    known = values[is_known]
+    low, high = (known.min(), known.max()) if len(known) else (0, 0)
+    if low < 0 or high >= (size or SYMBOLS) or (known % 1 != 0).any():
         expected = (
             f"the symbols 0 to {size - 1} of the training data"
             if size
             else (f"whole numbers from 0 to {SYMBOLS - 1} for --likelihood categorical")
         )
         raise InputError(f"{raw.source}: there are values from {low} to {high}; expected {expected}")
-    one_hot = np.eye(size or int(high) + 1, dtype=np.bool_)
-    columns = (Column(channel, "category", tuple(range(len(one_hot)))),)
-    why = f"the values are whole numbers from 0 to {len(one_hot) - 1}"
-    return replace(raw, x=one_hot[values[:, 0].astype(np.int64)], likelihood="categorical", columns=columns, why=why)
+    symbols = np.arange(size or int(high) + 1)
+    columns = (Column(channel, "category", tuple(symbols.tolist())),)
+    why = f"the values are whole numbers from 0 to {len(symbols) - 1}"
+    observed = None if is_known.all() else np.repeat(is_known, len(symbols), axis=1)
+    return replace(raw, x=values == symbols, observed=observed, likelihood="categorical", columns=columns, why=why)
+
+
+def _binary(codes: NDArray[Any], raw: Raw) -> Raw:
+    """Add channels (R, D) of zeros and ones, with NaN for missing values, to what was read."""
+    known = ~np.isnan(codes)
+    return replace(raw, x=codes == 1, observed=None if known.all() else known, likelihood="bernoulli")
 
 
 def with_likelihood(columns: Sequence[Column], x: NDArray[Any], raw: Raw) -> Raw:
     """Choose the likelihood of channels, (R, D), and add them to what was read.
 
+    All numbers are positive values or counts if `raw.source.likelihood` is a family for these.
+
     Raises:
         InputError: If `raw.source.likelihood` does not fit the values.
     """
     source, given = raw.source, raw.source.likelihood
-    raw = replace(raw, x=x, columns=tuple(columns))
-    if given == "categorical":
+    if given == "categorical" and columns[0].kind != "category":
         if columns[0].kind == "binary" and columns[0].values != (0, 1):
             raise InputError(
                 f"{source}: --likelihood categorical is for whole numbers from 0, and {columns[0].name} has the values "
                 f"{columns[0].values[0]} and {columns[0].values[1]}; expected --likelihood bernoulli"
             )
         return _symbols(x, columns[0].name, raw)
-    if given == "logistic8":
-        raise InputError(f"{source}: --likelihood logistic8 is for images; expected gaussian, bernoulli or categorical")
-    is_binary = all(c.kind == "binary" for c in columns)
-    if given == "bernoulli" and not is_binary:
-        strange = next(c.name for c in columns if c.kind != "binary")
+    kind = KIND_OF.get(given) if given else None
+    if kind in ("positive", "count"):
+        columns, x = _as_numbers(columns, x, source)
+        _check_kind(x, given, raw)
+        columns = [c if c.values or source.kind(c.name) else replace(c, kind=kind) for c in columns]
+    families = _families.choose(columns, x, source, "channel")
+    raw = replace(
+        raw, x=x, columns=families.columns, likelihood=families.likelihood, why=families.why,
+        warnings=(*raw.warnings, *families.warnings),
+    )  # fmt: skip
+    if raw.likelihood == "categorical":
+        one_hot = _symbols(x, columns[0].name, raw, len(columns[0].values))
+        return replace(one_hot, columns=families.columns, why=families.why)
+    if raw.likelihood == "bernoulli":
+        return _binary(x, raw)
+    if len(columns) == 1 and given is None and not columns[0].values and _may_be_symbols(x):
+        raw = raw.with_notes(["the values are whole numbers; --likelihood categorical reads them as symbols"])
+    return raw
+
+
+def _as_numbers(columns: Sequence[Column], x: NDArray[Any], source: Source) -> tuple[list[Column], NDArray[np.float64]]:
+    """Return channels, and their values (R, D), with two numbers in place of 0 and 1, unless `--kind` names them."""
+    columns, x = list(columns), x.copy()
+    for i, column in enumerate(columns):
+        if (
+            column.kind == "binary"
+            and source.kind(column.name) is None
+            and not isinstance(column.values[0], str | bool)
+        ):
+            low, high = column.values
+            columns[i], x[:, i] = replace(column, kind="real", values=()), low + (high - low) * x[:, i]
+    return columns, x
+
+
+def _may_be_symbols(values: NDArray[Any]) -> bool:
+    known = values[~np.isnan(values)]
+    return bool(((known >= 0) & (known < SYMBOLS) & (known % 1 == 0)).all())
+
+
+def _check_kind(x: NDArray[Any], likelihood: Likelihood | None, raw: Raw) -> None:
+    """Raise `InputError` if a value of the steps (R, D) is none for a likelihood of positive values or counts."""
+    assert raw.lengths is not None and likelihood is not None
+    is_count = KIND_OF[likelihood] == "count"
+    is_bad = (x < 0) | ((x % 1 != 0) & ~np.isnan(x)) if is_count else x <= 0
+    if is_bad.any():
+        row, channel = np.argwhere(is_bad)[0]
+        number = int(np.searchsorted(raw.lengths.cumsum(), row, side="right"))
+        name = number + 1 if raw.rows is None else raw.rows[number]
+        step = row - raw.lengths[:number].sum() + 1
         raise InputError(
-            f"{source}: --likelihood bernoulli is for channels with two values, and {strange} has more; expected "
-            "--likelihood gaussian"
+            f"{raw.source}: --likelihood {likelihood} is for {'whole numbers from 0' if is_count else 'values above 0'}"
+            f", and sequence {name} has {x[row, channel]:g} at step {step}; expected such values only, or --likelihood "
+            "gaussian"
         )
-    if is_binary and given != "gaussian":
-        return replace(raw, x=x.astype(np.bool_), likelihood="bernoulli", why="all channels have two values")
-    discrete = [column.name for column in columns if column.kind in ("binary", "count")]
-    warnings = raw.warnings
-    if discrete:
-        options = "--kind COLUMN=real says that a channel is continuous"
-        if len(columns) == 1 and x.min() >= 0 and x.max() < SYMBOLS:
-            options += ", and --likelihood categorical reads the values as symbols"
-        warnings += (
-            f"{listed(discrete)}: the values are discrete, and are modelled by a continuous density, which can become "
-            f"arbitrarily high at such values, so a high score may mean little; {options}",
-        )
-    return replace(raw, why="the values are numbers, and are modelled as continuous", warnings=warnings)
 
 
 def _selected(
@@ -198,14 +253,14 @@ def _selected(
     x = values.astype(np.float64)
     for i, column in enumerate(like.columns):
         if column.kind == "binary":
-            is_strange = ~np.isin(values[:, i], column.values)
+            is_strange = ~(np.isin(values[:, i], column.values) | np.isnan(values[:, i]))
             if is_strange.any():
                 number = 1 + int(np.searchsorted(lengths.cumsum(), is_strange.argmax(), side="right"))
                 raise InputError(
                     f"{source}: sequence {number} has {values[is_strange.argmax(), i]:g} in the channel {column.name}; "
                     f"expected one of the values {column.values[0]} and {column.values[1]} of the training data"
                 )
-            x[:, i] = values[:, i] == column.values[1]
+            x[:, i] = np.where(np.isnan(values[:, i]), np.nan, values[:, i] == column.values[1])
     return x
 
 
@@ -213,7 +268,10 @@ def fit_to_training(x: NDArray[np.float64], raw: Raw, like: Preprocessing) -> Ra
     """Add values (R, D) of new sequences, in the channels of a model, to what was read."""
     if like.spec.likelihood == "categorical":
         return replace(_symbols(x, like.columns[0].name, raw, like.spec.shape[0]), columns=like.columns)
-    x = x.astype(np.bool_) if like.spec.likelihood == "bernoulli" else x
+    if like.spec.likelihood == "bernoulli":
+        return replace(_binary(x, raw), columns=like.columns)
+    if KIND_OF[like.spec.likelihood] in ("positive", "count"):
+        _check_kind(x, like.spec.likelihood, raw)
     return replace(raw, x=x, likelihood=like.spec.likelihood, columns=like.columns)
 
 
@@ -221,8 +279,10 @@ def pad_steps(raw: Raw) -> Raw:
     """Turn values (R, D) of all steps, one sequence after the other, into (N, T, D), padded with zeros."""
     assert raw.lengths is not None
     x = np.zeros((len(raw.lengths), int(raw.lengths.max()), raw.x.shape[1]), dtype=raw.x.dtype)
-    padded = replace(raw, x=x)
+    padded = replace(raw, x=x, observed=None if raw.observed is None else np.ones(x.shape, np.bool_))
     x[padded.mask] = raw.x
+    if padded.observed is not None:
+        padded.observed[padded.mask] = raw.observed
     return padded
 
 
@@ -312,7 +372,7 @@ def _facts(lines: list[str]) -> Iterator[tuple[str, str]]:
 
 def _trimmed(values: NDArray[Any]) -> NDArray[Any]:
     """Remove the last steps in which every channel is missing."""
-    real = np.flatnonzero(np.isfinite(values).any(axis=1))
+    real = np.flatnonzero(~np.isnan(values).all(axis=1))
     return values[: real[-1] + 1 if len(real) else 0]
 
 

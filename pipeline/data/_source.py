@@ -43,7 +43,7 @@ class Source:
     kinds: tuple[tuple[str, Kind], ...] = ()  # of columns; for an array that is no table, the kind of `x`
     size: tuple[int, int] | None = None  # the height and width to which images are resized
     alpha: Literal["white", "black", "keep"] | None = None  # the colour behind transparent pixels, or keep alpha
-    gaps: Literal["ignore", "differences"] | None = None  # what is done about uneven steps of time
+    gaps: Literal["ignore", "missing", "differences"] | None = None  # what is done about uneven steps of time
     test: str | None = None  # the place of the test split
     split: Literal["random", "group", "time"] | None = None
     split_seed: int = SPLIT_SEED
@@ -54,6 +54,11 @@ class Source:
     def kind(self, column: str) -> Kind | None:
         """Return the kind that `--kind` gives a column; None if it gives none."""
         return dict(self.kinds).get(column)
+
+    @property
+    def exposure_column(self) -> str | None:
+        """The name of the column that holds the exposure; None if there is none."""
+        return None if self.exposure in (None, "sum", "none") else self.exposure
 
     @property
     def options(self) -> dict[str, Any]:

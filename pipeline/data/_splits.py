@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,13 +114,23 @@ def with_warnings(raw: Raw, index: list[torch.Tensor]) -> Raw:
 
 
 def equal_examples(raw: Raw) -> Indices | None:
-    """Return a number for each example, the same for examples with equal values; None if no two are equal."""
+    """Return a number for each example, the same for examples with equal values; None if no two are equal.
+
+    Equal examples have the same missing values. Examples without any value are equal to no other one.
+    """
     import pandas
 
-    flat = raw.x.reshape(len(raw.x), -1)
-    lengths = [0] * len(flat) if raw.lengths is None else raw.lengths.tolist()
-    hashes = (hash((row.tobytes(), length)) for row, length in zip(flat, lengths, strict=True))
-    codes, different = pandas.factorize(np.fromiter(hashes, np.int64, len(flat)))  # numbered in the order of rows
+    x, known, n = raw.x, raw.known, len(raw.x)
+    marks: Any = [0] * n if raw.lengths is None else raw.lengths.tolist()  # must be equal as well
+    if known is not None:
+        x = np.where(known, x, np.zeros((), x.dtype))
+        is_empty = raw.empty
+        marks = [
+            (mark, row.tobytes(), i * empty)
+            for i, (mark, row, empty) in enumerate(zip(marks, known, is_empty, strict=True))
+        ]
+    hashes = (hash((row.tobytes(), mark)) for row, mark in zip(x, marks, strict=True))
+    codes, different = pandas.factorize(np.fromiter(hashes, np.int64, n))  # numbered in the order of rows
     return None if len(different) == len(codes) else np.asarray(codes)
 
 

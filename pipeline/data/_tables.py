@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data import _columns, _long_tables, _times
+from pipeline.data import _columns, _families, _groups, _long_tables, _times
 from pipeline.data._columns import NUMBER
 from pipeline.data._pixels import from_pixels
 from pipeline.data._preprocessing import Preprocessing
@@ -22,7 +22,7 @@ from pipeline.data._raw import Column, Raw, encode_labels
 from pipeline.data._source import Source, reading
 from pipeline.data._splits import listed
 from variants import InputError
-from variants.base.contract import Likelihood
+from variants.base.contract import KIND_OF, Likelihood
 
 TEXT = (".csv", ".csv.gz", ".tsv")
 HEAD = 1 << 18  # the characters of a text file in which the separator and the decimal mark are looked for
@@ -222,7 +222,7 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
     """Make a `Raw` of a table with one row for each example."""
     frame = _columns.without_dropped(frame, source)
     pixels = source.kind("x") == "pixels" and "x" not in frame
-    if unused := {"size", "alpha", "gaps"} & set(source.options) - ({"size"} if pixels else set()):
+    if unused := {"size", "alpha", "gaps", "exposure"} & set(source.options) - ({"size"} if pixels else {"exposure"}):
         hint = "; --kind x=pixels reads each row as an image" if "size" in unused else "; leave it out"
         raise InputError(f"{source}: --{min(unused)} does not apply to a table with an example in each row{hint}")
     notes: list[str] = []
@@ -241,7 +241,11 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
                 "the steps of a sequence"
             )
         times = _times.parse_times(frame[source.time], source)[0]
-    values = frame.drop(columns=[c for c in (label, source.group, source.time) if c is not None])
+    exposure = None
+    if source.exposure_column is not None:
+        exposure = _columns.exposure(frame, source.exposure_column, source)
+    special = (label, source.group, source.time, source.exposure_column)
+    values = frame.drop(columns=[c for c in special if c is not None])
     splits = None
     if parts := [name for name, column in values.items() if _columns.is_split(column)]:
         splits = _columns.given_splits(values, parts, source, notes)
@@ -249,23 +253,79 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
 
     columns, x, column_notes = _columns.read_columns(values, source, pixels=pixels)
     notes += column_notes
-    raw = Raw(name=name, source=source, x=x, y=None, likelihood="gaussian")
+    raw = Raw(name=name, source=source, x=x, y=None, likelihood="gaussian", columns=tuple(columns))
     if pixels:
         raw, pixel_notes = _images(x, source, name)
+        raw = replace(raw, columns=tuple(columns))
         notes += pixel_notes
     else:
-        likelihood, why, warnings = _likelihood(columns, x, source, values.shape[1])
-        warnings += tuple(
-            f"the column {c.name} may say which rows belong together; --group {c.name} keeps them in one split, and "
-            f"--kind {c.name}=real says that it is a value"
-            for c in columns
-            if c.kind == "count" and _columns.looks_like_owner(c.name)
-        )
-        raw = replace(raw, x=_as_bool(x, likelihood), likelihood=likelihood, why=why, warnings=warnings)
+        _refuse_pixels(columns, x, source, values.shape[1])
+        chosen = _families.choose(columns, x, source)
+        raw = replace(
+            raw, x=_as_bool(x, chosen.likelihood), columns=chosen.columns, likelihood=chosen.likelihood, why=chosen.why,
+            warnings=(*chosen.warnings, *_owners(columns)),
+        )  # fmt: skip
+        raw = _with_exposure(raw, exposure)
     return replace(
-        raw, y=codes, class_names=classes, columns=tuple(columns), splits=splits, rows=frame.index, groups=groups,
-        times=times,
-    ).with_notes(notes)  # fmt: skip
+        raw, y=codes, class_names=classes, splits=splits, rows=frame.index, groups=groups, times=times
+    ).with_notes(notes)
+
+
+def _with_exposure(raw: Raw, exposure: Array | None) -> Raw:
+    """Say what the counts of a table are proportional to: `exposure` (N,) of a column, their sum, or nothing.
+
+    Raises:
+        InputError: If `--exposure` does not fit the columns.
+    """
+    source = raw.source
+    counts = sum(KIND_OF[family] == "count" for family in raw.likelihoods)
+    if source.exposure not in (None, "none") and counts < (2 if exposure is None else 1):
+        few = "no columns of counts" if not counts else "one column of counts"
+        raise InputError(
+            f"{source}: --exposure {source.exposure} is for counts, and there {'are' if not counts else 'is'} {few}; "
+            "expected --kind COLUMN=count for columns of counts, or leave this option out"
+        )
+    if exposure is not None:
+        return replace(raw, exposure_kind="column", exposure=exposure)
+    is_table_of_counts = counts == len(raw.columns) >= _columns.MANY_COUNTS
+    if source.exposure != "sum" and (source.exposure is not None or not is_table_of_counts):
+        return raw
+    raw = replace(raw, exposure_kind="sum")
+    empty = np.count_nonzero(_groups.exposure(raw) == 0)
+    if empty:
+        warning = f"the counts of {empty} of {len(raw.x)} rows are all 0, so nothing is learned from these rows"
+        raw = replace(raw, warnings=(*raw.warnings, warning))
+    if source.exposure == "sum":
+        return raw
+    note = (
+        "all columns are counts, and those of a row are modelled given their sum, as is usual where the sum says how "
+        "much was measured; --exposure none models the sum as well, and --exposure COLUMN takes a column in its place"
+    )
+    return raw.with_notes([note])
+
+
+def _owners(columns: list[Column]) -> list[str]:
+    """Return warnings about columns that may say which rows belong together."""
+    return [
+        f"the column {c.name} may say which rows belong together; --group {c.name} keeps them in one split, and "
+        f"--kind {c.name}=real says that it is a value"
+        for c in columns
+        if c.kind == "count" and _columns.looks_like_owner(c.name)
+    ]
+
+
+def _refuse_pixels(columns: list[Column], x: Array, source: Source, width: int) -> None:
+    """Raise `InputError` if a table of whole numbers may be images, of which `width` is the number of pixels."""
+    side = math.isqrt(width)
+    is_told = {"likelihood", "kinds", "exposure"} & set(source.options)
+    if is_told or not side**2 == width >= 16 or not all(PIXEL.fullmatch(column.name) for column in columns):
+        return
+    if np.isin(x, np.arange(256)).all() and not all(column.kind == "binary" for column in columns):
+        raise InputError(
+            f"{source}: all {width} columns are whole numbers from 0 to 255; expected an option: --kind x=pixels "
+            f"--size {side}x{side} reads each row as an image, --likelihood negative-binomial reads counts, and "
+            "--likelihood gaussian models all columns as continuous"
+        )
 
 
 def _new_examples(frame: Any, source: Source, name: str, like: Preprocessing) -> Raw:
@@ -278,53 +338,20 @@ def _new_examples(frame: Any, source: Source, name: str, like: Preprocessing) ->
     if like.class_names and label in frame:
         codes, _, label_notes = encode_labels(source, frame[label], len(frame), like.class_names)
         notes += label_notes
-    x, column_notes = _columns.new_columns(frame, source, like, {label, source.group, source.time, *source.drop})
+    exposure, exposure_column = None, like.source.exposure_column
+    if exposure_column is not None:
+        exposure = _columns.exposure(frame, exposure_column, source)
+    special = {label, source.group, source.time, exposure_column, *source.drop}
+    x, column_notes = _columns.new_columns(frame, source, like, special)
     notes += column_notes
-    raw = Raw(name=name, source=source, x=_as_bool(x, like.spec.likelihood), y=None, likelihood=like.spec.likelihood)
+    raw = Raw(
+        name=name, source=source, x=_as_bool(x, like.spec.likelihood), y=None, likelihood=like.spec.likelihood,
+        exposure_kind=like.spec.exposure, exposure=exposure,
+    )  # fmt: skip
     if like.layout == "images":
         raw = _images(x, source, name, like)[0]
     raw = replace(raw, y=codes, class_names=like.class_names, columns=like.columns, rows=frame.index)
     return raw.with_notes(notes)
-
-
-def _likelihood(columns: list[Column], x: Array, source: Source, width: int) -> tuple[Likelihood, str, tuple[str, ...]]:
-    """Choose the likelihood of a table, and return it with the reason and warnings.
-
-    `width` is the number of columns before any were left out.
-    """
-    given = source.likelihood
-    is_binary = all(c.kind == "binary" for c in columns)
-    if given in ("logistic8", "categorical"):
-        meant = "8-bit pixels (--kind x=pixels)" if given == "logistic8" else "symbols in sequences"
-        raise InputError(f"{source}: --likelihood {given} is for {meant}; expected gaussian or bernoulli for a table")
-    if given == "bernoulli" and not is_binary:
-        strange = next(c.name for c in columns if c.kind != "binary")
-        raise InputError(
-            f"{source}: --likelihood bernoulli is for columns with two values, and {strange} has more; "
-            "expected --likelihood gaussian"
-        )
-    if is_binary and given != "gaussian":
-        return "bernoulli", "each column has two values", ()
-    is_whole = all(c.kind == "count" or (c.kind == "binary" and tuple(c.values) == (0, 1)) for c in columns)
-    if is_whole and given is None:
-        size = source.size or (math.isqrt(width), math.isqrt(width))
-        options = (
-            "--likelihood gaussian models all as continuous, and --drop or --kind COLUMN=real applies to one column"
-        )
-        are_numbered = all(PIXEL.fullmatch(column.name) for column in columns)
-        if are_numbered and size[0] * size[1] == width >= 16 and np.nanmax(x) <= 255:
-            options += f"; --kind x=pixels --size {size[0]}x{size[1]} reads each row as an image"
-        raise InputError(f"{source}: all columns are counts (whole numbers from 0); expected an option: {options}")
-    discrete = [c for c in columns if c.kind in ("binary", "count")]
-    if not discrete:
-        return "gaussian", "the values are continuous numbers", ()
-    warning = (
-        f"{listed([c.name for c in discrete])}: the values are discrete, and are modelled by a continuous density, "
-        "which can become arbitrarily high at such values, so a high score may mean little; --kind COLUMN=real says "
-        "that a column of numbers is continuous"
-    )
-    why = "--likelihood was given" if given else "the columns are of several kinds, and all are modelled as continuous"
-    return "gaussian", why, (warning,)
 
 
 def _images(x: Array, source: Source, name: str, like: Preprocessing | None = None) -> tuple[Raw, list[str]]:

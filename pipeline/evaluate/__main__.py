@@ -4,8 +4,12 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import cli
+
+if TYPE_CHECKING:
+    from variants import DataSpec
 
 ABOUT = """Score a trained model on the test split, with every metric that is defined for it and its data.
 
@@ -14,8 +18,8 @@ the model's run in MLflow, together with evaluation.json, which holds every scor
 versions of libraries. With --model they are written into the folder "evaluation" in the model's folder. Make choices on
 validation data, and use this command once, at the end."""
 
-EPILOG = """parts (--only): bounds annealing latents probe clusters disentanglement samples anomaly imputation
-interpolation generation forecast augmentation
+EPILOG = """parts (--only): bounds annealing latents probe clusters disentanglement samples anomaly outliers
+imputation interpolation generation forecast augmentation
 
 examples:
   python -m pipeline.evaluate --run 5b1f0e6c...                    the run id is shown on the page of the run in MLflow
@@ -69,8 +73,10 @@ def main(words: list[str]) -> int:
         if before == now:
             raise InputError(f"{now} has changed since the run was trained on it; restore it, or train again")
         raise InputError(f"the run was trained on {before}, and {now} holds other data; leave --dataset out")
-    if replace(loaded.spec, name="") != replace(variant.spec, name=""):
-        raise InputError(f"--dataset {loaded.spec.name}: the model was made for {variant.spec}, not for {loaded.spec}")
+    if differences := _differences(loaded.spec, variant.spec):
+        raise InputError(
+            f"--dataset {loaded.spec.name}: the model was made for other data than these: {'; '.join(differences)}"
+        )
     if run is None and preprocessing is not None and preprocessing.digest != loaded.digest:
         raise InputError(
             f"{loaded.source} holds other data or splits than {preprocessing.source}, on which the model was trained; "
@@ -101,6 +107,19 @@ def main(words: list[str]) -> int:
             display.say(part.remark)
     display.say(f"{time.perf_counter() - begin:.0f} s; everything is in {where}")
     return 0
+
+
+def _differences(spec: "DataSpec", expected: "DataSpec") -> list[str]:
+    """Return clauses that say how data differ from those that a model was made for, in what decides its networks."""
+    facts = {"shape": "shape", "likelihood": "likelihood", "classes": "number of classes", "steps": "number of steps",
+             "missing": "having missing values", "exposure": "exposure"}  # fmt: skip
+    clauses = [
+        f"{title} {getattr(spec, name)!r}, not {getattr(expected, name)!r}"
+        for name, title in facts.items()
+        if getattr(spec, name) != getattr(expected, name)
+    ]
+    groups = [[(g.likelihood, g.size) for g in s.parts] for s in (spec, expected)]
+    return clauses if clauses or groups[0] == groups[1] else ["the columns have other kinds"]
 
 
 if __name__ == "__main__":

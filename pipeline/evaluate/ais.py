@@ -123,15 +123,15 @@ def estimate(variant: Variant, batch: Batch, tuned: Tuned, *, chains: int = 4, s
 def gap(variant: Variant, batch: Batch, tuned: Tuned, *, chains: int = 4, seed: int = 0) -> Tensor:
     """Return the upper minus the lower bound of log p(x): (N,), nats.
 
-    The bounds are of examples that the model generates in place of the given ones, with the same conditions, classes
-    and lengths. Their mean difference is at least 0 except for noise. An estimate is too small by no more than about
-    this, as far as the data resemble what the model generates.
+    The bounds are of examples that the model generates in place of the given ones, with the same conditions, classes,
+    lengths, missing values and exposures. Their mean difference is at least 0 except for noise. An estimate is too
+    small by no more than about this, as far as the data resemble what the model generates.
     """
     with _sampling(variant, batch, 3 * seed + 2):
         noise = torch.randn(len(batch), tuned.scale.shape[1], device=batch.x.device)
         with torch.no_grad():
             x = variant.sample_x(variant.prior_from_noise(noise, batch), batch)
-        generated = replace(batch, x=x if batch.mask is None else torch.where(batch.mask[..., None], x, 0.0))
+        generated = replace(batch, x=x if batch.known is None else torch.where(batch.known, x, 0.0))
         gaps = []
         for part in _portions(len(batch), chains, batch.x.device):
             lower = _forward(variant, generated[part], tuned, chains)[0]

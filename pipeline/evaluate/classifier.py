@@ -18,6 +18,7 @@ from pipeline.data import Data, cache
 from pipeline.evaluate.codes import labelled, labels_of
 from pipeline.metrics import Undefined
 from variants import Batch
+from variants.base import Inputs
 
 Array = NDArray[np.float64]
 RECIPE: dict[str, Any] = {  # its text enters the hash, and so the names of metrics
@@ -38,7 +39,8 @@ class Classifier(nn.Module):
         spec, size = data.spec, RECIPE["features"]
         self.rows = spec.steps > 0 and data.layout == "images"  # an image
         self.steps = spec.steps > 0 and not self.rows
-        shape = (1, spec.steps, *spec.shape) if self.rows else spec.shape
+        self.inputs = Inputs(spec)
+        shape = (1, spec.steps, *self.inputs.shape) if self.rows else self.inputs.shape
         if self.steps:
             body = [nn.Conv1d(shape[-1], 64, 5, padding=2), nn.ReLU(), nn.Conv1d(64, 64, 5, padding=2), nn.ReLU()]
             width = 64
@@ -54,7 +56,8 @@ class Classifier(nn.Module):
         self.register_buffer("scale", torch.ones(()))  # makes the mean variance of the features 1
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        x = batch.x[:, None] if self.rows else batch.x
+        x = self.inputs(batch)
+        x = x[:, None] if self.rows else x
         if self.steps:
             mask = x.new_ones(x.shape[:2]) if batch.mask is None else batch.mask.to(x.dtype)
             x = self.body((x * mask[..., None]).transpose(1, 2)) * mask[:, None]

@@ -1,5 +1,6 @@
 """Codes of data, samples of the posterior and of the prior, raw values to compare codes with, and known labels."""
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -10,10 +11,11 @@ from pipeline import machine
 from pipeline.data import Data
 from pipeline.evaluate import probe
 from variants import Batch, Variant
+from variants.base import Inputs
 
 MMD_SAMPLES = 2000
 SplitName = Literal["validation", "test"]
-UNEVEN = 2  # classes are uneven if the largest has more than this many times the examples of the smallest
+UNEVEN = 3  # classes are uneven if the largest has more than this many times the examples of the smallest
 
 
 def encode_split(variant: Variant, data: Data, split: Batch) -> NDArray[np.float64]:
@@ -44,8 +46,21 @@ def posterior_and_prior(
 
 
 def raw_values(data: Data, split: Batch) -> NDArray[np.float64]:
-    """Return the values of a split as the variants see them, (N, values)."""
-    return torch.cat([b.x.flatten(1) for b in data.batches(split)]).cpu().numpy().astype(np.float64)
+    """Return the values of a split as networks read them, (N, values); missing values are 0.
+
+    Counts that are proportional to an exposure are first brought to that which is the median in the training data.
+    """
+    spec, parts = data.spec, []
+    inputs = Inputs(replace(spec, missing=False)).to(split.x.device)
+    for batch in data.batches(split):
+        x = batch.x
+        if spec.exposure:
+            assert batch.exposure is not None
+            factor = spec.exposures[len(spec.exposures) // 2] / batch.exposure.clamp(min=1e-6)
+            is_count = spec.kinds["count"].to(x.device)
+            x = torch.where(is_count, x * factor.view(-1, *[1] * (x.ndim - 1)), x)
+        parts.append(inputs.of(x, batch.observed).flatten(1))
+    return torch.cat(parts).cpu().numpy().astype(np.float64)
 
 
 def labels_of(split: Batch) -> NDArray[np.int64]:
@@ -64,8 +79,8 @@ def labelled(split: Batch) -> Batch:
 def uneven_classes(labels: NDArray[np.int64]) -> bool:
     """Return whether classes are uneven, from known labels (N,) of examples.
 
-    They are if the largest class has more than twice the examples of the smallest. The accuracy of a probe then mostly
-    tells about the large classes.
+    They are if the largest class has more than three times the examples of the smallest. The accuracy of a probe then
+    mostly tells about the large classes.
     """
     counts = np.unique(labels, return_counts=True)[1]
     return bool(counts.max() > UNEVEN * counts.min())

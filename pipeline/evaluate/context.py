@@ -14,7 +14,7 @@ from pipeline import metrics, trainer
 from pipeline.data import Data
 from pipeline.evaluate import classifier
 from pipeline.evaluate.codes import encode_split, labels_of
-from pipeline.evaluate.pictures import Picture
+from pipeline.evaluate.drawing import Picture
 from pipeline.metrics import Undefined
 from pipeline.trainer import Totals
 from variants import Variant

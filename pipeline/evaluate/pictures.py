@@ -1,9 +1,7 @@
 """Pictures of a trained model, as arrays (height, width, 3), uint8, at least 256 pixels wide."""
 
-import io
 import math
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,14 +11,14 @@ from torch import Tensor
 
 from pipeline import machine
 from pipeline.data import Data
-from pipeline.evaluate import codes
+from pipeline.evaluate import codes, drawing, table_pictures
 from pipeline.evaluate import samples as sample_metrics
+from pipeline.evaluate.drawing import BLUE, Picture
 from variants import Batch, Variant
 
-Picture = NDArray[np.uint8]
 COLUMNS = 8
 SIDE = 256  # the least width in pixels: that of MLflow's thumbnails
-PANELS, HISTOGRAM_ROWS = 24, 5000  # columns of a table that are drawn, and rows behind their histograms
+CHANNELS = 8  # channels of sequences whose examples are drawn
 REACH = 3.0  # how far a traversal goes to either side, in standard deviations of the prior
 
 
@@ -31,18 +29,21 @@ def all_of(variant: Variant, data: Data, kl: Tensor | None) -> dict[str, Picture
     no samples. Random draws have a seed of their own.
     """
     variant.eval()
+    is_table = data.layout == "table"
     with machine.seeded(data.valid.x.device, 0):
-        shown = {
-            "reconstructions": reconstructions(variant, data),
-            "traversals": traversals(variant, data, kl),
-            "interpolations": interpolations(variant, data),
-            "latent": latent_space(variant, data),
-        }
+        shown = {"reconstructions": reconstructions(variant, data), "traversals": traversals(variant, data, kl)}
+        if not is_table:
+            shown["interpolations"] = interpolations(variant, data)
+        shown["latent"] = latent_space(variant, data)
         if variant.conditioned_on != "x":
-            shown["samples"] = samples(variant, data)
+            shown |= samples_of_table(variant, data) if is_table else {"samples": samples(variant, data)}
             shown["aggregate"] = aggregate(*codes.posterior_and_prior(variant, data, data.valid))
         for name, values in variant.pictures(_examples(data, COLUMNS)).items():
-            shown[name] = grid(values.flatten(0, 1), data, columns=values.shape[1])
+            if is_table:
+                has_classes = variant.class_conditional and len(values) == data.spec.classes
+                shown[name] = table_pictures.heat_map(values, data, class_names(data) if has_classes else ())
+            else:
+                shown[name] = grid(values.flatten(0, 1), data, columns=values.shape[1])
     if kl is not None:
         shown["kl"] = kl_spectrum(kl)
     return shown
@@ -51,93 +52,63 @@ def all_of(variant: Variant, data: Data, kl: Tensor | None) -> dict[str, Picture
 def examples(data: Data, n: int = 4 * COLUMNS) -> Picture:
     """Draw training examples: images and rolls as they are, the columns of tables as histograms, sequences as lines.
 
-    Values are in the units of the source. Colours are classes.
+    Values are in the units of the source. Colours are classes, and missing values are grey, or gaps in lines.
     """
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(1)).to(data.train.x.device)
     if data.layout == "table":
-        return _histograms(data, data.train[order[:HISTOGRAM_ROWS]])
+        return table_pictures.examples(data.train[order[: table_pictures.EXAMPLES]], data)
     split = data.train[order[: n // 2 if data.layout == "lines" else n]]
     if data.layout == "lines":
         return _sequences(data, split)
     if split.y is not None:
         split = split[split.y.argsort(stable=True)]
-    return grid(split.x.float() / 255 if split.x.dtype == torch.uint8 else split.x, data)
-
-
-def _histograms(data: Data, split: Batch) -> Picture:
-    """Draw a histogram of each column of a table, of the first 24 if there are more."""
-    values = data.preprocessing.decode(split.x.float())
-    names = _column_titles(data, PANELS)
-    by_class = _class_masks(data, split)
-
-    def draw(axes: Any) -> None:
-        for ax, name, column in zip(axes.flat, names, values.T, strict=False):
-            parts, colours = [column[chosen] for chosen, _ in by_class.values()], [c for _, c in by_class.values()]
-            ax.hist(parts, bins=30, stacked=True, color=colours, linewidth=0)
-            ax.set_title(name, fontsize=8)
-            ax.tick_params(labelsize=7)
-            ax.set_yticks([])
-        _legend(axes, by_class, len(names))
-
-    rows = math.ceil(len(names) / 6)
-    return _figure(draw, size=(1.5 * min(len(names), 6) + 0.8, 1.3 * rows + 0.4), columns=min(len(names), 6), rows=rows)
+    x = split.x.float() / 255 if split.x.dtype == torch.uint8 else split.x
+    return grid(drawing.with_gaps(x, split.observed), data)
 
 
 def _sequences(data: Data, split: Batch) -> Picture:
     """Draw each channel of some sequences in a panel of its own, of the first 8 if there are more."""
     assert split.mask is not None
-    values, lengths = data.preprocessing.decode(split.x.float()), split.mask.sum(1).tolist()
-    names = _column_titles(data, PANELS // 3)
-    by_class = _class_masks(data, split)
+    x = drawing.with_gaps(split.x.float(), split.observed)
+    values, lengths = drawing.in_units(x, data), split.mask.sum(1).tolist()
+    channels = drawing.shown_columns(data)[:CHANNELS]
+    by_class = drawing.classes(data, split)
 
     def draw(axes: Any) -> None:
-        for channel, (ax, name) in enumerate(zip(axes.flat, names, strict=False)):
-            for chosen, colour in by_class.values():
-                for i in np.flatnonzero(chosen):
-                    ax.plot(values[i, : lengths[i], channel], color=colour, linewidth=0.8, alpha=0.8)
-            ax.set_title(name, fontsize=8)
+        for i, (ax, channel) in enumerate(zip(axes.flat, channels, strict=False)):
+            known = np.concatenate([line[:length, i] for line, length in zip(values, lengths, strict=True)])
+            if drawing.has_log_axis(channel.kind, known[~np.isnan(known)]):
+                drawing.set_axis(ax, "y", channel.kind, is_log=True)
+            for _, chosen, colour in by_class:
+                for k in np.flatnonzero(chosen):
+                    ax.plot(
+                        values[k, : lengths[k], i], color=colour, linewidth=0.8, alpha=0.8,
+                        marker="" if split.observed is None else ".", markersize=1.5,
+                    )  # fmt: skip
+            ax.set_title(channel.name, fontsize=8)
             ax.tick_params(labelsize=7)
+            if channel.values:
+                drawing.name_values(ax, "y", channel.values)
         axes.flat[0].set_xlabel("step", fontsize=7)
-        _legend(axes, by_class, len(names))
+        drawing.legend(axes, [(name, colour) for name, _, colour in by_class])
+        drawing.remove_from(axes, len(channels))
 
-    columns = min(len(names), 4)
-    rows = math.ceil(len(names) / columns)
-    return _figure(draw, size=(2.2 * columns + 0.8, 1.7 * rows + 0.3), columns=columns, rows=rows)
-
-
-def _column_titles(data: Data, most: int) -> list[str]:
-    """Return the names of the first columns, shortened, as Matplotlib shows them."""
-    names = [c.name for c in data.preprocessing.columns] or [f"x{i}" for i in range(data.spec.shape[-1])]
-    return [(name if len(name) < 20 else f"{name[:17]}...").replace("$", r"\$") for name in names[:most]]
-
-
-def _class_masks(data: Data, split: Batch) -> dict[str, tuple[NDArray[np.bool_], Any]]:
-    """Return which examples are of each class, and its colour, by the name of the class; "" if there are no classes."""
-    import seaborn
-
-    if split.y is None or data.spec.classes > 10:
-        return {"": (np.ones(len(split), bool), "#4477aa")}
-    y = split.y.cpu().numpy()
-    colours = seaborn.color_palette("colorblind", data.spec.classes)
-    masks = {str(name): (y == c, colours[c]) for c, name in enumerate(data.preprocessing.class_names)}
-    return masks | ({"unknown": (y < 0, "#999999")} if (y < 0).any() else {})
-
-
-def _legend(axes: Any, by_class: Mapping[str, tuple[Any, Any]], panels: int) -> None:
-    """Name the colours of classes on the right of a figure, and remove the panels that are not needed."""
-    from matplotlib.patches import Patch
-
-    for ax in axes.flat[panels:]:
-        ax.remove()
-    if len(by_class) > 1:
-        handles = [Patch(color=colour, label=name) for name, (_, colour) in by_class.items()]
-        axes.flat[0].figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
+    columns = min(len(channels), 4)
+    rows = math.ceil(len(channels) / columns)
+    return drawing.figure(draw, size=(2.2 * columns + 0.8, 1.7 * rows + 0.3), columns=columns, rows=rows)
 
 
 def reconstructions(variant: Variant, data: Data, n: int = 32) -> Picture:
-    """Draw validation examples, with the mean of its reconstruction below each; of line plots, the original in grey."""
-    batch = _examples(data, n)
-    true, decoded = _cut(batch.x, batch), _cut(variant.decode(variant.encode(batch), batch), batch)
+    """Draw validation examples, with the mean of its reconstruction below each; of line plots, the original in grey.
+
+    The columns of a table are drawn as in `table_pictures.reconstructions`.
+    """
+    is_table = data.layout == "table"
+    batch = _examples(data, min(table_pictures.RECONSTRUCTED, len(data.valid)) if is_table else n)
+    true = drawing.with_gaps(batch.x, batch.known)
+    decoded = _cut(variant.decode(variant.encode(batch), batch), batch)
+    if is_table:
+        return table_pictures.reconstructions(true, decoded, data)
     if data.layout == "lines":
         return _lines(decoded, data, COLUMNS, behind=true)
     pairs = torch.stack([true.unflatten(0, (-1, COLUMNS)), decoded.unflatten(0, (-1, COLUMNS))], dim=1)
@@ -149,11 +120,22 @@ def samples(variant: Variant, data: Data, n: int = 64) -> Picture:
     return grid(variant.sample(n), data)
 
 
+def samples_of_table(variant: Variant, data: Data) -> dict[str, Picture]:
+    """Draw the distribution of samples of p(x) beside that of the data: of each column, of pairs, and of counts."""
+    x = variant.sample(table_pictures.rows(data), noise=True)
+    shown = {"samples": table_pictures.samples(x, data)}
+    if x.shape[1] > 1:
+        shown["correlations"] = table_pictures.correlations(x, data)
+    if set(data.spec.kinds) == {"count"}:
+        shown["counts"] = table_pictures.counts(x, data)
+    return shown
+
+
 def traversals(variant: Variant, data: Data, kl: Tensor | None, rows: int = 8) -> Picture:
     """Draw what changes with a single latent dimension, one in each row, the most informative (by KL) on top.
 
     The dimension varies by 3 standard deviations of the prior to either side of 0; the others are those of the code of
-    one example.
+    one example. Of a table, the columns that change are drawn.
     """
     batch = _examples(data, 1)
     code, prior = variant.encode(batch), variant.sample_prior(1000)
@@ -164,7 +146,11 @@ def traversals(variant: Variant, data: Data, kl: Tensor | None, rows: int = 8) -
         reach = REACH * prior[:, dimension].std()
         z[row * COLUMNS : (row + 1) * COLUMNS, dimension] = torch.linspace(-1, 1, COLUMNS, device=z.device) * reach
     same = batch[torch.zeros(len(z), dtype=torch.int64, device=z.device)]
-    return grid(_cut(variant.decode(z, same), same), data)
+    decoded = _cut(variant.decode(z, same), same)
+    if data.layout == "table":
+        titles = [f"z{i}" if kl is None else f"z{i}, {float(kl[i]):.2f} nats" for i in dimensions]
+        return table_pictures.traversals(decoded.unflatten(0, (-1, COLUMNS)), titles, REACH, data)
+    return grid(decoded, data)
 
 
 def interpolations(variant: Variant, data: Data, rows: int = 8) -> Picture:
@@ -181,19 +167,17 @@ def interpolations(variant: Variant, data: Data, rows: int = 8) -> Picture:
 
 
 def grid(values: Tensor, data: Data, columns: int = COLUMNS) -> Picture:
-    """Draw examples (N, *shape) in rows of `columns`, in the way that `Data.layout` says.
+    """Draw images or sequences (N, *shape) in rows of `columns`, in the way that `Data.layout` says.
 
-    A row of a table becomes a strip with one cell for each feature; in a piano roll time runs to the right, and low
-    pitches are at the bottom.
+    In a piano roll time runs to the right, and low pitches are at the bottom. Values that are NaN are grey, or gaps in
+    lines.
     """
     from torchvision.utils import make_grid
 
     if data.layout == "lines":
         return _lines(values, data, columns)
     images = _unit(values.float().cpu(), data)
-    if data.layout == "table":
-        images = images[:, None, None].expand(-1, 1, max(1, images.shape[1] // 4), -1)
-    elif data.layout == "roll":
+    if data.layout == "roll":
         images = images.transpose(1, 2).flip(1)[:, None]
         images = torch.nn.functional.adaptive_max_pool2d(images, (min(images.shape[2], SIDE), images.shape[3]))
     elif images.ndim == 3:  # rows of pixels as steps
@@ -214,9 +198,12 @@ def _lines(values: Tensor, data: Data, columns: int, behind: Tensor | None = Non
     import seaborn
     from matplotlib.collections import LineCollection
 
-    shown = [v.float().cpu().numpy() for v in (behind, values) if v is not None]
-    real = data.valid.x[data.valid.mask].cpu().numpy()
-    low, high = np.quantile(real, (0.001, 0.999))
+    shown = [_evened(v.float().cpu(), data).numpy() for v in (behind, values) if v is not None]
+    known = data.valid.known.expand_as(data.valid.x)  # type: ignore[union-attr]
+    real = torch.where(known, _evened(data.valid.x.float(), data), math.nan).cpu().numpy()
+    of_each = None if set(data.spec.kinds) == {"real"} else (0, 1)  # real values are standardised
+    low, high = np.nanquantile(real, (0.001, 0.999), axis=of_each)
+    high = np.where(high > low, high, low + 1)
     count, steps, channels = shown[-1].shape
     colours = seaborn.color_palette("colorblind" if channels <= 10 else "husl", channels)
     rows = math.ceil(count / columns)
@@ -234,7 +221,7 @@ def _lines(values: Tensor, data: Data, columns: int, behind: Tensor | None = Non
         ax.set(xlim=(0, columns), ylim=(0, rows), xticks=range(columns + 1), yticks=range(rows + 1))
         ax.tick_params(labelbottom=False, labelleft=False, length=0)
 
-    return _figure(draw, size=(1.1 * columns, 0.8 * rows))
+    return drawing.figure(draw, size=(1.1 * columns, 0.8 * rows))
 
 
 def aggregate(codes: NDArray[np.float64], prior: NDArray[np.float64]) -> Picture:
@@ -251,7 +238,7 @@ def aggregate(codes: NDArray[np.float64], prior: NDArray[np.float64]) -> Picture
     centre, spread = prior[:, chosen].mean(axis=0), prior[:, chosen].std(axis=0)
 
     def draw(axes: Any) -> None:
-        pairs = [("aggregated posterior", codes, "#4477aa"), ("prior", prior, "#888888")]
+        pairs = [("aggregated posterior", codes, BLUE), ("prior", prior, "#888888")]
         for ax, (title, values, colour) in zip(axes, pairs, strict=True):
             seaborn.scatterplot(x=values[:, chosen[0]], y=values[:, chosen[1]], s=5, linewidth=0, color=colour, ax=ax)
             for n in (1, 2, 3):
@@ -259,7 +246,7 @@ def aggregate(codes: NDArray[np.float64], prior: NDArray[np.float64]) -> Picture
             reach = np.stack([centre - 4 * spread, centre + 4 * spread])
             ax.set(title=title, xlim=reach[:, 0], ylim=reach[:, 1], xlabel=f"z{chosen[0]}", ylabel=f"z{chosen[1]}")
 
-    return _figure(draw, size=(6.4, 3.4), columns=2)
+    return drawing.figure(draw, size=(6.4, 3.4), columns=2)
 
 
 def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
@@ -284,6 +271,7 @@ def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
             ["z0", "(jitter)"],
         )
     classes = codes.labels_of(known)[:n] if len(known) else None
+    names = class_names(data)
     colours = None
     if classes is not None:
         palette = seaborn.color_palette("colorblind" if data.spec.classes <= 10 else "husl", data.spec.classes)
@@ -297,8 +285,10 @@ def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
         ax.set(xlabel=axes[0], ylabel=axes[1], title="posterior means, validation")
         if ax.get_legend():
             seaborn.move_legend(ax, "center left", bbox_to_anchor=(1, 0.5), title="class", frameon=False, markerscale=2)
+            for text in ax.get_legend().get_texts():
+                text.set_text(names[int(text.get_text())])
 
-    return _figure(draw)
+    return drawing.figure(draw)
 
 
 def kl_spectrum(kl: Tensor) -> Picture:
@@ -308,26 +298,26 @@ def kl_spectrum(kl: Tensor) -> Picture:
     values = np.sort(kl.cpu().numpy())[::-1]
 
     def draw(ax: Any) -> None:
-        seaborn.barplot(x=np.arange(1, len(values) + 1), y=values, color="#4477aa", ax=ax, width=0.9)
+        seaborn.barplot(x=np.arange(1, len(values) + 1), y=values, color=BLUE, ax=ax, width=0.9)
         ax.set(
             xlabel="latent dimension, sorted", ylabel="KL (nats)", title=f"KL per dimension, {values.sum():.1f} in all"
         )
         shown = range(0, len(values), max(1, len(values) // 8))
         ax.set_xticks(list(shown), [str(i + 1) for i in shown])
 
-    return _figure(draw)
+    return drawing.figure(draw)
 
 
 def rate_distortion(rate: Tensor, distortion: Tensor) -> Picture:
     """Draw rate against distortion, (T + 1,) each, in nats, from annealing. The last point is the posterior."""
 
     def draw(ax: Any) -> None:
-        ax.plot(rate.numpy(), distortion.numpy(), color="#4477aa")
-        ax.plot(rate[-1:].numpy(), distortion[-1:].numpy(), "o", color="#4477aa")
+        ax.plot(rate.numpy(), distortion.numpy(), color=BLUE)
+        ax.plot(rate[-1:].numpy(), distortion[-1:].numpy(), "o", color=BLUE)
         title = f"{float(rate[-1]):.1f} + {float(distortion[-1]):.1f} nats at the posterior"
         ax.set(xlabel="rate, KL from the prior (nats)", ylabel="distortion, -log p(x|z) (nats)", title=title)
 
-    return _figure(draw)
+    return drawing.figure(draw)
 
 
 def curves(lines: Mapping[str, list[tuple[int, float]]], x: str, y: str) -> Picture:
@@ -341,7 +331,7 @@ def curves(lines: Mapping[str, list[tuple[int, float]]], x: str, y: str) -> Pict
         ax.set(xscale="log", xlabel=x, ylabel=y)
         ax.legend()
 
-    return _figure(draw)
+    return drawing.figure(draw)
 
 
 def neighbours(generated: Tensor, data: Data, n: int = COLUMNS - 1) -> Picture:
@@ -349,10 +339,11 @@ def neighbours(generated: Tensor, data: Data, n: int = COLUMNS - 1) -> Picture:
 
     The distance is the Euclidean one between values. A model that repeats its training data shows an image twice.
     """
-    train = torch.cat([b.x for b in data.batches(data.train)])
-    flat = [x.flatten(1).double().cpu().numpy() for x in (generated, train)]
+    train = Batch.cat(list(data.batches(data.train)))
+    flat = [x.flatten(1).double().cpu().numpy() for x in (generated, train.x)]
     near, _ = sample_metrics.nearest(flat[0], flat[1], n)
-    rows = torch.cat([generated[:, None].cpu(), train.cpu()[torch.from_numpy(near)]], dim=1)
+    shown = drawing.with_gaps(train.x, train.known).cpu()[torch.from_numpy(near)]
+    rows = torch.cat([generated[:, None].cpu(), shown], dim=1)
     return grid(rows.flatten(0, 1), data, columns=n + 1)
 
 
@@ -369,35 +360,25 @@ def _examples(data: Data, n: int) -> Batch:
     return data.batch(data.valid, order.repeat(n // len(order) + 1)[:n].to(data.valid.x.device))
 
 
+def class_names(data: Data) -> list[str]:
+    return [drawing.short(name) for name in data.preprocessing.class_names]
+
+
 def _unit(values: Tensor, data: Data) -> Tensor:
-    """Map values to [0, 1]; continuous data by their range in the validation split."""
-    if data.spec.likelihood == "gaussian":
-        valid = data.valid.x.float().cpu()
+    """Map values to [0, 1]; numbers by their range in the validation split."""
+    if next(iter(data.spec.kinds)) not in ("binary", "category", "pixel"):
+        values, valid = _evened(values, data), _evened(data.valid.x.float().cpu(), data)
         axes: Any = 0 if valid.ndim == 2 else tuple(range(valid.ndim))
         low, high = torch.amin(valid, axes), torch.amax(valid, axes)
         values = (values - low) / torch.where(high > low, high - low, 1.0)
     return values.clamp(0, 1)
 
 
-def _figure(
-    draw: Callable[[Any], None], size: tuple[float, float] = (4.2, 3.4), columns: int = 1, rows: int | None = None
-) -> Picture:
-    """Return what `draw` draws on axes as pixels. `size` is in inches. No global state, such as pyplot's, changes.
-
-    With `rows`, `draw` gets an array (rows, columns) of axes.
-    """
-    import matplotlib
-    import seaborn
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from PIL import Image
-
-    style = seaborn.axes_style("whitegrid") | seaborn.plotting_context("paper")
-    with matplotlib.rc_context(style), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # names in scripts that the font does not have
-        figure = Figure(figsize=size, dpi=140, layout="constrained")
-        FigureCanvasAgg(figure)
-        draw(figure.subplots(rows or 1, columns, squeeze=rows is None))
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png")
-    return np.asarray(Image.open(stream).convert("RGB"))
+def _evened(values: Tensor, data: Data) -> Tensor:
+    """Return values (N, *shape) with counts as log(1 + count), and the logarithms of positive values."""
+    for kind, chosen in data.spec.kinds.items():
+        if kind == "count":
+            values = torch.where(chosen.to(values.device), values.clamp(min=0).log1p(), values)
+        elif kind == "positive":
+            values = torch.where(chosen.to(values.device), values.clamp(min=1e-3).log(), values)
+    return values

@@ -1,6 +1,7 @@
 """What a simple classifier reads from codes: logistic regression (Alain & Bengio 2016) or nearest neighbours."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +22,11 @@ def subset(split: Batch, n: int = TRAINING_EXAMPLES) -> Batch:
     return split[index.sort().values.to(split.x.device)]
 
 
-def predictions(train_x: Array, train_y: Classes, test_x: Array) -> Classes:
-    """Return the class that is predicted for each test example (N, Z): (N,).
+def fit(train_x: Array, train_y: Classes) -> Any:
+    """Return a classifier of scikit-learn that is fitted to training examples (N, Z) of two classes or more.
 
-    The classifier is a multinomial logistic regression with an L2 penalty (C = 1), on features that are standardised by
-    the training examples. These must have two classes or more.
+    It is a multinomial logistic regression with an L2 penalty (C = 1), on features that are standardised by the
+    training examples.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -34,8 +35,12 @@ def predictions(train_x: Array, train_y: Classes, test_x: Array) -> Classes:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # after 200 steps the accuracy no longer changes
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(train_x, train_y)
-    predicted: Classes = model.predict(test_x)
+        return make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(train_x, train_y)
+
+
+def predictions(train_x: Array, train_y: Classes, test_x: Array) -> Classes:
+    """Return the class, (N,), that the classifier of `fit` predicts for each test example (N, Z)."""
+    predicted: Classes = fit(train_x, train_y).predict(test_x)
     return predicted
 
 
@@ -53,6 +58,21 @@ def balanced_accuracy(labels: Classes, predicted: Classes) -> float:
     from sklearn.metrics import recall_score
 
     return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
+
+
+def areas(labels: Classes, probability: Array, positive: int) -> dict[str, float]:
+    """Return the areas under the ROC curve and the precision-recall curve, `roc_area` and `precision_recall_area`.
+
+    `probability` (N,) is that of the class `positive`, and `labels` (N,) are of two classes. Without any information,
+    the first area is 0.5, and the second the share of the class. The second is the average precision.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    truth = labels == positive
+    return {
+        "roc_area": float(roc_auc_score(truth, probability)),
+        "precision_recall_area": float(average_precision_score(truth, probability)),
+    }
 
 
 def majority(train_y: Classes, test_y: Classes) -> float:

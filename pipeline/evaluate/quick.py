@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from pipeline.data import Data
+from pipeline.evaluate import baselines as trivial
 from pipeline.evaluate import latents, probe
 from pipeline.evaluate.codes import (
     encode_split,
@@ -29,7 +30,11 @@ def scores(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict
     classifies correctly, and `probe/balanced_accuracy`, the mean of this share over classes. Beside them stand
     `probe/majority`, the accuracy of always predicting the most frequent class, and `probe/random_projection`, the
     accuracy of the same probe on equally many random projections of the raw values. A code that does not beat these has
-    learned nothing that the classes depend on. Examples whose label is unknown take no part.
+    learned nothing that the classes depend on. Of two classes, `probe/roc_area` and `probe/precision_recall_area` are
+    the areas under the curves of the class that is rarer in the training split. Examples whose label is unknown take no
+    part.
+
+    `baseline/valid_ppca` is log p(x) under probabilistic PCA with as many latents, where it is defined.
     """
     valid = encode_split(variant, data, data.valid)
     metrics: dict[str, float] = {}
@@ -44,23 +49,36 @@ def scores(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict
     if not why_no_probe(data, "validation"):
         train, known = probe.subset(labelled(data.train)), labels_of(data.valid) >= 0
         train_y, valid_y = labels_of(train), labels_of(data.valid)[known]
-        predicted = probe.predictions(encode_split(variant, data, train), train_y, valid[known])
+        classifier = probe.fit(encode_split(variant, data, train), train_y)
+        predicted = classifier.predict(valid[known])
         metrics["probe/accuracy"] = float(np.mean(predicted == valid_y))
         metrics["probe/balanced_accuracy"] = probe.balanced_accuracy(valid_y, predicted)
         metrics["probe/majority"] = probe.majority(labels_of(labelled(data.train)), valid_y)
         raw = raw_values(data, train), raw_values(data, data.valid)[known]
         random = probe.random_projection(*raw, valid.shape[1])
         metrics["probe/random_projection"] = probe.accuracy(random[0], train_y, random[1], valid_y)
-    return metrics
+        classes, counts = np.unique(labels_of(labelled(data.train)), return_counts=True)
+        if len(classifier.classes_) == len(np.unique(valid_y)) == 2:
+            rarer = int(counts.argmin())
+            areas = probe.areas(valid_y, classifier.predict_proba(valid[known])[:, rarer], int(classes[rarer]))
+            metrics |= {f"probe/{name}": area for name, area in areas.items()}
+    linear = trivial.ppca(data, data.valid, valid.shape[1])
+    return metrics | {f"{trivial.PREFIX}{name}": value for name, value in trivial.means({"ppca": linear}).items()}
 
 
 def baselines(data: Data) -> dict[str, float]:
-    """Return `probe/raw_pixels`, the probe of the raw values, if there are labels. It depends on the data alone."""
+    """Return what depends on the data alone, and stands beside the scores of all trials.
+
+    It is `baseline/valid_NAME` for each baseline of `baselines.log_p` that is defined, and `probe/raw_pixels`, the
+    probe of the raw values, if there are labels.
+    """
+    values = trivial.means(trivial.log_p(data, data.valid))
+    scores = {f"{trivial.PREFIX}{name}": value for name, value in values.items()}
     if why_no_probe(data, "validation"):
-        return {}
+        return scores
     train, valid = probe.subset(labelled(data.train)), labelled(data.valid)
     raw = raw_values(data, train), raw_values(data, valid)
-    return {"probe/raw_pixels": probe.accuracy(raw[0], labels_of(train), raw[1], labels_of(valid))}
+    return {**scores, "probe/raw_pixels": probe.accuracy(raw[0], labels_of(train), raw[1], labels_of(valid))}
 
 
 def probe_metric(data: Data) -> str | Undefined:

@@ -4,9 +4,9 @@ for part in suite.run(variant, data):
     part.scores, part.pictures
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from pipeline import machine, trainer
 from pipeline.data import Data
 from pipeline.evaluate import (
     ais,
+    baselines,
     classifier,
     clusters,
     disentanglement,
@@ -37,10 +38,12 @@ from pipeline.evaluate.codes import (
 )
 from pipeline.evaluate.context import Context, Part, Score, Sizes
 from pipeline.metrics import Undefined
-from variants import Batch, InputError, Variant
+from variants import InputError, Variant
+from variants.base.contract import DENSITIES
 
 Array = NDArray[np.float64]
 NO_DENSITY = "q(z|x) has no density"
+AREAS = ("probe/roc_area_all", "probe/precision_recall_area_all")
 NO_KL = "q(z|x) has no KL per dimension"
 
 
@@ -62,26 +65,69 @@ def names(only: Sequence[str] = ()) -> list[str]:
 
 
 def _bounds(context: Context) -> Part:
-    totals, data, sizes = context.totals, context.data, context.sizes
+    variant, totals, data, sizes = context.variant, context.totals, context.data, context.sizes
     scores = [_mean("test/reconstruction", totals.sums["reconstruction"], totals.count)]
+    if len(data.spec.kinds) > 1:
+        for kind, each in likelihood.by_kind(variant, data, data.test, context.seed).items():
+            scores.append(_average(f"test/reconstruction_{kind}", each.numpy()))
+    elbo = None
     if "kl" in totals.sums:
         loss = totals.sums["reconstruction"] + totals.sums["kl"]
+        elbo = -float(loss) / totals.count
         scores += [_mean("test/kl", totals.sums["kl"], totals.count), _mean("test/elbo", -loss, totals.count)]
     else:
         scores += _undefined(("test/kl", "test/elbo"), NO_DENSITY)
+    is_whole = variant.conditioned_on != "x"
+    if data.spec.has_density and is_whole:
+        scores.append(_elbo_in_units(elbo, data))
     name, split = f"test/iw{sizes.iw_k}", probe.subset(data.test, sizes.iw_n)
-    bound = likelihood.importance_weighted(context.variant, data, split, sizes.iw_k, seed=context.seed)
+    bound = likelihood.importance_weighted(variant, data, split, sizes.iw_k, seed=context.seed)
     if isinstance(bound, Undefined):
-        return Part(name="bounds", scores=scores + _undefined([name], bound.reason))
-    each = bound.numpy()
-    scores.append(_average(name, each, k=sizes.iw_k))
-    if context.variant.conditioned_on == "x":
+        scores += _undefined([name], bound.reason)
+    else:
+        scores.append(_average(name, bound.numpy(), k=sizes.iw_k))
+        if data.spec.likelihood == "logistic8" and is_whole:
+            bits = likelihood.bits_per_dimension(float(bound.mean()), data.spec)
+            scores.append(Score(name="test/bits_per_dimension", value=bits, n=len(bound), k=sizes.iw_k))
+    if not is_whole:
         remark = "likelihoods are of the missing part given the observed part; those of other variants do not compare"
         return Part(name="bounds", scores=scores, remark=remark)
-    if data.spec.likelihood == "logistic8":
-        bits = likelihood.bits_per_dimension(float(each.mean()), data.spec)
-        scores.append(Score(name="test/bits_per_dimension", value=bits, n=len(each), k=sizes.iw_k))
-    return Part(name="bounds", scores=scores)
+    trivial = _baselines(context)
+    scores += trivial
+    return Part(name="bounds", scores=scores, remark=_remark_on_bounds(elbo, trivial, data))
+
+
+def _elbo_in_units(elbo: float | None, data: Data) -> Score:
+    if elbo is None:
+        return Score(name="test/elbo_units", value=None, reason=NO_DENSITY)
+    change = torch.cat([data.preprocessing.log_jacobian(batch) for batch in data.batches(data.test)])
+    return Score(name="test/elbo_units", value=elbo + float(change.mean()), n=len(data.test))
+
+
+def _baselines(context: Context) -> list[Score]:
+    """Return log p of the test examples under models that cost nothing."""
+    data = context.data
+    values = baselines.log_p(data, data.test) | {"ppca": baselines.ppca(data, data.test, context.codes.shape[1])}
+    return [
+        Score(name=f"baseline/test_{name}", value=None, reason=each.reason)
+        if isinstance(each, Undefined)
+        else _average(f"baseline/test_{name}", each.cpu().numpy())
+        for name, each in values.items()
+    ]
+
+
+def _remark_on_bounds(elbo: float | None, trivial: list[Score], data: Data) -> str:
+    """Say whether the ELBO is better than what costs nothing, and what it is of."""
+    titles = baselines.titled({s.name: s.value for s in trivial if s.value is not None}, data.spec)
+    remarks = [] if elbo is None else [baselines.verdict(elbo, titles)]
+    densities = [kind for kind in data.spec.kinds if kind in DENSITIES]
+    probabilities = [kind for kind in data.spec.kinds if kind not in DENSITIES]
+    if densities and probabilities:
+        remarks.append(
+            f"the likelihood is a density: it is the product of a density of {' and '.join(densities)} values and of a "
+            f"probability of {' and '.join(probabilities)} values, whose parts are in test/reconstruction_KIND"
+        )
+    return "; ".join(remark for remark in remarks if remark)
 
 
 def _annealing(context: Context) -> Part:
@@ -142,6 +188,7 @@ def _probe(context: Context) -> Part:
             *(f"probe/linear_{n}" for n in sizes.labels),
             "probe/linear_all",
             "probe/balanced_all",
+            *AREAS,
             "probe/knn",
         ]
         return Part(name="probe", scores=_undefined(undefined, reason))
@@ -159,7 +206,11 @@ def _probe(context: Context) -> Part:
     share, curves = probe.majority(train_y, test_y), {}
     scores = [Score(name="probe/majority_all", value=share, n=len(test_y), k=len(train_y))]
     chosen = np.sort(np.random.default_rng(seed).permutation(len(train_y))[: probe.TRAINING_EXAMPLES])
-    classes, total = len(np.unique(train_y)), len(train_y)
+    (values, counts), total = np.unique(train_y, return_counts=True), len(train_y)
+    classes, rarer = len(values), int(counts.argmin())
+    has_areas = classes == len(np.unique(test_y)) == 2
+    if not has_areas:
+        scores += _undefined(AREAS, f"they are of two classes; {data.spec.name} has {classes} in training")
     for prefix, (train, test) in features.items():
         curve = []
         for n in (*(n for n in sizes.labels if n != total), total):
@@ -175,6 +226,10 @@ def _probe(context: Context) -> Part:
                 balanced = probe.balanced_accuracy(test_y, predicted[0])
                 scores.append(Score(name=f"probe/{prefix}balanced_all", value=balanced, n=len(test), k=n))
             curve.append((n, float(each.mean())))
+        if has_areas:
+            probability = probe.fit(train, train_y).predict_proba(test)[:, rarer]
+            areas = probe.areas(test_y, probability, int(values[rarer]))
+            scores += _named(f"probe/{prefix}", areas, [], suffix="_all", n=len(test), k=total)
         curves[prefix.removesuffix("_").replace("pca", "PCA") or "codes"] = curve
         accuracy = probe.neighbours((train[chosen], train_y[chosen]), (test, test_y))
         scores.append(Score(name=f"probe/{prefix}knn", value=accuracy, n=len(test), k=10))
@@ -222,7 +277,8 @@ def _samples(context: Context) -> Part:
     true = probe.subset(data.test, n)
     with machine.seeded(variant.device, seed):
         x = torch.cat([variant.sample(len(i), noise=True) for i in torch.arange(n).split(1000)])
-    fake_split = Batch(x if true.mask is None else x * true.mask[..., None], mask=true.mask)
+    # samples have the lengths and the missing values of the true examples
+    fake_split = replace(true.unlabelled, x=x if true.known is None else torch.where(true.known, x, 0.0))
     real = classifier.features(trained, data, true)[0]
     fake = classifier.features(trained, data, fake_split)[0]
     other = classifier.features(trained, data, probe.subset(data.valid, n))[0]  # the classifier was not trained on it
@@ -253,7 +309,7 @@ def _anomaly(context: Context) -> Part:
     for normal in normals:
         one_class = data.only_class(normal)
         epochs = max(1, round(sizes.anomaly_steps / -(-len(one_class.train) // variant.config.batch)))
-        config = dataclasses.replace(variant.config, warmup=min(variant.config.warmup, sizes.anomaly_steps // 4))
+        config = replace(variant.config, warmup=min(variant.config.warmup, sizes.anomaly_steps // 4))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             learner = type(variant)(config, variant.spec).to(variant.device)
@@ -269,6 +325,16 @@ def _anomaly(context: Context) -> Part:
     return Part(name="anomaly", scores=scores + _undefined(missing, NO_DENSITY))
 
 
+def _outliers(context: Context) -> Part:
+    values: dict[str, float] | Undefined
+    if context.variant.conditioned_on == "x":
+        values = Undefined("it models a part of an example only")
+    else:
+        values = downstream.outliers(context.variant, context.data)
+    names = ("share", "roc_reconstruction", "precision_recall_reconstruction")
+    return Part(name="outliers", scores=_named("use/outlier_", values, names, n=len(labelled(context.data.test))))
+
+
 def _imputation(context: Context) -> Part:
     split = probe.subset(context.data.test, context.sizes.imputed)
     losses = downstream.imputation(context.variant, context.data, split)
@@ -277,7 +343,11 @@ def _imputation(context: Context) -> Part:
     scores = [_average(f"use/imputation_{name}", each) for name, each in losses.items()]
     if "importance" not in losses:
         scores += _undefined(["use/imputation_importance"], NO_DENSITY)
-    return Part(name="imputation", scores=scores)
+    if "knn" not in losses:
+        reason = f"nearest neighbours give a likelihood of {' and '.join(downstream.WITH_NEIGHBOURS)} data only"
+        scores += _undefined(["use/imputation_knn"], reason)
+    errors = downstream.imputation_error(context.variant, context.data, split)
+    return Part(name="imputation", scores=scores + _named("use/imputation_", errors, ["rmse"], n=len(split)))
 
 
 def _interpolation(context: Context) -> Part:
@@ -313,8 +383,8 @@ def _augmentation(context: Context) -> Part:
 PARTS: Mapping[str, Callable[[Context], Part]] = {
     f.__name__.removeprefix("_"): f
     for f in (
-        _bounds, _annealing, _latents, _probe, _clusters, _disentanglement, _samples, _anomaly, _imputation,
-        _interpolation, _generation, _forecast, _augmentation,
+        _bounds, _annealing, _latents, _probe, _clusters, _disentanglement, _samples, _anomaly, _outliers,
+        _imputation, _interpolation, _generation, _forecast, _augmentation,
     )
 }  # fmt: skip
 

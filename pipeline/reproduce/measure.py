@@ -17,7 +17,9 @@ from torch import Tensor
 from pipeline import machine, trainer
 from pipeline.data import Data
 from pipeline.evaluate import codes, context, latents, likelihood, probe, suite
+from pipeline.evaluate.imputation import conditional_mean
 from pipeline.metrics import defined
+from pipeline.reproduce import holes
 from pipeline.training_run import TrainingRun
 from variants import Batch, InputError, Variant
 
@@ -48,8 +50,6 @@ def likelihoods(models: Models, k: int = 500, n: int = 1000) -> dict[str, float]
 def labels(models: Models, k: int = 100, n: int = 1000) -> dict[str, float]:
     """Measure log p(x), summed over all classes, and log p(x|y) of the true classes: log p(x, y) - log p(y)."""
     scores = likelihoods(models, k, n)
-    classes = models["cvae"].data.spec.classes
-    scores["cvae/-log p(x|y)"] = scores["cvae/-log p(x, y)"] - float(np.log(classes))
     scores["vae/-log p(x) above the cvae's"] = scores["vae/-log p(x)"] - scores["cvae/-log p(x)"]
     return scores
 
@@ -89,6 +89,36 @@ def classification(models: Models) -> dict[str, float]:
     (m,) = models.values()
     logits = codes.encode_split(m.variant, m.data, m.data.test)[:, -m.data.spec.classes :]
     return {"error": float((logits.argmax(1) != codes.labels_of(m.data.test)).mean()), "seconds": m.seconds}
+
+
+def imputation(models: Models, draws: int = 10_000) -> dict[str, float]:
+    """Measure the mean squared error of hidden values, in the units of the standardised table.
+
+    A model imputes with `draws` samples of z for each row. Beside it stand the imputers of scikit-learn.
+    """
+    from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+    from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
+
+    first = next(iter(models.values())).data
+    truth = holes.complete(first.source.place).test.x.numpy()
+    assert first.test.observed is not None
+    observed = first.test.observed.cpu().numpy()
+
+    def error(imputed: NDArray[np.float64]) -> float:
+        return float(np.square(imputed - truth)[~observed].mean())
+
+    scores: dict[str, float] = {"draws": draws}
+    for name, m in models.items():
+        m.variant.eval()
+        with torch.no_grad(), machine.seeded(m.variant.device, 0):
+            imputed = conditional_mean(m.variant, m.data.test, draws)
+        scores |= {f"{name}/mse": error(imputed.double().cpu().numpy()), f"{name}/seconds": m.seconds}
+    table = np.where(observed, truth, np.nan)
+    imputers = {
+        "mean": SimpleImputer(), "10 nearest neighbours": KNNImputer(n_neighbors=10),
+        "iterative": IterativeImputer(max_iter=50, random_state=0),
+    }  # fmt: skip
+    return scores | {f"mse, {name}": error(imputer.fit_transform(table)) for name, imputer in imputers.items()}
 
 
 def ecg(models: Models) -> dict[str, float]:
@@ -178,8 +208,10 @@ def _bound(m: TrainingRun, k: int, n: int) -> dict[str, float]:
     examples = probe.subset(m.data.test, n)
     bound = -_log_p(m, examples, k)
     scores = {"-log p(x)": float(bound.mean()), "standard error": _standard_error(bound)}
-    if m.variant.conditioned_on == "y":
+    if m.variant.conditioned_on == "y" and examples.y is not None:
         scores["-log p(x, y)"] = -float(_log_p(m, examples, k, marginal=False).mean())
+        log_shares = m.data.spec.class_probabilities.log()[examples.y.cpu()]
+        scores["-log p(x|y)"] = scores["-log p(x, y)"] + float(log_shares.mean())
     return scores
 
 
@@ -201,5 +233,7 @@ def _reconstructions(variant: Variant, data: Data) -> NDArray[np.float32]:
 
 MEASURES: Mapping[str, Callable[..., dict[str, float]]] = {
     f.__name__: f
-    for f in (likelihoods, labels, quadrants, parzen, classification, ecg, steps, evaluation, disentanglement)
-}
+    for f in (
+        likelihoods, labels, quadrants, parzen, classification, imputation, ecg, steps, evaluation, disentanglement,
+    )
+}  # fmt: skip

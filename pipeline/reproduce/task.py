@@ -13,6 +13,7 @@ from pipeline import machine
 from pipeline.data import Data
 from pipeline.executor import Report, Resources
 from pipeline.metrics import mlflow_name
+from pipeline.reproduce import holes
 from pipeline.reproduce.measure import MEASURES
 from pipeline.tracker import Address, Tracker
 from pipeline.training_run import TrainingPlan, TrainingRun
@@ -31,8 +32,10 @@ def checkpoint_folder(anchor: str, budget: str, seed: int) -> Path:
     return FOLDER / f"{anchor}-{budget}-{seed}-{settings}"
 
 
-def prepared(training: Training) -> Data:
-    """Return the data of a training. Raises `InputError` if they cannot be found."""
+def prepared(training: Training, seed: int = 0) -> Data:
+    """Return the data of a training; the seed chooses hidden values. Raises `InputError` if they cannot be found."""
+    if training.hidden:
+        return holes.hidden(holes.complete(training.dataset, training.likelihood), training.hidden, seed)
     source = training.dataset
     if "/" in source:
         paths = [folder / source for folder in datasets.search_folders()]
@@ -112,7 +115,7 @@ class AnchorTask:
                         patience=training.patience, seed=self.seed, lr_schedule=training.schedule,
                     )  # fmt: skip
                     path = self.folder / f"{name}.safetensors"
-                    models[name] = model = TrainingRun(plan, prepared(training).to(device), child, path)
+                    models[name] = model = TrainingRun(plan, prepared(training, self.seed).to(device), child, path)
                     for epoch in model.epochs():
                         report((epochs + epoch.number, f"{name}  {epoch.summary()}"))
                     logged = path.with_suffix(".logged")

@@ -21,8 +21,9 @@ from pipeline import executor as executors
 from pipeline import machine, metrics, training_run
 from pipeline.cli import OPTUNA_STORE, command_line
 from pipeline.data import Data, Source
-from pipeline.evaluate import pictures, quick
+from pipeline.evaluate import baselines, pictures, quick
 from pipeline.executor import Compute, Ended
+from pipeline.metrics import Undefined
 from pipeline.progress import Display, Progress
 from pipeline.study import space, store, summary
 from pipeline.study.space import Value
@@ -140,7 +141,9 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
                 display.say(f"not yet in MLflow: {problem}")
             parent.params({"epochs": epochs, **{f"space_{k}": v for k, v in ranges.items()}})
             parent.description(description, pictures.examples(data))
-            parent.metrics(quick.baselines(data), 0)
+            beside = quick.baselines(data)
+            parent.metrics(beside, 0)
+            study.set_user_attr(store.BASELINES, baselines.titled(beside, data.spec))
             driver = _Driver(
                 request=request, trials=trials, search_space=search_space, study=study, settings=settings,
                 tracker=tracker, parent=parent, display=display, progress=progress,
@@ -159,13 +162,20 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
 def _objectives(
     request: StudyRequest, name: str, asked: tuple[str, ...], data: Data, display: Display
 ) -> tuple[str, ...]:
-    """Return the objectives of a study, and print it if balanced accuracy becomes one because classes are uneven."""
+    """Return the objectives of a study, and print it if balanced accuracy becomes one because classes are uneven.
+
+    A study that an older version started, for which other classes were uneven, keeps the accuracy that it has.
+    """
     probe = quick.probe_metric(data)
     objectives = metrics.objectives(asked, data.spec, probe)
-    if probe == "probe/balanced_accuracy" and (plain := metrics.objectives(asked, data.spec)) != objectives:
-        if store.stored_objectives(request.storage, name) == plain:
-            display.say(f"study {name} was started with probe/accuracy, and keeps it although the classes are uneven")
-            return plain
+    if isinstance(probe, Undefined):
+        return objectives
+    plain, balanced = (metrics.objectives(asked, data.spec, f"probe/{n}") for n in ("accuracy", "balanced_accuracy"))
+    stored = store.stored_objectives(request.storage, name)
+    if stored in (plain, balanced) and stored != objectives:
+        display.say(f"study {name} was started with {', '.join(set(stored) - set(objectives))}, and keeps it")
+        return stored
+    if objectives != plain:
         display.say("the classes are uneven: probe/balanced_accuracy takes the place of the objective probe/accuracy")
     return objectives
 

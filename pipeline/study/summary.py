@@ -12,13 +12,16 @@ from rich.table import Table
 
 from pipeline.metrics import OBJECTIVES
 from pipeline.study import store
+from variants.base.contract import DENSITIES
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+PART = "valid/reconstruction_"  # the prefix of the parts of a reconstruction by kind of value
 COLUMNS = {  # metric -> heading and format, in the order in which they are shown
     "valid/elbo": ("ELBO", ".2f"),
     "valid/reconstruction": ("reconstruction", ".2f"),
     "valid/kl": ("KL", ".2f"),
+    "baseline/valid_ppca": ("PPCA", ".2f"),
     "latent/mmd": ("MMD", ".4f"),
     "probe/accuracy": ("probe", ".3f"),
     "probe/balanced_accuracy": ("balanced", ".3f"),
@@ -35,8 +38,8 @@ def scores_text(scores: Mapping[str, float], objectives: tuple[str, ...]) -> str
 def trial_line(trial: FrozenTrial, objectives: tuple[str, ...]) -> str:
     """Return the line that is printed when a trial has finished."""
     scores = scores_text(trial.user_attrs.get("metrics", {}), objectives)
-    reason = f"  {trial.user_attrs['reason']}" if "reason" in trial.user_attrs else ""
-    return f"trial {trial.number:>3} {store.STATES[trial.state]:<8} {scores}  {_params(trial)}{reason}"
+    notes = [trial.user_attrs[name] for name in (store.REMARK, "reason") if trial.user_attrs.get(name)]
+    return "  ".join([f"trial {trial.number:>3} {store.STATES[trial.state]:<8} {scores}", _params(trial), *notes])
 
 
 def best_text(best: Mapping[str, tuple[float, int]]) -> str:
@@ -61,16 +64,35 @@ def best_table(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) 
         units += "; balanced: mean of its accuracy on each class"
     shares = {t.user_attrs["metrics"].get("probe/majority") for t in best} - {None}  # the same for all trials
     majority = "".join(f"; share of the most frequent class: {share:.3f}" for share in shares)
-    caption = f"{_counts(study)}; {units}{star}{majority}"
+    caption = "\n".join([f"{_counts(study)}; {units}{star}{majority}", *_likelihood_notes(study, measured)])
     table = Table(title=f"{study.study_name}: best trials", caption=caption)
     for heading in ["trial", *(COLUMNS[k][0] for k in columns)]:
         table.add_column(heading, justify="right")
     table.add_column("hyperparameters")
-    for t in best:
+    remarks = [t.user_attrs.get(store.REMARK, "") for t in best]
+    if any(remarks):
+        table.add_column("remark")
+    for t, remark in zip(best, remarks, strict=True):
         metrics = t.user_attrs["metrics"]
         scores = [f"{metrics[k]:{COLUMNS[k][1]}}" if k in metrics else "—" for k in columns]
-        table.add_row(f"{t.number}{'*' * (t.number in front)}", *scores, _params(t))
+        table.add_row(f"{t.number}{'*' * (t.number in front)}", *scores, _params(t), *[remark] * any(remarks))
     return table
+
+
+def _likelihood_notes(study: optuna.Study, measured: set[str]) -> Iterator[str]:
+    """Yield what the ELBO is to be read with: baselines, and whether it adds densities and probabilities."""
+    if baselines := study.user_attrs.get(store.BASELINES, {}):
+        values = ", ".join(f"{title} {value:.2f}" for title, value in baselines.items())
+        yield f"baselines, log p(x) in nats per example: {values}"
+    if "baseline/valid_ppca" in measured:
+        yield "PPCA: log p(x) of probabilistic PCA with as many latents"
+    kinds = [name.removeprefix(PART) for name in sorted(measured) if name.startswith(PART)]
+    densities, others = ([k for k in kinds if (k in DENSITIES) == is_density] for is_density in (True, False))
+    if densities and others:
+        yield (
+            f"the ELBO is of a density: it adds densities ({', '.join(densities)}) and probabilities "
+            f"({', '.join(others)}), whose parts are in MLflow"
+        )
 
 
 def _columns(objectives: tuple[str, ...]) -> list[str]:

@@ -107,6 +107,7 @@ class TrialTask:
                 prune = prune and trial.should_prune()
             if prune:
                 trial.set_user_attr("metrics", {**training.kept, "time/trial_seconds": training.seconds})
+                trial.set_user_attr(store.REMARK, training.remark(training.kept, {}))
                 run.state = "pruned"
                 study.tell(trial, state=TrialState.PRUNED)
                 return
@@ -116,6 +117,7 @@ class TrialTask:
             untimed = {k: v for k, v in scores.items() if not k.startswith("time/")}
             run.model(training.variant, training.data, untimed, training.best_epoch)
         trial.set_user_attr("metrics", scores)
+        trial.set_user_attr(store.REMARK, training.remark(scores, study.user_attrs.get(store.BASELINES, {})))
         study.tell(trial, values)
 
     def _promoted(self, study: optuna.Study, trial: optuna.Trial, training: TrainingRun, epoch: "Epoch") -> bool:

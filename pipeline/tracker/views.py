@@ -26,6 +26,7 @@ PICTURES = (
 )  # fmt: skip
 PICTURE_STEP = 0  # of the final pictures of all trials, which end at different epochs: a view shows a single step
 PORT = 5000
+KINDS = ("real", "positive", "count", "binary", "category")  # of values, by which reconstructions have parts
 COLOURS = (  # of trials: Tol's bright, vibrant and muted schemes, which colour-blind readers can tell apart
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#0077bb", "#33bbee", "#ee3377",
     "#cc3311", "#009988", "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255",
@@ -99,6 +100,7 @@ def _views(searched: list[str], has_finals: bool) -> dict[str, dict[str, Any]]:
         [
             _line("valid/elbo"), _line("train/elbo", "valid/elbo"), _scatter("valid/reconstruction", "valid/kl"),
             _line("valid/reconstruction"), _line("valid/kl"), _bar("latent/active_units"),
+            *(_bar(f"valid/reconstruction_{kind}") for kind in KINDS), _bar("valid/elbo_units"),
         ],
         {"columns": 3},
     )  # fmt: skip
@@ -106,8 +108,9 @@ def _views(searched: list[str], has_finals: bool) -> dict[str, dict[str, Any]]:
         "What the codes are good for",
         [
             _bar("probe/accuracy"), _bar("probe/balanced_accuracy"), _bar("probe/majority"),
-            _bar("probe/random_projection"), _scatter("valid/elbo", "probe/accuracy"),
-            _bar("latent/mmd"), _bar("latent/posterior_spread"), _scatter("valid/reconstruction", "latent/mmd"),
+            _bar("probe/roc_area"), _bar("probe/precision_recall_area"), _bar("probe/random_projection"),
+            _scatter("valid/elbo", "probe/accuracy"), _bar("latent/mmd"), _bar("latent/posterior_spread"),
+            _scatter("valid/reconstruction", "latent/mmd"),
         ],
         {"columns": 3},
     )  # fmt: skip
@@ -163,7 +166,8 @@ def _hidden(cards: list[Card]) -> list[Card]:
     parts = [f"{split}/{name}" for split in ("train", "valid") for name in ("elbo", "reconstruction", "kl", "loss")]
     others = ["time/train_seconds", "time/valid_seconds", "time/examples_per_second", "time/trial_seconds"]
     probes = ["probe/accuracy", "probe/balanced_accuracy", "probe/majority", "probe/random_projection"]
-    probes += ["probe/raw_pixels", "latent/active_units"]
+    probes += ["probe/roc_area", "probe/precision_recall_area", "probe/raw_pixels", "latent/active_units"]
+    probes += [f"baseline/valid_{name}" for name in ("independent", "gaussian", "multinomial", "ppca")]
     probes += ["latent/mmd", "latent/posterior_mean", "latent/posterior_spread"]
     metrics = [{**_bar(m), "deleted": True} for m in [*parts, *others, *probes] if m not in shown]
     return metrics + [{**_images(p), "deleted": True} for p in PICTURES if (p,) not in shown]

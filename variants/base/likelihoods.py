@@ -103,15 +103,16 @@ class StudentT(Gaussian):
         self.log_tail = nn.Parameter(torch.full(shape, 1.0))
 
     def _distribution(self, output: Tensor) -> torch.distributions.StudentT:
-        degrees = 2 + self.log_tail.clamp(*LOG_DISPERSIONS).exp()
-        return torch.distributions.StudentT(degrees, output, self.scale, validate_args=False)
+        """Return it in double precision, because logarithms of the gamma function nearly cancel for light tails."""
+        degrees = 2 + self.log_tail.clamp(*LOG_DISPERSIONS).double().exp()
+        return torch.distributions.StudentT(degrees, output.double(), self.scale.double(), validate_args=False)
 
     def nll(self, x: Tensor, output: Tensor) -> Tensor:
-        log_p: Tensor = self._distribution(output.double()).log_prob(x.double())
+        log_p: Tensor = self._distribution(output).log_prob(x.double())
         return -log_p.to(x.dtype)
 
     def sample(self, output: Tensor) -> Tensor:
-        values: Tensor = self._distribution(output).sample()
+        values: Tensor = self._distribution(output).sample().to(output.dtype)
         return values
 
 
@@ -147,11 +148,12 @@ class Gamma(Family):
     def __init__(self, spread: Tensor) -> None:
         super().__init__()
         self.register_buffer("spread", spread, persistent=False)
-        self.log_shape = nn.Parameter(-2 * spread.log())  # the variance of log x is about 1 / shape
+        # the variance of log x is about 1 / shape
+        self.log_shape = nn.Parameter((-2 * spread.log()).clamp(*LOG_DISPERSIONS))
 
     def nll(self, x: Tensor, output: Tensor) -> Tensor:
         shape = self.log_shape.clamp(*LOG_DISPERSIONS).exp().double()
-        log_ratio = (_log(x) - self.spread * output).double().clamp(max=LARGEST_LOG)  # of x and its mean
+        log_ratio = (_log(x) - self.spread * output).double().clamp(max=2 * LARGEST_LOG)  # of x and its mean
         nll = shape * (log_ratio.exp() - log_ratio - shape.log()) + shape.lgamma()
         return nll.to(x.dtype) + _log(x)
 

@@ -1,0 +1,162 @@
+"""Chooses the family of likelihoods of each column of a table, or that of all channels of sequences."""
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data._raw import Column
+from pipeline.data._source import Source
+from pipeline.data._splits import listed
+from variants import InputError
+from variants.base.contract import KIND_OF, Likelihood
+
+DEFAULTS: dict[str, Likelihood] = {  # the family of each kind of column
+    "real": "gaussian", "positive": "log-normal", "count": "negative-binomial", "binary": "bernoulli",
+    "category": "categorical",
+}  # fmt: skip
+CHOICES = tuple(family for family, kind in KIND_OF.items() if kind in DEFAULTS)
+FEW, SHARE = 20, 0.1  # a column with no more different values than this, and than this share of its rows, is discrete
+SKEWED = 2.0  # a positive column whose skewness is larger is compared with its logarithm
+HEAD = 1000  # the rows in which more than FEW different values are looked for first
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Families:
+    """The choice for a table or for channels: the likelihood of the whole, and the family of each column if mixed."""
+
+    columns: tuple[Column, ...]
+    likelihood: Likelihood
+    why: str  # the reason, as a clause
+    warnings: tuple[str, ...]  # as clauses
+
+
+def choose(
+    columns: Sequence[Column], x: Array, source: Source, noun: Literal["column", "channel"] = "column"
+) -> Families:
+    """Choose the families of columns with the values `x` (R, D), float64 with NaN for missing values.
+
+    Each column gets the family of its kind: `source.likelihood` if that is for this kind, and otherwise the default.
+    `--likelihood gaussian` makes all columns continuous except for those whose kind `--kind` gives. Columns of several
+    kinds, and columns of categories, make a `mixed` table.
+
+    Channels have one family. If they are of several kinds, then all are continuous. A single channel of categories is
+    `categorical`.
+
+    Raises:
+        InputError: If no column is of the kind of `source.likelihood`, or the channels are of several kinds that cannot
+            be modelled as continuous.
+    """
+    given = source.likelihood
+    if given is not None and given not in CHOICES:
+        what = "is for 8-bit pixels of images" if given == "logistic8" else "cannot be chosen"
+        raise InputError(f"{source}: --likelihood {given} {what}; expected one of {', '.join(CHOICES)} for {noun}s")
+    kinds: list[str] = [column.kind for column in columns]
+    if given == "gaussian" or (noun == "channel" and len(set(kinds)) > 1):
+        kinds = ["real" if source.kind(column.name) is None else column.kind for column in columns]
+    _refuse_kinds(columns, kinds, source, noun)
+    families = DEFAULTS | ({} if given is None else {KIND_OF[given]: given})
+    chosen = [families[kind] for kind in kinds]
+    warnings = (*_discrete(columns, kinds, x, source, noun), *_skewed(kinds, columns, x, source))
+    if len(set(chosen)) == 1 and (chosen[0] != "categorical" or noun == "channel"):
+        reasons = {
+            "real": "the values are continuous numbers", "positive": "the values are positive",
+            "count": f"all {noun}s are counts (whole numbers from 0)", "binary": f"each {noun} has two values",
+            "category": "the values are categories",
+        }  # fmt: skip
+        why = reasons[kinds[0]]
+        if {column.kind for column in columns} != set(kinds):
+            why = f"the {noun}s are of several kinds, and all are modelled as continuous"
+        return Families(tuple(columns), chosen[0], "--likelihood was given" if given else why, warnings)
+    counts = ", ".join(f"{n} {family}" for family, n in Counter(chosen).items())
+    mixed = tuple(replace(column, likelihood=family) for column, family in zip(columns, chosen, strict=True))
+    return Families(mixed, "mixed", f"each column has the likelihood of its kind ({counts})", warnings)
+
+
+def kind_option(names: Sequence[str], kind: str) -> str:
+    """Return the option that gives one of these columns a kind, as one types it in a shell."""
+    return f"--kind {shlex.quote(f'{names[0]}={kind}') if len(names) == 1 else f'COLUMN={kind}'}"
+
+
+def _refuse_kinds(columns: Sequence[Column], kinds: Sequence[str], source: Source, noun: str) -> None:
+    """Raise `InputError` if the columns cannot be modelled as the given kinds, or none fits `source.likelihood`."""
+    given = source.likelihood
+    texts = [c.name for c, kind in zip(columns, kinds, strict=True) if c.kind == "category" and kind == "real"]
+    if texts:
+        advice = f", or {kind_option(texts, 'category')} as well" if noun == "column" else ""
+        raise InputError(
+            f"{source}: {listed(texts)}: these {noun}s hold categories, which cannot be modelled as continuous; "
+            f"expected --drop {'COLUMN' if len(texts) > 1 else shlex.quote(texts[0])}{advice}"
+        )
+    names_of = {kind: [c.name for c, k in zip(columns, kinds, strict=True) if k == kind] for kind in kinds}
+    listing = "; ".join(f"{kind}: {listed(names, 5)}" for kind, names in names_of.items())
+    if noun == "channel" and (len(names_of) > 1 or ("category" in names_of and len(columns) > 1)):
+        raise InputError(
+            f"{source}: all channels have one likelihood, and these are of the kinds {listing}; expected one kind "
+            "other than category for all channels (--kind), or a single channel; --drop leaves channels out"
+        )
+    if given is not None and KIND_OF[given] not in names_of:
+        kind = KIND_OF[given]
+        fitting = f"{kind_option([c.name for c in columns], kind)} if the values are of this kind"
+        raise InputError(
+            f"{source}: --likelihood {given} is for {noun}s of the kind {kind}, and these are of the kinds {listing}; "
+            f"expected {fitting}, or one of {', '.join(f for f in CHOICES if KIND_OF[f] in names_of)}"
+        )
+
+
+def _discrete(columns: Sequence[Column], kinds: Sequence[str], x: Array, source: Source, noun: str) -> list[str]:
+    """Return warnings about columns with discrete values that are modelled as continuous."""
+    names_of: dict[tuple[str, ...], list[str]] = {}
+    for i, (column, kind) in enumerate(zip(columns, kinds, strict=True)):
+        if kind == "real" and column.kind != "real":
+            names_of.setdefault((), []).append(column.name)
+        elif kind == "real" and (fitting := _fitting_kinds(column, x[:, i], source)):
+            names_of.setdefault(fitting, []).append(column.name)
+    result = []
+    for fitting, names in names_of.items():
+        uses = {"category": "fits categories", "count": "fits counts",
+                "real": f"says that a {noun} of numbers is continuous"}  # fmt: skip
+        advice = " and ".join(f"{kind_option(names, kind)} {uses[kind]}" for kind in fitting)
+        if not fitting and source.likelihood == "gaussian":
+            advice = f"without --likelihood gaussian, each {noun} has the likelihood of its kind"
+        elif not fitting:
+            advice = "channels that are all of one kind have the likelihood of this kind"
+        result.append(
+            f"{listed(names, 10)}: the values are discrete, and are modelled by a continuous density, which can become "
+            f"arbitrarily high at such values, so a high score may mean little; {advice}"
+        )
+    return result
+
+
+def _fitting_kinds(column: Column, values: Array, source: Source) -> tuple[str, ...]:
+    """Return the kinds that may fit a real column better if its values are discrete, and otherwise nothing."""
+    values = values[~np.isnan(values)]
+    limit = min(FEW, SHARE * len(values))
+    is_whole = bool((values == np.floor(values)).all())
+    counts = ("count",) if is_whole and values.min(initial=0) >= 0 else ()
+    if len(np.unique(values[:HEAD])) <= limit and len(np.unique(values)) <= limit:
+        return ("category", *counts)
+    return (*counts, "real") if is_whole and source.kind(column.name) is None else ()
+
+
+def _skewed(kinds: Sequence[str], columns: Sequence[Column], x: Array, source: Source) -> list[str]:
+    """Return a warning about real columns for which the kind positive fits better."""
+    import pandas
+
+    names = []
+    for column, kind, values in zip(columns, kinds, x.T, strict=True):
+        if kind == column.kind == "real" and source.kind(column.name) is None and not (values <= 0).any():
+            skewness = pandas.Series(values).skew()
+            if skewness > SKEWED and abs(pandas.Series(np.log(values)).skew()) <= skewness / 2:
+                names.append(column.name)
+    if not names or source.likelihood is not None:
+        return []
+    return [
+        f"{listed(names, 10)}: all values are positive, and a few are much larger than the others; "
+        f"{kind_option(names, 'positive')} fits such a column better than a Gaussian does"
+    ]

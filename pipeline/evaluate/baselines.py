@@ -1,0 +1,326 @@
+"""Models of data that cost almost nothing, and that every likelihood has to beat.
+
+They are fitted by maximum likelihood on the training split, and give log p(x) of each example in nats, in the units of
+`Batch.x`. Only known values count. So their means compare with the ELBO of any variant that is not conditioned on x.
+
+    independent   each value by itself, with its family: what a decoder that ignores z can reach at best
+    gaussian      real values, and logarithms of positive values, by one Gaussian with a full covariance matrix
+    multinomial   counts given their sum, with the frequencies of the training data
+    ppca          the same as `gaussian`, with the covariance of probabilistic PCA: a linear model of as many latents
+
+The last three treat values of other kinds as independent. `ppca` depends on the number of latents of a model, so that
+each trial has its own; the others depend on the data alone.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pipeline.data import Data
+from pipeline.evaluate import probe
+from pipeline.metrics import Undefined
+from variants import Batch, DataSpec
+from variants.base import Observation
+from variants.base.contract import DENSITIES, Group
+from variants.base.likelihoods import SMALLEST_LOG_SCALE, Family, Gaussian
+
+NUMERICAL = ("student-t", "gamma", "negative-binomial", "zero-inflated", "logistic8")  # families without a closed form
+STEPS, LR, VALUES = 300, 0.1, 200_000  # of Adam for these families; values in a batch, at most
+JOINT_VALUES = 500  # of an example, at most, for a joint Gaussian
+EM_STEPS, EM_TOLERANCE, EM_COST = 50, 1e-4, 1e8  # the cost is D^3 for each training example with missing values
+SMALLEST_VARIANCE = math.exp(2 * SMALLEST_LOG_SCALE)  # the same as that of a decoder
+PREFIX = "baseline/valid_"
+
+ValueNLL = Callable[[Batch], Tensor]
+
+
+def log_p(data: Data, split: Batch) -> dict[str, Tensor | Undefined]:
+    """Return log p(x) of each example of a split, (N,), float64, under each baseline that depends on the data alone."""
+    nll = fit_independent(data)
+    joint, batches = fit_gaussian(data), list(data.batches(split))
+    gaussian: Tensor | Undefined
+    if isinstance(joint, Undefined):
+        gaussian = joint
+    else:
+        others = ~joint.positions.view(data.spec.shape)
+        gaussian = torch.cat([joint.log_p(b) - _sum(nll(b) * others) for b in batches])
+    multinomial: Tensor | Undefined = Undefined("it is for counts that are modelled given their sum")
+    if data.spec.exposure == "sum":
+        is_count = data.spec.kinds["count"].to(split.x.device)
+        multinomial = torch.cat([_log_multinomial(b, data.spec) - _sum(nll(b) * ~is_count) for b in batches])
+    return {
+        "independent": torch.cat([-_sum(nll(b)) for b in batches]), "gaussian": gaussian, "multinomial": multinomial,
+    }  # fmt: skip
+
+
+def ppca(data: Data, split: Batch, latent: int) -> Tensor | Undefined:
+    """Return log p(x) of each example of a split, (N,), under probabilistic PCA (Tipping & Bishop 1999).
+
+    It is undefined if values are missing from the training data, or have kinds other than real and positive.
+    """
+    if data.spec.missing or not set(data.spec.kinds) <= set(DENSITIES):
+        return Undefined("probabilistic PCA in closed form needs real values, of which none is missing")
+    joint = fit_gaussian(data)
+    if isinstance(joint, Undefined):
+        return joint
+    variances, axes = torch.linalg.eigh(joint.covariance)  # ascending
+    noise = variances[: max(1, len(variances) - latent)]
+    variances = torch.cat([noise.mean().expand_as(noise), variances[len(noise) :]])
+    joint = replace(joint, covariance=axes * variances @ axes.T)
+    return torch.cat([joint.log_p(batch) for batch in data.batches(split)])
+
+
+def means(values: Mapping[str, Tensor | Undefined]) -> dict[str, float]:
+    """Return the mean over examples of each baseline that is defined."""
+    return {name: float(value.mean()) for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def titled(scores: Mapping[str, float], spec: DataSpec) -> dict[str, float]:
+    """Return the scores `baseline/...` out of `scores`, by what the baselines are called in words."""
+    columns = "independent channels" if spec.steps else f"independent {'pixels' if len(spec.shape) == 3 else 'columns'}"
+    titles = {
+        "independent": columns, "gaussian": "a Gaussian with full covariance", "ppca": "probabilistic PCA",
+        "multinomial": "a multinomial with the training frequencies",
+    }  # fmt: skip
+    names = {name: name.rpartition("_")[2] for name in scores if name.startswith("baseline/")}
+    return {titles[short]: scores[name] for name, short in names.items()}
+
+
+def verdict(elbo: float, titles: Mapping[str, float]) -> str:
+    """Say in words whether an ELBO beats no more than what is trivial; "" if it is better than all baselines.
+
+    `titles` are mean log p(x) on the same examples, as `titled` returns them.
+    """
+    best = max(titles, key=lambda title: titles[title], default=None)
+    if best is None or elbo > titles[best]:
+        return ""
+    return f"no better than trivial ({best}: {titles[best]:.2f} nats)"
+
+
+def fit_independent(data: Data) -> ValueNLL:
+    """Fit each column of a table, channel of sequences, or pixel of images by itself, with its family.
+
+    Scales are shared by the pixels of a channel, as they are in a decoder.
+
+    Returns:
+        A function that returns -log p of each value of a batch, in the shape of x; 0 for missing values and padding.
+    """
+    observation = Observation(data.spec).to(data.train.x.device).double()
+    output, is_numerical = _closed_form(data, observation)
+    if is_numerical.any():
+        output = _improved(data, observation, output, is_numerical)
+
+    @torch.no_grad()
+    def nll(batch: Batch) -> Tensor:
+        batch = _double(batch)
+        return observation.nll_each(batch, _for_each(output, batch))
+
+    return nll
+
+
+def _closed_form(data: Data, observation: Observation) -> tuple[Tensor, Tensor]:
+    """Set scales, and return the outputs of a decoder that fit the training data best, and which of them are only near.
+
+    For families without a closed form, outputs and scales are those of a similar family.
+    """
+    sizes, outputs, flags = observation.sizes, [], []
+    moments = [moment.split(sizes, -1) if len(sizes) > 1 else [moment] for moment in _moments(data)]
+    families = [family for family in observation.families if isinstance(family, Family)]
+    with torch.no_grad():
+        for group, family, n, mean, variance in zip(data.spec.parts, families, *moments, strict=True):
+            output = _output(group, n, mean)
+            if isinstance(family, Gaussian):
+                axes = (1, 2) if output.ndim == 3 else ()
+                pooled = (n * variance).sum(axes, keepdim=True) / n.sum(axes, keepdim=True).clamp(min=1)
+                spread = mean.new_tensor(group.spread or 1.0)
+                scale = pooled if axes else variance
+                family.log_scale.copy_(0.5 * scale.clamp(min=1e-30).log() - spread.log())
+            if family.outputs == 2:  # few of the zeros are additional ones
+                output = torch.cat([output, torch.full_like(output, -2.0)], -1)
+            outputs.append(output)
+            flags.append(torch.full_like(output, group.likelihood in NUMERICAL, dtype=torch.bool))
+    return torch.cat(outputs, -1), torch.cat(flags, -1)
+
+
+def _output(group: Group, n: Tensor, mean: Tensor) -> Tensor:
+    """Return the output that gives a distribution the mean of the training data, less the offset of the group.
+
+    `n` is the number of known values, and `mean` their mean; of positive values, that of their logarithms. Frequencies
+    follow Laplace's rule.
+    """
+    offset = mean.new_tensor(group.offset or 0.0)
+    if group.kind == "count":
+        return torch.zeros_like(mean) if group.offset else ((n * mean + 0.5) / n.clamp(min=1)).log()
+    if group.kind == "category":
+        return ((n * mean + 1) / (n + group.size)).log() - offset
+    if group.kind in ("binary", "pixel"):
+        return ((n * mean + 1) / (n + 2)).logit() - offset
+    return mean / mean.new_tensor(group.spread or 1.0)
+
+
+def _moments(data: Data) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the number, the mean and the variance of the known training values, each in the shape of the spec.
+
+    They are those of the logarithms of positive values. Steps of sequences are pooled.
+    """
+    sums = [data.train.x.new_zeros(data.spec.shape, dtype=torch.float64) for _ in range(3)]
+    for batch in data.batches(data.train):
+        x, known = _real_line(batch, data.spec)
+        powers = (known.double(), x, x.square())
+        axes = tuple(range(x.ndim - len(data.spec.shape)))
+        for total, power in zip(sums, powers, strict=True):
+            total += power.sum(axes)
+    n, mean, square = sums[0], *(total / sums[0].clamp(min=1) for total in sums[1:])
+    return n, mean, square - mean.square()
+
+
+def _improved(data: Data, observation: Observation, output: Tensor, is_numerical: Tensor) -> Tensor:
+    """Improve the numerical outputs, and the parameters of their families, by Adam. Return the outputs."""
+    change = torch.zeros_like(output, requires_grad=True)
+    families = zip(data.spec.parts, observation.families, strict=True)
+    chosen = [p for group, family in families if group.likelihood in NUMERICAL for p in family.parameters()]
+    optimizer = torch.optim.Adam([change, *chosen], lr=LR)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    rows = max(32, VALUES // data.train.x[0].numel())
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(STEPS):
+        index: Tensor | slice = slice(None)
+        if rows < len(data.train):
+            index = torch.randint(len(data.train), (rows,), generator=generator).to(output.device)
+        batch = _double(data.batch(data.train, index))
+        loss = observation.nll(batch, _for_each(output + change * is_numerical, batch)).mean()
+        gradients = torch.autograd.grad(loss, [change, *chosen], allow_unused=True)
+        for parameter, gradient in zip([change, *chosen], gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        schedule.step()
+    return (output + change * is_numerical).detach()
+
+
+@dataclass(frozen=True)
+class GaussianOfValues:
+    """A Gaussian of real values, and of the logarithms of positive values."""
+
+    spec: DataSpec
+    positions: Tensor  # (values of an example,) bool, true for those that it is of
+    mean: Tensor  # (D,)
+    covariance: Tensor  # (D, D)
+
+    def log_p(self, batch: Batch) -> Tensor:
+        """Return log p of the known values of each example, (B,), as a density of the values themselves."""
+        x, known = (part.flatten(1)[:, self.positions] for part in _real_line(batch, self.spec))
+        result = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for pattern, rows in _patterns(known):
+            centred = (x[rows] - self.mean)[:, pattern]
+            root = torch.linalg.cholesky(self.covariance[pattern][:, pattern])
+            scaled = torch.linalg.solve_triangular(root, centred.T, upper=False)
+            constant = root.diagonal().log().sum() + 0.5 * len(root) * math.log(2 * math.pi)
+            result[rows] = -0.5 * scaled.square().sum(0) - constant
+        if "positive" in self.spec.kinds:  # the density of a value is that of its logarithm, divided by the value
+            is_positive = self.spec.kinds["positive"].to(x.device).expand(self.spec.shape).flatten()[self.positions]
+            result -= (x * is_positive).sum(1)
+        return result
+
+
+def fit_gaussian(data: Data) -> GaussianOfValues | Undefined:
+    """Fit a Gaussian with a full covariance matrix, with missing values by the EM algorithm (Dempster et al. 1977).
+
+    It is undefined for sequences, fewer than two or too many real and positive values, and too few training examples.
+    """
+    spec = data.spec
+    if spec.steps:
+        return Undefined("a joint Gaussian is of tables and small images, not of sequences")
+    real = [mask for kind, mask in spec.kinds.items() if kind in DENSITIES]
+    positions = torch.stack([*real, torch.zeros(spec.shape[-1], dtype=torch.bool)]).any(0)
+    positions = positions.to(data.train.x.device).expand(spec.shape).flatten()
+    count = int(positions.sum())
+    if not 2 <= count <= JOINT_VALUES:
+        return Undefined(f"a joint Gaussian is of 2 to {JOINT_VALUES} real values; {spec.name} has {count}")
+    train = data.train
+    if spec.missing and (patterns := len(_patterns(_known(train).flatten(1)[:, positions]))) > EM_COST / count**3:
+        train = probe.subset(train, int(EM_COST / count**3))
+        if len(train) < 5 * count:
+            return Undefined(f"{count} columns with {patterns} patterns of missing values are too many for it")
+    if len(train) <= count:
+        return Undefined(f"{len(train)} training examples are too few for a covariance matrix of {count} values")
+    parts = [_real_line(batch, spec) for batch in data.batches(train)]
+    x, known = (torch.cat([part[i].flatten(1)[:, positions] for part in parts]) for i in (0, 1))
+    mean, covariance = _maximum_likelihood(x, known)
+    return GaussianOfValues(spec, positions, mean, covariance)
+
+
+def _maximum_likelihood(x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean (D,) and the covariance (D, D) of a Gaussian of rows (N, D), of which some values are missing."""
+    n = known.sum(0).clamp(min=1)
+    mean = (x * known).sum(0) / n
+    if known.all():
+        return mean, _positive_definite((x - mean).T @ (x - mean) / len(x))
+    patterns = _patterns(known)
+    masks = torch.stack([pattern for pattern, _ in patterns])
+    both, eye = masks[:, :, None] & masks[:, None, :], torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    counts = torch.tensor([float(len(rows)) for _, rows in patterns], dtype=x.dtype, device=x.device)
+    covariance = _positive_definite((((x - mean) * known).square().sum(0) / n).diag())
+    for _ in range(EM_STEPS):
+        # the inverse covariance of the known values of each pattern, with zeros for the missing ones
+        inverse = torch.where(both, torch.linalg.inv(torch.where(both, covariance, eye)), 0.0)
+        filled, centred = torch.empty_like(x), (x - mean) * known
+        for k, (_, rows) in enumerate(patterns):
+            filled[rows] = mean + centred[rows] @ inverse[k] @ covariance
+        uncertainty = covariance - covariance @ torch.einsum("p,pij->ij", counts / len(x), inverse) @ covariance
+        old, mean = (mean, covariance), filled.mean(0)
+        covariance = _positive_definite((filled - mean).T @ (filled - mean) / len(x) + uncertainty)
+        if max((old[0] - mean).abs().max(), (old[1] - covariance).abs().max()) < EM_TOLERANCE:
+            break
+    return mean, covariance
+
+
+def _positive_definite(covariance: Tensor) -> Tensor:
+    """Return a covariance matrix whose variances, in all directions, are at least `SMALLEST_VARIANCE`."""
+    variances, axes = torch.linalg.eigh(covariance)
+    result: Tensor = axes * variances.clamp(min=SMALLEST_VARIANCE) @ axes.T
+    return result
+
+
+def _patterns(known: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return each different row (D,) of `known` (N, D), and the indices of the rows that are equal to it."""
+    patterns, inverse, counts = known.unique(dim=0, return_inverse=True, return_counts=True)
+    return list(zip(patterns, inverse.argsort().split(counts.tolist()), strict=True))
+
+
+def _log_multinomial(batch: Batch, spec: DataSpec) -> Tensor:
+    """Return log p of the known counts of each example given their sum, (B,), with the training frequencies."""
+    is_count = spec.kinds["count"].to(batch.x.device)
+    x, known = batch.x.double()[:, is_count], _known(batch)[:, is_count]
+    offsets = [value for group in spec.parts if group.kind == "count" for value in group.offset]
+    log_rates = torch.where(known, torch.tensor(offsets, dtype=torch.float64, device=x.device), -torch.inf)
+    log_shares = torch.where(known, log_rates.log_softmax(-1), 0.0)
+    log_ways: Tensor = (x.sum(1) + 1).lgamma() - (x + 1).lgamma().sum(1)
+    return log_ways + (x * log_shares).sum(1)
+
+
+def _real_line(batch: Batch, spec: DataSpec) -> tuple[Tensor, Tensor]:
+    """Return values in float64, positive ones as logarithms and unknown ones as 0, and which are known."""
+    x, known = batch.x.double(), _known(batch)
+    if "positive" in spec.kinds:
+        x = torch.where(spec.kinds["positive"].to(x.device), x.clamp(min=1e-30).log(), x)
+    return torch.where(known, x, 0.0), known
+
+
+def _known(batch: Batch) -> Tensor:
+    return torch.ones_like(batch.x, dtype=torch.bool) if batch.known is None else batch.known.expand_as(batch.x)
+
+
+def _double(batch: Batch) -> Batch:
+    return replace(batch, x=batch.x.double(), exposure=None if batch.exposure is None else batch.exposure.double())
+
+
+def _for_each(output: Tensor, batch: Batch) -> Tensor:
+    """Repeat the output for each example, and for each step of sequences."""
+    return output.expand(*batch.x.shape[: batch.x.ndim - output.ndim], *output.shape)
+
+
+def _sum(values: Tensor) -> Tensor:
+    return values.flatten(1).sum(1)
