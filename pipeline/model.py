@@ -321,9 +321,9 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             X: New data.
             by_value: Whether to return instead the expected log p(x_i|z) of each value under q(z|x), in the shape of
                 the data, which shows the values that are unusual; NaN for missing values.
-            in_units: Whether p(x) is the density of values in the units of the data; otherwise it is that of real
-                values which are standardised, and of positive values which are divided by their geometric mean, as in
-                training. Scores of models with different likelihoods of the same data compare only in its units.
+            in_units: Whether p(x) is a density in the units of the data. Otherwise it is that of the values as the
+                model gets them: real values are standardised, and positive values divided by their geometric mean.
+                Scores of models with different likelihoods of the same data compare only in the units of the data.
 
         Raises:
             InputError: If q(z|x) of the variant has no density. `anomaly` works for all variants.
@@ -443,12 +443,14 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         def completed(batch: Batch, part: Raw) -> list[Any]:
             xs = batch.x.expand(max(1, draws), *batch.x.shape).clone()
-            if batch.observed is not None:
+            if batch.observed is not None and not batch.observed.all():
                 incomplete = (~batch.observed.flatten(1).all(1)).nonzero().squeeze(1)
-                if draws:
-                    xs[:, incomplete] = imputation.conditional_draws(variant, batch[incomplete], draws, importance)
-                else:
-                    xs[0, incomplete] = imputation.conditional_mean(variant, batch[incomplete], importance)
+                some = batch[incomplete]
+                xs[:, incomplete] = (
+                    imputation.conditional_draws(variant, some, draws, importance)
+                    if draws
+                    else imputation.conditional_mean(variant, some, importance)
+                )
             return [self._values(x, part.rows, batch.mask, drawn=draws > 0, given=part) for x in xs]
 
         parts = self._each_batch(raw, completed, allow_missing=True)

@@ -199,7 +199,7 @@ ANCHORS = {
                 {"gaussian/mse": ("<=", 0.30)},
             ),
         },
-        cost="3 min per seed",
+        cost="2 min per seed",
     ),
     "vrae-ecg": Anchor(
         about="ECG5000 (500/4500): linear probe, AUC of the reconstruction of normal heartbeats, KL per sequence",

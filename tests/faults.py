@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Fault(NamedTuple):
-    module: str  # a path relative to pipeline/, without .py
+    module: str  # a path without .py, relative to pipeline/ unless it begins with variants/
     what: str
     right: str  # text that occurs exactly once in the module
     wrong: str  # what replaces it
@@ -27,6 +27,24 @@ class Fault(NamedTuple):
 
 
 FAULTS = [
+    Fault("variants/base/likelihoods", "log-normal: no change of variables", "+ self.spread.log() + log_x", "+ self.spread.log()", "observation"),
+    Fault("variants/base/likelihoods", "Student's t: degrees of freedom in single precision", "self.log_tail.clamp(*LOG_DISPERSIONS).double().exp()", "self.log_tail.clamp(*LOG_DISPERSIONS).exp()", "observation"),
+    Fault("variants/base/likelihoods", "gamma: a large ratio is cut off", "clamp(max=2 * LARGEST_LOG)", "clamp(max=LARGEST_LOG)", "observation"),
+    Fault("variants/base/likelihoods", "negative binomial: x! forgotten", "- r.lgamma() - (x + 1).lgamma()", "- r.lgamma()", "observation"),
+    Fault("variants/base/likelihoods", "negative binomial in single precision", "r, odds = log_r.exp(), output.double().clamp(max=LARGEST_LOG) - log_r\n        x = x.double()", "log_r = log_r.to(x.dtype)\n        r, odds = log_r.exp(), output.clamp(max=LARGEST_LOG) - log_r", "observation"),
+    Fault("variants/base/likelihoods", "zero-inflated: other counts keep their probability", "of_zero, nll - F.logsigmoid(-logit))", "of_zero, nll)", "observation"),
+    Fault("variants/base/likelihoods", "missing values count", "return values if known is None else torch.where(known, values, 0.0)", "return values", "observation"),
+    Fault("variants/base/likelihoods", "missing values reach the gradient", "x = batch.x if known is None else torch.where(known, batch.x, 0.0)", "x = batch.x", "observation"),
+    Fault("variants/base/likelihoods", "shares are of missing counts too", "shares = torch.where(is_count | is_empty, shares, -torch.inf)", "pass", "observation"),
+    Fault("variants/base/likelihoods", "all samples have one exposure", "exposure = self._random_exposure(output) if", "exposure = self._typical_exposure(output) if", "observation"),
+    Fault("variants/base/likelihoods", "encoders take missing values for zeros", "torch.ones_like(x) if observed is None else observed.to(x.dtype)", "torch.ones_like(x)", "contract"),
+    Fault("variants/base/abstract", "scales lag behind the networks", '{"params": scales, "lr": SCALE_LR}', '{"params": scales}', "observation"),
+    Fault("variants/base/contract", "missing steps count, not missing values", "self.mask[..., None] & self.observed", "self.mask[..., None]", "contract"),
+    Fault("variants/base/contract", "all classes are equally frequent", "self.class_shares or (1", "(1", "likelihood"),
+    Fault("variants/vae", "the mean of log-weights is maximised", ".logsumexp(1) - math.log(k)", ".mean(1)", "math"),
+    Fault("variants/cvae", "the class costs nothing", "kl.sum(1) + self.label_nll(c)", "kl.sum(1)", "variants"),
+    Fault("variants/cvae", "holes are kept as values", "self.observed_pixels & batch.observed", "self.observed_pixels", "variants"),
+    Fault("variants/vrae", "a decoder reads means of counts", "any(group.kind not in DENSITIES for group in self.spec.parts)", "False", "variants"),
     Fault("evaluate/likelihood", "k is one too many", "logsumexp(1) - math.log(k)", "logsumexp(1) - math.log(k + 1)", "likelihood"),
     Fault("evaluate/likelihood", "log q has the wrong sign", "batch[index]) - log_q)", "batch[index]) + log_q)", "likelihood"),
     Fault("evaluate/likelihood", "mean of log-weights (the ELBO)", "1).logsumexp(1) - math.log(k)", "1).mean(1)", "likelihood"),
@@ -40,7 +58,7 @@ FAULTS = [
     Fault("evaluate/ais", "moves are accepted the wrong way", "torch.rand_like(energy).log() < energy", "torch.rand_like(energy).log() < -energy", "likelihood"),
     Fault("evaluate/ais", "kinetic energy forgotten", "- 0.5 * (momentum.square() - start.square()).sum(1)", "", "likelihood"),
     Fault("evaluate/ais", "gap of the wrong sign", "tuned, chains) - lower)", "tuned, chains) * -1 + lower)", "likelihood"),
-    Fault("evaluate/ais", "p(y) forgotten", "classes = variant.spec.classes if", "classes = 1 if", "likelihood"),
+    Fault("evaluate/ais", "p(y) forgotten", "each = each + variant.spec.class_probabilities", "each = each + 0 * variant.spec.class_probabilities", "likelihood"),
     Fault("evaluate/ais", "rate without log Z", "beta * mean - _mean_exp(weight)", "beta * mean", "likelihood"),
     Fault("evaluate/latents", "deviation for variance", "codes.var(axis=0) > threshold", "codes.std(axis=0) > threshold", "latents"),
     Fault("evaluate/latents", "a unit at the threshold counts", "return int((kl > threshold)", "return int((kl >= threshold)", "latents"),
@@ -77,6 +95,13 @@ FAULTS = [
     Fault("evaluate/probe", "the majority of the test examples", "classes, counts = np.unique(train_y", "classes, counts = np.unique(test_y", "probe"),
     Fault("evaluate/codes", "unknown labels are a class", "torch.ge(split.y, 0)", "torch.ge(split.y, -1)", "labels"),
     Fault("evaluate/codes", "no classes are uneven", "counts.max() > UNEVEN * counts.min()", "counts.max() > 1000 * counts.min()", "labels"),
+    Fault("evaluate/baselines", "logarithms without their Jacobian", "result -= (x * is_positive).sum(1)", "pass", "baselines"),
+    Fault("evaluate/baselines", "EM: filled-in values are certain", "/ len(x) + uncertainty)", "/ len(x))", "baselines"),
+    Fault("evaluate/baselines", "probabilistic PCA: the noise is of other directions", "variances[: max(1, len(variances) - latent)]", "variances[: max(1, latent)]", "baselines"),
+    Fault("evaluate/baselines", "missing counts take part in a multinomial", "log_rates = torch.where(known, ", "log_rates = torch.where(known | True, ", "baselines"),
+    Fault("evaluate/baselines", "the scale of a column is pooled", "scale = pooled if axes else variance", "scale = variance.mean()", "baselines"),
+    Fault("evaluate/baselines", "the worst baseline is to be beaten", "best = max(titles", "best = min(titles", "baselines"),
+    Fault("training_run", "collapse is not noticed", "not latents.active_units_kl(self._kl)", "False", "training_run"),
     Fault("evaluate/quick", "unknown labels of validation count as wrong", "labels_of(data.valid) >= 0", "labels_of(data.valid) >= -1", "labels"),
     Fault("evaluate/suite", "unknown labels of the test split count as wrong", "context.codes[known], context.labels[known]", "context.codes, context.labels", "labels"),
     Fault("evaluate/probe", "one neighbour", "min(k, len(train[1]))", "1", "probe"),
@@ -86,19 +111,26 @@ FAULTS = [
     Fault("evaluate/downstream", "padding replaces missing values", "present.sum(1), (examples * present)", "0 * present.sum(1) + present.shape[1], (examples * present)", "downstream"),
     Fault("evaluate/classifier", "the classifier sees padding", "x = self.body((x * mask[..., None]).transpose(1, 2)) * mask[:, None]", "x = self.body(x.transpose(1, 2))", "downstream"),
     Fault("evaluate/classifier", "unlabelled examples count as wrong", "== y)[y >= 0].mean()", "== y).mean()", "downstream"),
-    Fault("evaluate/downstream", "anomalies are the likely examples", "scores[\"iw\"] = -bound", "scores[\"iw\"] = bound", "downstream"),
+    Fault("evaluate/downstream", "anomalies are the likely examples", "scores[\"iw\"] = -defined(", "scores[\"iw\"] = defined(", "downstream"),
     Fault("evaluate/downstream", "a score of the variant with the wrong sign", "append(-terms.extras[name])", "append(terms.extras[name])", "downstream"),
     Fault("evaluate/downstream", "imputation: mean of logs", "math.log(gain.shape[1]) - gain.logsumexp(1)", "-gain.mean(1)", "downstream"),
-    Fault("evaluate/downstream", "imputation: missing values weigh as observed ones", "log_weights.append(_sum(each, ~missing)", "log_weights.append(_sum(each, missing)", "downstream"),
-    Fault("evaluate/downstream", "neighbours by missing values", "observed = (real & ~hiding).flatten(1).float()", "observed = real.expand_as(hiding).flatten(1).float()", "downstream"),
+    Fault("evaluate/downstream", "imputation: missing values weigh as observed ones", "log_weights.append(_sum(each, ~gaps)", "log_weights.append(_sum(each, gaps)", "downstream"),
+    Fault("evaluate/downstream", "neighbours by missing values", "observed = (known & ~hiding).flatten(1).float()", "observed = known.expand_as(hiding).flatten(1).float()", "downstream"),
     Fault("evaluate/downstream", "interpolation: sum over the ends' sum", "(moves.sum(1) / ends).mean()", "moves.sum() / len(moves)", "downstream"),
-    Fault("evaluate/downstream", "forecasts scored on the known steps", "steps >= prefix[:, None]", "steps < prefix[:, None]", "downstream"),
+    Fault("evaluate/downstream", "forecasts scored on the known steps", "ahead = known & ~before", "ahead = known & before", "downstream"),
     Fault("evaluate/downstream", "forecasts in standardised units", "(guess - batch.x) * scale", "guess - batch.x", "downstream"),
-    Fault("evaluate/downstream", "no samples are added", "_joined([real[0], *samples])", "_joined([real[0], *real[1:]])", "downstream"),
+    Fault("evaluate/downstream", "no samples are added", "Batch.cat([real[0], *samples])", "Batch.cat([real[0], *real[1:]])", "downstream"),
     Fault("evaluate/downstream", "samples are not of the class asked for", "variant.sample(len(part), part, noise=True)", "variant.sample(len(part), part.flip(0), noise=True)", "downstream"),
+    Fault("evaluate/downstream", "the sum of hidden counts is known", "scored = _with_exposure(variant, z, true, rest)", "scored = true", "downstream"),
+    Fault("evaluate/downstream", "hidden counts stay in the sum", "x, exposure = torch.where(observed, batch.x, 0.0), batch.exposure", "x, exposure = batch.x, batch.exposure", "downstream"),
+    Fault("evaluate/downstream", "missing values are hidden once more", "chosen & split.observed", "chosen", "downstream"),
+    Fault("evaluate/downstream", "the frequent class is the rare one", "== counts.argmin()", "== counts.argmax()", "downstream"),
+    Fault("evaluate/downstream", "persistence repeats a missing value", "torch.where(known & before, steps, -1)", "torch.where(before, steps, -1)", "downstream"),
+    Fault("evaluate/suite", "samples lack nothing", "x=x if true.known is None else torch.where(true.known, x, 0.0)", "x=x, observed=None", "suite"),
+    Fault("evaluate/likelihood", "kinds of values are mixed up", "nll[..., belongs.to(nll.device)]", "nll[..., ~belongs.to(nll.device)]", "suite"),
     Fault("evaluate/suite", "ELBO of the wrong sign", "_mean(\"test/elbo\", -loss,", "_mean(\"test/elbo\", loss,", "suite"),
     Fault("evaluate/suite", "a sum called a mean", "value=float(total) / n, n=n", "value=float(total), n=n", "suite"),
-    Fault("evaluate/suite", "k of the table differs from that of the name", "scores.append(_average(name, each, k=sizes.iw_k))", "scores.append(_average(name, each, k=1))", "suite"),
+    Fault("evaluate/suite", "k of the table differs from that of the name", "_average(name, bound.numpy(), k=sizes.iw_k)", "_average(name, bound.numpy(), k=1)", "suite"),
     Fault("evaluate/codes", "label leak: codes with labels", "variant.encode(b.unlabelled) for b in data.batches(split)", "variant.encode(b) for b in data.batches(split)", "suite"),
     Fault("metrics", "a metric of trials is unknown", 'r"probe/raw_pixels"', 'r"probe/raw_pixel"', "suite"),
     Fault("trainer", "the best weights are not restored", "variant.load_state_dict(state.best_weights)", "pass", "trainer"),
@@ -168,7 +200,7 @@ def copy_tree(root: Path) -> None:
 
 
 def path_of(root: Path, fault: Fault) -> Path:
-    return root / "pipeline" / f"{fault.module}.py"
+    return root / ("" if fault.module.startswith("variants/") else "pipeline") / f"{fault.module}.py"
 
 
 def misplaced(fault: Fault) -> str:

@@ -73,12 +73,13 @@ def scores(name: str, data: Data, epochs: int, seed: int) -> dict[str, float]:
 
 
 def main(words: list[str]) -> int:
-    parser = cli.parser("fraud", str(__doc__), "--threads", "--seeds")
+    parser = cli.parser("fraud", str(__doc__), "--threads")
     parser.prog = "python tests/fraud.py"
+    parser.add_argument("--seeds", type=cli.positive, default=3, metavar="N", help="number of seeds, from 0 (3)")
     parser.add_argument("--epochs", type=cli.positive, default=60, metavar="N", help="epochs of each training (60)")
     options = parser.parse_args(words)
     machine.prepare(options.threads)
-    seeds = range(options.seeds or 3)
+    seeds = range(options.seeds)
     kinds: tuple[Kind, ...] = ("real", "positive")
     for kind in kinds:
         print(f"\namount as a {kind} value, {options.epochs} epochs, seeds {seeds[0]} to {seeds[-1]}")

@@ -7,6 +7,7 @@ colour photographs, a `vae` is trained with several learning rates of the networ
 these ways:
 
     one             one scale for all values, learned at the learning rate of the networks
+    one, 0.02       one scale for all values, learned at this rate of its own
     networks'       a scale for each column or channel, learned at the learning rate of the networks
     0.005 ... 0.1   a scale for each column or channel, learned at this rate of its own
     batch           the mean squared error of each batch, through which gradients flow (Rybkin et al. 2021); validation
@@ -101,11 +102,11 @@ def trained(data: Data, way: str, lr: float, width: int, epochs: int, seed: int)
     variant = VAE(VAEConfig(latent=10, width=width, lr=lr), data.spec)
     families = variant.observation.families
     shape = tuple(families[0].log_scale.shape)  # type: ignore[arg-type]
-    if way == "one":
+    if way.startswith("one"):
         families[0] = Gaussian((1,) * len(shape))
     elif way in ("batch", "detached"):
         families[0] = BatchScale(shape, way == "detached")
-    own = float(way) if way[0].isdigit() else lr
+    own = float(way.split()[-1]) if way[-1].isdigit() else lr
     with mock.patch.object(abstract, "SCALE_LR", own):
         trainer.fit(variant, data, epochs=epochs, seed=seed)
     variant.eval()
@@ -113,18 +114,19 @@ def trained(data: Data, way: str, lr: float, width: int, epochs: int, seed: int)
 
 
 def main(words: list[str]) -> int:
-    parser = cli.parser("scales", str(__doc__), "--threads", "--seeds")
+    parser = cli.parser("scales", str(__doc__), "--threads")
     parser.prog = "python tests/scales.py"
+    parser.add_argument("--seeds", type=cli.positive, default=2, metavar="N", help="number of seeds, from 0 (2)")
     parser.add_argument("--epochs", type=cli.positive, metavar="N", help="epochs of each training (100; images 30)")
     parser.add_argument("--images", action="store_true", help="train on crops of colour photographs")
     options = parser.parse_args(words)
     machine.prepare(options.threads)
     data, width = (crops(), 256) if options.images else (table(), 128)
     epochs = options.epochs or (30 if options.images else 100)
-    seeds = range(options.seeds or 2)
+    seeds = range(options.seeds)
     print(f"{data.spec.name}, {epochs} epochs, {len(seeds)} seeds: validation ELBO as trained -> with scales refitted")
     print(f"{'':<10}" + "".join(f"{'lr ' + format(lr, 'g'):>22}" for lr in LEARNING_RATES))
-    for way in ("one", "networks'", *map(str, RATES), "batch", "detached"):
+    for way in ("one", "one, 0.02", "networks'", *map(str, RATES), "batch", "detached"):
         cells = []
         for lr in LEARNING_RATES:
             variants = [trained(data, way, lr, width, epochs, seed) for seed in seeds]

@@ -276,16 +276,16 @@ from pipeline.speed import trainer_seconds
 machine.prepare(int(sys.argv[2]))
 data = load(sys.argv[1])
 torch.manual_seed(0)
-for seconds in trainer_seconds(variants.build("vae", variants.get("vae").config_type(), data.spec), data, 1_000_000):
-    print(seconds, flush=True)
-    sys.stdin.readline()
+epochs = trainer_seconds(variants.build("vae", variants.get("vae").config_type(), data.spec), data, 1_000_000)
+for _ in sys.stdin:
+    print(next(epochs), flush=True)
 """
 
 
 def against(folder: Path, rounds: int, threads: int) -> None:
     """Print the seconds of epochs of this version of the project and of the one in a folder, which take turns."""
     here = Path(__file__).resolve().parents[1]
-    for dataset, epochs in (("mnist", 1), ("digits", 30)):
+    for dataset, turns in (("mnist", rounds), ("digits", 50 * rounds)):
         processes = [
             subprocess.Popen(
                 [sys.executable, "-c", EPOCHS, dataset, str(threads)], cwd=place, text=True, stdin=subprocess.PIPE,
@@ -293,28 +293,26 @@ def against(folder: Path, rounds: int, threads: int) -> None:
             )
             for place in (here, folder.resolve())
         ]  # fmt: skip
-
-        def turn(process: Any, epochs: int = epochs) -> float:
-            total = 0.0
-            for _ in range(epochs):
-                total += float(process.stdout.readline())
-                process.stdin.write("\n")
-                process.stdin.flush()
-            return total / epochs
-
         for process in processes:
-            turn(process)
-        ratios, seconds = [], []
-        for number in range(rounds):
-            pair = [turn(process) for process in (processes if number % 2 else processes[::-1])]
-            seconds.append(pair if number % 2 else pair[::-1])
-            ratios.append(seconds[-1][0] / seconds[-1][1])
+            _epoch(process)  # the first one warms up
+        seconds = []
+        for turn in range(turns):
+            pair = [_epoch(process) for process in (processes[::-1] if turn % 2 else processes)]
+            seconds.append(pair[::-1] if turn % 2 else pair)
         for process in processes:
             process.kill()
         ours, theirs = (statistics.median(column) for column in zip(*seconds, strict=True))
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        print(f"{dataset}: {ours:.4f} s an epoch here, {theirs:.4f} s in {folder}, median of {rounds} turns")
-        print(f"  ratio {middle:.3f}, quartiles {low:.3f} to {high:.3f}", flush=True)
+        low, middle, high = statistics.quantiles([a / b for a, b in seconds], n=4)
+        print(f"{dataset}: {ours:.4f} s an epoch here, {theirs:.4f} s in {folder}, medians of {turns} turns")
+        print(f"  ratio of the medians {ours / theirs:.3f}; of pairs {middle:.3f}, quartiles {low:.3f} to {high:.3f}")
+
+
+def _epoch(process: "subprocess.Popen[str]") -> float:
+    """Have a process train an epoch, and return its seconds."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
 
 
 def main(arguments: list[str]) -> int:

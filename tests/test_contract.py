@@ -91,7 +91,7 @@ def examples(spec: DataSpec, n: int = 6, seed: int = 0) -> Batch:
         x = x * mask[..., None]
     if spec.exposure:
         exposure = x[..., spec.kinds["count"]].sum(-1) if spec.exposure == "sum" else 0.5 + torch.arange(n)
-    return Batch(x, y, mask, observed, exposure)
+    return Batch(x, y, mask, observed=observed, exposure=exposure)
 
 
 def of_kinds(values: Tensor, spec: DataSpec) -> dict[ValueKind, Tensor]:

@@ -42,7 +42,16 @@ def kinds_of_data(folder: Path) -> dict[str, tuple[Source, list[str]]]:
     """Data of each kind, and words that their description must contain."""
     label = np.where(np.arange(60) % 3, "ill", "well")
     named = {"label": label, "patient": np.arange(60) // 4, "day": np.arange(60)}
-    for name in ("table", "images", "sequences", "folder"):
+    visits, town = RNG.poisson(3, 60), np.where(np.arange(60) % 4, "Bonn", np.where(np.arange(60) % 8, "Ulm", "Köln"))
+    hole = np.where(np.arange(60) % 4, RNG.normal(size=60), np.nan)
+    mixed: dict[str, Any] = {
+        "visits": visits,
+        "member": np.arange(60) % 2 == 0,
+        "town": town,
+        "hours": 1 + np.arange(60) % 4,
+        "hole": hole,
+    }
+    for name in ("table", "mixed", "counts", "images", "sequences", "folder"):
         (folder / name).mkdir()
     for i in range(30):
         Image.fromarray(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)).save(folder / "folder" / f"{i}.png")
@@ -51,6 +60,18 @@ def kinds_of_data(folder: Path) -> dict[str, tuple[Source, list[str]]]:
             Source(place=table(folder / "table", **named), label="label", group="patient", time="day"),
             ["60 rows with 5 columns", "column label, 2 classes: ill (40) and well (20)", "column patient, 15 groups",
              "column day", "gaussian", "value 4", "groups (patient) are kept whole", "--split-seed"],
+        ),
+        "mixed": (
+            Source(place=table(folder / "mixed", **mixed), exposure="hours"),
+            ["60 rows with 9 columns", "mixed, because each column has the likelihood of its kind (6 gaussian, 1 "
+             "negative-binomial, 1 bernoulli, 1 categorical)", "15 of 540 (3%), in 1 of 9 columns", "│ hole │ real",
+             "25% │", "column hours, from 1 to 4", "Bonn (75%), Köln (13%) and Ulm (12%)", "50% True",
+             "--kind COLUMN=KIND", "gaussian makes all columns continuous"],
+        ),
+        "counts": (
+            Source(place=arrays(folder / "counts", x=RNG.poisson(3, (60, 12)))),
+            ["negative-binomial, because all columns are counts", "the sum of the counts, from", "│ x11 │ count │",
+             "--exposure none", "--exposure sum|none|COLUMN", "poisson"],
         ),
         "images": (
             Source(place=arrays(folder / "images", x=RNG.integers(0, 256, (40, 6, 8), dtype=np.uint8))),
@@ -65,7 +86,7 @@ def kinds_of_data(folder: Path) -> dict[str, tuple[Source, list[str]]]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["table", "images", "folder", "sequences", "embedded"])
+@pytest.mark.parametrize("kind", ["table", "mixed", "counts", "images", "folder", "sequences", "embedded"])
 def test_each_kind_of_data_is_described_and_drawn(kind: str, tmp_path: Path) -> None:
     source, words = kinds_of_data(tmp_path)[kind]
     loaded = data.load(source)
@@ -90,6 +111,15 @@ def test_names_in_any_script_are_shown(tmp_path: Path) -> None:
     loaded = data.load(str(tmp_path / "mine.csv"))
     assert all(word in loaded.inspect().text() for word in ("Größe $cm", "年齢", "$a$b_{", "нет"))
     assert pictures.examples(loaded).std() > 0
+
+
+def test_missing_values_are_counted_in_the_summary_and_shown_only_where_there_are_any(tmp_path: Path) -> None:
+    values = np.where(np.arange(60) % 300 == 7, np.nan, RNG.normal(size=60))
+    description = data.load(table(tmp_path, hole=values)).inspect()
+    assert "missing values: 1 of 360 (<1%), in 1 of 6 columns" in " ".join(description.summary())
+    assert "missing ┃" in description.text()
+    complete = data.load(table(tmp_path)).inspect()
+    assert "missing values" not in " ".join(complete.summary()) and "missing ┃" not in complete.text()
 
 
 def test_options_that_were_given_or_do_not_apply_are_not_offered(tmp_path: Path) -> None:
@@ -158,6 +188,7 @@ OPTIONS = {
     "none": Source(place="mine.csv"),
     "columns": Source(place="my data.csv", label="a b", group="it's", time="day", drop=("x", "y,z"), header=False),
     "kinds": Source(place="mine.csv", kinds=(("a=b", "real"), ("c", "binary")), likelihood="gaussian"),
+    "counts": Source(place="mine.csv", kinds=(("a", "count"), ("b", "positive")), likelihood="poisson", exposure="c d"),
     "images": Source(place="folder", size=(32, 48), alpha="keep", split="random", split_seed=7),
     "sequences": Source(place="mine.csv", gaps="differences", test="other.csv"),
 }
@@ -181,14 +212,14 @@ def test_names_of_columns_may_be_given_together_or_one_by_one() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--kind", "age"], "'age': expected COLUMN=KIND, where KIND is one of real, count"),
+        (["--kind", "age"], "'age': expected COLUMN=KIND, where KIND is one of real, positive, count"),
         (["--kind", "age=number"], "expected COLUMN=KIND"),
         (["--size", "64"], "'64': expected HxW"),
         (["--size", "0x64"], "expected HxW"),
         (["--split", "date"], "choose from"),
         (["--split-seed", "-1"], "expected a whole number, 0 or more"),
         (["--drop", ","], "expected names of columns"),
-        (["--likelihood", "poisson"], "choose from"),
+        (["--likelihood", "mixed"], "choose from"),
     ],
 )
 def test_options_that_make_no_sense_are_explained(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -135,14 +136,10 @@ def test_every_class_has_a_name_of_its_own() -> None:
 def test_dataclasses_with_more_than_four_fields_are_keyword_only() -> None:
     for path, node in classes():
         decorators = [d for d in map(ast.unparse, node.decorator_list) if d.startswith("dataclass")]
-        fields = [f for f in node.body if isinstance(f, ast.AnnAssign) and "ClassVar" not in ast.unparse(f.annotation)]
-        if decorators and len(fields) > 4:
-            assert "kw_only=True" in decorators[0], f"{path}: {node.name} has {len(fields)} fields"
-
-
-def test_the_readme_shows_the_whole_of_vae() -> None:
-    shown = (ROOT / "variants" / "README.md").read_text(encoding="utf-8")
-    assert (ROOT / "variants" / "vae.py").read_text(encoding="utf-8") in shown
+        types = [ast.unparse(f.annotation) for f in node.body if isinstance(f, ast.AnnAssign)]
+        positional = [t for t in takewhile(lambda t: t != "KW_ONLY", types) if "ClassVar" not in t]
+        if decorators and len(positional) > 4:
+            assert "kw_only=True" in decorators[0], f"{path}: {node.name} has {len(positional)} fields"
 
 
 def test_packages_are_typed() -> None:

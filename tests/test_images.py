@@ -13,6 +13,7 @@ from PIL import Image
 from pipeline import data
 from pipeline.data import Data, Source
 from variants import InputError
+from variants.base.likelihoods import Observation
 
 RNG = np.random.default_rng(0)
 
@@ -124,6 +125,13 @@ def test_a_person_may_choose_a_likelihood_that_fits(x: Any, likelihood: Any, exp
     else:
         loaded = from_memory(x, likelihood=likelihood)
         assert (loaded.spec.likelihood, loaded.train.x.dtype) == (likelihood, expected)
+
+
+def test_a_new_model_of_counts_begins_near_their_mean() -> None:
+    x = RNG.poisson(np.where(np.arange(6) < 3, 5.0, 5000.0), (400, 1, 6, 6))
+    spec = from_memory(x, likelihood="poisson").spec
+    mean = Observation(spec).mean(torch.zeros(2, *spec.shape))
+    torch.testing.assert_close(mean[0, 0, :, [0, 5]], torch.tensor([[5.0, 5000.0]] * 6), rtol=0.1, atol=0)
 
 
 @pytest.mark.parametrize("likelihood", ["poisson", "negative-binomial", "log-normal", "gamma", "student-t"])

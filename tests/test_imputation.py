@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.evaluate import imputation
 from variants import Batch, DataSpec, Variant
+from variants.aae import AAE
 from variants.base.contract import Group
 from variants.cvae import CVAE
 from variants.vae import VAE
@@ -142,12 +143,28 @@ def test_missing_counts_follow_from_the_observed_sum() -> None:
     variant: Variant = VAE(VAE.config_type(latent=1, width=2), spec).eval()
     for parameter in variant.parameters():
         parameter.zero_()
-    x, observed = torch.tensor([[50.0, 30.0, 0.0]]), torch.tensor([[True, True, False]])
-    batch = Batch(x, observed=observed, exposure=torch.tensor([80.0]))
-    torch.testing.assert_close(imputation.conditional_mean(variant, batch, 10)[0, 2], torch.tensor(20.0))
+    x, observed = torch.tensor([[50.0, 30.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([[True, True, False], [False] * 3])
+    batch = Batch(x, observed=observed, exposure=torch.tensor([80.0, 0.0]))
+    means = imputation.conditional_mean(variant, batch, 10)
+    # without any observed count the exposure is the median
+    torch.testing.assert_close(means, torch.tensor([[50.0, 30.0, 20.0], [10.0, 6.0, 4.0]]))
     draws = imputation.conditional_draws(variant, batch, 500, 10)[:, 0, 2]
     assert (draws == draws.round()).all() and draws.mean().item() == pytest.approx(20, abs=1)
     chain = type(variant)(variant.config, replace(spec, missing=False)).eval()
     for parameter in chain.parameters():
         parameter.zero_()
     torch.testing.assert_close(imputation.conditional_mean(chain, batch)[0, 2], torch.tensor(20.0))
+
+
+@torch.no_grad()
+def test_without_a_density_the_code_of_the_observed_values_decides() -> None:
+    """An encoder that was trained with missing values is never shown its own values as if they were observed."""
+    _, _, batch = rows()
+    assert batch.observed is not None
+    spec = DataSpec(name="plane", shape=(SIZE,), likelihood="gaussian", missing=True)
+    variant = AAE(AAE.config_type(latent=2, width=8), spec).eval()
+    means = imputation.conditional_mean(variant, batch)
+    expected = torch.where(batch.observed, batch.x, variant.decode(variant.encode(batch)))
+    torch.testing.assert_close(means, expected)
+    draws = imputation.conditional_draws(variant, batch, 2000)
+    torch.testing.assert_close(draws.mean(0), means, atol=0.15, rtol=0)

@@ -247,7 +247,7 @@ def test_gradients_are_those_of_finite_differences(name: str, likelihood: str) -
         x = torch.cat([torch.rand(12, 8).double() + 0.5, torch.eye(2)[[0, 1] * 6]], 1)
         x[:, 4:7] = x[:, 4:7].mul(3).floor()
         x, observed = x.view(4, 3, 10), torch.rand(4, 3, 10) > 0.3
-        batch = Batch(x, y, None, observed) if spec.steps else Batch(x[:, 0], y, None, observed[:, 0])
+        batch = Batch(x, y, observed=observed) if spec.steps else Batch(x[:, 0], y, observed=observed[:, 0])
     variant = cls(cls.config_type(latent=2, width=4), spec).double()
 
     def losses() -> dict[str, Tensor]:

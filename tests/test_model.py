@@ -199,7 +199,7 @@ def test_series_of_a_table_come_back_with_the_names_of_their_channels() -> None:
 def test_scores_in_the_units_of_the_data_depend_on_them() -> None:
     """The density of x in milligrams is a thousandth of that in grams. Counts, words and missing values have none."""
     grams = table()[["a", "e", "label"]]
-    grams = grams.assign(amount=np.exp(grams["a"]), visits=np.random.default_rng(0).poisson(2, 300))
+    grams = grams.assign(visits=np.random.default_rng(0).poisson(2, 300), amount=np.exp(grams["a"]))
     grams.loc[grams.index[::3], "a"] = np.nan
     milligrams = grams.assign(**{name: grams[name] * 1000 for name in ("a", "amount")})
     options = {"kinds": {"amount": "positive"}}
@@ -212,9 +212,10 @@ def test_scores_in_the_units_of_the_data_depend_on_them() -> None:
         pairs = zip(models, (grams, milligrams), strict=True)
         each = [model.score_samples(frame, by_value=True, in_units=in_units) for model, frame in pairs]
         difference = (each[0] - each[1]).mean()
-        expected = pd.Series({"a": 1.0, "e": 0.0, "amount": 1.0, "visits": 0.0}) * np.log(1000) * in_units
+        expected = pd.Series({"a": 1.0, "e": 0.0, "visits": 0.0, "amount": 1.0}) * np.log(1000) * in_units
+        assert list(difference.index) == list(expected.index)
         np.testing.assert_allclose(difference, expected, atol=0.01)
-        assert each[0].isna().sum().to_dict() == {"a": 100, "e": 0, "amount": 0, "visits": 0}
+        assert each[0].isna().sum().to_dict() == {"a": 100, "e": 0, "visits": 0, "amount": 0}
 
 
 def test_wrong_arguments_are_refused_in_words() -> None:
@@ -305,6 +306,18 @@ def test_missing_values_are_filled_in_and_known_ones_stay(has_holes: bool) -> No
     for compute in (model.transform, model.score_samples, model.anomaly, model.reconstruct):
         with pytest.raises(InputError, match=r"200 of 600 rows have missing values in a, the first in row 1;.*impute"):
             compute(holes)
+
+
+def test_batches_with_and_without_missing_values_are_imputed(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = table()
+    model = Model("vae", **QUICK).fit(frame)
+    holes = frame.drop(columns="label")
+    holes.iloc[60:70, 1] = np.nan
+    expected = model.impute(holes)
+    monkeypatch.setattr("pipeline.model.BATCH", 50)
+    for filled in (model.impute(holes), *model.impute(holes, draws=2)):
+        assert filled.drop(columns="b").equals(expected.drop(columns="b"))
+        assert filled["b"].notna().all() and filled["b"][holes["b"].notna()].equals(holes["b"].dropna())
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.bool_])

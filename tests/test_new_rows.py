@@ -18,11 +18,15 @@ Change = Callable[[Any], Any]
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, Model]:
-    """Return models of a table with a binary column, of colour images, of scaled images, and of sequences."""
+    """Return models of a table with a binary column, of a mixed table with missing values, of images, and of sequences.
+
+    There are colour images, and images whose values are scaled.
+    """
     frame = table().assign(member=np.where(np.arange(300) % 3, "yes", "no"))
     scaled = np.random.default_rng(0).random((100, 9, 6))
     return {
         "table": Model("vae", data_options={"kinds": (("member", "binary"),)}, **QUICK).fit(frame),
+        "mixed": Model("vae", **QUICK).fit(mixed(300)),
         "images": Model("vae", **QUICK).fit(images()),
         "scaled": Model("vae", data_options={"kinds": (("x", "pixels"),)}, **QUICK).fit(scaled),
         "sequences": Model("vrae", width=8, latent=2, **QUICK).fit(waves()),
@@ -33,6 +37,13 @@ def rows() -> pd.DataFrame:
     return table(20, seed=5).assign(member=np.where(np.arange(20) % 3, "yes", "no"))
 
 
+def mixed(n: int = 20) -> pd.DataFrame:
+    """Rows with numbers, counts and categories, of which some are missing."""
+    row = np.arange(n)
+    frame = table(n).drop(columns="label").assign(visits=row % 5, town=np.array(["Ulm", "Bonn", "Köln"])[row % 3])
+    return frame.mask(np.random.default_rng(0).random(frame.shape) < 0.2)
+
+
 SAME: dict[str, tuple[str, Any, Change]] = {
     "another order of columns": ("table", rows(), lambda f: f[[*reversed(f.columns)]]),
     "no label": ("table", rows(), lambda f: f.drop(columns="label")),
@@ -40,6 +51,8 @@ SAME: dict[str, tuple[str, Any, Change]] = {
     "unknown classes": ("table", rows(), lambda f: f.assign(label=np.nan)),
     "float32 of small numbers": ("table", rows(), lambda f: f.astype({"a": np.float32, "e": np.float32})),
     "numbers as objects": ("table", rows(), lambda f: f.astype({"a": object})),
+    "nullable types": ("mixed", mixed(), lambda f: f.convert_dtypes()),
+    "counts as text": ("mixed", mixed(), lambda f: f.astype({"visits": object, "town": "category"})),
     "wider integers": ("images", images(5), lambda x: x.astype(np.int64)),
     "whole floats": ("images", images(5), lambda x: x.astype(np.float64)),
     "a list of shorter sequences": ("sequences", waves(5), lambda s: s),
@@ -72,6 +85,8 @@ REFUSED: dict[str, tuple[str, Any, Change, str]] = {
     "one word among numbers": ("table", rows(), with_value("b", 3, "12 kg"), "12 kg"),
     "a missing value": ("table", rows(), with_value("b", 3, np.nan), "missing.* b"),
     "infinity": ("table", rows(), with_value("b", 3, np.inf), "infinite|infinity"),
+    "another category": ("mixed", mixed(), with_value("town", 3, "Rome"), "row 4 .*'Rome'.*'Bonn', 'Köln' and 'Ulm'"),
+    "half a visit": ("mixed", mixed(), with_value("visits", 3, 0.5), "row 4.* 0.5 .*visits.*whole numbers"),
     "another word in a binary column": ("table", rows(), with_value("member", 3, "perhaps"), "perhaps"),
     "other units": ("table", rows(), lambda f: f.assign(b=f["b"] * 1e4), "values of b are .*units"),
     "an array without names": ("table", rows(), lambda f: f[COLUMNS].to_numpy(), "column|7"),

@@ -408,6 +408,14 @@ def test_without_a_batch_samples_draw_exposures_and_means_have_the_median() -> N
     assert float(given.mean()) == pytest.approx(500, abs=5 * 500**0.5 / 20_000**0.5)
 
 
+def test_a_row_without_any_observed_count_has_the_median_exposure() -> None:
+    observation, x, _, output = counts("poisson", "sum")
+    none = torch.zeros(4, 3, dtype=torch.bool)
+    batch = Batch(torch.zeros_like(x), observed=none, exposure=torch.zeros(4).double())
+    torch.testing.assert_close(observation.mean(output, batch), 20 * output.softmax(1))
+    assert (observation.nll_each(batch, output) == 0).all()
+
+
 # --- parameters, and what networks read
 
 

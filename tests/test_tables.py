@@ -347,7 +347,7 @@ BAD_COLUMNS: dict[str, tuple[Any, str]] = {
     "a word and a question mark": (["yes", "?"] * 30, r"new holds '\?', which may stand for a missing value"),
     "units": ([f"{i} kg" for i in ROW], r"new holds text .*row 1: '0 kg'"),
     "words and a question mark": (["a", "b", "?"] * 20, r"new holds '\?', .* --kind new=category"),
-    "free text": ([f"word{i % 40} etc." for i in ROW], r"too many .* texts .* new \(40 different.*--drop.*--label"),
+    "free text": ([f"word{i % 40} etc." for i in ROW], r"too many .* values .* new \(40 different.*--drop.*--label"),
     "dates": (pandas.date_range("2020-01-01", periods=N), "new holds dates or times .*--time new"),
     "dates as text": ([f"{1 + i % 28}.3.2020" for i in ROW], "new holds dates or times .*--time new"),
     "durations": (pandas.to_timedelta(ROW, unit="s"), "new holds dates or times"),
@@ -367,7 +367,7 @@ def test_columns_that_are_no_numbers_are_refused(case: str) -> None:
 
 
 def test_all_columns_of_free_text_are_named_at_once() -> None:
-    with pytest.raises(InputError, match=r"country \(60 different texts\) and shop \(31 different texts\)"):
+    with pytest.raises(InputError, match=r"country \(60 different values\) and shop \(31 different values\)"):
         read(frame(country=[f"country{i}" for i in ROW], shop=[f"shop{i % 31}" for i in ROW]))
 
 
@@ -441,7 +441,7 @@ def test_all_columns_may_be_modelled_as_continuous() -> None:
     [
         (ROW % 5 / 2, "discrete.*--kind new=category"),
         (2000 + ROW % 5, "discrete.*--kind new=category.*--kind new=count"),
-        (2000 + ROW, "discrete.*--kind new=count fits counts, and --kind new=real"),
+        (2000 + ROW, "discrete.*--kind new=count fits counts and --kind new=real"),
         (ROW - 30, "discrete.*--kind new=real"),
         (np.exp(ROW / 6), "much larger.*--kind new=positive"),
     ],
@@ -456,19 +456,23 @@ def test_a_density_that_does_not_fit_comes_with_a_warning_and_the_kind_that_does
 
 
 def genes(n: int = 12) -> pandas.DataFrame:
-    """Counts of 12 genes, of which the last one is rare, in 60 cells."""
+    """Counts of 12 genes in 60 cells, of which the last one is rare, and the first one varies little by chance."""
     rng = np.random.default_rng(0)
     counts = rng.negative_binomial(2, 0.3, size=(N, n)) + (ROW % 3)[:, None]
     counts[:, -1] = ROW % 30 == 0
+    counts[:, 0] = rng.permutation(2 + ROW % 4)
     return pandas.DataFrame(counts, columns=[f"gene {i}" for i in range(n)])
 
 
 def test_many_columns_of_counts_are_modelled_given_their_sum() -> None:
-    """A gene that is hardly ever found has two values, and is a count like the others."""
+    """A gene with two values that is hardly ever found is a count like the others, and also one that varies little."""
     raw = read(genes())
     assert (raw.likelihood, raw.exposure_kind) == ("negative-binomial", "sum")
     assert any("--exposure none" in note for note in raw.notes)
-    assert any("gene 11" in note and "--kind COLUMN=binary" in note for note in raw.notes)
+    assert any("gene 0 and gene 11; --kind" in note for note in raw.notes)
+    assert read(genes(), kinds=(("gene 11", "binary"),)).likelihood == "mixed"
+    assert read(genes().assign(flag=ROW % 2)).likelihoods[-1] == "bernoulli"
+    assert read(genes().assign(opened=2000 + ROW % 20)).likelihoods[-1] == "gaussian"
     loaded = data.load("mine", genes())
     assert loaded.spec.exposure == "sum"
     assert loaded.train.exposure is not None
@@ -690,12 +694,15 @@ def test_new_rows_without_names_keep_their_positions(tmp_path: Path) -> None:
         data.read(narrow, None, like)
 
 
+@pytest.mark.parametrize("values", [np.arange(15), 1000 + np.arange(15), [f"p{i}" for i in range(15)]])
 @pytest.mark.parametrize("name", ["patient", "Subject", "device_nr", "user 2"])
-def test_whole_numbers_that_may_name_groups_are_pointed_out(name: str) -> None:
-    frame = pandas.DataFrame({"a": np.random.default_rng(0).normal(size=60), name: np.repeat(np.arange(15), 4)})
-    (warning,) = (w for w in read(frame).warnings if "--group" in w)
+def test_values_that_may_name_groups_are_pointed_out(name: str, values: Any) -> None:
+    content = frame(**{name: np.repeat(values, 4)})
+    (warning,) = (w for w in read(content).warnings if "--group" in w)
     assert name in warning
-    assert not [w for w in read(frame, group=name).warnings if "--group" in w]
+    assert not [w for w in read(content, group=name).warnings if "--group" in w]
+    kind = re.findall(r"=(\w+)", warning)[0]
+    assert not [w for w in read(content, kinds=((name, kind),)).warnings if "--group" in w]
 
 
 @pytest.mark.parametrize("name", ["is_fraud", "Klasse", "Étiquette", "churn"])

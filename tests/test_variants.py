@@ -109,6 +109,23 @@ def test_cvae_quadrants_score_missing_pixels_alone_and_see_the_others(observed: 
     assert torch.equal(decoded[seen], batch.x[seen])
 
 
+def test_cvae_quadrants_fill_in_the_holes_of_what_is_seen() -> None:
+    holes = dataclasses.replace(IMAGES, likelihood="gaussian", missing=True)
+    variant = make("cvae", holes, condition="quadrants", observed=2).eval()
+    observed = torch.rand(4, 1, 6, 6) > 0.3
+    batch = Batch(torch.where(observed, torch.randn(4, 1, 6, 6), torch.nan), observed=observed)
+    z = variant.sample_prior(4, batch)
+    kept = variant.observed_pixels & observed  # type: ignore[operator]
+    for values in (variant.decode(z, batch), variant.sample_x(z, batch)):
+        assert torch.equal(values[kept], batch.x[kept])
+        assert values.isfinite().all()
+    each = variant.log_likelihood(z, batch)
+    assert ((each != 0) == (observed & ~variant.observed_pixels)).all()  # type: ignore[operator]
+    completions = variant.pictures(batch)["completions"]
+    assert torch.equal(completions[:, 0].isnan(), ~observed)
+    assert completions[:, 2:].isfinite().all()
+
+
 def test_cvae_network_is_a_network_without_z() -> None:
     variant = make("cvae", IMAGES, condition="quadrants", objective="network").eval()
     batch = images(4)
@@ -274,18 +291,39 @@ def test_vrae_forecasts_from_the_prefix_alone() -> None:
 
 
 def test_vrae_teacher_forced_decoders_generate_from_samples_if_the_data_are_discrete() -> None:
-    for likelihood, size in (("bernoulli", 5), ("categorical", 5), ("gaussian", 2)):
+    for likelihood, size in (("bernoulli", 5), ("categorical", 5), ("poisson", 3), ("gaussian", 2), ("student-t", 2)):
         spec = DataSpec(name="steps", shape=(size,), likelihood=likelihood, steps=9)  # type: ignore[arg-type]
         z = torch.randn(2000, 4)
         for feeding in ("teacher", "free"):
             output, values = make("vrae", spec, feeding=feeding).generate(z, 1)  # type: ignore[operator]
             mean = make("vrae", spec).observation.mean(output)  # type: ignore[operator,union-attr]
-            if likelihood == "gaussian" or feeding == "free":
+            if likelihood in ("gaussian", "student-t") or feeding == "free":
                 assert torch.equal(values, mean)
                 continue
-            assert set(values.unique().tolist()) == {0.0, 1.0}
-            torch.testing.assert_close(values.mean(0), mean.mean(0), atol=0.06, rtol=0)
-            assert likelihood == "bernoulli" or (values.sum(-1) == 1).all()
+            assert torch.equal(values, values.round())
+            assert set(values.unique().tolist()) == {0.0, 1.0} or likelihood == "poisson"
+            exactness = 0.12 if likelihood == "poisson" else 0.06
+            torch.testing.assert_close(values.mean(0), mean.mean(0), atol=exactness, rtol=0)
+            assert likelihood != "categorical" or (values.sum(-1) == 1).all()
+
+
+def test_vrae_forecasts_fill_in_the_holes_of_the_prefix_and_ignore_what_stands_there() -> None:
+    spec = dataclasses.replace(WAVES, missing=True)
+    for feeding in ("free", "teacher"):
+        variant = make("vrae", spec, feeding=feeding).eval()
+        whole = sequences(WAVES)[slice(0, 1)]
+        observed = torch.rand(1, 9, 2, generator=torch.Generator().manual_seed(2)) > 0.4
+        forecasts = []
+        for hidden in (0.0, torch.nan):
+            torch.manual_seed(1)
+            batch = Batch(torch.where(observed, whole.x, hidden), None, whole.mask, observed=observed)
+            forecasts.append(variant.forecast(batch, torch.tensor([6])))  # type: ignore[operator]
+        assert torch.equal(*forecasts)
+        assert forecasts[0].isfinite().all()
+        assert torch.equal(forecasts[0][:, :6][observed[:, :6]], whole.x[:, :6][observed[:, :6]])
+        rows = variant.pictures(batch)["forecasts"]
+        assert torch.equal(rows[:, 0].isnan(), ~observed)
+        assert rows[:, 1:].isfinite().all()
 
 
 # --- hvae

@@ -12,6 +12,7 @@ EPILOG = """examples:
   python -m pipeline.data digits                                       the built-in digits
   python -m pipeline.data mine.csv --label diagnosis --group patient   no patient is in two splits
   python -m pipeline.data mine.csv --drop id,comment --kind stage=real
+  python -m pipeline.data visits.csv --kind income=positive --kind ward=category --exposure days
   python -m pipeline.data photographs --size 64x64
   python -m pipeline.data monday.csv --test tuesday.csv                another file is the test split
 """

@@ -36,7 +36,8 @@ OWNERS = {  # words for those who have several rows, which belong together
 CATEGORIES = 100  # the largest number of categories of a column
 LARGEST_COUNT = 1_000_000  # columns with larger whole numbers are counts only by an option
 MANY_COUNTS = 10  # so many columns make a table of counts if all columns are counts
-HARDLY = 5  # rows in which a rare count would be above 1, see `_with_rare_counts`
+HARDLY = 5  # rows in which a rare count would be above 1, see `_unit_of_counts`
+CHANCE = 1e-6  # the probability of a smaller variance of a Poisson variable below which a column is no count
 PARTS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2, "testing": 2}
 Array = NDArray[Any]
 
@@ -145,10 +146,9 @@ def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[
         if kind is None:
             _refuse_label_or_identifier(series, known, values, source)
         if kind is None and len(known) > 2 and _is_category(series, given.dtype):
-            if len(known) > (
-                CATEGORIES if isinstance(given.dtype, pandas.CategoricalDtype) else min(CATEGORIES, n / 2)
-            ):
-                texts.append(f"{column} ({len(known):,} different texts)")
+            is_free_text = not isinstance(given.dtype, pandas.CategoricalDtype) and len(known) > n / 2
+            if is_free_text or len(known) > CATEGORIES:
+                texts.append(f"{column} ({len(known):,} different values)")
                 continue
             kind = "category"
         if pixels:
@@ -167,42 +167,56 @@ def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[
         notes.append(f"these columns are left out, because they have one value or none: {listed(constant, 20)}")
     if texts:
         raise InputError(
-            f"{source}: these columns hold too many different texts for categories: {listed(texts)}; leave them out "
+            f"{source}: these columns have too many different values for categories: {listed(texts)}; leave them out "
             "with --drop NAME,NAME, or say what one of them is: --label NAME is the class, --group NAME says which "
             "rows belong together, --kind NAME=sequence names the sequence of rows, and --kind NAME=category reads at "
             f"most {CATEGORIES} categories"
         )
     if not columns:
         raise InputError("; ".join([f"{source}: there are no columns of values to model", *notes]))
-    columns, x = _with_rare_counts(columns, np.stack(arrays, axis=1), source, notes)
+    columns, x = _as_table_of_counts(columns, np.stack(arrays, axis=1), source, notes)
     return columns, x, notes
 
 
-def _with_rare_counts(columns: list[Column], x: Array, source: Source, notes: list[str]) -> tuple[list[Column], Array]:
-    """Return the columns of a table of counts, and their values, with counts that are rare in place of binary columns.
+def _as_table_of_counts(
+    columns: list[Column], x: Array, source: Source, notes: list[str]
+) -> tuple[list[Column], Array]:
+    """Return columns and values with counts in place of all other columns, if most columns are counts and these may be.
 
-    A column of 0 and another number is a count if all other columns are counts and it is so rarely above 0 that counts
-    would hardly have a third value: about n * m^2 / 2 of n Poisson variables with the mean m are above 1.
+    Otherwise, a table of many counts would become a mixed one because of a few columns that do not look like counts by
+    chance.
     """
-    counts = sum(column.kind == "count" for column in columns)
-    if not MANY_COUNTS <= counts < len(columns):
+    others = [i for i, column in enumerate(columns) if column.kind != "count"]
+    if not others or len(columns) - len(others) < max(MANY_COUNTS, len(others)):
         return columns, x
     scale = np.ones(len(columns))
-    for i, column in enumerate(columns):
-        is_number = column.kind == "binary" and not isinstance(column.values[0], str | bool)
-        if is_number and source.kind(column.name) is None and column.values[0] == 0 and column.values[1] % 1 == 0:
-            codes = x[~np.isnan(x[:, i]), i]
-            scale[i] = column.values[1] if codes.sum() ** 2 / 2 < HARDLY * len(codes) else np.nan
-        elif column.kind != "count":
-            return columns, x
-    if np.isnan(scale).any():
+    for i in others:
+        scale[i] = _unit_of_counts(columns[i], x[:, i]) if source.kind(columns[i].name) is None else 0.0
+    if not scale.all():
         return columns, x
-    rare = [column.name for column in columns if column.kind == "binary"]
     notes.append(
-        f"these columns, which are 0 but for a few rows, are read as counts, because all others are: {listed(rare, 10)}"
-        "; --kind COLUMN=binary reads one as binary"
+        "these columns do not look like counts by themselves, and are read as such because all other columns are "
+        f"counts: {listed([columns[i].name for i in others], 10)}; --kind COLUMN=KIND says that one is something else"
     )
     return [Column(column.name, "count") for column in columns], x * scale
+
+
+def _unit_of_counts(column: Column, values: Array) -> float:
+    """Return what the values of a column that is not of the kind count are multiples of if they are counts, or else 0.
+
+    A binary column may hold counts if a third value is not expected: about n * m^2 / 2 of n Poisson variables with the
+    mean m are above 1. Whole numbers may be counts if their variance is not much less than that of Poisson variables.
+    """
+    from scipy.stats import chi2
+
+    values = values[~np.isnan(values)]
+    n = len(values)
+    if column.kind == "binary" and not isinstance(column.values[0], str | bool):
+        low, high = column.values
+        return float(high) if low == 0 and high % 1 == 0 and values.sum() ** 2 / 2 < HARDLY * n else 0.0
+    if column.kind == "real" and (values >= 0).all() and (values == np.floor(values)).all():
+        return float((n - 1) * values.var(ddof=1) > chi2.ppf(CHANCE, n - 1) * values.mean())
+    return 0.0
 
 
 def _refuse_label_or_identifier(series: Any, distinct: Any, frame: Any, source: Source) -> None:
@@ -347,7 +361,7 @@ def _column(series: Any, distinct: list[Any], kind: Kind | None, source: Source)
     if _is_text(series) and (kind in ("real", "positive", "count") or (given is None and _is_dates(series))):
         raise _text_error(series, source)
     if kind in ("binary", "category") or (kind is None and len(distinct) == 2):
-        values = tuple(sorted(distinct))
+        values = tuple(int(v) if isinstance(v, float) and v.is_integer() else v for v in sorted(distinct))
         strange = [value for value in values if value in UNKNOWN]
         if strange and given is None:
             own = _option("kind", name, f"={kind or 'binary'}")

@@ -30,7 +30,7 @@ def groups(raw: Raw, train: Array, spread: Array) -> tuple[Group, ...]:
         kind = KIND_OF[raw.likelihood]
         if kind == "positive":
             return (_group(raw.likelihood, raw.x.shape[-1], spread=np.atleast_1d(spread)),)
-        if kind == "count" and raw.x.ndim != 4:
+        if kind == "count":
             every = np.arange(raw.x.shape[-1])
             return (_group(raw.likelihood, raw.x.shape[-1], offset=_log_means(raw, train, every)),)
         return ()
@@ -96,7 +96,10 @@ def _counts(codes: Array, categories: int) -> Array:
 
 
 def _log_means(raw: Raw, train: Array, columns: Array) -> Array:
-    """Return the logarithm of the mean of each count column, or channel: per unit of exposure if there is one."""
+    """Return the logarithm of the mean of each count column, channel, or column of pixels in images.
+
+    It is that of the mean per unit of exposure if there is one.
+    """
     known = _known(raw)[train][..., columns]
     x = np.where(known, raw.x[train][..., columns], 0.0)
     if raw.lengths is not None:

@@ -50,7 +50,7 @@ def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None 
         InputError: If a time is missing, repeated or cannot be read, if the steps of time are uneven and `source.gaps`
             does not say what to do, or if a column cannot be modelled.
     """
-    refuse_options(source, ("size", "alpha"), "sequences in tables", like)
+    refuse_options(source, ("size", "alpha", "exposure"), "sequences in tables", like)
     frame = _columns.without_dropped(frame, source) if like is None else frame
     series_column, time_column = _special_columns(frame, source)
     codes, keys = _sequence_of_rows(frame, series_column, source, like)

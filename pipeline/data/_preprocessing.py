@@ -128,8 +128,8 @@ class Preprocessing:
         exposure = _groups.exposure(raw)
         return Batch(
             values, None if raw.y is None else torch.from_numpy(raw.y), mask,
-            None if known is None else torch.from_numpy(np.ascontiguousarray(known)),
-            None if exposure is None else torch.from_numpy(exposure.astype(np.float32)),
+            observed=None if known is None else torch.from_numpy(np.ascontiguousarray(known)),
+            exposure=None if exposure is None else torch.from_numpy(exposure.astype(np.float32)),
         )  # fmt: skip
 
     def _expanded(self, x: Array, known: Array | None) -> tuple[Array, Array | None]:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -263,7 +264,7 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
         chosen = _families.choose(columns, x, source)
         raw = replace(
             raw, x=_as_bool(x, chosen.likelihood), columns=chosen.columns, likelihood=chosen.likelihood, why=chosen.why,
-            warnings=(*chosen.warnings, *_owners(columns)),
+            warnings=(*chosen.warnings, *_owners(columns, x, source)),
         )  # fmt: skip
         raw = _with_exposure(raw, exposure)
     return replace(
@@ -287,15 +288,15 @@ def _with_exposure(raw: Raw, exposure: Array | None) -> Raw:
         )
     if exposure is not None:
         return replace(raw, exposure_kind="column", exposure=exposure)
-    is_table_of_counts = counts == len(raw.columns) >= _columns.MANY_COUNTS
-    if source.exposure != "sum" and (source.exposure is not None or not is_table_of_counts):
+    is_default = source.exposure is None and counts == len(raw.columns) >= _columns.MANY_COUNTS
+    if source.exposure != "sum" and not is_default:
         return raw
     raw = replace(raw, exposure_kind="sum")
     empty = np.count_nonzero(_groups.exposure(raw) == 0)
     if empty:
         warning = f"the counts of {empty} of {len(raw.x)} rows are all 0, so nothing is learned from these rows"
         raw = replace(raw, warnings=(*raw.warnings, warning))
-    if source.exposure == "sum":
+    if not is_default:
         return raw
     note = (
         "all columns are counts, and those of a row are modelled given their sum, as is usual where the sum says how "
@@ -304,14 +305,21 @@ def _with_exposure(raw: Raw, exposure: Array | None) -> Raw:
     return raw.with_notes([note])
 
 
-def _owners(columns: list[Column]) -> list[str]:
-    """Return warnings about columns that may say which rows belong together."""
-    return [
-        f"the column {c.name} may say which rows belong together; --group {c.name} keeps them in one split, and "
-        f"--kind {c.name}=real says that it is a value"
-        for c in columns
-        if c.kind == "count" and _columns.looks_like_owner(c.name)
-    ]
+def _owners(columns: list[Column], x: Array, source: Source) -> list[str]:
+    """Return warnings about columns of whole numbers or categories that may say which rows belong together."""
+    warnings = []
+    for column, values in zip(columns, x.T, strict=True):
+        is_known = source.kind(column.name) is not None or column.kind == "binary"
+        if is_known or not _columns.looks_like_owner(column.name):
+            continue
+        if not ((values >= 0) & (values % 1 == 0) | np.isnan(values)).all():
+            continue
+        kind = _families.kind_option([column.name], "category" if column.values else "real")
+        warnings.append(
+            f"the column {column.name} may say which rows belong together; --group {shlex.quote(column.name)} keeps "
+            f"them in one split, and {kind} says that it is a value"
+        )
+    return warnings
 
 
 def _refuse_pixels(columns: list[Column], x: Array, source: Source, width: int) -> None:

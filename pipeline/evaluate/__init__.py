@@ -12,6 +12,8 @@ samples           how samples compare with real examples, in the features of a c
 classifier        that classifier: one for each data set, trained by a fixed recipe
 downstream        anomalies, missing values, interpolation, samples of a class, forecasts, augmentation
 pictures          reconstructions, samples, traversals and others, as arrays of pixels
+table_pictures    the same for tables, in which each column has a panel or a name
+drawing           how figures become pixels, and how columns and classes are named and coloured
 context           a model that is evaluated, how much is spent on it, and the scores that result
 suite             all parts of an evaluation: `python -m pipeline.evaluate`
 report            an evaluation as a table, as a file, and in MLflow

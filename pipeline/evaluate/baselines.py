@@ -28,7 +28,7 @@ from variants.base.contract import DENSITIES, Group
 from variants.base.likelihoods import SMALLEST_LOG_SCALE, Family, Gaussian
 
 NUMERICAL = ("student-t", "gamma", "negative-binomial", "zero-inflated", "logistic8")  # families without a closed form
-STEPS, LR, VALUES = 300, 0.1, 200_000  # of Adam for these families; values in a batch, at most
+STEPS, LR, VALUES = 300, 0.1, 100_000  # of Adam for these families; values in a batch, at most
 JOINT_VALUES = 500  # of an example, at most, for a joint Gaussian
 EM_STEPS, EM_TOLERANCE, EM_COST = 50, 1e-4, 1e8  # the cost is D^3 for each training example with missing values
 SMALLEST_VARIANCE = math.exp(2 * SMALLEST_LOG_SCALE)  # the same as that of a decoder

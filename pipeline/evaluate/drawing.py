@@ -48,7 +48,7 @@ def shown_columns(data: Data) -> list[ShownColumn]:
 
 
 def short(name: Any, most: int = 24) -> str:
-    """Return a name with at most that many characters, as Matplotlib shows them. The middle of a long one is left out."""
+    """Return a name with at most that many characters, without the middle of a longer one, as Matplotlib shows them."""
     text = str(name)
     return (text if len(text) <= most else f"{text[: most - 6]}...{text[-3:]}").replace("$", r"\$")
 

@@ -5,9 +5,11 @@ samples of q with self-normalised weights p(observed values, z) / q(z|x) (Mattei
 arXiv:1812.02633, equations 12 and 13). If the variant is conditioned on a class, it is the posterior of the class and z
 together; labels are not used.
 
-Otherwise z and the missing values are drawn in turn (pseudo-Gibbs sampling, Rezende et al. 2014, appendix F). The
-reason is that an encoder that never saw a missing value would take zeros for values, and propose z that are far from
-the posterior, whereas a chain fills in values that look like those of its training data.
+If the training data had no missing values, z and the missing values are drawn in turn (pseudo-Gibbs sampling, Rezende
+et al. 2014, appendix F). The encoder would take a zero for a value, and propose z that are far from the posterior; the
+chain shows it values like those of its training data. For the same reason there are no chains for an encoder that was
+trained on data with missing values, which never saw a complete example: on the breast cancer table they diverged. If
+its q(z|x) has no density, z is the code of the observed values.
 """
 
 import math
@@ -115,14 +117,18 @@ def _chain_draws(variant: Variant, batch: Batch, n: int) -> Tensor:
 
 
 def _gibbs(variant: Variant, batch: Batch) -> Iterator[tuple[Tensor, Batch, Tensor]]:
-    """Yield, for each round, z, the condition under which it is decoded, and x with missing values from p(x|z)."""
+    """Yield, for each round, z, the condition under which it is decoded, and x with missing values from p(x|z).
+
+    An encoder that was trained on data with missing values always reads the observed values alone.
+    """
     current = batch
     for _ in range(GIBBS_ROUNDS):
         z, given = _code(variant, current, batch)
         x = variant.sample_x(z, given)
         if batch.observed is not None:
             x = torch.where(batch.observed, batch.x, x)
-        current = replace(batch, x=x, observed=None)
+        if not variant.spec.missing:
+            current = replace(batch, x=x, observed=None)
         yield z, given, x
 
 

@@ -124,8 +124,8 @@ def _remark_on_bounds(elbo: float | None, trivial: list[Score], data: Data) -> s
     probabilities = [kind for kind in data.spec.kinds if kind not in DENSITIES]
     if densities and probabilities:
         remarks.append(
-            f"the likelihood is a density: it is the product of a density of {' and '.join(densities)} values and of a "
-            f"probability of {' and '.join(probabilities)} values, whose parts are in test/reconstruction_KIND"
+            f"the likelihood is a density: the product of a density of values of the kinds {', '.join(densities)} and "
+            f"of a probability of {', '.join(probabilities)}; test/reconstruction_KIND has the part of each kind"
         )
     return "; ".join(remark for remark in remarks if remark)
 

@@ -68,7 +68,7 @@ def reconstructions(x: Tensor, decoded: Tensor, data: Data) -> Picture:
     true, mean = drawing.in_units(x, data), drawing.in_units(decoded, data)
 
     def draw(ax: Any, i: int, column: ShownColumn) -> None:
-        known = ~np.isnan(true[:, i])
+        known = np.isfinite(true[:, i]) & np.isfinite(mean[:, i])
         x, y = true[known, i], mean[known, i]
         if column.kind == "category":
             names, codes = _categories(column, np.concatenate([x, y]))
@@ -113,7 +113,7 @@ def samples(x: Tensor, data: Data) -> Picture:
     values, of_data = drawing.in_units(x, data), drawing.in_units(_training(data), data)
 
     def draw(ax: Any, i: int, column: ShownColumn) -> None:
-        pair = [of_data[~np.isnan(of_data[:, i]), i], values[:, i]]
+        pair = [part[np.isfinite(part[:, i]), i] for part in (of_data, values)]
         if column.values:
             names, codes = _categories(column, np.concatenate(pair))
             for k, (part, colour) in enumerate(zip(np.split(codes, [len(pair[0])]), (PALE, BLUE), strict=True)):
@@ -168,9 +168,7 @@ def correlations(x: Tensor, data: Data) -> Picture:
             ax.grid(False)
             ax.set_xticks(range(len(names)), names, fontsize=6, rotation=90)
             ax.set_yticks(range(len(names)), names if ax is axes[0] else [], fontsize=6)
-        bar = axes[0].figure.colorbar(image, ax=list(axes), fraction=0.02, shrink=0.7)
-        bar.set_label("rank correlation", fontsize=7)
-        bar.ax.tick_params(labelsize=6)
+        _colour_bar(image, list(axes), "rank correlation")
 
     side = max(2.0, 0.11 * len(names))
     return drawing.figure(draw, size=(3 * side + 2.2, side + 1.4), columns=3)
@@ -232,9 +230,7 @@ def traversals(decoded: Tensor, titles: Sequence[str], reach: float, data: Data)
             ax.grid(False)
         drawing.remove_from(axes, len(titles))
         axes.flat[0].set_xlabel("latent dimension (sd of the prior)", fontsize=6)
-        bar = axes.flat[0].figure.colorbar(image, ax=axes.ravel().tolist(), fraction=0.02, aspect=30)
-        bar.set_label("change (sd of the data)", fontsize=7)
-        bar.ax.tick_params(labelsize=6)
+        _colour_bar(image, axes.flat[: len(titles)].tolist(), "change (sd of the data)")
 
     height = 0.12 * min(CHANGED, len(names)) + 0.5
     return drawing.figure(draw, size=(2.5 * columns + 0.7, rows * height + 0.2), columns=columns, rows=rows)
@@ -257,9 +253,15 @@ def heat_map(values: Tensor, data: Data, names: Sequence[str] = ()) -> Picture:
         ax.set_yticks(np.arange(groups) * size + (size - 1) / 2, names or range(1, groups + 1), fontsize=7)
         for line in range(1, groups):
             ax.axhline(line * size - 0.5, color="white", linewidth=2)
-        ax.figure.colorbar(image, ax=ax, fraction=0.05, label="sd of the data from their mean")
+        _colour_bar(image, ax, "sd of the data from their mean")
 
     return drawing.figure(draw, size=(max(3.0, 0.14 * len(columns)) + 1.6, max(1.6, 0.06 * len(shown)) + 1.4))
+
+
+def _colour_bar(image: Any, axes: Any, label: str) -> None:
+    bar = image.figure.colorbar(image, ax=axes, fraction=0.02, aspect=30, shrink=0.8)
+    bar.set_label(label, fontsize=7)
+    bar.ax.tick_params(labelsize=6)
 
 
 def _panels(
@@ -358,11 +360,13 @@ def _edges(values: Array, column: ShownColumn, low: float, high: float, margin: 
     edges = np.linspace(begin, end, BINS + 1)
     if is_log:
         edges = np.expm1(edges) if column.kind == "count" else np.exp(edges)
-    if (values == values.round()).all():
+    if column.kind == "count" or (
+        len(values) and np.ptp(values) >= 2 and np.allclose(values, values.round(), rtol=0, atol=1e-3)
+    ):
         whole = (
             np.unique(edges.round()) if is_log else np.arange(round(begin), round(end) + 1, -(-(end - begin) // BINS))
         )
-        whole = whole[whole >= 0] if values.min(initial=0) >= 0 else whole
+        whole = whole[whole >= 0] if column.kind == "count" else whole
         edges = np.append(whole, 2 * whole[-1] - whole[-2] if len(whole) > 1 else whole[-1] + 1) - 0.5
     return edges, is_log
 

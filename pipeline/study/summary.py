@@ -1,6 +1,7 @@
 """What a study shows: notes about running trials, a line for each finished one, and a table and plots at the end."""
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -69,7 +70,8 @@ def best_table(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) 
     for heading in ["trial", *(COLUMNS[k][0] for k in columns)]:
         table.add_column(heading, justify="right")
     table.add_column("hyperparameters")
-    remarks = [t.user_attrs.get(store.REMARK, "") for t in best]
+    # the baselines in parentheses stand in the caption, and in the line of the trial
+    remarks = [re.sub(r" \(.*\)", "", t.user_attrs.get(store.REMARK, "")) for t in best]
     if any(remarks):
         table.add_column("remark")
     for t, remark in zip(best, remarks, strict=True):

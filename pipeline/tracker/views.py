@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 
 PREFIX = "mlflow.sharedViewState."
 PICTURES = (
-    "reconstructions", "samples", "traversals", "interpolations", "latent", "aggregate", "kl",
+    "reconstructions", "samples", "correlations", "counts", "traversals", "interpolations", "latent", "aggregate", "kl",
     "classes", "completions", "forecasts", "levels", "neighbours", "probe_curve", "rate_distortion",
 )  # fmt: skip
 PICTURE_STEP = 0  # of the final pictures of all trials, which end at different epochs: a view shows a single step

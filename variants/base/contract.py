@@ -15,7 +15,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, Literal, get_type_hints
 
 import torch
@@ -33,6 +33,7 @@ class Batch:
     x: Tensor  # (B, *shape), or (B, T, D) for sequences
     y: Tensor | None = None  # (B,) class labels, int64; -1 for an unknown label
     mask: Tensor | None = None  # (B, T) bool, true for real steps and false for padding
+    _: KW_ONLY
     observed: Tensor | None = None  # bool, in the shape of `x`: false for missing values; None if there are none
     exposure: Tensor | None = None  # (B,) what the mean of counts is proportional to, such as their sum
 
@@ -70,8 +71,9 @@ class Batch:
         return self._each(lambda field: field.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        others = (None if f is None else change(f) for f in (self.y, self.mask, self.observed, self.exposure))
-        return Batch(change(self.x), *others)
+        others = (self.y, self.mask, self.observed, self.exposure)
+        y, mask, observed, exposure = (None if other is None else change(other) for other in others)
+        return Batch(change(self.x), y, mask, observed=observed, exposure=exposure)
 
 
 Likelihood = Literal[

@@ -276,7 +276,8 @@ class Observation(nn.Module):
 
     If `DataSpec.exposure` is "sum", the means of counts are the exposure times shares, which are a softmax over all
     observed counts (Lopez et al. 2018, scVI); if it is "column", the exposure times exp(output). Without a batch, the
-    exposure is the median of the training data, and samples draw it from there.
+    exposure is the median of the training data, and samples draw it from there. An example without any observed count,
+    whose sum is not known, gets the median too.
 
     A scale that Adam learns at the learning rate of the networks moves by no more than this rate in each step, and lags
     behind them. So the parameters of this module should have the learning rate `SCALE_LR`; see
@@ -351,17 +352,18 @@ class Observation(nn.Module):
             if observed is not None:
                 is_count = torch.cat([o for o, g in zip(observed.split(self.sizes, -1), self.spec.parts, strict=True)
                                       if g.kind == "count"], -1)  # fmt: skip
-                shares = torch.where(is_count, shares, -torch.inf)
-            # a row without any observed count has no finite total; its counts take no part
-            total = shares.logsumexp(-1, keepdim=True)
-            log_exposure = log_exposure - torch.where(total.isfinite(), total, 0.0)
+                is_empty = ~is_count.any(-1, keepdim=True)  # such rows have the typical exposure
+                shares = torch.where(is_count | is_empty, shares, -torch.inf)
+                if (typical := self._typical_exposure(output)) is not None:
+                    log_exposure = torch.where(is_empty, typical.log().view_as(log_exposure), log_exposure)
+            log_exposure = log_exposure - shares.logsumexp(-1, keepdim=True)
         for i, logit in zip(counts, logits, strict=True):
             outputs[i] = torch.cat([logit + log_exposure, outputs[i][..., self.sizes[i] :]], -1)
         return outputs
 
     def _typical_exposure(self, output: Tensor) -> Tensor | None:
         quantiles = self.spec.exposures
-        return output.new_full((len(output),), quantiles[len(quantiles) // 2]) if quantiles else None
+        return output.new_full((len(output),), max(quantiles[len(quantiles) // 2], 1e-6)) if quantiles else None
 
     def _random_exposure(self, output: Tensor) -> Tensor | None:
         if not self.spec.exposures:

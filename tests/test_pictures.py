@@ -1,0 +1,278 @@
+"""Pictures: what they show of tables with columns of several kinds, of counts, and of missing values."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+import variants
+from pipeline import data
+from pipeline.data import Data, Source
+from pipeline.evaluate import drawing, pictures, table_pictures
+from variants import Variant
+
+ROWS = 240
+TOWNS = [f"town {i}" for i in range(20)]
+
+
+def mixed_frame() -> pandas.DataFrame:
+    """A table with a column of each kind and of many categories, in which a fifth of the values is missing."""
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame({
+        "amount $": np.exp(rng.normal(3, 1.5, ROWS)), "shop": rng.choice(["food", "fuel", "web"], ROWS),
+        "age": rng.normal(40, 9, ROWS), "visits": rng.poisson(3, ROWS), "new": rng.choice(["no", "yes"], ROWS),
+        "town": rng.choice(TOWNS, ROWS),
+    })  # fmt: skip
+    holes = rng.random(frame.shape) < 0.2
+    return frame.mask(holes).assign(label=rng.choice(["fine", "fraud"], ROWS))
+
+
+@cache
+def mixed() -> Data:
+    return data.load(Source(place="shop", label="label", kinds=(("amount $", "positive"),)), mixed_frame())
+
+
+@cache
+def counts() -> Data:
+    means = np.geomspace(0.1, 100, 50)
+    values = np.random.default_rng(0).negative_binomial(1, 1 / (1 + means), (ROWS, 50))
+    return data.load(Source(place="cells"), pandas.DataFrame(values, columns=[f"gene {i}" for i in range(50)]))
+
+
+@cache
+def reals(columns: int = 3) -> Data:
+    values = np.random.default_rng(0).normal(size=(ROWS, columns))
+    return data.load(Source(place="sensors"), pandas.DataFrame(values, columns=[*"abcdefgh"[:columns]]))
+
+
+@cache
+def bits() -> Data:
+    values = np.random.default_rng(0).integers(0, 2, (ROWS, 5)) > 0
+    return data.load(Source(place="bits"), pandas.DataFrame(values, columns=[*"abcde"]))
+
+
+def built(loaded: Data, name: str = "vae") -> Variant:
+    torch.manual_seed(0)
+    return variants.build(name, variants.get(name).config_type(latent=3, width=16), loaded.spec).eval()
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """All figures that the test draws."""
+    drawn: list[Figure] = []
+
+    class RecordedFigure(Figure):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            drawn.append(self)
+
+    monkeypatch.setattr("matplotlib.figure.Figure", RecordedFigure)
+    return drawn
+
+
+def panel(figure: Figure, name: str) -> Any:
+    """The panel of a column, by the first line of its title."""
+    return next(ax for ax in figure.axes if ax.get_title().split("\n")[0] == name)
+
+
+def tick_names(axis: Any) -> list[str]:
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+@pytest.mark.parametrize(("make", "name"), [
+    (mixed, "vae"), (mixed, "cvae"), (mixed, "hvae"), (mixed, "aae"), (counts, "vae"), (reals, "vae"), (bits, "vae"),
+    (lambda: reals(1), "vae"),
+])  # fmt: skip
+def test_tables_of_every_kind_are_drawn(make: Callable[[], Data], name: str) -> None:
+    loaded = make()
+    model = built(loaded, name)
+    kl = torch.arange(3.0) if name == "vae" else None
+    drawn = {**pictures.all_of(model, loaded, kl), "examples": pictures.examples(loaded)}
+    wanted = {"reconstructions", "traversals", "latent", "samples", "aggregate", "examples"}
+    wanted |= {"kl"} if kl is not None else set()
+    wanted |= {"correlations"} if loaded.spec.shape[0] > 1 else set()
+    wanted |= {"counts"} if make is counts else set()
+    wanted |= {"cvae": {"classes"}, "hvae": {"levels"}}.get(name, set())
+    assert drawn.keys() == wanted
+    for pixels in drawn.values():
+        assert pixels.dtype == np.uint8 and pixels.shape[2] == 3 and pixels.shape[1] >= 256
+        assert pixels.std() > 0
+
+
+def test_values_of_a_mixed_table_are_in_the_units_and_the_order_of_the_source() -> None:
+    loaded, frame = mixed(), mixed_frame()
+    batch = loaded.train
+    shown = drawing.in_units(drawing.with_gaps(batch.x, batch.observed), loaded)
+    columns = drawing.shown_columns(loaded)
+    assert [c.name for c in columns] == [r"amount \$", "shop", "age", "visits", "new", "town"]
+    assert [c.kind for c in columns] == ["positive", "category", "real", "count", "binary", "category"]
+    amounts = np.sort(frame["amount $"].dropna())
+    assert np.isin(shown[:, 0][~np.isnan(shown[:, 0])].round(2), amounts.round(2)).all()
+    missing = np.isnan(shown).mean(0)
+    assert ((missing > 0.1) & (missing < 0.3)).all()
+    assert set(np.unique(shown[:, 1][~np.isnan(shown[:, 1])])) == {0, 1, 2}
+
+
+def test_a_perfect_reconstruction_of_a_mixed_table_is_drawn_as_such(figures: list[Figure]) -> None:
+    """Only known values are drawn; numbers lie on the diagonal, and categories in the diagonal of their matrix."""
+    loaded = mixed()
+    batch = loaded.valid
+    table_pictures.reconstructions(drawing.with_gaps(batch.x, batch.observed), batch.x, loaded)
+    (figure,) = figures
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles[0] == "amount \\$\nR² 1.00" and titles[2] == "age\nR² 1.00" and titles[4] == "new\np(yes), AUC 1.00"
+    assert titles[1].startswith("shop\n100% right")
+    known = drawing.in_units(drawing.with_gaps(batch.x, batch.observed), loaded)[:, 2]
+    points = panel(figure, "age").collections[0].get_offsets()
+    assert len(points) == (~np.isnan(known)).sum() < len(batch)
+    np.testing.assert_allclose(points[:, 0], points[:, 1])
+    shares = panel(figure, "shop").images[0].get_array()
+    np.testing.assert_array_equal(shares, np.eye(3))
+    assert tick_names(panel(figure, "shop").xaxis) == tick_names(panel(figure, "shop").yaxis) == ["food", "fuel", "web"]
+    assert tick_names(panel(figure, "new").xaxis) == ["no", "yes"]
+    assert len(tick_names(panel(figure, "town").xaxis)) == table_pictures.CATEGORIES
+    assert tick_names(panel(figure, "town").xaxis)[-1] == "others"
+    scales = {ax.get_title().split("\n")[0]: ax.get_xscale() for ax in figure.axes}
+    assert scales[r"amount \$"] == "log" and scales["age"] == scales["visits"] == "linear"
+
+
+def test_samples_that_are_the_data_have_their_marginals_and_correlations(figures: list[Figure]) -> None:
+    loaded = counts()
+    order = torch.randperm(len(loaded.train), generator=torch.Generator().manual_seed(1))
+    x = loaded.train.x[order]
+    table_pictures.samples(x, loaded)
+    table_pictures.correlations(x, loaded)
+    table_pictures.counts(x, loaded)
+    marginals, correlations, of_counts = figures
+    assert len(marginals.axes) == table_pictures.PANELS
+    for ax in marginals.axes:
+        of_data, of_samples = (patch.get_data() for patch in ax.patches)
+        np.testing.assert_allclose(of_data.values, of_samples.values)
+        assert of_data.values.sum() == pytest.approx(1)
+        assert (of_data.edges % 1 == 0.5).all()  # bins of counts end between whole numbers
+    points = correlations.axes[0].collections[0].get_offsets()
+    assert len(points) == 50 * 49 / 2
+    np.testing.assert_allclose(points[:, 0], points[:, 1])
+    zeros = of_counts.axes[0].collections[0].get_offsets()
+    np.testing.assert_allclose(zeros[:, 0], (loaded.train.x == 0).float().mean(0), atol=1e-6)
+    means, variances = of_counts.axes[1].collections[0].get_offsets().T
+    assert (variances > means)[means > 1].all()  # the data are over-dispersed
+
+
+def test_correlations_of_few_columns_are_matrices_with_names(figures: list[Figure]) -> None:
+    loaded = reals()
+    table_pictures.correlations(-loaded.train.x.flip(1), loaded)
+    of_data, of_samples, difference = (ax.images[0].get_array() for ax in figures[0].axes[:3])
+    ranks = pandas.DataFrame(loaded.train.x.numpy()).corr(method="spearman").to_numpy()
+    np.testing.assert_allclose(of_data, ranks)
+    np.testing.assert_allclose(of_samples, ranks[::-1, ::-1])
+    np.testing.assert_allclose(difference, of_samples - of_data)
+    assert tick_names(figures[0].axes[0].yaxis) == ["a", "b", "c"]
+
+
+def test_a_traversal_names_the_columns_that_change_most(figures: list[Figure]) -> None:
+    loaded = mixed()
+    decoded = loaded.valid.x[:1].repeat(2 * 8, 1).unflatten(0, (2, 8)).clone()
+    position = 0  # real values come first
+    decoded[1, :, position] += torch.linspace(-2, 2, 8)
+    table_pictures.traversals(decoded, ["z4, 1.20 nats", "z0, 0.30 nats"], 3.0, loaded)
+    still, moved = figures[0].axes[:2]
+    assert still.get_title() == "z4, 1.20 nats"
+    assert np.abs(still.images[0].get_array()).max() < 1e-6
+    assert tick_names(moved.yaxis)[0] == "age"
+    change = moved.images[0].get_array()
+    assert change[0, -1] - change[0, 0] == pytest.approx(4, rel=0.1)  # in standard deviations of the training data
+    assert np.abs(change[1:]).max() < 1e-6
+
+
+def test_examples_of_each_variable_are_bars_or_bins_of_its_kind(figures: list[Figure]) -> None:
+    loaded = mixed()
+    pictures.examples(loaded)
+    (figure,) = figures
+    assert tick_names(panel(figure, "shop").xaxis) == ["food", "fuel", "web"]
+    assert panel(figure, r"amount \$").get_xscale() == "log"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fine", "fraud"]
+    bars = sum(bar.get_height() for bar in panel(figure, "shop").patches)
+    assert loaded.train.observed is not None
+    assert bars == int(loaded.train.observed[:, -21:-20].sum())  # at the last value of `shop`
+
+
+@torch.no_grad()
+def test_classes_are_named(figures: list[Figure]) -> None:
+    loaded = mixed()
+    pictures.latent_space(built(loaded), loaded)
+    assert [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()] == ["fine", "fraud"]
+    values = torch.zeros(2, 3, *loaded.spec.shape)
+    table_pictures.heat_map(values, loaded, pictures.class_names(loaded))
+    assert tick_names(figures[1].axes[0].yaxis) == ["fine", "fraud"]
+    assert tick_names(figures[1].axes[0].xaxis)[:4] == ["age", r"amount \$", "visits", "new = yes"]
+
+
+def test_missing_pixels_are_grey_in_the_examples_and_in_the_originals() -> None:
+    values = np.random.default_rng(0).normal(size=(40, 1, 8, 8))
+    values[:, :, 2, 3] = np.nan
+    loaded = data.load(Source(place="holes"), values)
+    side = 32  # 8 images of 8 pixels are 256 pixels wide, and the gap between two is 2
+    for drawn in (pictures.examples(loaded), pictures.reconstructions(built(loaded), loaded)):
+        pixels = drawn[2 : 2 + side, 2 : 2 + side, 0].reshape(8, 4, 8, 4)[:, 0, :, 0]
+        assert abs(int(pixels[2, 3]) - 128) <= 1
+        assert len(np.unique(pixels)) > 20
+    decoded = drawn[4 + side : 4 + 2 * side, 2 : 2 + side, 0].reshape(8, 4, 8, 4)[:, 0, :, 0]
+    assert len(np.unique(decoded)) > 20
+
+
+def test_sequences_with_holes_have_gaps_in_their_lines(figures: list[Figure]) -> None:
+    series = [np.linspace(0, 1, 20)[:, None] + 1e-3 * i for i in range(40)]
+    for values in series:
+        values[8:12] = np.nan
+    loaded = data.load(Source(place="waves"), series)
+    x = drawing.with_gaps(loaded.valid.x[:1].float(), None if loaded.valid.known is None else loaded.valid.known[:1])
+    picture = pictures.grid(x, loaded, columns=1)
+    dark = (picture[8:-8, 8:-8].min(axis=2) < 150).any(0)
+    width = len(dark)
+    assert not dark[int(0.45 * width) : int(0.55 * width)].any()
+    assert dark[int(0.2 * width) : int(0.3 * width)].all() and dark[int(0.7 * width) : int(0.8 * width)].all()
+    pictures.examples(loaded)
+    line = figures[-1].axes[0].lines[0].get_ydata()
+    assert np.isnan(line[8:12]).all() and np.isfinite(np.delete(line, range(8, 12))).all()
+    np.testing.assert_allclose(line[-1] - line[0], 1, rtol=1e-5)  # in the units of the source
+
+
+def test_large_counts_of_sequences_are_on_a_logarithmic_axis_in_their_units(figures: list[Figure]) -> None:
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame({
+        "series": np.repeat(np.arange(40), 12), "time": np.tile(np.arange(12), 40),
+        "sales": rng.negative_binomial(1, 1 / 301, 480),
+    })  # fmt: skip
+    loaded = data.load(Source(place="sales"), frame)
+    assert loaded.spec.likelihood == "negative-binomial"
+    pictures.examples(loaded)
+    ax = figures[0].axes[0]
+    assert ax.get_title() == "sales" and ax.get_yscale() == "symlog"
+    assert set(np.concatenate([line.get_ydata() for line in ax.lines])) <= set(frame["sales"])
+    assert pictures.grid(loaded.valid.x[:8].float(), loaded).std() > 0
+
+
+def test_a_diverged_model_is_drawn() -> None:
+    loaded = mixed()
+    nothing = torch.full_like(loaded.valid.x, torch.nan)
+    assert table_pictures.reconstructions(loaded.valid.x, nothing, loaded).std() > 0
+    assert table_pictures.samples(nothing, loaded).std() > 0
+
+
+def test_long_names_keep_their_beginning_and_end() -> None:
+    assert drawing.short("temperature of the furnace in hall 12", 20) == "temperature of... 12"
+    assert drawing.short("short", 20) == "short"
+
+
+def test_wide_tables_have_fewer_rows_behind_a_picture() -> None:
+    loaded = reals()
+    wide = replace(loaded.preprocessing.spec, shape=(20_000,))
+    shown = replace(loaded, preprocessing=replace(loaded.preprocessing, spec=wide))
+    assert table_pictures.rows(shown) == 200 < table_pictures.rows(loaded)
