@@ -146,7 +146,7 @@ def test_pixels_of_every_likelihood_come_back_and_new_ones_must_fit(likelihood: 
     if likelihood == "student-t":
         assert read(wrong).x.min() == -1
     else:
-        with pytest.raises(InputError, match=f"new: --likelihood {likelihood} .* the first is image 2 with -1"):
+        with pytest.raises(InputError, match=f"new: the likelihood {likelihood} .* the first is image 2 with -1"):
             read(wrong)
 
 

@@ -253,7 +253,7 @@ def test_a_likelihood_applies_to_all_channels(likelihood: Any, x: np.ndarray) ->
     if likelihood == "student-t":
         assert data.read(Source(place="new"), wrong, loaded.preprocessing).x.min() <= -1
         return
-    with pytest.raises(InputError, match=f"--likelihood {likelihood} .* sequence 2 has -1 at step 4"):
+    with pytest.raises(InputError, match=f"the likelihood {likelihood} .* sequence 2 has -1 at step 4"):
         data.read(Source(place="new"), wrong, loaded.preprocessing)
 
 
@@ -570,8 +570,10 @@ def test_new_symbols_and_binary_values_are_those_of_training(tmp_path: Path) -> 
     like = data.load(Source(place="mine"), symbols).preprocessing
     raw = data.read(Source(place="new"), [np.array([3, 0])], like)
     assert raw.x.shape == (1, 2, 5) and raw.x.argmax(2).tolist() == [[3, 0]]
-    with pytest.raises(InputError, match="expected the symbols 0 to 4 of the training data"):
+    with pytest.raises(InputError, match="has 5 in the channel x0; expected one of the values 0, 1, 2, 3 and 4 of"):
         data.read(Source(place="new"), [np.array([3, 5])], like)
+    tens = data.load(Source(place="mine", kinds=(("x0", "category"),)), [10 + 10 * s for s in symbols]).preprocessing
+    assert data.read(Source(place="new"), [np.array([40, 10])], tens).x.argmax(2).tolist() == [[3, 0]]
     signs = [np.where(RNG.random((6, 2)) < 0.5, -1, 1) for _ in range(40)]
     like = data.load(Source(place="mine"), signs).preprocessing
     assert data.read(Source(place="new"), [np.array([[1, -1]])], like).x.tolist() == [[[True, False]]]

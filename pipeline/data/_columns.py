@@ -420,7 +420,8 @@ def _text_error(series: Any, source: Source) -> InputError:
     return InputError(
         f"{source}: the column {series.name} holds text where numbers are expected, the first in "
         f"{_times.row_name(row, source, series.index)}: {series.iloc[row]!r}; write numbers as 1234.5, without "
-        f"marks or units, and leave the field of a missing value empty, or train {_without(series)}"
+        f"marks or units, and leave the field of a missing value empty, or train {_without(series)}, or one with "
+        f"categories in it ({_option('kind', series.name, '=category')})"
     )
 
 

@@ -111,9 +111,9 @@ def _of_kind(x: Array, source: Source, likelihood: Likelihood) -> Array:
         first = int(bad.argmax())
         expected = "whole numbers from 0" if is_count else "values above 0"
         raise InputError(
-            f"{source}: --likelihood {likelihood} is for {expected}, and {bad.sum()} of {len(x)} images have other "
+            f"{source}: the likelihood {likelihood} is for {expected}, and {bad.sum()} of {len(x)} images have other "
             f"pixels, the first is image {first + 1} with {x[first][is_bad[first]][0]:g}; expected such pixels only, "
-            "or --likelihood gaussian"
+            "or a model with --likelihood gaussian"
         )
     return x.astype(np.uint16) if is_count and x.dtype.itemsize == 1 else x  # uint8 is for 8-bit and grey values
 

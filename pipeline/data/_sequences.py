@@ -133,7 +133,7 @@ def _are_plain_symbols(values: NDArray[Any]) -> bool:
 
 
 def _symbols(values: NDArray[Any], channel: str, raw: Raw, size: int | None = None) -> Raw:
-    """Make one-hot rows of the symbols (R, 1), which are whole numbers below `size`.
+    """Make one-hot rows of the symbols (R, 1), which are whole numbers from 0; `size` is how many there are.
 
     Raises:
         InputError: If there are several channels, or other numbers.
@@ -146,13 +146,11 @@ def _symbols(values: NDArray[Any], channel: str, raw: Raw, size: int | None = No
     is_known = ~np.isnan(values)
     known = values[is_known]
     low, high = (known.min(), known.max()) if len(known) else (0, 0)
-    if low < 0 or high >= (size or SYMBOLS) or (known % 1 != 0).any():
-        expected = (
-            f"the symbols 0 to {size - 1} of the training data"
-            if size
-            else (f"whole numbers from 0 to {SYMBOLS - 1} for --likelihood categorical")
+    if low < 0 or high >= SYMBOLS or (known % 1 != 0).any():
+        raise InputError(
+            f"{raw.source}: there are values from {low} to {high}; expected whole numbers from 0 to {SYMBOLS - 1} for "
+            "--likelihood categorical"
         )
-        raise InputError(f"{raw.source}: there are values from {low} to {high}; expected {expected}")
     symbols = np.arange(size or int(high) + 1)
     columns = (Column(channel, "category", tuple(symbols.tolist())),)
     why = f"the values are whole numbers from 0 to {len(symbols) - 1}"
@@ -231,17 +229,17 @@ def _check_kind(x: NDArray[Any], likelihood: Likelihood | None, raw: Raw) -> Non
         number = int(np.searchsorted(raw.lengths.cumsum(), row, side="right"))
         name = number + 1 if raw.rows is None else raw.rows[number]
         step = row - raw.lengths[:number].sum() + 1
+        expected = "whole numbers from 0" if is_count else "values above 0"
         raise InputError(
-            f"{raw.source}: --likelihood {likelihood} is for {'whole numbers from 0' if is_count else 'values above 0'}"
-            f", and sequence {name} has {x[row, channel]:g} at step {step}; expected such values only, or --likelihood "
-            "gaussian"
+            f"{raw.source}: the likelihood {likelihood} is for {expected}, and sequence {name} has "
+            f"{x[row, channel]:g} at step {step}; expected such values only, or a model with --likelihood gaussian"
         )
 
 
 def _selected(
     values: NDArray[Any], channels: list[str], lengths: NDArray[np.int64], source: Source, like: Preprocessing
 ) -> NDArray[np.float64]:
-    """Return the channels of a model out of new sequences, (R, D), with 0 and 1 for binary values."""
+    """Return the channels of a model out of new sequences, (R, D), with 0, 1, ... for symbols and binary values."""
     names = [column.name for column in like.columns]
     if like.width == len(channels):
         values = values[:, [channels.index(n) for n in names]]
@@ -252,15 +250,16 @@ def _selected(
         )
     x = values.astype(np.float64)
     for i, column in enumerate(like.columns):
-        if column.kind == "binary":
+        if column.values:
             is_strange = ~(np.isin(values[:, i], column.values) | np.isnan(values[:, i]))
             if is_strange.any():
                 number = 1 + int(np.searchsorted(lengths.cumsum(), is_strange.argmax(), side="right"))
                 raise InputError(
                     f"{source}: sequence {number} has {values[is_strange.argmax(), i]:g} in the channel {column.name}; "
-                    f"expected one of the values {column.values[0]} and {column.values[1]} of the training data"
+                    f"expected one of the values {listed(list(map(str, column.values)), 20)} of the training data"
                 )
-            x[:, i] = np.where(np.isnan(values[:, i]), np.nan, values[:, i] == column.values[1])
+            codes = np.searchsorted(np.array(column.values), values[:, i])
+            x[:, i] = np.where(np.isnan(values[:, i]), np.nan, codes)
     return x
 
 
