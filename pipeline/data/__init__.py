@@ -178,6 +178,12 @@ def load(source: str | Source, content: Any = None, *, binarized: bool = True) -
     digest = _digest(raw, index)
     preprocessing = replace(preprocessing, digest=digest)
     whole = preprocessing.encode(raw, is_new=False)
+    if whole.observed is not None and not preprocessing.spec.missing:
+        warning = (
+            "values are missing in the validation or test split, and in no training example; a model does not learn to "
+            "read such examples"
+        )
+        raw = replace(raw, warnings=(*raw.warnings, warning))
     if raw.likelihood == "bernoulli" and whole.x.dtype == torch.uint8 and not binarized:
         whole = replace(whole, x=whole.x.float() / 255)
     splits = [whole[i] for i in index]
