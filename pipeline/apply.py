@@ -109,9 +109,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _results(model: Any, arguments: argparse.Namespace, display: Any) -> Iterator[tuple[list[Any], Any]]:
-    """Yield the results, part by part, each with the labels of its rows, and show the progress.
+    """Yield the results of one part of the data after another, with the labels of its rows, and show the progress.
 
-    The results of a part are a list of one, or of several draws for the same examples.
+    The results of a part are a list: one entry for each draw, or a single entry if nothing is drawn.
     """
     if arguments.method == "sample":
         yield [model.sample(arguments.n, arguments.label)], None
@@ -170,7 +170,7 @@ class _Output:
             self._temporary.unlink(missing_ok=True)
 
     def write(self, results: list[Any], rows: Any) -> None:
-        """Write the next results, or draws; `rows` is a pandas Index with the labels of the examples, or None."""
+        """Write the results of the next part; `rows` is a pandas Index with the labels of the examples, or None."""
         if self._path.suffix == ARRAYS:
             parts = [part for result in results for part in (result if isinstance(result, list) else [result])]
             if any(np.asarray(part).dtype == object for part in parts):
@@ -185,7 +185,7 @@ class _Output:
         self.count += len(results[0])
 
     def _numbered(self, results: list[Any]) -> list[tuple[int | None, Any]]:
-        """Return each result with the number of the draw, counted from 1; without draws, None."""
+        """Return each result with the number of its draw, counted from 1, or with None if nothing is drawn."""
         return [*enumerate(results, 1)] if self._has_draws else [(None, results[0])]
 
     def _write_table(self, frame: pandas.DataFrame) -> None:

@@ -16,7 +16,7 @@ import torch
 from pipeline import executor as executors
 from pipeline import machine, training_run
 from pipeline.data import Data, Source
-from pipeline.evaluate import baselines, codes, context, suite
+from pipeline.evaluate import context, suite
 from pipeline.evaluate import report as evaluation
 from pipeline.executor import Executor, Report, Resources
 from pipeline.progress import Display
@@ -129,9 +129,6 @@ class FinalTask:
         parts = list(suite.run(variant, data, sizes=self.final.sizes, only=self.final.parts))
         environment = machine.environment(data.train.x.device, torch.get_num_threads())
         evaluation.log(run, parts, evaluation.about(variant, data, parts, 0, environment))
-        latent = codes.encode_split(variant, data, data.test[slice(0, 1)]).shape[1]
-        linear = baselines.means({"ppca": baselines.ppca(data, data.test, latent)})
-        run.metrics({f"baseline/test_{name}": value for name, value in linear.items()}, 0)
         if self.keep:
             test_scores = {score.name: score.value for p in parts for score in p.scores if score.value is not None}
             run.model(variant, data, {**training.kept, **test_scores}, training.best_epoch)

@@ -30,6 +30,7 @@ import variants
 from pipeline import artifact, data, machine, trainer
 from pipeline.data import Data, Preprocessing, Raw, Source
 from pipeline.evaluate import imputation, pictures
+from pipeline.evaluate.codes import sampled_codes
 from pipeline.evaluate.likelihood import bound, every_class
 from pipeline.metrics import Undefined
 from pipeline.progress import Display
@@ -368,8 +369,8 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         total = torch.zeros_like(batch.x)
         for _ in range(IMPORTANCE_SAMPLES):
             with machine.EqualNoise(len(batch)):
-                proposal = self.variant_.sample_posterior(batch)
-            total += self.variant_.log_likelihood(self._encode(batch) if proposal is None else proposal[0], batch)
+                z = sampled_codes(self.variant_, batch)
+            total += self.variant_.log_likelihood(z, batch)
         return total / IMPORTANCE_SAMPLES
 
     def anomaly(self, X: Any) -> Any:

@@ -159,10 +159,8 @@ class TrainingRun:
         variant, data = self.variant, self.data
         scores = {**self.kept, **quick.scores(variant, data, self._kl), "time/trial_seconds": self.seconds}
         if data.spec.has_density and "valid/elbo" in self.kept:
-            scores["valid/elbo_units"] = self.kept["valid/elbo"] + float(
-                torch.cat([data.preprocessing.log_jacobian(batch) for batch in data.batches(data.valid)]).mean()
-            )
-        if data.spec.likelihood == "mixed":
+            scores["valid/elbo_units"] = self.kept["valid/elbo"] + likelihood.mean_log_jacobian(data, data.valid)
+        if len(data.spec.kinds) > 1:
             parts = likelihood.by_kind(variant, data, data.valid, self._plan.seed)
             scores |= {f"valid/reconstruction_{kind}": float(part.mean()) for kind, part in parts.items()}
         self._run.metrics(scores, self.epoch + (self.best_epoch != self.epoch))

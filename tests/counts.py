@@ -10,6 +10,7 @@ held out. The variant `vae` has a negative binomial likelihood with the sum of a
     scvi-tools                 with --scvi: the same latent size, width, batch size and epochs; it runs with a Python of
                                its own, once as it is, and once without its dropout and its warm-up of the KL ("plain")
     independent, multinomial   models that cost nothing: see pipeline.evaluate.baselines
+    truth                      the distribution that the cells were drawn from, with and without their kinds
     10 principal components    of log-normalised counts
 
 The probe is a logistic regression of the kind of a cell on the codes.
@@ -32,6 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import logsumexp
+from scipy.stats import nbinom
 from sklearn.decomposition import PCA
 
 import variants
@@ -48,15 +51,22 @@ DRAWS = 20  # of z, over which the bound of each cell is averaged
 Array = NDArray[Any]
 
 
-def cells() -> tuple[Array, Array]:
-    """Return the counts (1000, 200) and the kinds (1000,) of simulated cells, whose mean sum is some 3,000."""
+FREQUENCIES = (0.35, 0.25, 0.2, 0.1, 0.07, 0.03)  # of the kinds of cells
+DROPPED = 0.3  # the share of the counts that are set to 0
+
+
+def cells() -> tuple[Array, Array, Array]:
+    """Return the counts (1000, 200) and the kinds (1000,) of simulated cells, and the shares of genes by kind (6, 200).
+
+    The mean sum of a cell is some 3,000.
+    """
     rng = np.random.default_rng(0)
-    kind = rng.choice(6, 1000, p=[0.35, 0.25, 0.2, 0.1, 0.07, 0.03])
+    kind = rng.choice(6, 1000, p=FREQUENCIES)
     share = np.exp(rng.normal(size=(6, 200)) * (rng.random((6, 200)) < 0.15)) * rng.gamma(0.3, 1.0, 200)
-    mean = share[kind] / share[kind].sum(1, keepdims=True) * np.exp(rng.normal(8, 0.5, 1000))[:, None]
-    x = rng.poisson(rng.gamma(1.0, mean))
-    x[rng.random(x.shape) < 0.3] = 0
-    return x, kind
+    share = share / share.sum(1, keepdims=True)
+    x = rng.poisson(rng.gamma(1.0, share[kind] * np.exp(rng.normal(8, 0.5, 1000))[:, None]))
+    x[rng.random(x.shape) < DROPPED] = 0
+    return x, kind, share
 
 
 def _data(x: Array, kind: Array, likelihood: Likelihood, seed: int) -> Data:
@@ -105,6 +115,23 @@ def of_scvi(python: str, data: Data, epochs: int, seed: int, plain: bool) -> dic
     return {"bound": bound, **_probe(encoded[:n], encoded[n:], data), "seconds": seconds}
 
 
+def of_truth(data: Data, share: Array) -> dict[str, dict[str, float]]:
+    """Return log p of the test cells under the distribution they were drawn from, with and without the kinds.
+
+    The sum of a cell before counts were set to 0 is estimated by its sum after that.
+    """
+    x = data.test.x.double().numpy()
+    size = x.sum(1, keepdims=True) / (1 - DROPPED)
+
+    def log_p(share: Array) -> Array:
+        drawn = nbinom.logpmf(x, 1, 1 / (1 + share * size + 1e-12))
+        return np.asarray(np.logaddexp(np.log(1 - DROPPED) + drawn, np.where(x == 0, np.log(DROPPED), -np.inf)).sum(1))
+
+    known = logsumexp([np.log(p) + log_p(row) for p, row in zip(FREQUENCIES, share, strict=True)], axis=0)
+    unknown = log_p(np.array(FREQUENCIES) @ share)
+    return {"truth": {"bound": float(known.mean())}, "truth without kinds": {"bound": float(unknown.mean())}}
+
+
 def of_components(data: Data) -> dict[str, float]:
     """Return the probe on the principal components of log-normalised counts."""
     size = float(data.train.x.sum(1).median())
@@ -147,7 +174,8 @@ def main(words: list[str]) -> int:
     parser.add_argument("--scvi", metavar="PYTHON", help="the Python of an environment that has scvi-tools")
     options = parser.parse_args(words)
     machine.prepare(options.threads)
-    x, kind = cells()
+    x, kind, share = cells()
+    share = share[:, (x != x[0]).any(0)]  # genes of which all counts are equal are left out
     results: dict[str, list[Mapping[str, float]]] = {}
     trained: dict[Likelihood, tuple[Variant, Data]] = {}  # of the last seed
     for seed in range(options.seeds):
@@ -159,6 +187,7 @@ def main(words: list[str]) -> int:
         data = trained["negative-binomial"][1]
         trivial = baselines.means(baselines.log_p(data, data.test))
         by_name |= {name: {"bound": bound} for name, bound in trivial.items()}
+        by_name |= of_truth(data, share)
         by_name["10 principal components"] = of_components(data)
         if options.scvi:
             for name, plain in (("scvi-tools", False), ("scvi-tools, plain", True)):

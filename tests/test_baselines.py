@@ -1,4 +1,4 @@
-"""What costs nothing beside every likelihood, against closed forms and other programs."""
+"""The simple baselines of the likelihood are compared with closed forms and with other programs."""
 
 from dataclasses import replace
 from typing import Any
@@ -235,11 +235,11 @@ def test_counts_given_their_sum_are_fitted_with_it() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (data_of(COUNTS, "poisson"), "of 2 to 500 real values; d has 0"),
+        (data_of(COUNTS, "poisson"), "for 2 to 500 real values; d has 0"),
         (data_of(RNG.random((N, 1)), "gaussian"), "d has 1"),
         (data_of(RNG.random((30, 600)), "gaussian"), "d has 600"),
         (data_of(RNG.random((30, 40)), "gaussian"), "20 training examples are too few for a covariance matrix of 40"),
-        (data_of(RNG.random((30, 5, 2)), "gaussian", lengths=np.full(30, 5)), "not of sequences"),
+        (data_of(RNG.random((30, 5, 2)), "gaussian", lengths=np.full(30, 5)), "not for sequences"),
     ],
 )
 def test_a_baseline_that_is_not_defined_has_a_reason(data: Data, reason: str) -> None:

@@ -14,7 +14,7 @@ from pipeline.compare.statistics import Difference, Estimate
 from pipeline.evaluate.baselines import verdict
 
 ALPHA = 0.05
-PPCA = "baseline/test_ppca"  # which has as many latents as the model, so that each variant has its own
+PPCA = "baseline/test_ppca"  # differs between variants, because it has as many latent dimensions as the model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,10 @@ class Criterion:
 
 @dataclass(frozen=True, kw_only=True)
 class BoardRow:
-    """The scores of one variant, in the metric's own unit; without a `mean`, `reason` says why there is none.
+    """The scores of one variant, in the metric's own unit. If there is no `mean`, `reason` says why.
 
-    `trivial` says so in words if the mean beats no more than what costs nothing.
+    `trivial` is a clause such as "no better than trivial (...)" if the mean does not exceed all baselines, and
+    otherwise empty.
     """
 
     variant: str
@@ -78,7 +79,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """The leaderboard of one criterion. `baselines` are scores of what costs nothing, by what it is called."""
+    """The leaderboard of one criterion. `baselines` maps the title of each simple baseline to its score."""
 
     criterion: Criterion
     rows: list[BoardRow]  # the best first, and those without a score last
@@ -99,7 +100,7 @@ def board(
         criterion: The criterion.
         finals: One row for each run: variant, seed, state, reason, and a column for each metric.
         reasons: For each variant that is missing in `finals`, the reason.
-        baselines: The mean test score of each baseline, by what it is called, if there are any.
+        baselines: The title of each baseline with its mean test score; empty if the criterion has no baselines.
     """
     sign, unit, baselines = criterion.sign, metrics.find(criterion.test_metric).unit, baselines or {}
     scores: dict[str, pd.Series[float]] = {}

@@ -18,7 +18,7 @@ from pipeline import machine, metrics
 from pipeline.compare import statistics
 from pipeline.compare.analysis import Board
 from pipeline.data import Data
-from pipeline.evaluate import pictures
+from pipeline.evaluate import drawing, pictures
 from variants import Batch, Variant
 
 THEMES = {  # colours of text, background and grid
@@ -262,7 +262,8 @@ def side_by_side(
     if first.layout != "images":
         return
     index = torch.randperm(len(first.test), generator=torch.Generator().manual_seed(2))[:COLUMNS]
-    yield "reconstructions", "original", _strip(first.batch(first.test, index).x, first)
+    originals = first.batch(first.test, index.to(first.test.x.device))
+    yield "reconstructions", "original", _strip(drawing.with_gaps(originals.x, originals.known), first)
     for name, (variant, data) in models.items():
         with machine.seeded(variant.device, 0):
             batch = data.batch(data.test, index.to(variant.device))

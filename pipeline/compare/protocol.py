@@ -334,7 +334,7 @@ def _board(
     left_out: Mapping[str, str],
     titles: Mapping[str, float],
 ) -> Board:
-    """Return the board of a criterion. `titles` are baselines of the ELBO."""
+    """Return the board of a criterion. `titles` maps the title of each baseline of the ELBO to its score."""
     chosen = {c.variant: c.key for c in choices if c.criterion == criterion.name}
     others = [v for v in frame["variant"].unique() if v not in chosen]
     reasons = {**left_out, **dict.fromkeys(others, f"no trial has {criterion.validation_metric}")}

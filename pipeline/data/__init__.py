@@ -180,8 +180,8 @@ def load(source: str | Source, content: Any = None, *, binarized: bool = True) -
     whole = preprocessing.encode(raw, is_new=False)
     if whole.observed is not None and not preprocessing.spec.missing:
         warning = (
-            "values are missing in the validation or test split, and in no training example; a model does not learn to "
-            "read such examples"
+            "values are missing in the validation or test split, but in no training example, so a model does not learn "
+            "to read examples with missing values"
         )
         raw = replace(raw, warnings=(*raw.warnings, warning))
     if raw.likelihood == "bernoulli" and whole.x.dtype == torch.uint8 and not binarized:

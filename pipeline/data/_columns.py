@@ -35,9 +35,9 @@ OWNERS = {  # words for those who have several rows, which belong together
 }  # fmt: skip
 CATEGORIES = 100  # the largest number of categories of a column
 LARGEST_COUNT = 1_000_000  # columns with larger whole numbers are counts only by an option
-MANY_COUNTS = 10  # so many columns make a table of counts if all columns are counts
-HARDLY = 5  # rows in which a rare count would be above 1, see `_unit_of_counts`
-CHANCE = 1e-6  # the probability of a smaller variance of a Poisson variable below which a column is no count
+MANY_COUNTS = 10  # the smallest number of columns of a table of counts, which has an exposure by default
+HARDLY = 5  # the expected number of rows above 1 below which a binary column may be a rare count
+CHANCE = 1e-6  # a column is no count if a Poisson variable has its variance, or a smaller one, with less probability
 PARTS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2, "testing": 2}
 Array = NDArray[Any]
 
@@ -168,9 +168,9 @@ def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[
     if texts:
         raise InputError(
             f"{source}: these columns have too many different values for categories: {listed(texts)}; leave them out "
-            "with --drop NAME,NAME, or say what one of them is: --label NAME is the class, --group NAME says which "
-            "rows belong together, --kind NAME=sequence names the sequence of rows, and --kind NAME=category reads at "
-            f"most {CATEGORIES} categories"
+            "with --drop NAME,NAME, or say what one of them is: with --label NAME it is the class, with --group NAME "
+            "it says which rows belong together, with --kind NAME=sequence it names the sequence of each row, and "
+            f"with --kind NAME=category it is a value with at most {CATEGORIES} categories"
         )
     if not columns:
         raise InputError("; ".join([f"{source}: there are no columns of values to model", *notes]))
@@ -181,10 +181,10 @@ def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[
 def _as_table_of_counts(
     columns: list[Column], x: Array, source: Source, notes: list[str]
 ) -> tuple[list[Column], Array]:
-    """Return columns and values with counts in place of all other columns, if most columns are counts and these may be.
+    """Read the remaining columns as counts if most columns are counts and the values of all others may be counts.
 
-    Otherwise, a table of many counts would become a mixed one because of a few columns that do not look like counts by
-    chance.
+    Without this, a table of many counts would become a mixed one because a few columns, such as rare counts with only
+    two values, do not look like counts by themselves. Returns all columns and their values.
     """
     others = [i for i, column in enumerate(columns) if column.kind != "count"]
     if not others or len(columns) - len(others) < max(MANY_COUNTS, len(others)):
@@ -195,17 +195,18 @@ def _as_table_of_counts(
     if not scale.all():
         return columns, x
     notes.append(
-        "these columns do not look like counts by themselves, and are read as such because all other columns are "
-        f"counts: {listed([columns[i].name for i in others], 10)}; --kind COLUMN=KIND says that one is something else"
+        "these columns do not look like counts by themselves, and are read as counts because all other columns are: "
+        f"{listed([columns[i].name for i in others], 10)}; --kind COLUMN=KIND gives a column another kind"
     )
     return [Column(column.name, "count") for column in columns], x * scale
 
 
 def _unit_of_counts(column: Column, values: Array) -> float:
-    """Return what the values of a column that is not of the kind count are multiples of if they are counts, or else 0.
+    """Return the factor that turns the values of a column, read as another kind, into counts; 0 if they are no counts.
 
-    A binary column may hold counts if a third value is not expected: about n * m^2 / 2 of n Poisson variables with the
-    mean m are above 1. Whole numbers may be counts if their variance is not much less than that of Poisson variables.
+    A binary column (0 and 1) may hold rare counts if values above 1 are hardly expected: of n Poisson variables with
+    the mean m, about n * m^2 / 2 are above 1. Whole numbers may be counts if their variance is not much smaller than
+    that of Poisson variables with the same mean.
     """
     from scipy.stats import chi2
 
@@ -378,9 +379,10 @@ def _column(series: Any, distinct: list[Any], kind: Kind | None, source: Source)
 
 
 def _are_counts(values: Array) -> bool:
-    """Whether numbers are whole, from 0, not very large, and vary about as counts do or more.
+    """Whether numbers are whole, at least 0, not very large, and vary at least about as much as counts do.
 
-    The variance of counts is their mean (Poisson) or more. That of years or of ratings from 1 to 5 is less.
+    The variance of counts is at least about their mean, as in a Poisson distribution. The variance of years, or of
+    ratings from 1 to 5, is smaller than their mean.
     """
     if not (values >= 0).all() or (values != np.floor(values)).any() or values.max(initial=0) > LARGEST_COUNT:
         return False
@@ -420,8 +422,8 @@ def _text_error(series: Any, source: Source) -> InputError:
     return InputError(
         f"{source}: the column {series.name} holds text where numbers are expected, the first in "
         f"{_times.row_name(row, source, series.index)}: {series.iloc[row]!r}; write numbers as 1234.5, without "
-        f"marks or units, and leave the field of a missing value empty, or train {_without(series)}, or one with "
-        f"categories in it ({_option('kind', series.name, '=category')})"
+        f"marks or units, and leave the field of a missing value empty, or train {_without(series)}, or a model "
+        f"that reads this column as categories ({_option('kind', series.name, '=category')})"
     )
 
 
@@ -482,7 +484,7 @@ def exposure(frame: Any, column: str, source: Source) -> Array:
         value = "no value" if np.isnan(values[row]) else f"{values[row]:g}"
         raise InputError(
             f"{source}: {_times.row_name(row, source, series.index)} has {value} in the column {column}; expected an "
-            "exposure above 0 in each row (--exposure), which the counts of the row are proportional to"
+            "exposure above 0 in each row, to which its counts are proportional, or another --exposure"
         )
     return values
 

@@ -48,7 +48,7 @@ class ColumnSummary:
     mean: float
     deviation: float  # standard deviation
     values: tuple[Any, ...] = ()  # of a binary column, or the categories
-    shares: tuple[float, ...] = ()  # of these values among all that are known
+    shares: tuple[float, ...] = ()  # the share of each of these values among the known values of the column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,7 +335,7 @@ def _options(raw: Raw) -> Iterator[tuple[str, str]]:
         "--kind COLUMN=KIND": (table, "what a column holds: real, positive, count, binary or category"),
         "--exposure sum|none|COLUMN": (
             has_counts,
-            "what counts are proportional to: the sum of a row, nothing, or a column",
+            "what the means of counts are proportional to: the sum of the row, nothing, or a column",
         ),
         "--kind x=sequence": (
             is_array and raw.pixels is not None and raw.pixels.channel_axis == "none",
@@ -362,4 +362,4 @@ def _likelihoods(raw: Raw) -> str:
     families = ", ".join(family for family in KIND_OF if KIND_OF[family] in kinds)
     if raw.likelihood == "mixed":
         return f"p(x|z) of the columns of one kind: {families}; gaussian makes all columns continuous"
-    return f"p(x|z) of a value: {families}{'' if 'real' in kinds else ', or gaussian as if it were continuous'}"
+    return f"p(x|z) of a value: {families}{'' if 'real' in kinds else ', or gaussian, which reads values as continuous'}"

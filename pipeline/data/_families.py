@@ -20,20 +20,20 @@ DEFAULTS: dict[str, Likelihood] = {  # the family of each kind of column
     "category": "categorical",
 }  # fmt: skip
 CHOICES = tuple(family for family, kind in KIND_OF.items() if kind in DEFAULTS)
-FEW, SHARE = 20, 0.1  # a column with no more different values than this, and than this share of its rows, is discrete
-SKEWED = 2.0  # a positive column whose skewness is larger is compared with its logarithm
-HEAD = 1000  # the rows in which more than FEW different values are looked for first
+FEW, SHARE = 20, 0.1  # a column is discrete if it has at most this number, and at most this share of its rows, of different values
+SKEWED = 2.0  # the kind positive is proposed only for columns whose skewness is larger
+HEAD = 1000  # whether there are more than FEW different values is checked in this number of rows first, for speed
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Families:
-    """The choice for a table or for channels: the likelihood of the whole, and the family of each column if mixed."""
+    """The likelihood of a table or of all channels; of a mixed table, `columns` have the family of each column."""
 
     columns: tuple[Column, ...]
     likelihood: Likelihood
-    why: str  # the reason, as a clause
-    warnings: tuple[str, ...]  # as clauses
+    why: str  # the reason for the choice, a clause
+    warnings: tuple[str, ...]
 
 
 def choose(
@@ -79,7 +79,7 @@ def choose(
 
 
 def kind_option(names: Sequence[str], kind: str) -> str:
-    """Return the option that gives one of these columns a kind, as one types it in a shell."""
+    """Return the option that gives one of these columns a kind, quoted for a shell."""
     return f"--kind {shlex.quote(f'{names[0]}={kind}') if len(names) == 1 else f'COLUMN={kind}'}"
 
 
@@ -127,14 +127,14 @@ def _discrete(columns: Sequence[Column], kinds: Sequence[str], x: Array, source:
         elif not fitting:
             advice = "channels that are all of one kind have the likelihood of this kind"
         result.append(
-            f"{listed(names, 10)}: the values are discrete, and are modelled by a continuous density, which can become "
-            f"arbitrarily high at such values, so a high score may mean little; {advice}"
+            f"{listed(names, 10)}: the values are discrete, but are modelled by a continuous density, which can become "
+            f"arbitrarily high at single values, so a high score may mean little; {advice}"
         )
     return result
 
 
 def _fitting_kinds(column: Column, values: Array, source: Source) -> tuple[str, ...]:
-    """Return the kinds that may fit a real column better if its values are discrete, and otherwise nothing."""
+    """Return the kinds to propose for a real column if its values are discrete, and otherwise an empty tuple."""
     values = values[~np.isnan(values)]
     limit = min(FEW, SHARE * len(values))
     is_whole = bool((values == np.floor(values)).all())

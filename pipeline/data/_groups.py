@@ -1,4 +1,4 @@
-"""Arranges the columns of a table in groups of one likelihood each, and describes these for a new model."""
+"""Arranges the columns of a table in groups with one likelihood each, with the initial offsets of a new model."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pipeline.data._raw import Raw
 from variants.base.contract import KIND_OF, Group, Likelihood, ValueKind
 
-ORDER: tuple[ValueKind, ...] = ("real", "positive", "count", "binary", "category")  # of groups; categories come last
-QUANTILES = 21  # of the exposures of the training data
+ORDER: tuple[ValueKind, ...] = ("real", "positive", "count", "binary", "category")  # the order of the groups, in which categories come last
+QUANTILES = 21  # how many quantiles describe the exposures of the training data
 Array = NDArray[Any]
 
 
@@ -22,9 +22,16 @@ def order_of(raw: Raw) -> tuple[int, ...]:
 
 
 def groups(raw: Raw, train: Array, spread: Array) -> tuple[Group, ...]:
-    """Return the groups of values, with offsets from the training examples (indices `train`).
+    """Return the groups of values (see `variants.base.contract.Group`), described by the training examples.
 
-    `spread` are the standard deviations of the logarithms of positive values, one for each column or channel.
+    Args:
+        raw: The data.
+        train: The indices of the training examples.
+        spread: The standard deviation of the logarithms of positive values, one for each column or channel.
+
+    Returns:
+        The groups in the order of the last axis of `Batch.x`; empty if all values have one family without offset and
+        spread.
     """
     if raw.likelihood != "mixed":
         kind = KIND_OF[raw.likelihood]
@@ -58,7 +65,7 @@ def groups(raw: Raw, train: Array, spread: Array) -> tuple[Group, ...]:
 
 
 def exposure(raw: Raw) -> Array | None:
-    """Return what the means of the counts of each example are proportional to, (N,); None if nothing is known."""
+    """Return the exposure of each example, (N,), to which the means of its counts are proportional; None without one."""
     if raw.exposure_kind == "sum":
         is_count = [KIND_OF[likelihood] == "count" for likelihood in raw.likelihoods]
         counts = raw.x[:, is_count] if raw.columns else raw.x
@@ -96,9 +103,9 @@ def _counts(codes: Array, categories: int) -> Array:
 
 
 def _log_means(raw: Raw, train: Array, columns: Array) -> Array:
-    """Return the logarithm of the mean of each count column, channel, or column of pixels in images.
+    """Return the logarithm of the mean count of each column, of each channel, or of each column of pixels of images.
 
-    It is that of the mean per unit of exposure if there is one.
+    If there is an exposure, it is the logarithm of the mean count per unit of exposure.
     """
     known = _known(raw)[train][..., columns]
     x = np.where(known, raw.x[train][..., columns], 0.0)
@@ -112,7 +119,7 @@ def _log_means(raw: Raw, train: Array, columns: Array) -> Array:
 
 
 def class_shares(y: NDArray[np.int64] | None, classes: int) -> tuple[float, ...]:
-    """Return the share of each class among the known labels; a class without any counts as one example."""
+    """Return the share of each class among the known labels, as if a class without examples had one."""
     if y is None:
         return ()
     counts = np.bincount(y[y >= 0], minlength=classes).clip(min=1)

@@ -15,7 +15,7 @@ from pipeline.data._splits import listed
 from variants import InputError
 
 DIFFERENCE = "time difference"  # the name of the channel that --gaps differences adds
-INEXACT = 0.25  # a gap is a number of steps if it differs by less than this share of a step
+INEXACT = 0.25  # a gap is a multiple of the usual step if it differs from one by less than this share of a step
 
 
 def with_levels(frame: Any, source: Source) -> Any:

@@ -45,7 +45,7 @@ def from_pixels(
     raw.check_values()
     known, dtype, notes = raw.known, np.dtype(dtype or x.dtype), list[str]()
     if known is not None and not known.any() and like is None:
-        raise InputError(f"{source}: all pixels are missing; expected some values")
+        raise InputError(f"{source}: all pixels are missing; expected images with known pixels")
     size = source.size if like is None else like.source.size
     if size not in (None, x.shape[2:]):
         assert size is not None
@@ -102,7 +102,7 @@ def _of_kind(x: Array, source: Source, likelihood: Likelihood) -> Array:
     """Return pixels (N, C, H, W) for a likelihood of positive values or counts.
 
     Raises:
-        InputError: If a pixel is no such value.
+        InputError: If a pixel is not positive, or is no count.
     """
     is_count = KIND_OF[likelihood] == "count"
     is_bad = (x < 0) | ((x % 1 != 0) & (x == x)) if is_count else x <= 0
@@ -115,7 +115,7 @@ def _of_kind(x: Array, source: Source, likelihood: Likelihood) -> Array:
             f"pixels, the first is image {first + 1} with {x[first][is_bad[first]][0]:g}; expected such pixels only, "
             "or a model with --likelihood gaussian"
         )
-    return x.astype(np.uint16) if is_count and x.dtype.itemsize == 1 else x  # uint8 is for 8-bit and grey values
+    return x.astype(np.uint16) if is_count and x.dtype.itemsize == 1 else x  # because uint8 stands for 8-bit and grey values
 
 
 def _new_pixels(x: Array, source: Source, like: Preprocessing, dtype: np.dtype[Any]) -> Array:
@@ -196,7 +196,7 @@ def resized(images: Sequence[Array] | Array, size: tuple[int, int], source: Sour
 
 
 def _chunks(x: Array) -> Iterator[Array]:
-    """Yield the known pixels of `CHUNK` images after the other."""
+    """Yield the known pixels of the images, `CHUNK` images at a time."""
     for start in range(0, len(x), CHUNK):
         part = x[start : start + CHUNK]
         yield part[~np.isnan(part)] if x.dtype.kind == "f" else part
@@ -223,9 +223,9 @@ def are_levels(x: Array, low: float, high: float) -> bool:
 
 
 def _levels(x: Array, low: float, high: float) -> Array | None:
-    """Return the step of each pixel as uint8, out of 256 even steps from `low` to `high`; None if a pixel fits none.
+    """Return each pixel as uint8: its position among 256 even steps from `low` to `high`; 0 for a missing pixel.
 
-    That of a missing pixel is 0.
+    Returns None if a known pixel lies on none of these steps.
     """
     if x.dtype == np.uint8 and (low, high) == (0, 255):
         return x

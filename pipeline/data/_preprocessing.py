@@ -158,16 +158,17 @@ class Preprocessing:
         )
 
     def log_jacobian(self, batch: Batch) -> Tensor:
-        """Return the difference, (B,), of log p(x) in the units of the source and in those of the model, in nats.
+        """Return what turns log p(x) in the units of the model into log p(x) in the units of the source, (B,), in nats.
 
-        Scores of models with different likelihoods of the same data compare only in the units of the source.
+        It is added to log p(x). Models of the same data with different likelihoods can be compared only in the units of
+        the source.
         """
         return self.log_jacobian_each(batch).flatten(1).sum(1)
 
     def log_jacobian_each(self, batch: Batch) -> Tensor:
-        """Return this difference for each value, in the shape of x; 0 for missing values and padding.
+        """Return the part of `log_jacobian` of each value, in the shape of x; 0 for missing values and padding.
 
-        It is minus the logarithm of the scale of an observed value whose likelihood is a density, and otherwise 0.
+        It is minus the logarithm of the scale if the likelihood of the value is a density, and 0 if it is a probability.
         """
         log_scale = self.scale.log().to(batch.x.device, torch.float64)
         if self.order:
@@ -186,7 +187,7 @@ class Preprocessing:
         if raw.lengths is not None:
             distance = distance[raw.mask]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a column without any known value has no median
+            warnings.simplefilter("ignore", RuntimeWarning)  # columns without a known value are left out, because they have no median
             # an image may be dark almost everywhere, so the largest distance counts, not the median
             typical = np.atleast_1d(np.nanmax(distance) if low.ndim == 0 else np.nanmedian(distance, axis=0))
         typical = np.nan_to_num(typical)
@@ -203,9 +204,10 @@ class Preprocessing:
     def decode(self, x: Tensor, *, drawn: bool = False, given: Raw | None = None) -> Array:
         """Turn values in the units of `Batch.x`, (N, *shape) or (N, T, D), into values in the units of the source.
 
-        Binary columns become the probability of their second value, categories the number of the most probable one, and
-        binary pixels are between their two values. If the values are drawn, columns of counts that are modelled as
-        continuous become whole. The known values of `given` come back as they are in the source.
+        Binary columns become the probability of their second value, and categories the number of the most probable
+        category. Binary pixels lie between their two values. If the values are drawn, those of count columns that are
+        modelled as continuous are rounded to whole numbers. The known values of `given` are returned as they are in the
+        source.
         """
         values = x.detach().cpu().double().numpy()
         if self.order:
@@ -230,7 +232,7 @@ class Preprocessing:
         return np.asarray(values)
 
     def by_column(self, x: Tensor) -> Array:
-        """Add up values in the shape of `Batch.x`, such as log p, to one for each value of the source, in its shape."""
+        """Sum numbers in the shape of `Batch.x`, such as log p, over the one-hot vectors: one for each value of the source."""
         values = x.detach().cpu().double().numpy()
         if self.spec.likelihood == "categorical":
             return np.asarray(values.sum(-1, keepdims=True))
@@ -309,8 +311,8 @@ class Preprocessing:
 def _statistics(raw: Raw, train: NDArray[np.int64]) -> list[Array]:
     """Return shift, scale, the smallest and the largest value, and the spread of log x, of training examples.
 
-    There is one of each for each column of a table and each channel of sequences, and one for all pixels of images.
-    Shift and scale are 0 and 1 where the likelihood is a probability. The spread is 1 but for positive values.
+    Each has one number for each column of a table or channel of sequences, and a single one for all pixels of images.
+    Shift and scale are 0 and 1 where the likelihood is a probability. The spread of values that are not positive is 1.
     """
     families = raw.likelihoods if raw.likelihood == "mixed" else [raw.likelihood]
     kinds = np.array([KIND_OF[family] for family in families])

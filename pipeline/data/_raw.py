@@ -52,7 +52,7 @@ class Column:
 
     `values` are the two values of a binary column, of which the first is read as 0 and the second as 1, or the
     categories of a category column, which are read as 0, 1, 2, and so on. It is empty for other kinds. `likelihood` is
-    the family of this column in a table with several; it is empty if all columns have that of the `Raw`.
+    the family of this column in a mixed table. Otherwise it is empty, because all columns have the likelihood of `Raw`.
     """
 
     name: str
@@ -83,8 +83,8 @@ class Raw:
     The likelihood decides the type of `x`: bool for `bernoulli` and `categorical` (one-hot), uint8 for grey values that
     are binarised (`bernoulli`) and for `logistic8`, and any type of numbers for others. Binary columns of a table are
     already 0 and 1, and category columns are numbers from 0. Tables are (N, D), images (N, C, H, W), and sequences
-    (N, T, D) with `lengths` (N,), padded with zeros. A missing value is NaN, or false in `observed`, which serves types
-    that have no NaN; binary values of which some are missing are therefore floats, or have `observed`.
+    (N, T, D) with `lengths` (N,), padded with zeros. A missing value is NaN, or is false in `observed` if the type of `x` has no NaN.
+    Binary values are therefore floats if some are missing, unless `observed` marks these.
     """
 
     name: str  # of the data set
@@ -179,7 +179,7 @@ class Raw:
         self.check_values("; --drop leaves columns out" if self.noun == "rows" else "")
         empty, known = self.empty, self.known
         if empty.all():
-            raise InputError(f"{self.source}: all values are missing; expected some")
+            raise InputError(f"{self.source}: all values are missing; expected known values")
         if known is None:
             is_equal = (self.x == self.x[:1]).all()
         else:
@@ -211,7 +211,7 @@ class Raw:
     def with_bad_values(self, bad: NDArray[np.bool_], what: str) -> str:
         """Return a clause that says how many examples have bad values, in which columns, and which one is the first.
 
-        `bad` is in the shape of x, and `what` are words for these values.
+        `bad` (bool, in the shape of x) marks these values, and `what` describes them, such as "infinite values".
         """
         is_bad = np.asarray(bad.reshape(len(bad), -1).any(axis=1))
         first, where = int(is_bad.argmax()), ""

@@ -16,9 +16,9 @@ def in_source_form(values: Array, preprocessing: Preprocessing, rows: Any = None
     """Return decoded values (see `Preprocessing.decode`) in the form of the source.
 
     Tables become data frames if their columns have names, and sequences, without their padding, a list of such frames
-    or arrays (T, D). Category columns hold their categories, and binary columns of words the more probable one. A
-    binary column of numbers lies between its two values, according to the probability of the second one; if it is
-    modelled as continuous, it has the nearer of the two.
+    or arrays (T, D). Category columns hold their categories, and binary columns of words the more probable word. A
+    value of a binary column of numbers lies between its two numbers, at the probability of the second one; if the
+    column is modelled as continuous, it is the nearer of the two.
 
     Args:
         values: Decoded values, (N, ...).

@@ -35,9 +35,9 @@ def from_series(
 ) -> Raw:
     """Make a `Raw` of sequences (T_i, D) or (T_i,), padded with zeros to the longest, and choose the likelihood.
 
-    It is Bernoulli if there are only two values. It is categorical for whole numbers in sequences (T_i,) if these are
-    plainly symbols: from 0 to at most 31, all of them used, and each 10 times on average. Otherwise it is the family
-    that `_families.choose` returns. Values that are NaN are missing.
+    The likelihood is Bernoulli if there are only two values. It is categorical for sequences (T_i,) of whole numbers
+    that are clearly symbols: the numbers from 0 to at most 31 all occur, each 10 times on average. Otherwise it is the
+    family that `_families.choose` returns. Values that are NaN are missing.
 
     Raises:
         InputError: If sequences hold no numbers or have unequal channels, if all values are missing, or
@@ -64,7 +64,7 @@ def from_series(
         )
     known = values[~np.isnan(values)]
     if not len(known):
-        raise InputError(f"{source}: all values are missing; expected some")
+        raise InputError(f"{source}: all values are missing; expected known values")
     low, high = known.min().item(), known.max().item()
     is_binary = low < high and np.isin(known, (low, high)).all()
     if source.likelihood in (None, "bernoulli") and not kinds and is_binary:
@@ -123,7 +123,7 @@ def _check_series(series: Sequence[NDArray[Any]], source: Source) -> None:
 
 
 def _are_plain_symbols(values: NDArray[Any]) -> bool:
-    """Whether whole numbers, which are floats if some of them are missing, are few and used often, as symbols are."""
+    """Whether whole numbers have few different values that occur often, as symbols do. Missing ones make them floats."""
     known = values[~np.isnan(values)]
     is_whole = values.dtype.kind in "iu" or (len(known) < values.size and (known % 1 == 0).all())
     if not is_whole or known.min() < 0 or known.max() >= PLAIN_SYMBOLS:
@@ -220,7 +220,7 @@ def _may_be_symbols(values: NDArray[Any]) -> bool:
 
 
 def _check_kind(x: NDArray[Any], likelihood: Likelihood | None, raw: Raw) -> None:
-    """Raise `InputError` if a value of the steps (R, D) is none for a likelihood of positive values or counts."""
+    """Raise `InputError` if the likelihood is for positive values or counts and a value of steps (R, D) is no such one."""
     assert raw.lengths is not None and likelihood is not None
     is_count = KIND_OF[likelihood] == "count"
     is_bad = (x < 0) | ((x % 1 != 0) & ~np.isnan(x)) if is_count else x <= 0

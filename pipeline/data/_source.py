@@ -22,7 +22,7 @@ OF_TABLES = (
     "header",
     "gaps",
     "exposure",
-)  # fields of `Source` that name or concern columns
+)  # the fields of `Source` that name columns, or say how columns are read
 
 
 @dataclass(frozen=True, kw_only=True)

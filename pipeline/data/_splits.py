@@ -116,7 +116,7 @@ def with_warnings(raw: Raw, index: list[torch.Tensor]) -> Raw:
 def equal_examples(raw: Raw) -> Indices | None:
     """Return a number for each example, the same for examples with equal values; None if no two are equal.
 
-    Equal examples have the same missing values. Examples without any value are equal to no other one.
+    Equal examples also have the same missing values. An example without any value is equal to no other.
     """
     import pandas
 

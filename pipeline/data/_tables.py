@@ -273,7 +273,7 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
 
 
 def _with_exposure(raw: Raw, exposure: Array | None) -> Raw:
-    """Say what the counts of a table are proportional to: `exposure` (N,) of a column, their sum, or nothing.
+    """Set the exposure of the counts of a table: the column `exposure` (N,), the sum of each row, or none.
 
     Raises:
         InputError: If `--exposure` does not fit the columns.
@@ -299,8 +299,9 @@ def _with_exposure(raw: Raw, exposure: Array | None) -> Raw:
     if not is_default:
         return raw
     note = (
-        "all columns are counts, and those of a row are modelled given their sum, as is usual where the sum says how "
-        "much was measured; --exposure none models the sum as well, and --exposure COLUMN takes a column in its place"
+        "all columns are counts, and the counts of a row are modelled given their sum, as is usual if the sum shows "
+        "only how much was measured; --exposure none models the sum as well, and --exposure COLUMN uses a column "
+        "in its place"
     )
     return raw.with_notes([note])
 

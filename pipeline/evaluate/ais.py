@@ -82,7 +82,7 @@ def tune(variant: Variant, batch: Batch, temperatures: int, *, chains: int = 8, 
         if torch.equal(first, second):
             return Undefined(f"{type(variant).__name__} draws no z; its likelihood is exact as it is")
         torch.manual_seed(3 * seed)
-        rows = batch[_repeat(len(batch), chains, batch.x.device)]
+        rows = batch[likelihood.repeated_positions(batch, chains)]
         chain = _Chain(variant, rows, torch.randn(len(rows), len(first), device=batch.x.device))
         betas = schedule(temperatures).to(batch.x.device)
         spread, step = chain.z.std(0), 0.5
@@ -188,7 +188,7 @@ class _Chain:
 
 def _forward(variant: Variant, batch: Batch, tuned: Tuned, chains: int) -> tuple[Tensor, Tensor, Tensor, float]:
     """Anneal from the prior. Return log p(x) (B,), rate and distortion (B, T + 1), and the share of accepted moves."""
-    rows = batch[_repeat(len(batch), chains, batch.x.device)]
+    rows = batch[likelihood.repeated_positions(batch, chains)]
     chain = _Chain(variant, rows, torch.randn(len(rows), tuned.scale.shape[1], device=batch.x.device))
     weight = torch.zeros(len(batch), chains, dtype=torch.float64, device=batch.x.device)
     rates, distortions, accepted = [], [], 0.0
@@ -205,7 +205,7 @@ def _forward(variant: Variant, batch: Batch, tuned: Tuned, chains: int) -> tuple
 
 def _backward(variant: Variant, batch: Batch, noise: Tensor, tuned: Tuned, chains: int) -> Tensor:
     """Anneal from the noise of a sample of p(z|x) back to the prior. Return an upper bound of log p(x), (B,)."""
-    index = _repeat(len(batch), chains, batch.x.device)
+    index = likelihood.repeated_positions(batch, chains)
     chain = _Chain(variant, batch[index], noise[index])
     weight = torch.zeros(len(batch), chains, dtype=torch.float64, device=batch.x.device)
     betas = tuned.betas.tolist()
@@ -235,10 +235,6 @@ def _with_classes(variant: Variant, batch: Batch) -> tuple[Batch, Tensor]:
 
 def _mean_exp(weight: Tensor) -> Tensor:
     return weight.logsumexp(1) - math.log(weight.shape[1])
-
-
-def _repeat(n: int, chains: int, device: torch.device) -> Tensor:
-    return torch.arange(n, device=device).repeat_interleave(chains)
 
 
 def _portions(n: int, chains: int, device: torch.device) -> Iterator[Tensor]:

@@ -1,15 +1,17 @@
-"""Models of data that cost almost nothing, and that every likelihood has to beat.
+"""Simple baseline models of the data. A variant is useful only if its likelihood exceeds theirs.
 
 They are fitted by maximum likelihood on the training split, and give log p(x) of each example in nats, in the units of
-`Batch.x`. Only known values count. So their means compare with the ELBO of any variant that is not conditioned on x.
+`Batch.x`. Only known values count. Their means can therefore be compared with the ELBO of any variant that is not
+conditioned on x.
 
-    independent   each value by itself, with its family: what a decoder that ignores z can reach at best
-    gaussian      real values, and logarithms of positive values, by one Gaussian with a full covariance matrix
+    independent   each value has its own distribution of its family: the best that a decoder can do that ignores z
+    gaussian      real values, and logarithms of positive values, have one Gaussian with a full covariance matrix
     multinomial   counts given their sum, with the frequencies of the training data
-    ppca          the same as `gaussian`, with the covariance of probabilistic PCA: a linear model of as many latents
+    ppca          as `gaussian`, with the covariance of probabilistic PCA (Tipping & Bishop 1999), a linear model with
+                  the same number of latent dimensions as the variant
 
-The last three treat values of other kinds as independent. `ppca` depends on the number of latents of a model, so that
-each trial has its own; the others depend on the data alone.
+The last three treat values of other kinds as independent. `ppca` depends on the number of latent dimensions, so each
+trial has its own; the others depend only on the data.
 """
 
 import math
@@ -28,17 +30,17 @@ from variants.base.contract import DENSITIES, Group
 from variants.base.likelihoods import SMALLEST_LOG_SCALE, Family, Gaussian
 
 NUMERICAL = ("student-t", "gamma", "negative-binomial", "zero-inflated", "logistic8")  # families without a closed form
-STEPS, LR, VALUES = 300, 0.1, 100_000  # of Adam for these families; values in a batch, at most
-JOINT_VALUES = 500  # of an example, at most, for a joint Gaussian
-EM_STEPS, EM_TOLERANCE, EM_COST = 50, 1e-4, 1e8  # the cost is D^3 for each training example with missing values
-SMALLEST_VARIANCE = math.exp(2 * SMALLEST_LOG_SCALE)  # the same as that of a decoder
+STEPS, LR, VALUES = 300, 0.1, 100_000  # Adam's steps and learning rate for these, and most values in a batch
+JOINT_VALUES = 500  # the largest number of values of an example for a joint Gaussian
+EM_STEPS, EM_TOLERANCE, EM_COST = 50, 1e-4, 1e8  # the largest number of patterns of missing values times D^3
+SMALLEST_VARIANCE = math.exp(2 * SMALLEST_LOG_SCALE)  # the same limit as in a decoder
 PREFIX = "baseline/valid_"
 
 ValueNLL = Callable[[Batch], Tensor]
 
 
 def log_p(data: Data, split: Batch) -> dict[str, Tensor | Undefined]:
-    """Return log p(x) of each example of a split, (N,), float64, under each baseline that depends on the data alone."""
+    """Return log p(x) of each example, (N,), in nats, float64, under each baseline that depends only on the data."""
     nll = fit_independent(data)
     joint, batches = fit_gaussian(data), list(data.batches(split))
     gaussian: Tensor | Undefined
@@ -47,7 +49,7 @@ def log_p(data: Data, split: Batch) -> dict[str, Tensor | Undefined]:
     else:
         others = ~joint.positions.view(data.spec.shape)
         gaussian = torch.cat([joint.log_p(b) - _sum(nll(b) * others) for b in batches])
-    multinomial: Tensor | Undefined = Undefined("it is for counts that are modelled given their sum")
+    multinomial: Tensor | Undefined = Undefined("a multinomial is only for counts that are modelled given their sum")
     if data.spec.exposure == "sum":
         is_count = data.spec.kinds["count"].to(split.x.device)
         multinomial = torch.cat([_log_multinomial(b, data.spec) - _sum(nll(b) * ~is_count) for b in batches])
@@ -57,12 +59,14 @@ def log_p(data: Data, split: Batch) -> dict[str, Tensor | Undefined]:
 
 
 def ppca(data: Data, split: Batch, latent: int) -> Tensor | Undefined:
-    """Return log p(x) of each example of a split, (N,), under probabilistic PCA (Tipping & Bishop 1999).
+    """Return log p(x) of each example of a split, (N,), in nats, under probabilistic PCA with `latent` dimensions.
 
-    It is undefined if values are missing from the training data, or have kinds other than real and positive.
+    The covariance is the maximum-likelihood solution of Tipping & Bishop 1999, equations 7 and 8: the largest
+    eigenvalues of the sample covariance are kept, and all others are replaced by their mean. The result is undefined if
+    training values are missing, or if there are values that are neither real nor positive.
     """
     if data.spec.missing or not set(data.spec.kinds) <= set(DENSITIES):
-        return Undefined("probabilistic PCA in closed form needs real values, of which none is missing")
+        return Undefined("probabilistic PCA has a closed form only for real and positive values without missing ones")
     joint = fit_gaussian(data)
     if isinstance(joint, Undefined):
         return joint
@@ -79,7 +83,7 @@ def means(values: Mapping[str, Tensor | Undefined]) -> dict[str, float]:
 
 
 def titled(scores: Mapping[str, float], spec: DataSpec) -> dict[str, float]:
-    """Return the scores `baseline/...` out of `scores`, by what the baselines are called in words."""
+    """Return the scores of baselines (`baseline/...`) among `scores`, by titles that a reader understands."""
     columns = "independent channels" if spec.steps else f"independent {'pixels' if len(spec.shape) == 3 else 'columns'}"
     titles = {
         "independent": columns, "gaussian": "a Gaussian with full covariance", "ppca": "probabilistic PCA",
@@ -90,9 +94,9 @@ def titled(scores: Mapping[str, float], spec: DataSpec) -> dict[str, float]:
 
 
 def verdict(elbo: float, titles: Mapping[str, float]) -> str:
-    """Say in words whether an ELBO beats no more than what is trivial; "" if it is better than all baselines.
+    """Return a clause that says that an ELBO is no better than the best baseline, or "" if it is better than all.
 
-    `titles` are mean log p(x) on the same examples, as `titled` returns them.
+    `titles` has the mean log p(x) of each baseline on the same examples, in nats, as `titled` returns it.
     """
     best = max(titles, key=lambda title: titles[title], default=None)
     if best is None or elbo > titles[best]:
@@ -101,7 +105,7 @@ def verdict(elbo: float, titles: Mapping[str, float]) -> str:
 
 
 def fit_independent(data: Data) -> ValueNLL:
-    """Fit each column of a table, channel of sequences, or pixel of images by itself, with its family.
+    """Fit a separate distribution to each column of a table, channel of sequences, or pixel of images.
 
     Scales are shared by the pixels of a channel, as they are in a decoder.
 
@@ -122,9 +126,9 @@ def fit_independent(data: Data) -> ValueNLL:
 
 
 def _closed_form(data: Data, observation: Observation) -> tuple[Tensor, Tensor]:
-    """Set scales, and return the outputs of a decoder that fit the training data best, and which of them are only near.
+    """Set the scales, and return the decoder outputs of maximum likelihood, and which of these are only approximate.
 
-    For families without a closed form, outputs and scales are those of a similar family.
+    Outputs are approximate for families without a closed form; they start from the solution of a similar family.
     """
     sizes, outputs, flags = observation.sizes, [], []
     moments = [moment.split(sizes, -1) if len(sizes) > 1 else [moment] for moment in _moments(data)]
@@ -138,7 +142,7 @@ def _closed_form(data: Data, observation: Observation) -> tuple[Tensor, Tensor]:
                 spread = mean.new_tensor(group.spread or 1.0)
                 scale = pooled if axes else variance
                 family.log_scale.copy_(0.5 * scale.clamp(min=1e-30).log() - spread.log())
-            if family.outputs == 2:  # few of the zeros are additional ones
+            if family.outputs == 2:  # start with a small probability of additional zeros
                 output = torch.cat([output, torch.full_like(output, -2.0)], -1)
             outputs.append(output)
             flags.append(torch.full_like(output, group.likelihood in NUMERICAL, dtype=torch.bool))
@@ -146,10 +150,10 @@ def _closed_form(data: Data, observation: Observation) -> tuple[Tensor, Tensor]:
 
 
 def _output(group: Group, n: Tensor, mean: Tensor) -> Tensor:
-    """Return the output that gives a distribution the mean of the training data, less the offset of the group.
+    """Return the decoder output whose distribution has the mean of the training data, minus the offset of the group.
 
-    `n` is the number of known values, and `mean` their mean; of positive values, that of their logarithms. Frequencies
-    follow Laplace's rule.
+    `n` is the number of known values. `mean` is their mean, or for positive values the mean of their logarithms.
+    Frequencies are smoothed by Laplace's rule, so that none is 0.
     """
     offset = mean.new_tensor(group.offset or 0.0)
     if group.kind == "count":
@@ -164,7 +168,7 @@ def _output(group: Group, n: Tensor, mean: Tensor) -> Tensor:
 def _moments(data: Data) -> tuple[Tensor, Tensor, Tensor]:
     """Return the number, the mean and the variance of the known training values, each in the shape of the spec.
 
-    They are those of the logarithms of positive values. Steps of sequences are pooled.
+    For positive values, they describe the logarithms. All steps of sequences are pooled.
     """
     sums = [data.train.x.new_zeros(data.spec.shape, dtype=torch.float64) for _ in range(3)]
     for batch in data.batches(data.train):
@@ -178,7 +182,7 @@ def _moments(data: Data) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _improved(data: Data, observation: Observation, output: Tensor, is_numerical: Tensor) -> Tensor:
-    """Improve the numerical outputs, and the parameters of their families, by Adam. Return the outputs."""
+    """Optimise the approximate outputs, and the parameters of their families, with Adam. Returns all outputs."""
     change = torch.zeros_like(output, requires_grad=True)
     families = zip(data.spec.parts, observation.families, strict=True)
     chosen = [p for group, family in families if group.likelihood in NUMERICAL for p in family.parameters()]
@@ -205,12 +209,12 @@ class GaussianOfValues:
     """A Gaussian of real values, and of the logarithms of positive values."""
 
     spec: DataSpec
-    positions: Tensor  # (values of an example,) bool, true for those that it is of
+    positions: Tensor  # (values of an example,) bool, true for the D values that it models
     mean: Tensor  # (D,)
     covariance: Tensor  # (D, D)
 
     def log_p(self, batch: Batch) -> Tensor:
-        """Return log p of the known values of each example, (B,), as a density of the values themselves."""
+        """Return log p of the known values of each example, (B,), in nats: a density of the values, not of logarithms."""
         x, known = (part.flatten(1)[:, self.positions] for part in _real_line(batch, self.spec))
         result = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for pattern, rows in _patterns(known):
@@ -226,24 +230,25 @@ class GaussianOfValues:
 
 
 def fit_gaussian(data: Data) -> GaussianOfValues | Undefined:
-    """Fit a Gaussian with a full covariance matrix, with missing values by the EM algorithm (Dempster et al. 1977).
+    """Fit a Gaussian with a full covariance matrix; if values are missing, with EM (Dempster et al. 1977).
 
-    It is undefined for sequences, fewer than two or too many real and positive values, and too few training examples.
+    It is undefined for sequences, for too few training examples, and for fewer than two or too many real and positive
+    values.
     """
     spec = data.spec
     if spec.steps:
-        return Undefined("a joint Gaussian is of tables and small images, not of sequences")
+        return Undefined("a joint Gaussian is only for tables and small images, not for sequences")
     real = [mask for kind, mask in spec.kinds.items() if kind in DENSITIES]
     positions = torch.stack([*real, torch.zeros(spec.shape[-1], dtype=torch.bool)]).any(0)
     positions = positions.to(data.train.x.device).expand(spec.shape).flatten()
     count = int(positions.sum())
     if not 2 <= count <= JOINT_VALUES:
-        return Undefined(f"a joint Gaussian is of 2 to {JOINT_VALUES} real values; {spec.name} has {count}")
+        return Undefined(f"a joint Gaussian is for 2 to {JOINT_VALUES} real values; {spec.name} has {count}")
     train = data.train
-    if spec.missing and (patterns := len(_patterns(_known(train).flatten(1)[:, positions]))) > EM_COST / count**3:
+    if spec.missing and (patterns := len(_patterns(is_known(train).flatten(1)[:, positions]))) > EM_COST / count**3:
         train = probe.subset(train, int(EM_COST / count**3))
         if len(train) < 5 * count:
-            return Undefined(f"{count} columns with {patterns} patterns of missing values are too many for it")
+            return Undefined(f"{count} values with {patterns} patterns of missing ones are too many for a joint Gaussian")
     if len(train) <= count:
         return Undefined(f"{len(train)} training examples are too few for a covariance matrix of {count} values")
     parts = [_real_line(batch, spec) for batch in data.batches(train)]
@@ -293,7 +298,7 @@ def _patterns(known: Tensor) -> list[tuple[Tensor, Tensor]]:
 def _log_multinomial(batch: Batch, spec: DataSpec) -> Tensor:
     """Return log p of the known counts of each example given their sum, (B,), with the training frequencies."""
     is_count = spec.kinds["count"].to(batch.x.device)
-    x, known = batch.x.double()[:, is_count], _known(batch)[:, is_count]
+    x, known = batch.x.double()[:, is_count], is_known(batch)[:, is_count]
     offsets = [value for group in spec.parts if group.kind == "count" for value in group.offset]
     log_rates = torch.where(known, torch.tensor(offsets, dtype=torch.float64, device=x.device), -torch.inf)
     log_shares = torch.where(known, log_rates.log_softmax(-1), 0.0)
@@ -302,14 +307,15 @@ def _log_multinomial(batch: Batch, spec: DataSpec) -> Tensor:
 
 
 def _real_line(batch: Batch, spec: DataSpec) -> tuple[Tensor, Tensor]:
-    """Return values in float64, positive ones as logarithms and unknown ones as 0, and which are known."""
-    x, known = batch.x.double(), _known(batch)
+    """Return the values in float64 and which are known; positive values are logarithms, and unknown ones are 0."""
+    x, known = batch.x.double(), is_known(batch)
     if "positive" in spec.kinds:
         x = torch.where(spec.kinds["positive"].to(x.device), x.clamp(min=1e-30).log(), x)
     return torch.where(known, x, 0.0), known
 
 
-def _known(batch: Batch) -> Tensor:
+def is_known(batch: Batch) -> Tensor:
+    """Return which values of a batch are known, bool, in the shape of `x`; see `Batch.known`."""
     return torch.ones_like(batch.x, dtype=torch.bool) if batch.known is None else batch.known.expand_as(batch.x)
 
 

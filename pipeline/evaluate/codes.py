@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline import machine
 from pipeline.data import Data
@@ -15,7 +16,7 @@ from variants.base import Inputs
 
 MMD_SAMPLES = 2000
 SplitName = Literal["validation", "test"]
-UNEVEN = 3  # classes are uneven if the largest has more than this many times the examples of the smallest
+UNEVEN = 3  # classes are uneven if the largest has more than this many times as many examples as the smallest
 
 
 def encode_split(variant: Variant, data: Data, split: Batch) -> NDArray[np.float64]:
@@ -24,6 +25,12 @@ def encode_split(variant: Variant, data: Data, split: Batch) -> NDArray[np.float
     with torch.no_grad():
         parts = [variant.encode(b.unlabelled) for b in data.batches(split)]
     return torch.cat(parts).float().cpu().numpy().astype(np.float64)
+
+
+def sampled_codes(variant: Variant, batch: Batch) -> Tensor:
+    """Return one sample of q(z|x) for each example, (B, Z), or the codes of the examples if q(z|x) has no density."""
+    proposal = variant.sample_posterior(batch)
+    return variant.encode(batch) if proposal is None else proposal[0]
 
 
 def posterior_and_prior(
@@ -37,10 +44,7 @@ def posterior_and_prior(
     chosen = probe.subset(split, n)
     variant.eval()
     with machine.seeded(split.x.device, 0):
-        parts = []
-        for batch in data.batches(chosen):
-            proposal = variant.sample_posterior(batch)
-            parts.append(variant.encode(batch) if proposal is None else proposal[0])
+        parts = [sampled_codes(variant, batch) for batch in data.batches(chosen)]
         prior = variant.sample_prior(n)
     return torch.cat(parts).double().cpu().numpy(), prior.double().cpu().numpy()
 
@@ -48,7 +52,7 @@ def posterior_and_prior(
 def raw_values(data: Data, split: Batch) -> NDArray[np.float64]:
     """Return the values of a split as networks read them, (N, values); missing values are 0.
 
-    Counts that are proportional to an exposure are first brought to that which is the median in the training data.
+    Counts with an exposure are first divided by it and multiplied by the median exposure of the training data.
     """
     spec, parts = data.spec, []
     inputs = Inputs(replace(spec, missing=False)).to(split.x.device)
@@ -79,8 +83,8 @@ def labelled(split: Batch) -> Batch:
 def uneven_classes(labels: NDArray[np.int64]) -> bool:
     """Return whether classes are uneven, from known labels (N,) of examples.
 
-    They are if the largest class has more than three times the examples of the smallest. The accuracy of a probe then
-    mostly tells about the large classes.
+    They are uneven if the largest class has more than three times as many examples as the smallest. The accuracy of a
+    probe then depends mostly on the large classes.
     """
     counts = np.unique(labels, return_counts=True)[1]
     return bool(counts.max() > UNEVEN * counts.min())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline import machine
 from pipeline.data import Data
+from pipeline.evaluate.codes import sampled_codes
 from pipeline.metrics import Undefined
 from variants import Batch, DataSpec, InputError, Variant
 from variants.base.contract import ValueKind
@@ -58,9 +59,7 @@ def by_kind(variant: Variant, data: Data, split: Batch, seed: int = 0) -> dict[V
     variant.eval()
     with machine.seeded(split.x.device, seed):
         for batch in data.batches(split):
-            proposal = variant.sample_posterior(batch)
-            z = variant.encode(batch) if proposal is None else proposal[0]
-            nll = -variant.log_likelihood(z, batch)
+            nll = -variant.log_likelihood(sampled_codes(variant, batch), batch)
             for kind, belongs in variant.spec.kinds.items():
                 parts.setdefault(kind, []).append(nll[..., belongs.to(nll.device)].flatten(1).sum(1).double().cpu())
     return {kind: torch.cat(values) for kind, values in parts.items()}
@@ -73,20 +72,39 @@ def every_class(variant: Variant, batch: Batch) -> list[Batch]:
     return [replace(batch, y=torch.full((len(batch),), y, device=batch.x.device)) for y in range(variant.spec.classes)]
 
 
-def bound(variant: Variant, batch: Batch, k: int) -> Tensor | Undefined:
-    """Return the importance weighted bound of a batch with k draws: (B,), nats, float64.
+def repeated_positions(batch: Batch, n: int) -> Tensor:
+    """Return the positions of the examples of a batch, each n times in a row, (B n,)."""
+    return torch.arange(len(batch), device=batch.x.device).repeat_interleave(n)
 
-    At most `ROWS` rows are decoded at a time.
+
+def weighted_samples(variant: Variant, batch: Batch, k: int) -> tuple[Tensor, Tensor] | None:
+    """Return k samples z of q(z|x) for each example, (B, k, Z), and log p(x, z) - log q(z|x) of each, (B, k).
+
+    The latter is in nats, float64. At most about `ROWS` rows are decoded at a time. Returns None if q has no density.
     """
-    log_weights = []
+    samples, log_weights = [], []
     for draws in torch.arange(k).split(max(1, ROWS // len(batch))):
         proposal = variant.sample_posterior(batch, len(draws))
         if proposal is None:
-            return Undefined(f"{type(variant).__name__} has no density q(z|x), which a likelihood bound needs")
+            return None
         z, log_q = proposal
-        index = torch.arange(len(batch), device=batch.x.device).repeat_interleave(len(draws))
+        index = repeated_positions(batch, len(draws))
+        samples.append(z.unflatten(0, (len(batch), len(draws))))
         log_weights.append((variant.log_joint(z, batch[index]) - log_q).double().view(len(batch), len(draws)))
-    return torch.cat(log_weights, 1).logsumexp(1) - math.log(k)
+    return torch.cat(samples, 1), torch.cat(log_weights, 1)
+
+
+def bound(variant: Variant, batch: Batch, k: int) -> Tensor | Undefined:
+    """Return the importance weighted bound of a batch with k draws: (B,), nats, float64."""
+    weighted = weighted_samples(variant, batch, k)
+    if weighted is None:
+        return Undefined(f"{type(variant).__name__} has no density q(z|x), which a likelihood bound needs")
+    return weighted[1].logsumexp(1) - math.log(k)
+
+
+def mean_log_jacobian(data: Data, split: Batch) -> float:
+    """Return what has to be added to the mean of log p(x) of a split to get it in the units of the source, in nats."""
+    return float(torch.cat([data.preprocessing.log_jacobian(batch) for batch in data.batches(split)]).mean())
 
 
 def bits_per_dimension(log_p: float, spec: DataSpec) -> float:

@@ -21,6 +21,7 @@ from pipeline.evaluate import (
     clusters,
     disentanglement,
     downstream,
+    hidden_values,
     latents,
     likelihood,
     pictures,
@@ -100,8 +101,7 @@ def _bounds(context: Context) -> Part:
 def _elbo_in_units(elbo: float | None, data: Data) -> Score:
     if elbo is None:
         return Score(name="test/elbo_units", value=None, reason=NO_DENSITY)
-    change = torch.cat([data.preprocessing.log_jacobian(batch) for batch in data.batches(data.test)])
-    return Score(name="test/elbo_units", value=elbo + float(change.mean()), n=len(data.test))
+    return Score(name="test/elbo_units", value=elbo + likelihood.mean_log_jacobian(data, data.test), n=len(data.test))
 
 
 def _baselines(context: Context) -> list[Score]:
@@ -337,16 +337,16 @@ def _outliers(context: Context) -> Part:
 
 def _imputation(context: Context) -> Part:
     split = probe.subset(context.data.test, context.sizes.imputed)
-    losses = downstream.imputation(context.variant, context.data, split)
+    losses = hidden_values.imputation(context.variant, context.data, split)
     if isinstance(losses, Undefined):
         return Part(name="imputation", scores=_undefined(["use/imputation_gibbs"], losses.reason))
     scores = [_average(f"use/imputation_{name}", each) for name, each in losses.items()]
     if "importance" not in losses:
         scores += _undefined(["use/imputation_importance"], NO_DENSITY)
     if "knn" not in losses:
-        reason = f"nearest neighbours give a likelihood of {' and '.join(downstream.WITH_NEIGHBOURS)} data only"
+        reason = f"nearest neighbours give a likelihood of {' and '.join(hidden_values.WITH_NEIGHBOURS)} data only"
         scores += _undefined(["use/imputation_knn"], reason)
-    errors = downstream.imputation_error(context.variant, context.data, split)
+    errors = hidden_values.imputation_error(context.variant, context.data, split)
     return Part(name="imputation", scores=scores + _named("use/imputation_", errors, ["rmse"], n=len(split)))
 
 
