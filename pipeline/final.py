@@ -24,7 +24,7 @@ from pipeline.tracker import Address, Record, Run, Tracker
 from pipeline.training_run import TrainingRun
 from variants import Config
 
-NEW_PARAMETERS = ("samples",)  # that configurations have got since the first finals were stored
+NEW_PARAMETERS = ("samples",)  # hyperparameters that were added after the first finals were stored
 DONE = ("complete", "failed")  # a final that failed is not repeated: a training that diverged would diverge again
 
 
@@ -57,7 +57,7 @@ def config_key(variant: str, config: Config) -> str:
 
 
 def _hashed(config: Config) -> dict[str, Any]:
-    """Return the values that are hashed. New parameters with their defaults are not, so that older keys stay valid."""
+    """Return the values that are hashed, without new hyperparameters at their default, so that old keys stay valid."""
     fields = [(f, getattr(config, f.name)) for f in dataclasses.fields(config)]
     return {f.name: value for f, value in fields if f.name not in NEW_PARAMETERS or value != f.default}
 

@@ -50,7 +50,7 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"valid/kl": Objective("minimize", _NATS, "KL(q(z|x) || p(z))"),
     r"valid/elbo_units": Metric("maximize", _NATS, "ELBO of densities in the units of the source, not of the model"),
     r"valid/reconstruction_(real|positive|count|binary|category|pixel)": Metric(
-        "minimize", _NATS, "the part of the reconstruction that is of values of one kind"
+        "minimize", _NATS, "the part of the reconstruction that comes from values of one kind"
     ),
     r"valid/elbo_given_\w+": Metric("maximize", _NATS, "ELBO of log p(x|condition), which no other variant has"),
     r"valid/\w+_score": Metric("", "the variant's", "a score of the variant's own; high for ordinary examples"),
@@ -79,18 +79,18 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"probe/majority": Metric("", _SHARE, "examples of the class that is most frequent in training"),
     r"probe/random_projection": Metric("maximize", _SHARE, "the same probe on random projections of the raw values"),
     r"probe/raw_pixels": Metric("maximize", _SHARE, "the same probe on the raw values"),
-    # of data and of the number of latents: what a model has to beat
+    # of simple baselines, which a useful model exceeds; they depend on the data, and PPCA on the number of latents
     r"baseline/(valid|test)_independent": Metric("", _NATS, "log p(x) of independent columns, channels or pixels"),
     r"baseline/(valid|test)_gaussian": Metric("", _NATS, "log p(x) of a Gaussian with a full covariance matrix"),
     r"baseline/(valid|test)_multinomial": Metric("", _NATS, "log p(x) of a multinomial of counts, given their sum"),
-    r"baseline/(valid|test)_ppca": Metric("", _NATS, "log p(x) of probabilistic PCA with as many latents"),
+    r"baseline/(valid|test)_ppca": Metric("", _NATS, "log p(x) of probabilistic PCA with as many latent dimensions"),
     # of an evaluation, on the test split, in the order of its report
     r"test/elbo": Metric("maximize", _NATS, "evidence lower bound at beta = 1"),
     r"test/reconstruction": Metric("minimize", _NATS, "-E_q log p(x|z)"),
-    r"test/reconstruction_\w+": Metric("minimize", _NATS, "its part of the values of one kind, with the same z"),
+    r"test/reconstruction_\w+": Metric("minimize", _NATS, "the part of it from values of one kind, with the same z"),
     r"test/kl": Metric("", _NATS, "KL(q(z|x) || p(z))"),
     r"test/elbo_units": Metric(
-        "maximize", _NATS, "test/elbo as a density in the units of the data, in which different likelihoods compare"
+        "maximize", _NATS, "test/elbo in the units of the data, in which different likelihoods can be compared"
     ),
     r"test/iw\d+": Metric("maximize", _NATS, "importance weighted bound of log p(x) (Burda et al. 2016)"),
     r"test/bits_per_dimension": Metric("minimize", "bits", "-log2 p(x) per value, by the importance weighted bound"),
@@ -130,9 +130,9 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"sample/frechet_(floor_)?\w{6}": Metric("minimize", _DISTANCE, "between Gaussians of the classifier's features"),
     r"sample/kid_(floor_)?\w{6}": Metric("minimize", _DISTANCE, "kernel distance of the classifier's features"),
     r"use/anomaly_\w+": Metric("maximize", "area", "under the ROC curve; one class is normal, the others are not"),
-    r"use/outlier_share": Metric("", _SHARE, "test examples of the rare class; what precision is by chance"),
-    r"use/outlier_roc_\w+": Metric("maximize", "area", "under the ROC curve; the rare one of two classes is strange"),
-    r"use/outlier_precision_recall_\w+": Metric("maximize", "area", "under the precision-recall curve, also"),
+    r"use/outlier_share": Metric("", _SHARE, "test examples of the rare class; this is also the precision by chance"),
+    r"use/outlier_roc_\w+": Metric("maximize", "area", "under the ROC curve, for the rarer class as outliers"),
+    r"use/outlier_precision_recall_\w+": Metric("maximize", "area", "under the precision-recall curve, likewise"),
     r"use/imputation_rmse(_\w+)?": Metric(
         "minimize", "deviations of the columns", "root mean square error of hidden real values"
     ),

@@ -135,7 +135,9 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         source, content = self._source(X), _content(X, fits=True)
         if y is not None:
             content = _with_labels(source, content, y)
-        with about_options('in Python, options are given as data_options, such as data_options={"group": "patient"}'):
+        with about_options(
+            'in Python, options are given as data_options, such as {"group": "patient", "kinds": {"x": "pixels"}}'
+        ):
             loaded = data.load(source, content)
         self.data_ = loaded.inspect()
         if self.progress:
@@ -316,15 +318,15 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Return a lower bound of log p(x) of each example, (N,), in nats; higher means more typical.
 
         The bound is importance weighted, with 16 draws of z (Burda et al. 2016, equation 8), and sums over the classes
-        if the variant is conditioned on them. It is of the observed values only. The noise depends on `seed`.
+        if the variant is conditioned on them. Only observed values count. The noise depends on `seed`.
 
         Args:
             X: New data.
             by_value: Whether to return instead the expected log p(x_i|z) of each value under q(z|x), in the shape of
                 the data, which shows the values that are unusual; NaN for missing values.
-            in_units: Whether p(x) is a density in the units of the data. Otherwise it is that of the values as the
-                model gets them: real values are standardised, and positive values divided by their geometric mean.
-                Scores of models with different likelihoods of the same data compare only in the units of the data.
+            in_units: Whether p(x) is a density in the units of the data. Otherwise it is a density of the values that
+                the model reads: real values are standardised, and positive values divided by their geometric mean.
+                Models with different likelihoods of the same data can be compared only in the units of the data.
 
         Raises:
             InputError: If q(z|x) of the variant has no density. `anomaly` works for all variants.
@@ -392,8 +394,8 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def reconstruct(self, X: Any) -> Any:
         """Return the mean of p(x|z) at the code of each example, in the units and the shape of the data.
 
-        Means of counts are real numbers. A category column has the most probable category, and so has a binary column
-        of words; a binary column of numbers lies between its two values, according to the probability of the second.
+        Means of counts are real numbers. Category columns, and binary columns of words, hold the most probable value. A
+        value of a binary column of numbers lies between its two numbers, at the probability of the second one.
         """
 
         def decoded(batch: Batch, part: Raw) -> Any:
@@ -425,10 +427,10 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             X: New data.
-            draws: With a number above 0, the result is a list of so many completed data sets, whose missing values are
-                drawn from approximately p(missing values|observed values). They show how uncertain the values are.
-            importance: The number of samples of z behind the values of an example, if the training data had missing
-                values and q(z|x) has a density. Otherwise z and the missing values are drawn in turn; see
+            draws: If it is above 0, the result is a list of this number of completed data sets, whose missing values
+                are approximate draws from p(missing values|observed values). They show how uncertain the values are.
+            importance: The number of samples of z for importance sampling, which is used if the training data had
+                missing values and q(z|x) has a density. Otherwise z and the missing values are drawn in turn; see
                 `pipeline.evaluate.imputation`.
 
         Raises:
@@ -509,10 +511,9 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return data.read_parts(self._new_source(place), self.preprocessing, size)
 
     def _each_batch(self, raw: Raw, compute: Callable[[Batch, Raw], Any], *, allow_missing: bool = False) -> list[Any]:
-        """Call `compute` for one batch of examples after another, as tensors and as they were read.
+        """Call `compute` with each batch, as tensors and as they were read, and return the results.
 
-        Returns the results. Examples with missing values are refused if the training data had none, unless they are
-        allowed here.
+        Examples with missing values are refused if the training data had none, unless `allow_missing` is true.
         """
         with about_options(FIXED_OPTIONS):
             whole = self.preprocessing.encode(raw, allow_missing=allow_missing)

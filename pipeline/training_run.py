@@ -153,8 +153,9 @@ class TrainingRun:
         """Compute and log the quick scores on validation data, with pictures, after the last epoch.
 
         The validation scores are logged once more, so that the last point of each curve belongs to the weights
-        that are kept. The ELBO of densities is also logged in the units of the source, in which models with different
-        likelihoods of the same data compare, and the reconstruction of mixed tables in parts by kind of value.
+        that are kept. If the likelihood is a density, the ELBO is also logged in the units of the source, in which
+        models with different likelihoods of the same data can be compared. The reconstruction of mixed tables is also
+        logged for each kind of value.
         """
         variant, data = self.variant, self.data
         scores = {**self.kept, **quick.scores(variant, data, self._kl), "time/trial_seconds": self.seconds}
@@ -169,11 +170,11 @@ class TrainingRun:
         return scores
 
     def remark(self, scores: Mapping[str, float], trivial: Mapping[str, float]) -> str:
-        """Return what is wrong with a trained model, and set it as a tag of the run; "" if nothing is.
+        """Return a remark on a model that has failed to learn, and set it as a tag of the run; "" for other models.
 
         A model has collapsed if no latent dimension has a mean KL above 0.01 nats on validation data. It is no better
-        than trivial if its ELBO does not beat all baselines: those in `trivial`, by what they are called, and those
-        among its `scores`. A model that is conditioned on a part of x is not compared with baselines of x.
+        than trivial if its ELBO does not exceed all baselines: those in `trivial`, by their titles, and those among its
+        `scores`. A model that is conditioned on a part of x is not compared with baselines, which model all of x.
         """
         remarks = ["collapsed"] * (self._kl is not None and not latents.active_units_kl(self._kl))
         if "valid/elbo" in scores and self.variant.conditioned_on != "x":

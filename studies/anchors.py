@@ -26,7 +26,7 @@ class Training:
     grey: bool = False  # train on grey values instead of binarised images
     labels: int = 0  # number of training examples that keep their label; 0 for all
     normal: bool = False  # train on the most frequent class only
-    hidden: float = 0.0  # share of values that are hidden at random, by the seed; all splits are then all examples
+    hidden: float = 0.0  # the share of values that the seed hides at random; each split then contains all examples
     likelihood: Likelihood | None = None  # None: the one that the reader of the data chooses
     patience: int | None = None
 
@@ -190,8 +190,9 @@ ANCHORS = {
         about="mean squared error of imputed values of the breast cancer table, half of them hidden, standardised",
         source="Mattei & Frellsen 2019, the authors' notebook: K = 20 samples in training, L = 10,000 to impute",
         published={"mse": 0.287},
-        differs="ReLU instead of tanh; one scale for a column instead of one for each value; fewer epochs; as in the "
-        "paper, the rows that are imputed are those that train the model, which is not chosen by any score",
+        differs="ReLU instead of tanh; one scale for each column instead of one for each value; the encoder also "
+        "reads which values are missing; fewer epochs; as in the paper, the model is trained on the rows that it "
+        "imputes, and is not chosen by any score",
         measure="imputation",
         budgets={
             "cpu": Budget(

@@ -1,15 +1,16 @@
-"""A VAE for counts beside other models of the same counts, on simulated cells.
+"""Compares a VAE for counts with other models of the same counts, on simulated cells.
 
     uv run python tests/counts.py [--seeds 3] [--epochs 200] [--scvi PYTHON]
 
 1,000 cells of six kinds have over-dispersed counts of 200 genes. For each seed, 800 cells train the models, and 200 are
-held out. The variant `vae` has a negative binomial likelihood with the sum of a cell as its exposure. Beside it stand:
+held out. The variant `vae` has a negative binomial likelihood with the sum of a cell as its exposure. It is compared
+with:
 
     vae with other likelihoods of counts
     vae, gaussian              of standardised counts, whose bound is converted to a density in the units of counts
     scvi-tools                 with --scvi: the same latent size, width, batch size and epochs; it runs with a Python of
                                its own, once as it is, and once without its dropout and its warm-up of the KL ("plain")
-    independent, multinomial   models that cost nothing: see pipeline.evaluate.baselines
+    independent, multinomial   the simple baselines of pipeline.evaluate.baselines
     truth                      the distribution that the cells were drawn from, with and without their kinds
     10 principal components    of log-normalised counts
 
@@ -153,7 +154,7 @@ def _probe(train: Array, test: Array, data: Data) -> dict[str, float]:
 
 
 def print_samples(variant: Variant, data: Data) -> None:
-    """Print how samples of the prior compare with the cells: whether they are counts, zeros, and variances by mean."""
+    """Print whether samples are counts, and their shares of zeros and variances beside those of the cells."""
     with machine.seeded(variant.device, 0):
         sampled = np.concatenate([variant.sample(1000, noise=True).numpy() for _ in range(5)])
     real = data.train.x.numpy()

@@ -1,14 +1,14 @@
-"""Bounds and anomaly scores on a simulated table of payments with values of several kinds, holes and a rare class.
+"""Bounds and anomaly scores on a simulated table of payments with several kinds of values, missing ones, and frauds.
 
     uv run python tests/fraud.py [--seeds 3] [--epochs 60]
 
 4,000 payments have an amount, an age of which a tenth is missing, an hour, a merchant, a country, a count of previous
-payments and a flag; 2% of them are frauds. Models see no labels. For each seed, 3,200 rows train the variants, and 800
-are held out. The amount is once read as a real value, and once, as the description proposes, as a positive one.
+payments and a flag; 2% of them are frauds. For each seed, 3,200 rows train the variants without labels, and 800 are
+held out. The amount is once read as a real value, and once, as the description proposes, as a positive one.
 
-The lines show the parts of the ELBO in nats per row, in the units of the model; the ELBO, and log p(x) of baselines
-that cost nothing, in the units of the table; and the areas under the ROC curve and under the precision-recall curve of
-anomaly scores, beside an isolation forest. Each number is the mean over seeds and the standard deviation between them.
+The lines show the parts of the ELBO in nats per row, in the units of the model; the ELBO, and log p(x) of simple
+baselines, in the units of the table; and the areas under the ROC curve and under the precision-recall curve of anomaly
+scores, compared with an isolation forest. Each number is the mean and the standard deviation over seeds.
 """
 
 import statistics

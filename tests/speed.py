@@ -13,9 +13,9 @@ runs in its own process, and they take turns, an epoch each:
 Other measurements:
 
     --evaluation        the importance weighted bound beside pythae's, and the seconds of MIG and SAP
-    --mixed             the epoch of a table with values of all kinds, of which a fifth is missing, beside that of a
-                        table of real values
-    --against FOLDER    epochs of this version of the project beside those of the version in a folder
+    --mixed             an epoch on a table with values of all kinds, of which a fifth is missing, and on a table of
+                        real values
+    --against FOLDER    epochs of this version of the project, and of another version in a folder
 """
 
 import contextlib
@@ -308,7 +308,7 @@ def against(folder: Path, rounds: int, threads: int) -> None:
 
 
 def _epoch(process: "subprocess.Popen[str]") -> float:
-    """Have a process train an epoch, and return its seconds."""
+    """Make a process train one epoch, and return the seconds that it took."""
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write("\n")
     process.stdin.flush()
@@ -320,8 +320,8 @@ def main(arguments: list[str]) -> int:
     parser.prog = "python tests/speed.py"
     parser.add_argument("--rounds", type=cli.positive, default=5, metavar="N", help="epochs of each contender (5)")
     parser.add_argument("--evaluation", action="store_true", help="measure bounds beside pythae's, MIG and SAP")
-    parser.add_argument("--mixed", action="store_true", help="measure a mixed table beside one of real values")
-    parser.add_argument("--against", type=Path, metavar="FOLDER", help="measure another version of this project beside")
+    parser.add_argument("--mixed", action="store_true", help="compare a mixed table with a table of real values")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare with another version of this project")
     options = parser.parse_args(arguments)
     threads = machine.prepare(options.threads)
     if options.mixed:

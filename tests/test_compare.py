@@ -109,7 +109,7 @@ def test_what_is_missing_is_stated(frame: pd.DataFrame, reasons: dict[str, str],
 
 
 def test_a_variant_that_does_not_beat_the_baselines_is_called_no_better_than_trivial() -> None:
-    """The best baseline counts, also the one of as many latents; a likelihood given a part of x is not compared."""
+    """The best baseline counts, PPCA among them; the likelihood of a part of x given the rest is not compared."""
     frame = finals(good=[-90.0, -91.0], bad=[-96.0, -97.0], given=[-120.0, -120.0])
     frame["conditioned_on"] = np.where(frame["variant"] == "given", "x", None)
     titles = {"independent columns": -99.0, "a Gaussian with full covariance": -95.0}

@@ -204,7 +204,7 @@ BAD = {
         r"there are no columns of values to model.* one value or none",
     ),
     "infinity": (dict(x=np.where(np.arange(60)[:, None] == 7, np.inf, ENOUGH)), r"x0 has 1 infinite values"),
-    "no known pixel": (dict(x=np.full((60, 1, 4, 4), np.nan)), r"all pixels are missing; expected images with known pixels"),
+    "no known pixel": (dict(x=np.full((60, 1, 4, 4), np.nan)), r"all pixels are missing; expected images with known"),
     "no known step": (dict(x=np.full((60, 4, 4), np.nan), lengths=np.full(60, 4)), "all values are missing; expected"),
     "infinite pixels": (dict(x=np.full((60, 1, 4, 4), np.inf)), r"60 of 60 images have inf.* image 1; .* images$"),
     "constant but for missing pixels": (

@@ -163,6 +163,14 @@ def test_images_with_missing_pixels_are_not_resized(tmp_path: Path) -> None:
             data.read(source, None if x is None else {"x": x})
 
 
+@pytest.mark.parametrize("n", [60, 30])
+def test_pixels_that_are_missing_in_all_images_are_a_warning(n: int) -> None:
+    x = RNG.normal(size=(60, 8, 9, 3))
+    x[:n, 2:4, 5] = np.nan
+    warnings = from_memory(x).description.warnings
+    assert any("6 of the 216 values of an image are missing in all images" in w for w in warnings) == (n == 60)
+
+
 def test_missing_pixels_do_not_change_what_an_array_holds() -> None:
     hidden = RNG.random((40, 6, 6)) < 0.3
     square = np.ma.array(EIGHT_BIT[:, 0], mask=hidden)

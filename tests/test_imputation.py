@@ -1,4 +1,4 @@
-"""Missing values given the observed ones, against closed forms."""
+"""Imputed values and draws are compared with closed forms."""
 
 import math
 from dataclasses import replace
@@ -98,7 +98,7 @@ def test_means_and_draws_are_those_of_the_exact_conditional_distribution(missing
 
 @torch.no_grad()
 def test_portions_of_samples_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of samples that are computed at a time changes the noise, and nothing else."""
+    """Only the noise depends on the number of samples that are computed at a time."""
     w, b, batch = rows()
     variant, means = plane(True, w, b), []
     for size in (50, 100_000):

@@ -1,4 +1,4 @@
-"""Every variant on every kind of table and of sequences: it trains, scores, samples and imputes in the user's terms."""
+"""Every variant trains, scores, samples and imputes on every kind of table and sequences, in the units of the data."""
 
 from typing import Any
 

@@ -248,7 +248,7 @@ def test_a_study_that_was_started_with_the_accuracy_continues_with_it(
     assert [t.values[1] for t in outcome.study.trials] == [
         t.user_attrs["metrics"]["probe/accuracy"] for t in outcome.study.trials
     ]
-    assert "study beta-rare was started with probe/accuracy, and keeps it" in capsys.readouterr().out
+    assert "study beta-rare was started with the objective probe/accuracy, and keeps it" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("no_pictures")

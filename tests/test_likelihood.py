@@ -72,7 +72,7 @@ COVARIANCE = W @ W.T + SCALES.square().diag()
 
 
 class ExactEncoder(torch.nn.Module):
-    """The posterior given the observed values, with variances that are `widen` times as large."""
+    """Return the posterior given the observed values, with its variances multiplied by `widen`."""
 
     def __init__(self, widen: float) -> None:
         super().__init__()

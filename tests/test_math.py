@@ -227,7 +227,7 @@ def test_the_importance_weighted_bound_is_minimised_in_training_alone_and_never_
 
 @pytest.mark.parametrize("setting", [{"warmup": 10}, {"free_bits": 0.1}])
 def test_the_importance_weighted_bound_has_no_kl_to_weigh(setting: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="samples=2: this bound has no KL for warmup and free_bits; expected 0"):
+    with pytest.raises(InputError, match="samples=2: the importance-weighted bound has no KL term; expected warmup=0"):
         VAE.config_type(samples=2, **setting)
     VAE.config_type(samples=1, **setting)
 

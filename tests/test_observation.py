@@ -1,4 +1,4 @@
-"""p(x|z): each family against scipy, sums and integrals, finite differences and its own draws; and how they compose."""
+"""Each family of p(x|z) is compared with scipy, integrals, finite differences and its samples; then mixed tables."""
 
 import math
 from typing import Any
@@ -217,7 +217,7 @@ EXTREMES: list[
 def test_extreme_values_are_finite_in_float32(
     likelihood: Likelihood, value: float, output: list[float], parameter: float
 ) -> None:
-    """So are their gradients; and they are those of scipy in float64, where scipy gives a number."""
+    """Values and gradients are finite, and equal those of scipy in float64 where scipy returns a number."""
     observation = observe(likelihood).float()
     with torch.no_grad():
         for each in observation.parameters():
@@ -314,7 +314,7 @@ def test_offsets_are_added_to_the_output() -> None:
 @pytest.mark.parametrize("hidden", [0.0, math.nan, math.inf, -5.0])
 @pytest.mark.parametrize("exposure", ["", "sum", "column"])
 def test_missing_values_count_nothing_whatever_stands_in_their_place(hidden: float, exposure: str) -> None:
-    """Neither in the likelihood nor in any gradient. One row has no observed value at all, and one no count."""
+    """They change neither the likelihood nor a gradient. One row has no observed value, and one no observed count."""
     observation, batch, output = mixed(exposure=exposure, exposures=(1.0, 2.0, 3.0))
     observed = torch.rand(5, WIDTH, generator=torch.Generator().manual_seed(4)) > 0.4
     observed[:, -5:] = observed[:, [-5, -5, -5, -1, -1]]  # a category is missing as a whole

@@ -1,5 +1,6 @@
-"""Pictures: what they show of tables with columns of several kinds, of counts, and of missing values."""
+"""Pictures of tables with several kinds of columns, of counts, and of missing values show the right numbers."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -10,9 +11,11 @@ import pandas
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 import variants
 from pipeline import data
+from pipeline.compare.figures import side_by_side
 from pipeline.data import Data, Source
 from pipeline.evaluate import drawing, pictures, table_pictures
 from variants import Variant
@@ -219,7 +222,10 @@ def test_missing_pixels_are_grey_in_the_examples_and_in_the_originals() -> None:
     values[:, :, 2, 3] = np.nan
     loaded = data.load(Source(place="holes"), values)
     side = 32  # 8 images of 8 pixels are 256 pixels wide, and the gap between two is 2
-    for drawn in (pictures.examples(loaded), pictures.reconstructions(built(loaded), loaded)):
+    model = built(loaded)
+    _, _, png = next(side_by_side({"vae": (model, loaded)}, {}))
+    compared = np.asarray(Image.open(io.BytesIO(png)))
+    for drawn in (compared, pictures.examples(loaded), pictures.reconstructions(model, loaded)):
         pixels = drawn[2 : 2 + side, 2 : 2 + side, 0].reshape(8, 4, 8, 4)[:, 0, :, 0]
         assert abs(int(pixels[2, 3]) - 128) <= 1
         assert len(np.unique(pixels)) > 20

@@ -1,5 +1,6 @@
 """What a simple classifier reads from codes, where the answer can be counted."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def test_balanced_accuracy_counts_every_class_equally() -> None:
 
 
 def test_areas_of_a_rare_class_are_those_of_its_pairs_and_ranks() -> None:
-    """The ROC area is the share of pairs in the right order; the other averages the precision at each rare example."""
+    """The ROC area is the share of pairs in the right order; the other is the mean precision at the rare examples."""
     labels, probability = np.array([0, 1, 0, 0, 1]), np.array([0.1, 0.9, 0.2, 0.8, 0.7])
     areas = probe.areas(labels, probability, 1)
     assert areas == {"roc_area": pytest.approx(5 / 6), "precision_recall_area": pytest.approx((1 + 2 / 3) / 2)}
@@ -146,3 +147,14 @@ def test_a_subset_is_the_same_each_time_and_in_order() -> None:
     assert few.tolist() == sorted(few.tolist()) == probe.subset(split, 10).x[:, 0].tolist()
     assert few.tolist() != list(range(10))
     assert probe.subset(split, 50) is split
+
+
+def test_areas_are_of_the_classes_that_the_probe_was_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third class, which is rare, may be absent from the examples that the probe is trained on."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [300, 96, 4])
+    loaded = data.load(data.Source(place="mine"), {"x": rng.standard_normal((400, 5)) + 3 * y[:, None], "y": y})
+    monkeypatch.setattr(probe, "subset", lambda split, *_: split[(split.y < 2).nonzero()[:, 0]])
+    loaded = replace(loaded, valid=probe.subset(loaded.valid))
+    scores = quick.scores(variants.build("vae", variants.get("vae").config_type(latent=5), loaded.spec), loaded)
+    assert scores["probe/roc_area"] > 0.7

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import data
-from pipeline.data import Raw, Source
+from pipeline.data import Column, Raw, Source
 from pipeline.data._splits import equal_examples, split, with_warnings
 from variants import InputError
 
@@ -221,6 +222,16 @@ def test_what_cannot_be_split_is_refused(case: str) -> None:
     options, message = CASES[case]
     with pytest.raises(InputError, match=message):
         split(rows(100, **options))
+
+
+@pytest.mark.parametrize("value", [0.1, np.nan])
+def test_a_column_without_two_values_to_train_on_is_a_warning(value: float) -> None:
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    x[:20, 1] = value
+    splits = [torch.arange(30)[part] for part in (slice(0, 20), slice(20, 25), slice(25, 30))]
+    columns = (Column("a", "real"), Column("b", "real"))
+    (warning,) = with_warnings(replace(rows(30, x=x), columns=columns), splits).warnings
+    assert "in the training split" in warning and ": b;" in warning
 
 
 def test_groups_that_are_divided_are_a_warning() -> None:

@@ -117,7 +117,7 @@ def mixed_table(folder: Path) -> Path:
 def test_a_mixed_table_with_missing_values_from_the_search_to_the_report(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The ELBO has parts, baselines stand beside it, and a model that does not beat them is called so."""
+    """The ELBO is shown with its parts and with baselines, and a model that does not exceed them has a remark."""
     done = command("study", "--variant", "vae", *MIXED)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     (study,) = runs("study", "mixed")
@@ -126,7 +126,7 @@ def test_a_mixed_table_with_missing_values_from_the_search_to_the_report(
     assert "baseline/valid_multinomial" not in study.data.metrics
     table = " ".join(done.stdout.split())
     assert f"independent columns {baselines['independent']:.2f}" in table
-    assert "the ELBO is of a density: it adds densities (real) and probabilities (binary, category, count)" in table
+    assert "it adds log densities (real) and log probabilities (binary, category, count)" in table
     first = runs("trial", "mixed")[0].data
     words = f"no better than trivial (a Gaussian with full covariance: {baselines['gaussian']:.2f} nats)"
     assert first.metrics["valid/elbo"] < baselines["gaussian"]

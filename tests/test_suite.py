@@ -163,7 +163,7 @@ def test_every_kind_of_value_is_evaluated(kind: str, name: str) -> None:
     assert {"use/imputation_mean", "use/imputation_gibbs" if kind == "counts" else "use/imputation_encoder"} <= defined
     assert ("test/elbo_units" in defined) == (kind != "counts" and name != "aae")
     assert ("use/imputation_rmse" in defined) == (kind == "mixed")
-    assert ("a density of values of the kinds real, positive" in parts["bounds"].remark) == (kind == "mixed")
+    assert ("a density of some values (real, positive)" in parts["bounds"].remark) == (kind == "mixed")
     if kind == "mixed":
         of_kinds = [s.value or 0.0 for s in scores.values() if s.name.startswith("test/reconstruction_")]
         assert len(of_kinds) == 5

@@ -443,6 +443,7 @@ def test_all_columns_may_be_modelled_as_continuous() -> None:
         (2000 + ROW % 5, "discrete.*--kind new=category.*--kind new=count"),
         (2000 + ROW, "discrete.*--kind new=count fits counts and --kind new=real"),
         (ROW - 30, "discrete.*--kind new=real"),
+        (ROW % 5, "counts, but the largest one is common.*--kind new=category.*--kind new=count"),
         (np.exp(ROW / 6), "much larger.*--kind new=positive"),
     ],
 )
@@ -455,6 +456,14 @@ def test_a_density_that_does_not_fit_comes_with_a_warning_and_the_kind_that_does
     assert not read(frame()).warnings
 
 
+@pytest.mark.parametrize("usual", [ROW % 7, ROW / 7 - 3, np.where(ROW % 9, ROW % 7, np.nan)])
+def test_a_value_far_from_all_others_comes_with_a_warning(usual: Any) -> None:
+    new = np.random.default_rng(0).permutation(usual)
+    assert not any("times larger" in warning for warning in read(frame(new=new)).warnings)
+    new[7] = 1e6
+    assert any(re.search(r"times larger .* new \(1,000,000\)", warning) for warning in read(frame(new=new)).warnings)
+
+
 def genes(n: int = 12) -> pandas.DataFrame:
     """Counts of 12 genes in 60 cells, of which the last one is rare, and the first one varies little by chance."""
     rng = np.random.default_rng(0)
@@ -465,7 +474,7 @@ def genes(n: int = 12) -> pandas.DataFrame:
 
 
 def test_many_columns_of_counts_are_modelled_given_their_sum() -> None:
-    """A gene with two values that is hardly ever found is a count like the others, and also one that varies little."""
+    """A rare gene with only two values, and a gene that varies little, are counts like all others."""
     raw = read(genes())
     assert (raw.likelihood, raw.exposure_kind) == ("negative-binomial", "sum")
     assert any("--exposure none" in note for note in raw.notes)
@@ -508,6 +517,21 @@ def test_an_exposure_without_counts_is_refused(exposure: str) -> None:
     content = frame().abs()
     with pytest.raises(InputError, match=f"--exposure {exposure} is for counts, .*no columns of counts.*--kind"):
         read(content, exposure=exposure)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"x": np.arange(20 * 16).reshape(20, 4, 4)},
+        [np.arange(n, 2 * n) for n in range(5, 25)],
+        {"x": np.arange(20 * 12).reshape(20, 6, 2), "lengths": np.arange(20) % 6 + 1},
+        pandas.DataFrame({"series": np.arange(60) // 3, "time": np.arange(60) % 3, "n": np.arange(60)}),
+    ],
+    ids=["images", "a list of sequences", "padded sequences", "a table of steps"],
+)
+def test_only_a_table_has_an_exposure(content: Any) -> None:
+    with pytest.raises(InputError, match=r"--exposure cannot be used with (images|sequences)"):
+        data.read(Source(place="mine", likelihood="poisson", exposure="sum"), content)
 
 
 def every_kind() -> pandas.DataFrame:

@@ -232,7 +232,7 @@ def test_data_of_one_kind_whose_likelihood_is_a_probability_have_neither(digits:
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_model_that_is_no_better_than_trivial_or_has_collapsed_is_called_so(digits: Data, folder: Path) -> None:
-    """A VAE of three epochs beats independent pixels, unless its KL has a weight that no information is worth."""
+    """After three epochs a VAE exceeds independent pixels, unless a very large weight of the KL makes it collapse."""
     good = dataclasses.replace(TINY, config=VAE(latent=8, width=128, lr=5e-3, batch=50), epochs=3)
     config = variants.get("beta").config_type(latent=2, width=8, beta=1e4, lr=1e-2)  # type: ignore[call-arg]
     bad = dataclasses.replace(TINY, variant="beta", config=config, epochs=3)

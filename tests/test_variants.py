@@ -9,8 +9,10 @@ from torch import Tensor
 
 import variants
 from pipeline import data, trainer
-from variants import Batch, DataSpec, InputError, Variant
+from variants import Batch, Config, DataSpec, InputError, Variant
 from variants.base import closed_forms as m
+from variants.base.contract import Likelihood
+from variants.base.networks import Decoder
 
 IMAGES = DataSpec(name="images", shape=(1, 6, 6), likelihood="bernoulli", classes=3)
 WAVES = DataSpec(name="waves", shape=(2,), likelihood="gaussian", classes=3, steps=9)
@@ -379,3 +381,13 @@ def test_hvae_takes_a_training_batch_of_one() -> None:
     variant = make("hvae", IMAGES)
     terms = variant.terms(images(1), STEP)
     assert terms.losses["loss"].isfinite()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "poisson", "negative-binomial"])
+@pytest.mark.parametrize("side", [28, 64])
+def test_convolutions_start_near_a_constant_image(likelihood: Likelihood, side: int) -> None:
+    spec = DataSpec(name="images", shape=(1, side, side), likelihood=likelihood)
+    torch.manual_seed(0)
+    decoder = Decoder(spec, Config(network="conv"), 8)
+    with torch.no_grad():
+        assert 0 < float(decoder(torch.randn(16, 8)).std()) < 0.5

@@ -17,7 +17,7 @@ With `condition="quadrants"`, c is the first `observed` quadrants of an image, c
 that of another variant. `objective="network"` is the baseline of the paper, the generation network without z.
 
 *Departures*: the objective is equation 4 alone, not the hybrid with the Gaussian stochastic network (equation 7). The
-dropout of labels is not in the paper. p(y), of which the paper has no need, is the share of each class among the
+dropout of labels is not in the paper. The paper does not need p(y); here it is the share of each class among the
 training examples whose label is known. The prior network of a label is a table with one mean and one variance for each
 class. There is no recurrent prediction.
 """

@@ -7,9 +7,13 @@ Kingma & Welling 2013, arXiv:1312.6114. For each example, with one sample z ~ q(
 *Departures*: the hidden units are ReLU instead of tanh, and the optimizer is Adam instead of AdaGrad, as in later work.
 Warm-up of the KL and free bits are available, and are off by default.
 
-With `samples` = K > 1 the loss is the negative importance-weighted bound -log 1/K sum_k p(x, z_k) / q(z_k|x) (Burda et
-al. 2016, arXiv:1509.00519, equation 8). On data with missing values, of which only the observed ones take part, this is
-MIWAE (Mattei & Frellsen 2019, arXiv:1812.02633, equation 4). The scores that are compared remain those of the ELBO.
+With `samples` = K > 1, the method maximises the importance-weighted bound (Burda et al. 2016, arXiv:1509.00519,
+equation 8)
+
+    L_K = log 1/K sum_k p(x, z_k) / q(z_k|x).
+
+If values are missing, x stands for the observed values, and L_K is the bound of MIWAE (Mattei & Frellsen 2019,
+arXiv:1812.02633). The scores that are compared remain those of the ELBO.
 """
 
 import math
@@ -23,13 +27,14 @@ from variants.base import Batch, Config, GaussianVariant, InputError, Terms, clo
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig(Config):
-    samples: int = number(1, 1, 10_000, help="samples of z in the loss; more than 1 for the importance-weighted bound")
+    samples: int = number(1, 1, 10_000, help="samples of z in the loss; more than 1: importance-weighted bound")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.samples > 1 and (self.warmup or self.free_bits):
             raise InputError(
-                f"samples={self.samples}: this bound has no KL for warmup and free_bits; expected 0 for both"
+                f"samples={self.samples}: the importance-weighted bound has no KL term; expected warmup=0 and "
+                "free_bits=0"
             )
 
 
@@ -39,7 +44,7 @@ class VAE(GaussianVariant):
     config: VAEConfig
 
     def importance_weighted_bound(self, batch: Batch, k: int) -> Tensor:
-        """Return log 1/k sum_i p(x, z_i) / q(z_i|x), (B,), in nats, for k samples of q(z|x)."""
+        """Return log 1/k sum_i p(x, z_i) / q(z_i|x), (B,), in nats, with k samples z_i of q(z|x); higher is better."""
         z, log_q = self.sample_posterior(batch, k)
         rows = torch.arange(len(batch), device=z.device).repeat_interleave(k)
         return (self.log_joint(z, batch[rows]) - log_q).view(len(batch), k).logsumexp(1) - math.log(k)

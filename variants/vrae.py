@@ -83,8 +83,8 @@ class VRAE(GaussianPosterior):
     ) -> tuple[Tensor, Tensor]:
         """Return outputs and values of a decoder that reads the values it generated before, (B, steps, D) each.
 
-        A value is the mean of p(x_t|z, ...). With teacher forcing it is a sample, if the data are discrete or `noise`
-        is true. Values that are known in `observed` are kept.
+        A value is the mean of p(x_t|z, ...). With teacher forcing, it is a sample if the data are discrete or `noise`
+        is true. The known values of `observed` are kept.
         """
         known = None if observed is None else observed.known
         state = self.initial_state(z)
@@ -166,5 +166,5 @@ class VRAE(GaussianPosterior):
 
 
 def _mask(batch: Batch) -> Tensor:
-    """Return which steps are real, (B, T)."""
+    """Return which steps are real, (B, T) bool, and not padding."""
     return batch.x.new_ones(batch.x.shape[:2], dtype=torch.bool) if batch.mask is None else batch.mask

@@ -11,7 +11,7 @@ import pandas as pd
 from pipeline import metrics
 from pipeline.compare import statistics
 from pipeline.compare.statistics import Difference, Estimate
-from pipeline.evaluate.baselines import verdict
+from pipeline.evaluate.baselines import TITLES, verdict
 
 ALPHA = 0.05
 PPCA = "baseline/test_ppca"  # differs between variants, because it has as many latent dimensions as the model
@@ -138,7 +138,7 @@ def _row(
     related = {m: float(runs[m].mean()) for m in criterion.related_metrics if m in runs and runs[m].notna().any()}
     mean = statistics.paired(values, np.zeros_like(values)).mean
     if PPCA in related and baselines:
-        baselines = {**baselines, "probabilistic PCA": related[PPCA]}
+        baselines = {**baselines, TITLES["ppca"]: related[PPCA]}
     is_conditional = "conditioned_on" in runs and (runs["conditioned_on"] == "x").any()
     return BoardRow(
         variant=name,

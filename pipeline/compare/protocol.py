@@ -41,7 +41,8 @@ CRITERIA = (
         test_metric="test/elbo",
         related_metrics=(f"test/iw{SIZES.iw_k}", "test/ais", PPCA),
         caution="This is the bound at beta = 1. A variant whose q(z|x) has no density has no such bound, but annealed "
-        "importance sampling (AIS) can estimate its likelihood. A model is useful only if it beats the baselines.",
+        f"importance sampling (AIS) can estimate its likelihood; test/ais is of {SIZES.ais_n} test examples, so "
+        "compare it with itself only. A model is useful only if it beats the baselines.",
     ),
     Criterion(
         name="probe",
@@ -182,34 +183,18 @@ def run(request: CompareRequest, display: Display) -> Comparison:
         with _parent(tracker, dataset, tags) as parent:
             parent.description(description, pictures.examples(data))
             means = baselines.means(baselines.log_p(data, data.test))
-            beside = {f"baseline/test_{name}": value for name, value in means.items()}
-            parent.metrics(beside, 0)
+            baseline_scores = {f"baseline/test_{name}": value for name, value in means.items()}
+            parent.metrics(baseline_scores, 0)
             finals = {f.key(c.data): (c, f) for c, f in _finals(candidates, choices, request.seeds)}
-            ready = final.existing(tracker)
-            missing = {
-                key: final.FinalTask(
-                    final=f, key=key, source=c.source, digest=c.data.digest, dataset=dataset, address=tracker.address,
-                    parent=parent.id, tags=tags,
-                )
-                for key, (c, f) in finals.items() if key not in ready
-            }  # fmt: skip
-            with executors.open_executor(request.compute) as executor:
-                final.train(executor, missing, len(finals) - len(missing), display)
-            problems = tracker.catch_up(patience=60)
-            if problems:
-                raise InputError(
-                    f"the finals are trained, but not yet in MLflow: {problems[0]}; run the same command again"
-                )
-            ready = final.existing(tracker)
-        records = [(f, ready[key]) for key, (_, f) in finals.items()]
-        frame = _frame(records)
+            records = _trained(finals, tracker, parent.id, tags, request.compute, display)
+        frame, titles = _frame(records), baselines.titled(baseline_scores, data.spec)
         return Comparison(
             dataset=dataset,
             candidates=candidates,
             left_out=left_out,
             choices=choices,
             finals=frame,
-            boards=[_board(c, choices, frame, left_out, baselines.titled(beside, data.spec)) for c in criteria],
+            boards=[_board(c, choices, frame, left_out, titles) for c in criteria],
             warnings=[*description.warnings, *_warnings(candidates, frame, request)],
             environment={**tags, **{f"digest of {c.source}": c.data.digest for c in candidates.values()}},
             weights={f.variant: int(record.params["weights"]) for f, record in reversed(records)},
@@ -313,6 +298,28 @@ def _finals(
                 variant=choice.variant, config=choice.config, epochs=candidate.study.epochs,
                 patience=candidate.study.patience, seed=seed, sizes=SIZES, parts=PARTS,
             )  # fmt: skip
+
+
+def _trained(
+    finals: Mapping[str, tuple[Candidate, Final]], tracker: Tracker, parent: str, tags: Mapping[str, str],
+    compute: Compute, display: Display,
+) -> list[tuple[Final, Record]]:  # fmt: skip
+    """Train those finals, given by their keys, that are not yet in MLflow. Return all of them with their runs."""
+    ready = final.existing(tracker)
+    missing = {
+        key: final.FinalTask(
+            final=f, key=key, source=c.source, digest=c.data.digest, dataset=tags["dataset"], address=tracker.address,
+            parent=parent, tags=tags,
+        )
+        for key, (c, f) in finals.items() if key not in ready
+    }  # fmt: skip
+    with executors.open_executor(compute) as executor:
+        final.train(executor, missing, len(finals) - len(missing), display)
+    problems = tracker.catch_up(patience=60)
+    if problems:
+        raise InputError(f"the finals are trained, but not yet in MLflow: {problems[0]}; run the same command again")
+    ready = final.existing(tracker)
+    return [(f, ready[key]) for key, (_, f) in finals.items()]
 
 
 def _frame(records: Sequence[tuple[Final, Record]]) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from torch import Tensor
 from pipeline.data._catalogue import CATALOGUE, as_sequences, cache, search_folders
 from pipeline.data._description import Description, describe, near_duplicate_warning
 from pipeline.data._files import name_of, read, read_parts
-from pipeline.data._preprocessing import Preprocessing
+from pipeline.data._preprocessing import Preprocessing, as_float
 from pipeline.data._raw import Column, Factors, Layout, PixelFormat, Raw
 from pipeline.data._results import in_source_form, with_names
 from pipeline.data._source import KINDS, SPLIT_SEED, Kind, Source
@@ -136,16 +136,12 @@ class Data:
             yield self.batch(split, slice(start, start + size), generator)
 
     def _values(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        if x.dtype == torch.uint8 and self.spec.likelihood == "bernoulli":
-            return binarize(x, generator)
-        if x.dtype == torch.uint8:
-            return x.float() / 255
-        return x.float()
+        return binarize(x, generator) if self.preprocessing.is_grey(x) else as_float(x)
 
 
 def binarize(grey: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw from Bernoulli(grey / 255) for each value (uint8). Returns float32 of the same shape."""
-    return torch.bernoulli(grey.float() / 255, generator=generator)
+    return torch.bernoulli(as_float(grey), generator=generator)
 
 
 def names() -> list[str]:
@@ -184,11 +180,11 @@ def load(source: str | Source, content: Any = None, *, binarized: bool = True) -
             "to read examples with missing values"
         )
         raw = replace(raw, warnings=(*raw.warnings, warning))
-    if raw.likelihood == "bernoulli" and whole.x.dtype == torch.uint8 and not binarized:
-        whole = replace(whole, x=whole.x.float() / 255)
+    if preprocessing.is_grey(whole.x) and not binarized:
+        whole = replace(whole, x=as_float(whole.x))
     splits = [whole[i] for i in index]
     for k in (1, 2):  # validation and test are binarised once, with a fixed seed
-        if raw.likelihood == "bernoulli" and splits[k].x.dtype == torch.uint8:
+        if preprocessing.is_grey(splits[k].x):
             generator = torch.Generator().manual_seed(SPLIT_SEED + k)
             splits[k] = replace(splits[k], x=binarize(splits[k].x, generator).bool())
     factors = None
@@ -218,7 +214,7 @@ def _with_test(raw: Raw, index: list[Tensor]) -> tuple[Raw, list[Tensor]]:
         for part, start in zip(parts, (0, len(raw.x)), strict=True):
             if part.observed is not None:
                 joined["observed"][start : start + len(part.x), : part.x.shape[1]] = part.observed
-    for name in ("y", "lengths", "groups", "times", "exposure"):
+    for name in ("y", "lengths", "groups", "times", "given_exposure"):
         values = [getattr(part, name) for part in parts]
         joined[name] = None if any(v is None for v in values) else np.concatenate(values)
     if raw.y is not None and test.y is None:
@@ -236,7 +232,7 @@ def _digest(raw: Raw, index: list[Tensor]) -> str:
     if raw.likelihood == "mixed" or raw.exposure_kind:
         kinds = [(column.kind, column.values, column.likelihood) for column in raw.columns]
         sha.update(f"{kinds}{raw.exposure_kind}".encode())
-    for array in (raw.x, raw.y, raw.lengths, factors, raw.observed, raw.exposure, *(i.numpy() for i in index)):
+    for array in (raw.x, raw.y, raw.lengths, factors, raw.observed, raw.given_exposure, *(i.numpy() for i in index)):
         if array is not None:
             sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()

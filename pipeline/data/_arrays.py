@@ -92,7 +92,7 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
     if like is None and not source.header:
         raise InputError(f"{source}: --no-header applies to text files only")
     if "lengths" in arrays:
-        raw = _sequences.padded(x, np.asarray(arrays["lengths"]), source, name, like)
+        raw = _sequences.from_padded(x, np.asarray(arrays["lengths"]), source, name, like)
     elif source.kind("x") == "sequence" or (like is not None and like.spec.steps):
         raw = _sequences.from_series(list(x), None, source, name, like)
         ends = int(np.isnan(x[:, -1]).reshape(len(x), -1).all(1).sum()) if x.dtype.kind == "f" else 0

@@ -1,19 +1,19 @@
-"""Reads the columns of tables: what they mean, of which kind they are, and their values."""
+"""Reads the columns of values in tables: of which kind they are, and their numbers."""
 
-import difflib
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipeline.data import _times
+from pipeline.data._families import EXPECTED, misfits
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import MINIMUM, Column
 from pipeline.data._source import Kind, Source
+from pipeline.data._special_columns import as_option, find, near
 from pipeline.data._splits import listed
 from variants import InputError
 from variants.base.contract import KIND_OF, ValueKind
@@ -29,94 +29,12 @@ LABELS = {
     "annotation", "phenotype", "disease", "fraud", "isfraud", "churn", "churned", "survived", "klasse", "kategorie",
     "etikett", "ziel", "classe", "étiquette", "cible", "clase", "etiqueta", "objetivo", "etichetta",
 }  # fmt: skip
-OWNERS = {  # words for those who have several rows, which belong together
-    "subject", "patient", "participant", "person", "donor", "family", "household", "animal", "mouse", "user",
-    "customer", "client", "account", "card", "device", "machine", "sensor", "recording", "session", "plate", "slide",
-}  # fmt: skip
 CATEGORIES = 100  # the largest number of categories of a column
 LARGEST_COUNT = 1_000_000  # columns with larger whole numbers are counts only by an option
 MANY_COUNTS = 10  # the smallest number of columns of a table of counts, which has an exposure by default
 HARDLY = 5  # the expected number of rows above 1 below which a binary column may be a rare count
 CHANCE = 1e-6  # a column is no count if a Poisson variable has its variance, or a smaller one, with less probability
-PARTS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2, "testing": 2}
 Array = NDArray[Any]
-
-
-def without_dropped(frame: Any, source: Source) -> Any:
-    """Return the columns that are not left out. Raises `InputError` if an option names a column that is not there."""
-    for column in source.drop:
-        find(frame, column, "drop", source)
-    frame = frame.drop(columns=list(source.drop))
-    for column, kind in source.kinds:
-        if not (kind == "pixels" and column == "x") and column not in source.drop:
-            find(frame, column, "kind", source)
-    return frame
-
-
-def label_column(frame: Any, source: Source) -> str | None:
-    """Return the name of the column that holds the class."""
-    return source.label or ("label" if "label" in frame and source.kind("label") is None else None)
-
-
-def labels(frame: Any, label: str, source: Source) -> Any:
-    """Return the column of the label. Raises `InputError` if there is none, or it holds fractions."""
-    from pandas.api import types
-
-    series = find(frame, label, "label", source)
-    if types.is_float_dtype(series) and (series.dropna() % 1 != 0).any():
-        raise InputError(
-            f"{source}: the label column {label} holds fractions such as {series[series % 1 != 0].dropna().iloc[0]}; "
-            f"expected classes (whole numbers or text); {_option('kind', label, '=real')} without --label models the "
-            f"column as a value, and {_option('drop', label)} leaves it out"
-        )
-    return series
-
-
-def codes_of(
-    frame: Any, column: str, option: str, source: Source, expected: str, *, sort: bool = False
-) -> tuple[NDArray[np.int64], Any]:
-    """Return the number of each value of a column that names groups or sequences, (N,), and the different values.
-
-    Raises:
-        InputError: If there is no such column, or a value is missing, or has a type that cannot be compared.
-    """
-    try:
-        codes, distinct = find(frame, column, option, source).factorize(sort=sort)
-    except TypeError as error:
-        raise InputError(
-            f"{source}: the values of the column {column} cannot be compared ({error}); expected numbers or text"
-        ) from error
-    if (codes < 0).any():
-        where = _times.row_name(int(codes.argmin()), source)
-        raise InputError(f"{source}: {where} has no value in the column {column}; expected {expected}")
-    return codes.astype(np.int64), distinct
-
-
-def is_split(series: Any) -> bool:
-    """Whether all values of a column name a split, and some name training."""
-    from pandas.api import types
-
-    if types.is_numeric_dtype(series) or types.infer_dtype(series.astype(object), skipna=False) != "string":
-        return False
-    words = {word.strip().lower() for word in series.unique()}
-    return len(words) > 1 and words <= set(PARTS) and bool(words & {"train", "training"})
-
-
-def given_splits(values: Any, names: Sequence[str], source: Source, notes: list[str]) -> list[torch.Tensor] | None:
-    """Return the splits that a column names, of which validation may be empty; None if `--split` is given."""
-    if len(names) > 1:
-        raise InputError(f"{source}: the columns {listed(names)} name splits; leave all but one out with --drop")
-    if source.split is not None:
-        notes.append(f"the column {names[0]} is left out, because --split {source.split} was given")
-        return None
-    part = values[names[0]].str.strip().str.lower().map(PARTS).to_numpy()
-    splits = [torch.from_numpy(np.flatnonzero(part == k)) for k in range(3)]
-    if not len(splits[0]) or bool(len(splits[2])) == (source.test is not None):
-        expected = "training rows alone, because of --test" if source.test else "training and test rows"
-        raise InputError(f"{source}: the column {names[0]} names {listed(sorted(set(values[names[0]])))}; expected "
-                         f"{expected}, or {_option('drop', names[0])}")  # fmt: skip
-    notes.append(f"the splits are those of the column {names[0]}")
-    return splits
 
 
 def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[list[Column], Array, list[str]]:
@@ -152,16 +70,15 @@ def read_columns(values: Any, source: Source, *, pixels: bool = False) -> tuple[
                 continue
             kind = "category"
         if pixels:
-            columns.append(Column(column, "pixels"))
-            arrays.append(_numbers(series, source))
+            entry, array = Column(column, "pixels"), _numbers(series, source)
         else:
             entry, array = _column(series, known.tolist(), kind, source)
-            columns.append(entry)
-            arrays.append(array)
+        columns.append(entry)
+        arrays.append(array)
     if row_numbers:
         notes.append(
             f"these columns are left out, because they number the rows: {listed(row_numbers)}; "
-            f"{_option('kind', row_numbers[0], '=real')} keeps it"
+            f"{as_option('kind', row_numbers[0], '=real')} keeps it"
         )
     if constant:
         notes.append(f"these columns are left out, because they have one value or none: {listed(constant, 20)}")
@@ -223,19 +140,19 @@ def _unit_of_counts(column: Column, values: Array) -> float:
 def _refuse_label_or_identifier(series: Any, distinct: Any, frame: Any, source: Source) -> None:
     """Raise `InputError` if a column looks like the label or an identifier, and no option says what it is."""
     value = (
-        _option("kind", series.name, f"={'category' if _is_text(series) else 'real'}") + " if it is a value to model"
+        as_option("kind", series.name, f"={'category' if _is_text(series) else 'real'}") + " if it is a value to model"
     )
     if _looks_like_label(series, frame):
         raise InputError(
-            f"{source}: the column {series.name} looks like the label; expected {_option('label', series.name)}, or "
-            f"{value}, or {_option('drop', series.name)}"
+            f"{source}: the column {series.name} looks like the label; expected {as_option('label', series.name)}, or "
+            f"{value}, or {as_option('drop', series.name)}"
         )
     if _looks_like_identifier(series, distinct):
         raise InputError(
             f"{source}: the column {series.name} looks like an identifier ({len(distinct)} different values in "
-            f"{len(series)} rows); expected {_option('drop', series.name)}, or {_option('group', series.name)} if its "
-            f"values name groups that a split must not divide, or {_option('kind', series.name, '=sequence')} if they "
-            f"name sequences of which each row is a step, or {value}"
+            f"{len(series)} rows); expected {as_option('drop', series.name)}, or {as_option('group', series.name)} if "
+            f"its values name groups that a split must not divide, or {as_option('kind', series.name, '=sequence')} if "
+            f"they name sequences of which each row is a step, or {value}"
         )
 
 
@@ -251,7 +168,7 @@ def new_columns(frame: Any, source: Source, like: Preprocessing, known: set[str 
     others = [c for c in frame if c not in names]
     if missing := [c for c in names if c not in frame]:
         raise InputError(
-            f"{source}: columns are missing: {listed([c + _near(c, others) for c in missing])}; expected all columns "
+            f"{source}: columns are missing: {listed([c + near(c, others) for c in missing])}; expected all columns "
             "with which the model was trained"
         )
     extra = [c for c in others if c not in known]
@@ -293,17 +210,11 @@ def _codes(series: Any, values: Sequence[Any]) -> Array:
 
 def _refuse_values(series: Any, values: Array, kind: str, source: Source, ending: str) -> None:
     """Raise `InputError` if a column of the kind count or positive has other values."""
-    expected = {"count": "whole numbers from 0", "positive": "numbers above 0"}.get(kind)
-    if expected is None:
-        return
-    is_bad = ~((values > 0) | np.isnan(values))
-    if kind == "count":
-        is_bad = (values < 0) | (values != np.floor(values)) & ~np.isnan(values)
-    if is_bad.any():
+    if kind in EXPECTED and (is_bad := misfits(values, kind)).any():
         row = int(is_bad.argmax())
         raise InputError(
             f"{source}: {_times.row_name(row, source, series.index)} has {values[row]:g} in the column {series.name}, "
-            f"which is of the kind {kind}; expected {expected}{ending}"
+            f"which is of the kind {kind}; expected {EXPECTED[kind]}{ending}"
         )
 
 
@@ -365,14 +276,14 @@ def _column(series: Any, distinct: list[Any], kind: Kind | None, source: Source)
         values = tuple(int(v) if isinstance(v, float) and v.is_integer() else v for v in sorted(distinct))
         strange = [value for value in values if value in UNKNOWN]
         if strange and given is None:
-            own = _option("kind", name, f"={kind or 'binary'}")
+            own = as_option("kind", name, f"={kind or 'binary'}")
             raise InputError(
                 f"{source}: the column {name} holds {strange[0]!r}, which may stand for a missing value; expected an "
-                f"empty field there, or {own} if it is a value like the others, or {_option('drop', name)}"
+                f"empty field there, or {own} if it is a value like the others, or {as_option('drop', name)}"
             )
         return Column(name, kind or "binary", values), _codes(series, values)
     numbers = _numbers(series, source)
-    _refuse_values(series, numbers, str(kind), source, f", or {_option('kind', name, '=real')}")
+    _refuse_values(series, numbers, str(kind), source, f", or {as_option('kind', name, '=real')}")
     if kind is None:
         kind = "count" if _are_counts(numbers[~np.isnan(numbers)]) else "real"
     return Column(name, kind), numbers
@@ -423,14 +334,14 @@ def _text_error(series: Any, source: Source) -> InputError:
         f"{source}: the column {series.name} holds text where numbers are expected, the first in "
         f"{_times.row_name(row, source, series.index)}: {series.iloc[row]!r}; write numbers as 1234.5, without "
         f"marks or units, and leave the field of a missing value empty, or train {_without(series)}, or a model "
-        f"that reads this column as categories ({_option('kind', series.name, '=category')})"
+        f"that reads this column as categories ({as_option('kind', series.name, '=category')})"
     )
 
 
 def _date_error(series: Any, source: Source) -> InputError:
     return InputError(
         f"{source}: the column {series.name} holds dates or times such as {series.dropna().iloc[0]}; expected "
-        f"{_option('time', series.name)}, which can order the rows for a split, or {_without(series)}"
+        f"{as_option('time', series.name)}, which can order the rows for a split, or {_without(series)}"
     )
 
 
@@ -470,11 +381,6 @@ def _looks_like_label(series: Any, frame: Any) -> bool:
     return name in LABELS or "label" in words or words[-1] in ("target", "class", "outcome", "diagnosis")
 
 
-def looks_like_owner(name: str) -> bool:
-    """Whether a column is called like the owner of several rows, such as `patient` or `device`."""
-    return bool(OWNERS & set(re.split(r"[\W\d_]+", name.lower())))
-
-
 def exposure(frame: Any, column: str, source: Source) -> Array:
     """Return the column of exposures, (N,). Raises `InputError` if there is none, or a value is not above 0."""
     series = _plain(find(frame, column, "exposure", source), source)
@@ -503,28 +409,6 @@ def _looks_like_identifier(series: Any, distinct: Any) -> bool:
     return is_named or (len(distinct) == len(series) >= MINIMUM and bool((series.diff()[1:] == 1).all()))
 
 
-def find(frame: Any, column: str, option: str, source: Source) -> Any:
-    """Return a column that an option names. Raises `InputError` if there is none."""
-    if column not in frame:
-        raise InputError(
-            f"{source}: {_option(option, column)}: there is no column of this name{_near(column, frame.columns)}; "
-            f"expected one of {listed(list(frame.columns), 20)}"
-        )
-    return frame[column]
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    """Return a question that proposes similar names, or an empty text."""
-    folded = {str(n).casefold(): str(n) for n in names}
-    similar = difflib.get_close_matches(name.casefold(), list(folded), n=3)
-    return f" (did you mean {' or '.join(folded[n] for n in similar)}?)" if similar else ""
-
-
-def _option(option: str, column: Any, ending: str = "") -> str:
-    """Return an option with its value as one types it in a shell."""
-    return f"--{option} {shlex.quote(f'{column}{ending}')}"
-
-
 def _without(series: Any) -> str:
     """Return words, with the option, for a model that leaves a column out."""
-    return f"a model without this column ({_option('drop', series.name)})"
+    return f"a model without this column ({as_option('drop', series.name)})"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data import _arrays, _columns, _images, _tables
+from pipeline.data import _arrays, _images, _special_columns, _tables
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Raw, consecutive
 from pipeline.data._source import Source, reading, refuse_options
@@ -116,8 +116,8 @@ def _cells(read: Callable[[Path], Any], path: Path, source: Source, name: str, l
         layers = {**cells.layers, **({} if cells.raw is None else {"raw": cells.raw.X})}
         if counts := [key for key, values in layers.items() if _is_whole(values)]:
             notes.append(
-                f"X holds fractions, and is read as it is; there are whole numbers in {listed(counts)}, which may be "
-                "the counts: save them as X to model them as counts"
+                f"X holds fractions, and is read as real values; there are whole numbers in {listed(counts)}, which "
+                "may be the counts: save them as X to model counts"
             )
     values = x.toarray() if sparse.issparse(x) else np.asarray(x)
     frame = pandas.DataFrame(values, index=cells.obs_names, columns=cells.var_names)
@@ -184,7 +184,7 @@ def _joined_parts(datasets: Any, path: Path) -> tuple[Any, list[int]]:
         loaded = datasets.load_from_disk(str(path))
         if not isinstance(loaded, datasets.DatasetDict):
             return loaded.with_format(None), [len(loaded)]
-        parts = {_columns.PARTS.get(name.lower(), -1): part for name, part in loaded.items()}
+        parts = {_special_columns.SPLIT_NUMBERS.get(name.lower(), -1): part for name, part in loaded.items()}
         if len(loaded) == 1:
             parts = dict(enumerate(loaded.values()))
         if -1 in parts or len(parts) < len(loaded):

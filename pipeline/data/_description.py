@@ -13,7 +13,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.data import _groups
 from pipeline.data._catalogue import CATALOGUE
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Raw
@@ -301,7 +300,7 @@ def _facts(raw: Raw) -> Iterator[tuple[str, str]]:
         facts = [f"column {source.time}" if source.time else "", f"a step is {raw.step}" if raw.step else ""]
         yield "time", ", ".join(filter(None, facts))
     if raw.exposure_kind:
-        exposure = _groups.exposure(raw)
+        exposure = raw.exposure
         assert exposure is not None
         what = f"column {source.exposure}" if raw.exposure_kind == "column" else "the sum of the counts"
         yield "exposure", f"{what}, from {exposure.min():,.6g} to {exposure.max():,.6g}"
@@ -315,7 +314,7 @@ def _facts(raw: Raw) -> Iterator[tuple[str, str]]:
             text += (
                 f", in {incomplete:,} of {len(raw.columns):,} {'channels' if raw.lengths is not None else 'columns'}"
             )
-        yield "missing values", f"{text}; they take no part in the likelihood"
+        yield "missing values", f"{text}; they do not count in the likelihood"
 
 
 def _options(raw: Raw) -> Iterator[tuple[str, str]]:
@@ -362,4 +361,4 @@ def _likelihoods(raw: Raw) -> str:
     families = ", ".join(family for family in KIND_OF if KIND_OF[family] in kinds)
     if raw.likelihood == "mixed":
         return f"p(x|z) of the columns of one kind: {families}; gaussian makes all columns continuous"
-    return f"p(x|z) of a value: {families}{'' if 'real' in kinds else ', or gaussian, which reads values as continuous'}"
+    return f"p(x|z) of a value: {families}{'' if 'real' in kinds else ', or gaussian, for continuous values'}"

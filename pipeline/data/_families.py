@@ -3,13 +3,13 @@
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data._raw import Column
+from pipeline.data._raw import Column, Raw
 from pipeline.data._source import Source
 from pipeline.data._splits import listed
 from variants import InputError
@@ -19,31 +19,23 @@ DEFAULTS: dict[str, Likelihood] = {  # the family of each kind of column
     "real": "gaussian", "positive": "log-normal", "count": "negative-binomial", "binary": "bernoulli",
     "category": "categorical",
 }  # fmt: skip
+EXPECTED = {"count": "whole numbers from 0", "positive": "numbers above 0"}  # of kinds that not every number is of
 CHOICES = tuple(family for family, kind in KIND_OF.items() if kind in DEFAULTS)
-FEW, SHARE = 20, 0.1  # a column is discrete if it has at most this number, and at most this share of its rows, of different values
+FEW, SHARE = 20, 0.1  # a column with at most FEW, and at most SHARE of its rows, different values is discrete
+LEAST, COMMON = 10, 0.05  # few different numbers are hardly counts if the largest has this number and share of rows
+FAR = 1000.0  # a value is far away if its size is that many times larger than the size of 99% of the values
 SKEWED = 2.0  # the kind positive is proposed only for columns whose skewness is larger
 HEAD = 1000  # whether there are more than FEW different values is checked in this number of rows first, for speed
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Families:
-    """The likelihood of a table or of all channels; of a mixed table, `columns` have the family of each column."""
+def choose(raw: Raw, noun: Literal["column", "channel"] = "column") -> Raw:
+    """Choose the families of the columns of a table, or of the channels of sequences, and say why.
 
-    columns: tuple[Column, ...]
-    likelihood: Likelihood
-    why: str  # the reason for the choice, a clause
-    warnings: tuple[str, ...]
-
-
-def choose(
-    columns: Sequence[Column], x: Array, source: Source, noun: Literal["column", "channel"] = "column"
-) -> Families:
-    """Choose the families of columns with the values `x` (R, D), float64 with NaN for missing values.
-
-    Each column gets the family of its kind: `source.likelihood` if that is for this kind, and otherwise the default.
-    `--likelihood gaussian` makes all columns continuous except for those whose kind `--kind` gives. Columns of several
-    kinds, and columns of categories, make a `mixed` table.
+    The values `raw.x` are (R, D), float64 with NaN for missing ones. Each column gets the family of its kind:
+    `source.likelihood` if that is for this kind, and otherwise the default. `--likelihood gaussian` makes all columns
+    continuous except for those whose kind `--kind` gives. Columns of several kinds, and columns of categories, make a
+    `mixed` table.
 
     Channels have one family. If they are of several kinds, then all are continuous. A single channel of categories is
     `categorical`.
@@ -52,6 +44,7 @@ def choose(
         InputError: If no column is of the kind of `source.likelihood`, or the channels are of several kinds that cannot
             be modelled as continuous.
     """
+    columns, source = raw.columns, raw.source
     given = source.likelihood
     if given is not None and given not in CHOICES:
         what = "is for 8-bit pixels of images" if given == "logistic8" else "cannot be chosen"
@@ -62,7 +55,10 @@ def choose(
     _refuse_kinds(columns, kinds, source, noun)
     families = DEFAULTS | ({} if given is None else {KIND_OF[given]: given})
     chosen = [families[kind] for kind in kinds]
-    warnings = (*_discrete(columns, kinds, x, source, noun), *_skewed(kinds, columns, x, source))
+    warnings = [*_discrete(columns, kinds, raw.x, source, noun), *_skewed(columns, kinds, raw.x, source)]
+    if noun == "column":
+        warnings += [*_bounded(columns, kinds, raw.x, source), *_far_away(columns, kinds, raw.x)]
+    raw = replace(raw, warnings=(*raw.warnings, *warnings))
     if len(set(chosen)) == 1 and (chosen[0] != "categorical" or noun == "channel"):
         reasons = {
             "real": "the values are continuous numbers", "positive": "the values are positive",
@@ -72,10 +68,16 @@ def choose(
         why = reasons[kinds[0]]
         if {column.kind for column in columns} != set(kinds):
             why = f"the {noun}s are of several kinds, and all are modelled as continuous"
-        return Families(tuple(columns), chosen[0], "--likelihood was given" if given else why, warnings)
+        return replace(raw, likelihood=chosen[0], why="--likelihood was given" if given else why)
     counts = ", ".join(f"{n} {family}" for family, n in Counter(chosen).items())
     mixed = tuple(replace(column, likelihood=family) for column, family in zip(columns, chosen, strict=True))
-    return Families(mixed, "mixed", f"each column has the likelihood of its kind ({counts})", warnings)
+    why = f"each column has the likelihood of its kind ({counts})"
+    return replace(raw, columns=mixed, likelihood="mixed", why=why)
+
+
+def misfits(x: Array, kind: str) -> Array:
+    """Return which values are not `EXPECTED` of their kind, count or positive, in the shape of x; missing ones are."""
+    return (x < 0) | ((x % 1 != 0) & (x == x)) if kind == "count" else x <= 0
 
 
 def kind_option(names: Sequence[str], kind: str) -> str:
@@ -144,7 +146,42 @@ def _fitting_kinds(column: Column, values: Array, source: Source) -> tuple[str, 
     return (*counts, "real") if is_whole and source.kind(column.name) is None else ()
 
 
-def _skewed(kinds: Sequence[str], columns: Sequence[Column], x: Array, source: Source) -> list[str]:
+def _bounded(columns: Sequence[Column], kinds: Sequence[str], x: Array, source: Source) -> list[str]:
+    """Return a warning about counts whose largest value is common, as it is in numbered categories and in grades."""
+    names = []
+    for column, kind, values in zip(columns, kinds, x.T, strict=True):
+        if kind == "count" and source.kind(column.name) is None:
+            known = values[~np.isnan(values)]
+            n = int((known == known.max(initial=0)).sum())
+            if n >= max(LEAST, COMMON * len(known)) and len(np.unique(known)) <= FEW:
+                names.append(column.name)
+    if not names:
+        return []
+    return [
+        f"{listed(names, 10)}: these whole numbers are modelled as counts, but the largest one is common, as in "
+        f"numbered categories or grades; {kind_option(names, 'category')} fits categories and "
+        f"{kind_option(names, 'count')} says that a column holds counts"
+    ]
+
+
+def _far_away(columns: Sequence[Column], kinds: Sequence[str], x: Array) -> list[str]:
+    """Return a warning about columns of numbers whose largest value is far away from almost all others."""
+    texts = []
+    for column, kind, values in zip(columns, kinds, x.T, strict=True):
+        if kind in ("real", "positive", "count"):
+            sizes = np.abs(values[~np.isnan(values)])
+            usual = np.quantile(sizes, 0.99, method="lower") if len(sizes) else 0.0
+            if sizes.max(initial=0) > FAR * usual > 0:
+                texts.append(f"{column.name} ({values[np.nanargmax(np.abs(values))]:,.10g})")
+    if not texts:
+        return []
+    return [
+        f"the largest value is more than {FAR:,.0f} times larger than 99% of the values in {listed(texts, 10)}; a few "
+        "such values decide the scale of the whole column, so leave the field empty if they are mistakes"
+    ]
+
+
+def _skewed(columns: Sequence[Column], kinds: Sequence[str], x: Array, source: Source) -> list[str]:
     """Return a warning about real columns for which the kind positive fits better."""
     import pandas
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.data import _arrays, _containers, _images, _sequences, _tables
+from pipeline.data import _arrays, _containers, _images, _sequence_files, _tables
 from pipeline.data._catalogue import CATALOGUE
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Raw
@@ -83,7 +83,7 @@ def _from_memory(source: Source, content: Any, like: Preprocessing | None) -> Ra
 
 def _tsv(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
     """Read a table with tabs between fields, or sequences in the form of the UCR archive."""
-    read = _tables.read if _sequences.is_table(path, source) else _sequences.ucr
+    read = _tables.read if _sequence_files.is_table(path, source) else _sequence_files.ucr
     return read(path, source, name, like)
 
 
@@ -98,9 +98,9 @@ READERS: Mapping[str, Callable[[Path, Source, str, Preprocessing | None], Raw]] 
     ".csv.gz": _tables.read,
     ".parquet": _tables.read,
     ".feather": _tables.read,
-    ".ts": _sequences.ucr,
+    ".ts": _sequence_files.ucr,
     ".tsv": _tsv,
-    ".mat": _sequences.music,
+    ".mat": _sequence_files.music,
     **dict.fromkeys(_images.IMAGES, _images.read),
 }
 FOLDERS: Mapping[str, Callable[[Path, Source, str, Preprocessing | None], Raw]] = {  # by a file that lies in them

@@ -1,4 +1,4 @@
-"""Arranges the columns of a table in groups with one likelihood each, with the initial offsets of a new model."""
+"""Facts about the training examples that a model needs: groups of one likelihood, exposures, and shares of classes."""
 
 from typing import Any
 
@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from pipeline.data._raw import Raw
 from variants.base.contract import KIND_OF, Group, Likelihood, ValueKind
 
-ORDER: tuple[ValueKind, ...] = ("real", "positive", "count", "binary", "category")  # the order of the groups, in which categories come last
+ORDER: tuple[ValueKind, ...] = ("real", "positive", "count", "binary", "category")  # the order of the groups
 QUANTILES = 21  # how many quantiles describe the exposures of the training data
+ROUNDS = 50  # of the iteration that finds the shares of counts of which some are missing
 Array = NDArray[Any]
 
 
@@ -34,65 +35,72 @@ def groups(raw: Raw, train: Array, spread: Array) -> tuple[Group, ...]:
         spread.
     """
     if raw.likelihood != "mixed":
-        kind = KIND_OF[raw.likelihood]
-        if kind == "positive":
-            return (_group(raw.likelihood, raw.x.shape[-1], spread=np.atleast_1d(spread)),)
-        if kind == "count":
-            every = np.arange(raw.x.shape[-1])
-            return (_group(raw.likelihood, raw.x.shape[-1], offset=_log_means(raw, train, every)),)
-        return ()
+        is_plain = KIND_OF[raw.likelihood] not in ("positive", "count")
+        return () if is_plain else (_group(raw, raw.likelihood, np.arange(raw.x.shape[-1]), train, spread),)
     result: list[Group] = []
     order = np.array(order_of(raw))
     likelihoods = np.array(raw.likelihoods)[order]
     for likelihood in dict.fromkeys(likelihoods.tolist()):
-        chosen = order[likelihoods == likelihood]
-        kind = KIND_OF[likelihood]
-        if kind == "category":
-            for i in chosen:
-                counts = _counts(raw.x[train, i], len(raw.columns[i].values))
-                result.append(_group(likelihood, len(counts), offset=np.log(counts / counts.sum())))
-            continue
-        offset, of_group = np.zeros(0), np.zeros(0)
-        if kind == "count":
-            offset = _log_means(raw, train, chosen)
-        elif kind == "binary":
-            frequencies = np.array([_counts(raw.x[train, i], 2) for i in chosen])
-            offset = np.log(frequencies[:, 1] / frequencies[:, 0])
-        elif kind == "positive":
-            of_group = spread[chosen]
-        result.append(_group(likelihood, len(chosen), offset=offset, spread=of_group))
+        columns = order[likelihoods == likelihood]
+        if likelihood == "categorical":
+            result += [_categorical_group(raw, i, train) for i in columns]
+        else:
+            result.append(_group(raw, likelihood, columns, train, spread))
     return tuple(result)
 
 
-def exposure(raw: Raw) -> Array | None:
-    """Return the exposure of each example, (N,), to which the means of its counts are proportional; None without one."""
-    if raw.exposure_kind == "sum":
-        is_count = [KIND_OF[likelihood] == "count" for likelihood in raw.likelihoods]
-        counts = raw.x[:, is_count] if raw.columns else raw.x
-        known = _known(raw)[:, is_count] if raw.columns else _known(raw)
-        total: Array = np.where(known, counts, 0.0).sum(axis=1)
-        return total
-    return raw.exposure
+def complete_exposure(raw: Raw, train: Array) -> Array | None:
+    """Return the exposure of each training example, (n,), as if none of its counts were missing; None without one.
+
+    A sum of known counts is divided by the share that their columns have of all counts. The shares have the largest
+    likelihood of the known counts given their sum. The exposure is NaN for examples without any known count.
+    """
+    exposure = None if raw.exposure is None else raw.exposure[train]
+    if exposure is None or raw.exposure_kind != "sum" or raw.known is None:
+        return exposure
+    is_count = np.array([KIND_OF[likelihood] == "count" for likelihood in raw.likelihoods])
+    known = raw.known[train][:, is_count].astype(np.float64)
+    totals = np.where(known, raw.x[train][:, is_count], 0.0).sum(0)
+    complete, known_share = exposure, known.mean(1)
+    for _ in range(ROUNDS):
+        rates = (totals + 0.5) / np.maximum(known.T @ complete, 0.5 * len(totals))
+        known_share = known @ (rates / rates.sum())
+        complete = np.divide(exposure, known_share, out=np.zeros_like(exposure), where=known_share > 0)
+    return np.where(known_share > 0, complete, np.nan)
 
 
 def quantiles(values: Array) -> tuple[float, ...]:
-    """Return evenly spaced quantiles of exposures (N,), from the smallest to the largest."""
-    return tuple(np.quantile(values.astype(np.float64), np.linspace(0, 1, QUANTILES)).tolist())
+    """Return evenly spaced quantiles of exposures (N,) that are not NaN, from the smallest to the largest."""
+    return tuple(np.nanquantile(values.astype(np.float64), np.linspace(0, 1, QUANTILES)).tolist())
 
 
-def one_hot(codes: Array, categories: int) -> Array:
-    """Return codes (N,) as one-hot vectors, (N, categories); zeros where a code is missing (NaN)."""
-    vectors: Array = codes[:, None] == np.arange(categories)
-    return vectors.astype(np.float64)
+def class_shares(y: NDArray[np.int64] | None, classes: int) -> tuple[float, ...]:
+    """Return the share of each class among the known labels, as if a class without examples had one."""
+    if y is None:
+        return ()
+    counts = np.bincount(y[y >= 0], minlength=classes).clip(min=1)
+    return tuple((counts / counts.sum()).tolist())
 
 
-def _group(likelihood: Likelihood, size: int, offset: Array | None = None, spread: Array | None = None) -> Group:
-    tuples = [tuple(np.asarray(v, np.float64).tolist()) if v is not None else () for v in (offset, spread)]
-    return Group(likelihood=likelihood, size=size, offset=tuples[0], spread=tuples[1])
+def _group(raw: Raw, likelihood: Likelihood, columns: Array, train: Array, spread: Array) -> Group:
+    """Return the group of columns, channels, or columns of pixels, of one likelihood that is not categorical."""
+    kind, offset, of_group = KIND_OF[likelihood], np.zeros(0), np.zeros(0)
+    if kind == "count":
+        offset = _log_means(raw, train, columns)
+    elif kind == "binary":
+        frequencies = np.array([_counts(raw.x[train, i], 2) for i in columns])
+        offset = np.log(frequencies[:, 1] / frequencies[:, 0])
+    elif kind == "positive":
+        of_group = spread[columns] if spread.ndim else spread.reshape(1)
+    return Group(
+        likelihood=likelihood, size=len(columns), offset=tuple(offset.tolist()), spread=tuple(of_group.tolist())
+    )
 
 
-def _known(raw: Raw) -> Array:
-    return np.ones(raw.x.shape, np.bool_) if raw.known is None else raw.known
+def _categorical_group(raw: Raw, column: int, train: Array) -> Group:
+    counts = _counts(raw.x[train, column], len(raw.columns[column].values))
+    offset = tuple(np.log(counts / counts.sum()).tolist())
+    return Group(likelihood="categorical", size=len(counts), offset=offset)
 
 
 def _counts(codes: Array, categories: int) -> Array:
@@ -107,20 +115,14 @@ def _log_means(raw: Raw, train: Array, columns: Array) -> Array:
 
     If there is an exposure, it is the logarithm of the mean count per unit of exposure.
     """
-    known = _known(raw)[train][..., columns]
-    x = np.where(known, raw.x[train][..., columns], 0.0)
+    every, exposure = raw.known, complete_exposure(raw, train)
+    smallest = 0.5 * (len(columns) if raw.exposure_kind == "sum" else 1)
+    x = raw.x[train][..., columns]
+    known = np.ones(x.shape, np.bool_) if every is None else every[train][..., columns]
+    x = np.where(known, x, 0.0)
     if raw.lengths is not None:
         known = known & raw.mask[train][..., None]
     axes = tuple(range(x.ndim - 1))
-    given = exposure(raw)
-    units = known if given is None else known * given[train].reshape(-1, *[1] * (x.ndim - 1))
-    log_means: Array = np.log((x.sum(axes) + 0.5) / np.maximum(units.sum(axes), 0.5))
+    units = known if exposure is None else np.where(known, exposure[:, None], 0.0)
+    log_means: Array = np.log((x.sum(axes) + 0.5) / np.maximum(units.sum(axes), smallest))
     return log_means
-
-
-def class_shares(y: NDArray[np.int64] | None, classes: int) -> tuple[float, ...]:
-    """Return the share of each class among the known labels, as if a class without examples had one."""
-    if y is None:
-        return ()
-    counts = np.bincount(y[y >= 0], minlength=classes).clip(min=1)
-    return tuple((counts / counts.sum()).tolist())

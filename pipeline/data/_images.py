@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data._columns import PARTS
 from pipeline.data._pixels import from_pixels, resized
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Raw
 from pipeline.data._source import OF_TABLES, Source, refuse_options
+from pipeline.data._special_columns import SPLIT_NUMBERS
 from pipeline.data._splits import listed
 from pipeline.progress import Display
 from variants import InputError
@@ -130,7 +130,7 @@ def _classes(
     """Return the class of each image, and the indices of each split, by the folders in which the images lie."""
     folders = {parts[0] for parts in names if len(parts) > 1}
     at_top = any(len(parts) == 1 for parts in names)
-    part_of = {folder: PARTS[folder.lower()] for folder in folders if folder.lower() in PARTS}
+    part_of = {folder: SPLIT_NUMBERS[folder.lower()] for folder in folders if folder.lower() in SPLIT_NUMBERS}
     splits = None
     is_split = bool(folders) and not at_top and set(part_of) == folders and 0 in part_of.values()
     if like is None and not is_split and len(set(part_of.values())) > 1:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data import _columns, _sequences, _times
+from pipeline.data import _columns, _sequences, _special_columns, _times
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Column, Raw
 from pipeline.data._source import Source, refuse_options
@@ -51,8 +51,8 @@ def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None 
             does not say what to do, or if a column cannot be modelled.
     """
     refuse_options(source, ("size", "alpha", "exposure"), "sequences in tables", like)
-    frame = _columns.without_dropped(frame, source) if like is None else frame
-    series_column, time_column = _special_columns(frame, source)
+    frame = _special_columns.without_dropped(frame, source) if like is None else frame
+    series_column, time_column = _series_and_time(frame, source)
     codes, keys = _sequence_of_rows(frame, series_column, source, like)
     notes = []
     if series_column is None:
@@ -102,7 +102,7 @@ def _sequence_of_rows(
 
     if column is None:
         return np.zeros(len(frame), dtype=np.int64), pandas.Index(["the only sequence"])
-    codes, names = _columns.codes_of(frame, column, "kind", source, "a sequence in each row", sort=True)
+    codes, names = _special_columns.codes_of(frame, column, "kind", source, "a sequence in each row", sort=True)
     if like is None and len(names) == len(frame):
         raise InputError(
             f"{source}: no two rows have the same value in the column {column}; expected several rows for each "
@@ -125,7 +125,7 @@ def _channels(
     return columns, x, notes
 
 
-def _special_columns(frame: Any, source: Source) -> tuple[str | None, str | None]:
+def _series_and_time(frame: Any, source: Source) -> tuple[str | None, str | None]:
     """Return the names of the columns that hold the sequence and the time of each row.
 
     Raises:
@@ -137,7 +137,7 @@ def _special_columns(frame: Any, source: Source) -> tuple[str | None, str | None
     series = named[0] if named and named[0] in frame else _column_called("series", frame, source)
     time = source.time or _column_called("time", frame, source)
     if source.time is not None:
-        _columns.find(frame, source.time, "time", source)
+        _special_columns.find(frame, source.time, "time", source)
     if time is None and series is not None and series not in named:
         raise InputError(
             f"{source}: there is a column {series}, but no column time; expected --time COLUMN if the rows are steps "
@@ -302,17 +302,16 @@ def _with_facts(
     """
     source, one_each = raw.source, frame.iloc[first]
     used, parts, labels, notes = list[str](), list[str](), None, list[str]()
-    label = _columns.label_column(frame, source)
+    label = _special_columns.label_column(frame, source)
     if label is not None and (like is None or (like.class_names and label in frame)):
-        labels = _columns.labels(one_each, label, source)
+        labels = _special_columns.labels(one_each, label, source)
         used.append(label)
     if like is None:
-        parts = [column for column in frame if _columns.is_split(frame[column])]
+        parts = [column for column in frame if _special_columns.is_split(frame[column])]
         used += parts
         if source.group is not None:
-            raw = replace(
-                raw, groups=_columns.codes_of(frame, source.group, "group", source, "a group in each row")[0][first]
-            )
+            groups, _ = _special_columns.codes_of(frame, source.group, "group", source, "a group in each row")
+            raw = replace(raw, groups=groups[first])
             used.append(source.group)
     for column in used:
         differs = frame[column].groupby(codes).nunique(dropna=False) > 1
@@ -323,5 +322,5 @@ def _with_facts(
             )
     raw = raw.with_labels(labels, like.class_names if like else None)
     if parts:
-        raw = replace(raw, splits=_columns.given_splits(one_each, parts, source, notes))
+        raw = replace(raw, splits=_special_columns.given_splits(one_each, parts, source, notes))
     return replace(raw, notes=(*raw.notes, *notes)), used

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.data._catalogue import CATALOGUE, GREY
+from pipeline.data._families import EXPECTED, misfits
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import PixelFormat, Raw
 from pipeline.data._source import Source
@@ -80,22 +81,26 @@ def from_pixels(
     elif KIND_OF.get(likelihood) in ("positive", "count") and likelihood != "zero-inflated":
         x, why = _of_kind(x, source, likelihood), "--likelihood was given"
     else:
-        expected = {
-            "bernoulli": "two values, or 8-bit values", "logistic8": "8-bit values", "categorical": "sequences",
-        }.get(likelihood, "tables and sequences")  # fmt: skip
-        advice = (
-            "negative-binomial or poisson" if likelihood == "zero-inflated"
-            else "gaussian, or pixels that are scaled and rounded to whole numbers from 0 to 255"
-        )  # fmt: skip
-        raise InputError(
-            f"{source}: --likelihood {given} is for {expected}, and the pixels are {_range(x)}; expected --likelihood "
-            f"{advice}"
-        )
+        raise _likelihood_error(x, source)
     return replace(
         raw, x=np.ascontiguousarray(x), observed=known, likelihood=likelihood, why=why,
         pixels=PixelFormat(dtype=str(dtype), low=low, high=high, channel_axis=axis), notes=tuple(notes),
         warnings=tuple(warnings),
     )  # fmt: skip
+
+
+def _likelihood_error(x: Array, source: Source) -> InputError:
+    """Return the error that says why `source.likelihood` does not fit the pixels."""
+    expected = {
+        "bernoulli": "two values, or 8-bit values", "logistic8": "8-bit values", "categorical": "sequences",
+    }.get(str(source.likelihood), "tables and sequences")  # fmt: skip
+    advice = "gaussian, or pixels that are scaled and rounded to whole numbers from 0 to 255"
+    if source.likelihood == "zero-inflated":
+        advice = "negative-binomial or poisson"
+    return InputError(
+        f"{source}: --likelihood {source.likelihood} is for {expected}, and the pixels are {_range(x)}; expected "
+        f"--likelihood {advice}"
+    )
 
 
 def _of_kind(x: Array, source: Source, likelihood: Likelihood) -> Array:
@@ -104,18 +109,17 @@ def _of_kind(x: Array, source: Source, likelihood: Likelihood) -> Array:
     Raises:
         InputError: If a pixel is not positive, or is no count.
     """
-    is_count = KIND_OF[likelihood] == "count"
-    is_bad = (x < 0) | ((x % 1 != 0) & (x == x)) if is_count else x <= 0
+    kind = KIND_OF[likelihood]
+    is_bad = misfits(x, kind)
     if is_bad.any():
         bad = is_bad.reshape(len(x), -1).any(1)
         first = int(bad.argmax())
-        expected = "whole numbers from 0" if is_count else "values above 0"
         raise InputError(
-            f"{source}: the likelihood {likelihood} is for {expected}, and {bad.sum()} of {len(x)} images have other "
-            f"pixels, the first is image {first + 1} with {x[first][is_bad[first]][0]:g}; expected such pixels only, "
-            "or a model with --likelihood gaussian"
+            f"{source}: the likelihood {likelihood} is for {EXPECTED[kind]}, and {bad.sum()} of {len(x)} images have "
+            f"other pixels, the first is image {first + 1} with {x[first][is_bad[first]][0]:g}; expected such pixels "
+            "only, or a model with --likelihood gaussian"
         )
-    return x.astype(np.uint16) if is_count and x.dtype.itemsize == 1 else x  # because uint8 stands for 8-bit and grey values
+    return x
 
 
 def _new_pixels(x: Array, source: Source, like: Preprocessing, dtype: np.dtype[Any]) -> Array:

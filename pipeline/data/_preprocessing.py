@@ -66,14 +66,14 @@ class Preprocessing:
         if raw.lengths is not None:
             layout = "roll" if raw.likelihood in ("bernoulli", "categorical") else "lines"
         shift, scale, low, high, spread = _statistics(raw, index)
-        order, exposure = _groups.order_of(raw), _groups.exposure(raw)
+        order, exposure = _groups.order_of(raw), _groups.complete_exposure(raw, index)
         groups = _groups.groups(raw, index, spread)
         known = raw.known
         spec = DataSpec(
             name=raw.name, shape=(*shape[:-1], sum(g.size for g in groups)) if order else tuple(shape),
             likelihood=raw.likelihood, classes=len(raw.class_names), steps=steps, groups=groups,
             missing=known is not None and not known[index].all(), exposure=raw.exposure_kind,
-            exposures=() if exposure is None else _groups.quantiles(exposure[index]),
+            exposures=() if exposure is None else _groups.quantiles(exposure),
             class_shares=_groups.class_shares(None if raw.y is None else raw.y[index], len(raw.class_names)),
         )  # fmt: skip
         return cls(
@@ -94,14 +94,7 @@ class Preprocessing:
         Raises:
             InputError: If the examples have another shape or other units, or values are infinite or missing.
         """
-        steps = raw.lengths is not None
-        shape = raw.x.shape[2:] if steps else raw.x.shape[1:]
-        expected = (len(self.columns),) if self.order else self.spec.shape
-        if tuple(shape) != expected or steps != bool(self.spec.steps):
-            raise InputError(
-                f"{raw.source}: examples have the shape {'x'.join(map(str, shape))}; the model was trained on "
-                f"{'sequences with steps of ' if self.spec.steps else ''}{'x'.join(map(str, expected))}"
-            )
+        self._check_shape(raw)
         raw.check_values()
         known = raw.known
         if known is not None and is_new and not (self.spec.missing or allow_missing):
@@ -118,14 +111,15 @@ class Preprocessing:
                 raise InputError(f"{raw.source}: there are values as large as {largest:g}; expected smaller ones")
         elif self.spec.likelihood == "bernoulli" and x.dtype.kind == "f":
             x = x.astype(np.bool_)
-        elif x.dtype != np.uint8 and x.dtype.kind != "b":
+        elif self.spec.likelihood not in ("bernoulli", "categorical", "logistic8"):
             x = x.astype(np.float32)
         if self.order:
             x, known = self._expanded(x, known)
-        values, mask = torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(raw.mask) if steps else None
+        values = torch.from_numpy(np.ascontiguousarray(x))
+        mask = torch.from_numpy(raw.mask) if self.spec.steps else None
         if mask is not None and values.dtype == torch.float32:
             values = values * mask[..., None]
-        exposure = _groups.exposure(raw)
+        exposure = raw.exposure
         return Batch(
             values, None if raw.y is None else torch.from_numpy(raw.y), mask,
             observed=None if known is None else torch.from_numpy(np.ascontiguousarray(known)),
@@ -136,7 +130,7 @@ class Preprocessing:
         """Return columns (N, D) in the order in which they enter a model, categories as one-hot vectors."""
         observed = None if known is None else np.repeat(known[..., self.order], self._sizes, axis=-1)
         parts = [
-            _groups.one_hot(x[..., i], n) if self._is_category(i) else x[..., [i]]
+            x[..., [i]] == np.arange(n) if self._is_category(i) else x[..., [i]]
             for i, n in zip(self.order, self._sizes, strict=True)
         ]
         values = np.concatenate(parts, axis=-1).astype(np.float32)
@@ -149,6 +143,17 @@ class Preprocessing:
 
     def _is_category(self, column: int) -> bool:
         return self.columns[column].likelihood == "categorical"
+
+    def _check_shape(self, raw: Raw) -> None:
+        """Raise `InputError` if examples are of another shape than those of the training data."""
+        steps = raw.lengths is not None
+        shape = raw.x.shape[2:] if steps else raw.x.shape[1:]
+        expected = (len(self.columns),) if self.order else self.spec.shape
+        if tuple(shape) != expected or steps != bool(self.spec.steps):
+            raise InputError(
+                f"{raw.source}: examples have the shape {'x'.join(map(str, shape))}; the model was trained on "
+                f"{'sequences with steps of ' if self.spec.steps else ''}{'x'.join(map(str, expected))}"
+            )
 
     def _refuse_missing(self, raw: Raw, known: Array) -> None:
         """Raise `InputError` about missing values of a model whose training data had none."""
@@ -168,7 +173,7 @@ class Preprocessing:
     def log_jacobian_each(self, batch: Batch) -> Tensor:
         """Return the part of `log_jacobian` of each value, in the shape of x; 0 for missing values and padding.
 
-        It is minus the logarithm of the scale if the likelihood of the value is a density, and 0 if it is a probability.
+        It is minus the logarithm of the scale of a value whose likelihood is a density, and 0 for a probability.
         """
         log_scale = self.scale.log().to(batch.x.device, torch.float64)
         if self.order:
@@ -187,7 +192,7 @@ class Preprocessing:
         if raw.lengths is not None:
             distance = distance[raw.mask]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # columns without a known value are left out, because they have no median
+            warnings.simplefilter("ignore", RuntimeWarning)  # a column without known values has no median
             # an image may be dark almost everywhere, so the largest distance counts, not the median
             typical = np.atleast_1d(np.nanmax(distance) if low.ndim == 0 else np.nanmedian(distance, axis=0))
         typical = np.nan_to_num(typical)
@@ -232,7 +237,7 @@ class Preprocessing:
         return np.asarray(values)
 
     def by_column(self, x: Tensor) -> Array:
-        """Sum numbers in the shape of `Batch.x`, such as log p, over the one-hot vectors: one for each value of the source."""
+        """Sum numbers in the shape of `Batch.x`, such as log p, so that there is one for each value of the source."""
         values = x.detach().cpu().double().numpy()
         if self.spec.likelihood == "categorical":
             return np.asarray(values.sum(-1, keepdims=True))
@@ -253,17 +258,20 @@ class Preprocessing:
             return np.moveaxis(x, 1, -1)
         return x[:, 0] if self.pixels.channel_axis == "none" and self.layout == "images" else x
 
+    def is_grey(self, x: Tensor) -> bool:
+        """Whether stored values are grey values of a Bernoulli model, which are binarised before they are scored."""
+        return x.dtype == torch.uint8 and self.spec.likelihood == "bernoulli"
+
     def binarized(self, batch: Batch) -> Batch:
         """Return a batch in float32 that a variant can score. Grey values of a Bernoulli model are binarised.
 
         The draw depends on the values of the example alone, so that an example always gets the same pixels.
         """
-        x = batch.x
-        if x.dtype == torch.uint8 and self.spec.likelihood == "bernoulli":
-            grey = x.numpy()
+        if self.is_grey(batch.x):
+            grey = batch.x.numpy()
             draws = [np.random.default_rng(zlib.crc32(row.tobytes())).random(row.shape) < row / 255 for row in grey]
             return dataclasses.replace(batch, x=torch.from_numpy(np.stack(draws)).float())
-        return dataclasses.replace(batch, x=x.float() / 255 if x.dtype == torch.uint8 else x.float())
+        return dataclasses.replace(batch, x=as_float(batch.x))
 
     def save(self, folder: Path) -> None:
         """Write `preprocessing.json` and `preprocessing.safetensors` into a folder."""
@@ -308,6 +316,11 @@ class Preprocessing:
             raise InputError(f"{folder}: the preprocessing cannot be read ({type(error).__name__}: {error})") from error
 
 
+def as_float(x: Tensor) -> Tensor:
+    """Return stored values in float32, with 8-bit values divided by 255."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+
+
 def _statistics(raw: Raw, train: NDArray[np.int64]) -> list[Array]:
     """Return shift, scale, the smallest and the largest value, and the spread of log x, of training examples.
 
@@ -332,11 +345,12 @@ def _statistics(raw: Raw, train: NDArray[np.int64]) -> list[Array]:
         warnings.simplefilter("ignore", RuntimeWarning)  # about columns without known values in the training split
         logs = np.log(x) if np.any(is_positive) else np.zeros(x.shape)
         shift, deviation = mean(x, axes), std(x, axes, ddof=1)
-        scale = np.where(is_real, deviation, np.where(is_positive, np.exp(mean(logs, axes)), 1.0))
         spread, limits = std(logs, axes, ddof=1), [low(x, axes), high(x, axes)]
+        varies = limits[0] < limits[1]  # the standard deviation of equal values may differ from 0 by rounding
+        scale = np.where(is_real & varies, deviation, np.where(is_positive, np.exp(mean(logs, axes)), 1.0))
     return [
         np.where(is_real & ~np.isnan(shift), shift, 0.0), np.where(scale > 0, scale, 1.0),
-        *(np.nan_to_num(limit) for limit in limits), np.where(is_positive & (spread > 0), spread, 1.0),
+        *(np.nan_to_num(limit) for limit in limits), np.where(is_positive & varies & (spread > 0), spread, 1.0),
     ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.data._source import Kind, Source
 from pipeline.data._times import row_name
 from variants import InputError
-from variants.base.contract import Likelihood
+from variants.base.contract import KIND_OF, Likelihood
 
 MINIMUM = 10  # with fewer examples, a validation or test split would be empty
 Layout = Literal["images", "table", "lines", "roll"]  # how examples are drawn in pictures
@@ -83,8 +83,8 @@ class Raw:
     The likelihood decides the type of `x`: bool for `bernoulli` and `categorical` (one-hot), uint8 for grey values that
     are binarised (`bernoulli`) and for `logistic8`, and any type of numbers for others. Binary columns of a table are
     already 0 and 1, and category columns are numbers from 0. Tables are (N, D), images (N, C, H, W), and sequences
-    (N, T, D) with `lengths` (N,), padded with zeros. A missing value is NaN, or is false in `observed` if the type of `x` has no NaN.
-    Binary values are therefore floats if some are missing, unless `observed` marks these.
+    (N, T, D) with `lengths` (N,), padded with zeros. A missing value is NaN, or is false in `observed` if the type of
+    `x` has no NaN. Binary values are therefore floats if some are missing, unless `observed` marks these.
     """
 
     name: str  # of the data set
@@ -99,11 +99,9 @@ class Raw:
     pixels: PixelFormat | None = None  # of images
     splits: list[torch.Tensor] | None = None  # indices of the three splits, if given; an empty one is drawn
     lengths: NDArray[np.int64] | None = None
-    observed: NDArray[np.bool_] | None = (
-        None  # in the shape of x, false for missing values; None if only NaN is missing
-    )
+    observed: NDArray[np.bool_] | None = None  # in the shape of x, false for missing values; None: only NaN is missing
     exposure_kind: Literal["", "sum", "column"] = ""  # see `DataSpec.exposure`
-    exposure: NDArray[np.float64] | None = None  # (N,) of the column that holds it
+    given_exposure: NDArray[np.float64] | None = None  # (N,) values of the column of exposures, if there is one
     layout: Layout | None = None  # None: follows from the shape
     factors: Factors | None = None
     rows: Any = None  # a pandas Index with the labels of the rows
@@ -133,6 +131,17 @@ class Raw:
         return [column.likelihood or self.likelihood for column in self.columns]
 
     @property
+    def exposure(self) -> NDArray[np.float64] | None:
+        """What the means of the counts of each example are proportional to, (N,); None if nothing is."""
+        if self.exposure_kind != "sum":
+            return self.given_exposure
+        likelihoods = self.likelihoods or [self.likelihood] * self.x.shape[1]
+        is_count = np.array([KIND_OF[likelihood] == "count" for likelihood in likelihoods])
+        counts, known = self.x[:, is_count], self.known
+        sums: NDArray[np.float64] = (counts if known is None else np.where(known[:, is_count], counts, 0.0)).sum(axis=1)
+        return sums
+
+    @property
     def mask(self) -> NDArray[np.bool_]:
         """Which steps of padded sequences are real, (N, T)."""
         assert self.lengths is not None
@@ -140,7 +149,7 @@ class Raw:
 
     def __getitem__(self, index: slice) -> "Raw":
         """Return some of the examples."""
-        names = ("x", "y", "lengths", "observed", "exposure", "rows", "groups", "times", "factors")
+        names = ("x", "y", "lengths", "observed", "given_exposure", "rows", "groups", "times", "factors")
         return replace(self, splits=None, **{n: v[index] for n in names if (v := getattr(self, n)) is not None})
 
     def with_notes(self, notes: Iterable[str]) -> "Raw":
@@ -169,7 +178,7 @@ class Raw:
         return np.asarray(~known.reshape(len(known), -1).any(1))
 
     def checked(self) -> "Raw":
-        """Return this data set, with a warning about examples without any value.
+        """Return this data set, with warnings about examples and pixels without any value.
 
         Raises:
             InputError: If it has too few examples, infinite values, no values, or only equal ones.
@@ -189,13 +198,19 @@ class Raw:
             raise InputError(f"{self.source}: all {len(self.x)} {self.noun} are equal; expected different ones")
         if self.factors is not None:
             self.factors.checked(str(self.source), len(self.x))
+        warnings = list(self.warnings)
         if empty.any():
-            warning = (
+            warnings.append(
                 f"{empty.sum():,} of {len(empty):,} {self.noun} have no values at all, the first is "
                 f"{self._name_of(int(empty.argmax()))}; a model learns nothing from them"
             )
-            return replace(self, warnings=(*self.warnings, warning))
-        return self
+        if known is not None and self.noun == "images" and not known.any(0).all():
+            unseen = ~known.any(0)
+            warnings.append(
+                f"{unseen.sum():,} of the {unseen.size:,} values of an image are missing in all images, such as "
+                "dead pixels; what a model fills in there means nothing"
+            )
+        return replace(self, warnings=tuple(warnings))
 
     def check_values(self, advice: str = "") -> None:
         """Raise `InputError` if there are no values, or some are infinite. `advice` ends the message."""

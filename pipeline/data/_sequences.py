@@ -1,9 +1,7 @@
-"""Reads sequences: files of the UCR/UEA archive, polyphonic music, and a user's own arrays."""
+"""Reads sequences in arrays, and chooses the likelihood of their values."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +10,9 @@ from numpy.typing import NDArray
 
 from pipeline.data import _columns, _families
 from pipeline.data._preprocessing import Preprocessing
-from pipeline.data._raw import Column, Raw, consecutive
-from pipeline.data._source import OF_TABLES, Source, file_name, refuse_options
-from pipeline.data._splits import listed, stratified
+from pipeline.data._raw import Column, Raw
+from pipeline.data._source import OF_TABLES, Source, refuse_options
+from pipeline.data._splits import listed
 from variants import InputError
 from variants.base.contract import KIND_OF, Likelihood
 
@@ -123,7 +121,7 @@ def _check_series(series: Sequence[NDArray[Any]], source: Source) -> None:
 
 
 def _are_plain_symbols(values: NDArray[Any]) -> bool:
-    """Whether whole numbers have few different values that occur often, as symbols do. Missing ones make them floats."""
+    """Whether numbers, which are floats if some are missing, have few different values that occur often, as symbols."""
     known = values[~np.isnan(values)]
     is_whole = values.dtype.kind in "iu" or (len(known) < values.size and (known % 1 == 0).all())
     if not is_whole or known.min() < 0 or known.max() >= PLAIN_SYMBOLS:
@@ -180,19 +178,14 @@ def with_likelihood(columns: Sequence[Column], x: NDArray[Any], raw: Raw) -> Raw
                 f"{columns[0].values[0]} and {columns[0].values[1]}; expected --likelihood bernoulli"
             )
         return _symbols(x, columns[0].name, raw)
-    kind = KIND_OF.get(given) if given else None
-    if kind in ("positive", "count"):
+    if given is not None and (kind := KIND_OF.get(given)) in ("positive", "count"):
         columns, x = _as_numbers(columns, x, source)
         _check_kind(x, given, raw)
         columns = [c if c.values or source.kind(c.name) else replace(c, kind=kind) for c in columns]
-    families = _families.choose(columns, x, source, "channel")
-    raw = replace(
-        raw, x=x, columns=families.columns, likelihood=families.likelihood, why=families.why,
-        warnings=(*raw.warnings, *families.warnings),
-    )  # fmt: skip
+    raw = _families.choose(replace(raw, x=x, columns=tuple(columns)), "channel")
     if raw.likelihood == "categorical":
         one_hot = _symbols(x, columns[0].name, raw, len(columns[0].values))
-        return replace(one_hot, columns=families.columns, why=families.why)
+        return replace(one_hot, columns=raw.columns, why=raw.why)
     if raw.likelihood == "bernoulli":
         return _binary(x, raw)
     if len(columns) == 1 and given is None and not columns[0].values and _may_be_symbols(x):
@@ -219,19 +212,18 @@ def _may_be_symbols(values: NDArray[Any]) -> bool:
     return bool(((known >= 0) & (known < SYMBOLS) & (known % 1 == 0)).all())
 
 
-def _check_kind(x: NDArray[Any], likelihood: Likelihood | None, raw: Raw) -> None:
-    """Raise `InputError` if the likelihood is for positive values or counts and a value of steps (R, D) is no such one."""
-    assert raw.lengths is not None and likelihood is not None
-    is_count = KIND_OF[likelihood] == "count"
-    is_bad = (x < 0) | ((x % 1 != 0) & ~np.isnan(x)) if is_count else x <= 0
+def _check_kind(x: NDArray[Any], likelihood: Likelihood, raw: Raw) -> None:
+    """Raise `InputError` if the likelihood is for positive values or counts, and steps (R, D) have other values."""
+    assert raw.lengths is not None
+    kind = KIND_OF[likelihood]
+    is_bad = _families.misfits(x, kind)
     if is_bad.any():
         row, channel = np.argwhere(is_bad)[0]
         number = int(np.searchsorted(raw.lengths.cumsum(), row, side="right"))
         name = number + 1 if raw.rows is None else raw.rows[number]
         step = row - raw.lengths[:number].sum() + 1
-        expected = "whole numbers from 0" if is_count else "values above 0"
         raise InputError(
-            f"{raw.source}: the likelihood {likelihood} is for {expected}, and sequence {name} has "
+            f"{raw.source}: the likelihood {likelihood} is for {_families.EXPECTED[kind]}, and sequence {name} has "
             f"{x[row, channel]:g} at step {step}; expected such values only, or a model with --likelihood gaussian"
         )
 
@@ -285,117 +277,9 @@ def pad_steps(raw: Raw) -> Raw:
     return padded
 
 
-def ucr(path: Path, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
-    """Read NAME_TRAIN.ts or .tsv of the UCR/UEA archive, with NAME_TEST beside it as the test split (Dau et al. 2019).
-
-    A fifth of each class of the training file is the validation split. Without NAME_TEST, one file is split in three.
-    """
-    read = _ts if path.suffix.lower() == ".ts" else _tsv
-    if like is None and path.stem.endswith("_TEST"):
-        raise InputError(
-            f"{path}: name the file that ends in _TRAIN; the file beside it that ends in _TEST is the test split"
-        )
-    series, names = read(path)
-    stem = path.stem.removesuffix("_TRAIN")
-    name = file_name(path.with_name(f"{stem}{path.suffix}"), [])
-    other = path.with_name(f"{stem}_TEST{path.suffix}")
-    if like is not None or source.test is not None or not (path.stem.endswith("_TRAIN") and other.exists()):
-        raw = from_series(series, names, source, name, like)
-        if read is _tsv and not path.stem.endswith(("_TRAIN", "_TEST")):
-            note = "each line is read as a class and a sequence of values; --no-header reads the file as a table"
-            raw = raw.with_notes([note])
-        return raw
-    first = len(series)
-    more, more_names = read(other)
-    series = series + more
-    y = None if names is None or more_names is None else np.concatenate([names, more_names])
-    codes = None if y is None else np.unique(y, return_inverse=True)[1][:first]
-    parts = stratified(codes, first, 5, test=False)
-    splits = [*parts, torch.arange(first, len(series))]
-    return from_series(series, y, source, name, like, splits=splits)
-
-
-def is_table(path: Path, source: Source) -> bool:
-    """Whether a .tsv file is a table: its first line holds names, or `--no-header` was given."""
-    if path.stem.endswith(("_TRAIN", "_TEST")) or not source.header:
-        return not source.header
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        fields = stream.readline().strip("\ufeff\r\n").split("\t")
-    return not all(re.fullmatch(r"\s*([+-]?[\d.]+([eE][+-]?\d+)?|NaN|nan|)\s*", field) for field in fields)
-
-
-def _tsv(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
-    """Read a label and the values of one channel from each line. NaN at the end is padding."""
-    import pandas
-
-    try:
-        table = pandas.read_csv(path, sep="\t", header=None)
-        values = table.iloc[:, 1:].to_numpy(np.float64)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as labels and values between tabs ({error})") from error
-    return [_trimmed(row[:, None]) for row in values], table[0].to_numpy()
-
-
-def _ts(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
-    """Read lines after a header (@...): values between commas, channels between colons, and then the label."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error})") from error
-    facts = dict(_facts(lines))
-    if facts.get("timestamps", "false").lower() == "true":
-        raise InputError(f"{path} holds time stamps; expected values at equal intervals (@timeStamps false)")
-    labelled = facts.get("classlabel", "false").lower().startswith("true")
-    begin = next((i for i, line in enumerate(lines, 1) if line.strip().lower() == "@data"), len(lines))
-    series, names = [], []
-    for number, line in enumerate(lines[begin:], begin + 1):
-        if not line.strip():
-            continue
-        channels = line.strip().split(":")
-        if labelled:
-            names.append(channels.pop())
-        try:
-            columns = [np.array([float(v) if v.strip() != "?" else np.nan for v in c.split(",")]) for c in channels]
-            series.append(_trimmed(np.stack(columns, axis=1)))
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: {error}; expected numbers, as in UCR's .ts") from error
-    return series, np.array(names) if labelled else None
-
-
-def _facts(lines: list[str]) -> Iterator[tuple[str, str]]:
-    for line in lines:
-        match = re.match(r"@(\w+)\s+(.*)", line.strip())
-        if match:
-            yield match[1].lower(), match[2]
-
-
-def _trimmed(values: NDArray[Any]) -> NDArray[Any]:
-    """Remove the last steps in which every channel is missing."""
-    real = np.flatnonzero(~np.isnan(values).all(axis=1))
-    return values[: real[-1] + 1 if len(real) else 0]
-
-
-def music(path: Path, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
-    """Read piano rolls (T, 88) of zeros and ones from the cells traindata, validdata and testdata of a .mat file.
-
-    Boulanger-Lewandowski, Bengio & Vincent 2012 published music in this form.
-    """
-    from scipy.io import loadmat
-
-    parts = ("traindata", "validdata", "testdata")
-    try:
-        cells = loadmat(path)
-    except Exception as error:  # scipy raises many types
-        raise InputError(f"{path} cannot be read as a .mat file ({error})") from error
-    if not set(parts) <= set(cells):
-        names = ", ".join(k for k in cells if not k.startswith("__"))
-        raise InputError(f"{path} holds {names}; expected cells {', '.join(parts)} of (T, 88) rolls")
-    groups = [list(cells[p].ravel()) for p in parts]
-    series = [s for group in groups for s in group]
-    return from_series(series, None, source, name, like, splits=consecutive(map(len, groups)))
-
-
-def padded(x: NDArray[Any], lengths: NDArray[Any], source: Source, name: str, like: Preprocessing | None = None) -> Raw:
+def from_padded(
+    x: NDArray[Any], lengths: NDArray[Any], source: Source, name: str, like: Preprocessing | None = None
+) -> Raw:
     """Make a `Raw` of padded sequences x (N, T, D), or (N, T) for symbols or one channel, with their lengths (N,).
 
     Raises:

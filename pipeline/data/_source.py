@@ -14,15 +14,8 @@ from variants.base.contract import InputError, Likelihood
 SPLIT_SEED = 20131220  # the default seed of splits (the VAE appeared on arXiv on that day)
 Kind = Literal["real", "positive", "count", "binary", "category", "pixels", "sequence"]
 KINDS: tuple[Kind, ...] = get_args(Kind)  # that `--kind` accepts
-OF_TABLES = (
-    "label",
-    "group",
-    "time",
-    "drop",
-    "header",
-    "gaps",
-    "exposure",
-)  # the fields of `Source` that name columns, or say how columns are read
+# the fields of `Source` that name columns, or say how columns are read
+OF_TABLES = ("label", "group", "time", "drop", "header", "gaps", "exposure")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from pipeline.data._catalogue import CATALOGUE
 from pipeline.data._raw import MINIMUM, Raw
 from pipeline.data._source import SPLIT_SEED
 from variants import InputError
+from variants.base.contract import DENSITIES, KIND_OF
 
 PARTS = ("training", "validation", "test")
 SHARE = 10  # validation and test each get one example in this many
@@ -77,7 +78,7 @@ def stratified(
 
 
 def with_warnings(raw: Raw, index: list[torch.Tensor]) -> Raw:
-    """Return the data with warnings about classes that a split lacks, and about examples that two splits share.
+    """Return the data with warnings about classes and values that a split lacks, and examples that two splits share.
 
     Built-in data sets are returned as they are.
 
@@ -103,6 +104,11 @@ def with_warnings(raw: Raw, index: list[torch.Tensor]) -> Raw:
                 f"{shared:,} of {len(test):,} test {raw.noun} belong to groups of which other {raw.noun} are in the "
                 "training split; --split group keeps groups whole"
             )
+    if unlearnable := _without_variation(raw, train):
+        warnings.append(
+            f"these columns have one value or none in the training split, so their density cannot be learned: "
+            f"{listed(unlearnable)}; --drop leaves columns out"
+        )
     copies = equal_examples(raw)
     if copies is not None and not _allows_few_rows(raw):
         shared = int(np.isin(copies[test], copies[train]).sum())
@@ -111,6 +117,18 @@ def with_warnings(raw: Raw, index: list[torch.Tensor]) -> Raw:
         if shared:
             warnings.append(f"{share} equal to a training {one}, so test scores say little about new {raw.noun}")
     return replace(raw, warnings=(*raw.warnings, *warnings))
+
+
+def _without_variation(raw: Raw, train: Indices) -> list[str]:
+    """Return the names of columns with a density that have no two different known values among training rows."""
+    if raw.x.ndim != 2:  # images and sequences
+        return []
+    names, known = [], raw.known
+    for i, (column, likelihood) in enumerate(zip(raw.columns, raw.likelihoods, strict=True)):
+        values = raw.x[train, i] if known is None else raw.x[train, i][known[train, i]]
+        if KIND_OF[likelihood] in DENSITIES and not (len(values) and values.min() < values.max()):
+            names.append(column.name)
+    return names
 
 
 def equal_examples(raw: Raw) -> Indices | None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data import _columns, _families, _groups, _long_tables, _times
+from pipeline.data import _columns, _families, _long_tables, _special_columns, _times
 from pipeline.data._columns import NUMBER
 from pipeline.data._pixels import from_pixels
 from pipeline.data._preprocessing import Preprocessing
@@ -221,21 +221,21 @@ def _check_header(names: list[str], source: Source) -> None:
 
 def _examples(frame: Any, source: Source, name: str) -> Raw:
     """Make a `Raw` of a table with one row for each example."""
-    frame = _columns.without_dropped(frame, source)
+    frame = _special_columns.without_dropped(frame, source)
     pixels = source.kind("x") == "pixels" and "x" not in frame
-    if unused := {"size", "alpha", "gaps", "exposure"} & set(source.options) - ({"size"} if pixels else {"exposure"}):
+    if unused := {"alpha", "gaps", "exposure" if pixels else "size"} & set(source.options):
         hint = "; --kind x=pixels reads each row as an image" if "size" in unused else "; leave it out"
         raise InputError(f"{source}: --{min(unused)} does not apply to a table with an example in each row{hint}")
     notes: list[str] = []
     codes, classes, groups, times = None, (), None, None
-    label = _columns.label_column(frame, source)
+    label = _special_columns.label_column(frame, source)
     if label is not None:
-        codes, classes, label_notes = encode_labels(source, _columns.labels(frame, label, source), len(frame))
+        codes, classes, label_notes = encode_labels(source, _special_columns.labels(frame, label, source), len(frame))
         notes += label_notes
     if source.group is not None:
-        groups, _ = _columns.codes_of(frame, source.group, "group", source, "a group in each row")
+        groups, _ = _special_columns.codes_of(frame, source.group, "group", source, "a group in each row")
     if source.time is not None:
-        _columns.find(frame, source.time, "time", source)
+        _special_columns.find(frame, source.time, "time", source)
         if source.group is not None:
             notes.append(
                 f"each row is an example; --kind {source.group}=sequence would read the rows of each {source.group} as "
@@ -248,8 +248,8 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
     special = (label, source.group, source.time, source.exposure_column)
     values = frame.drop(columns=[c for c in special if c is not None])
     splits = None
-    if parts := [name for name, column in values.items() if _columns.is_split(column)]:
-        splits = _columns.given_splits(values, parts, source, notes)
+    if parts := [name for name, column in values.items() if _special_columns.is_split(column)]:
+        splits = _special_columns.given_splits(values, parts, source, notes)
         values = values.drop(columns=parts)
 
     columns, x, column_notes = _columns.read_columns(values, source, pixels=pixels)
@@ -261,12 +261,9 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
         notes += pixel_notes
     else:
         _refuse_pixels(columns, x, source, values.shape[1])
-        chosen = _families.choose(columns, x, source)
-        raw = replace(
-            raw, x=_as_bool(x, chosen.likelihood), columns=chosen.columns, likelihood=chosen.likelihood, why=chosen.why,
-            warnings=(*chosen.warnings, *_owners(columns, x, source)),
-        )  # fmt: skip
-        raw = _with_exposure(raw, exposure)
+        raw = _families.choose(raw)
+        warnings = (*raw.warnings, *_owners(columns, x, source))
+        raw = _with_exposure(replace(raw, x=_as_bool(x, raw.likelihood), warnings=warnings), exposure)
     return replace(
         raw, y=codes, class_names=classes, splits=splits, rows=frame.index, groups=groups, times=times
     ).with_notes(notes)
@@ -287,12 +284,12 @@ def _with_exposure(raw: Raw, exposure: Array | None) -> Raw:
             "expected --kind COLUMN=count for columns of counts, or leave this option out"
         )
     if exposure is not None:
-        return replace(raw, exposure_kind="column", exposure=exposure)
+        return replace(raw, exposure_kind="column", given_exposure=exposure)
     is_default = source.exposure is None and counts == len(raw.columns) >= _columns.MANY_COUNTS
     if source.exposure != "sum" and not is_default:
         return raw
     raw = replace(raw, exposure_kind="sum")
-    empty = np.count_nonzero(_groups.exposure(raw) == 0)
+    empty = np.count_nonzero(raw.exposure == 0)
     if empty:
         warning = f"the counts of {empty} of {len(raw.x)} rows are all 0, so nothing is learned from these rows"
         raw = replace(raw, warnings=(*raw.warnings, warning))
@@ -311,7 +308,7 @@ def _owners(columns: list[Column], x: Array, source: Source) -> list[str]:
     warnings = []
     for column, values in zip(columns, x.T, strict=True):
         is_known = source.kind(column.name) is not None or column.kind == "binary"
-        if is_known or not _columns.looks_like_owner(column.name):
+        if is_known or not _special_columns.looks_like_owner(column.name):
             continue
         if not ((values >= 0) & (values % 1 == 0) | np.isnan(values)).all():
             continue
@@ -342,7 +339,7 @@ def _new_examples(frame: Any, source: Source, name: str, like: Preprocessing) ->
     if not like.columns or like.spec.steps:
         expected = "columns series and time, for sequences" if like.spec.steps else "images"
         raise InputError(f"{source}: this table does not fit the model; expected {expected}")
-    label = _columns.label_column(frame, source)
+    label = _special_columns.label_column(frame, source)
     codes, notes = None, list[str]()
     if like.class_names and label in frame:
         codes, _, label_notes = encode_labels(source, frame[label], len(frame), like.class_names)
@@ -355,7 +352,7 @@ def _new_examples(frame: Any, source: Source, name: str, like: Preprocessing) ->
     notes += column_notes
     raw = Raw(
         name=name, source=source, x=_as_bool(x, like.spec.likelihood), y=None, likelihood=like.spec.likelihood,
-        exposure_kind=like.spec.exposure, exposure=exposure,
+        exposure_kind=like.spec.exposure, given_exposure=exposure,
     )  # fmt: skip
     if like.layout == "images":
         raw = _images(x, source, name, like)[0]

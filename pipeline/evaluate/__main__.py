@@ -1,15 +1,21 @@
 """`python -m pipeline.evaluate`: score a trained model on the test split, with every metric that is defined for it."""
 
+import argparse
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import cli
 
 if TYPE_CHECKING:
-    from variants import DataSpec
+    import torch
+
+    from pipeline.data import Data
+    from pipeline.tracker import Run
+    from variants import DataSpec, Variant
 
 ABOUT = """Score a trained model on the test split, with every metric that is defined for it and its data.
 
@@ -37,10 +43,10 @@ def main(words: list[str]) -> int:
     )
     arguments = parser.parse_args(words)
 
-    from pipeline import data, machine
+    from pipeline import machine
     from pipeline.evaluate import report, suite
     from pipeline.progress import Display
-    from variants import InputError, load
+    from variants import InputError
 
     if (arguments.run is None) == (arguments.model is None):
         raise InputError("expected either --run RUN_ID or --model FOLDER")
@@ -54,34 +60,7 @@ def main(words: list[str]) -> int:
     threads = machine.prepare(arguments.threads)
     device = machine.device(arguments.device)
     display = Display()
-    with tempfile.TemporaryDirectory() as scratch:
-        if arguments.run is None:
-            run, saved, digest = None, arguments.model, None
-            preprocessing = data.Preprocessing.load(saved)
-            source = preprocessing.source if preprocessing else None
-        else:
-            from pipeline.tracker import saved_model
-
-            run, saved, text, digest = saved_model(arguments.run, Path(scratch))
-            source = data.Source.parse(text) if text else None
-        variant = load(saved).to(device)
-        source = source or data.Source(place=variant.spec.name)
-        asked = replace(source, place=arguments.dataset or source.place, **options.options)
-        loaded = data.load(asked).to(device)
-    if digest not in (None, loaded.digest[:36]):
-        before, now = source.absolute.place, loaded.source.absolute.place
-        if before == now:
-            raise InputError(f"{now} has changed since the run was trained on it; restore it, or train again")
-        raise InputError(f"the run was trained on {before}, and {now} holds other data; leave --dataset out")
-    if differences := _differences(loaded.spec, variant.spec):
-        raise InputError(
-            f"--dataset {loaded.spec.name}: the model was made for other data than these: {'; '.join(differences)}"
-        )
-    if run is None and preprocessing is not None and preprocessing.digest != loaded.digest:
-        raise InputError(
-            f"{loaded.source} holds other data or splits than {preprocessing.source}, on which the model was trained; "
-            "leave --dataset out, or use pipeline.apply, which is for new data"
-        )
+    run, variant, loaded = _load(arguments, options.options, device)
     if run is None:
         machine.writable(arguments.model / "evaluation")
     display.say("\n".join(loaded.inspect().summary()))
@@ -107,6 +86,44 @@ def main(words: list[str]) -> int:
             display.say(part.remark)
     display.say(f"{time.perf_counter() - begin:.0f} s; everything is in {where}")
     return 0
+
+
+def _load(
+    arguments: argparse.Namespace, options: Mapping[str, Any], device: "torch.device"
+) -> "tuple[Run | None, Variant, Data]":
+    """Return the run, if there is one, the model and its data. Raise `InputError` if the data do not belong to it."""
+    from pipeline import data
+    from variants import InputError, load
+
+    with tempfile.TemporaryDirectory() as scratch:
+        if arguments.run is None:
+            run, saved, digest = None, arguments.model, None
+            preprocessing = data.Preprocessing.load(saved)
+            source = preprocessing.source if preprocessing else None
+        else:
+            from pipeline.tracker import saved_model
+
+            run, saved, text, digest = saved_model(arguments.run, Path(scratch))
+            source = data.Source.parse(text) if text else None
+        variant = load(saved).to(device)
+        source = source or data.Source(place=variant.spec.name)
+        asked = replace(source, place=arguments.dataset or source.place, **options)
+        loaded = data.load(asked).to(device)
+    if digest not in (None, loaded.digest[:36]):
+        before, now = source.absolute.place, loaded.source.absolute.place
+        if before == now:
+            raise InputError(f"{now} has changed since the run was trained on it; restore it, or train again")
+        raise InputError(f"the run was trained on {before}, and {now} holds other data; leave --dataset out")
+    if differences := _differences(loaded.spec, variant.spec):
+        raise InputError(
+            f"--dataset {loaded.spec.name}: the model was made for other data than these: {'; '.join(differences)}"
+        )
+    if run is None and preprocessing is not None and preprocessing.digest != loaded.digest:
+        raise InputError(
+            f"{loaded.source} holds other data or splits than {preprocessing.source}, on which the model was trained; "
+            "leave --dataset out, or use pipeline.apply, which is for new data"
+        )
+    return run, variant, loaded
 
 
 def _differences(spec: "DataSpec", expected: "DataSpec") -> list[str]:

@@ -35,6 +35,10 @@ JOINT_VALUES = 500  # the largest number of values of an example for a joint Gau
 EM_STEPS, EM_TOLERANCE, EM_COST = 50, 1e-4, 1e8  # the largest number of patterns of missing values times D^3
 SMALLEST_VARIANCE = math.exp(2 * SMALLEST_LOG_SCALE)  # the same limit as in a decoder
 PREFIX = "baseline/valid_"
+TITLES = {
+    "gaussian": "a Gaussian with full covariance", "ppca": "probabilistic PCA",
+    "multinomial": "a multinomial with the training frequencies",
+}  # fmt: skip
 
 ValueNLL = Callable[[Batch], Tensor]
 
@@ -85,10 +89,7 @@ def means(values: Mapping[str, Tensor | Undefined]) -> dict[str, float]:
 def titled(scores: Mapping[str, float], spec: DataSpec) -> dict[str, float]:
     """Return the scores of baselines (`baseline/...`) among `scores`, by titles that a reader understands."""
     columns = "independent channels" if spec.steps else f"independent {'pixels' if len(spec.shape) == 3 else 'columns'}"
-    titles = {
-        "independent": columns, "gaussian": "a Gaussian with full covariance", "ppca": "probabilistic PCA",
-        "multinomial": "a multinomial with the training frequencies",
-    }  # fmt: skip
+    titles = {**TITLES, "independent": columns}
     names = {name: name.rpartition("_")[2] for name in scores if name.startswith("baseline/")}
     return {titles[short]: scores[name] for name, short in names.items()}
 
@@ -135,7 +136,7 @@ def _closed_form(data: Data, observation: Observation) -> tuple[Tensor, Tensor]:
     families = [family for family in observation.families if isinstance(family, Family)]
     with torch.no_grad():
         for group, family, n, mean, variance in zip(data.spec.parts, families, *moments, strict=True):
-            output = _output(group, n, mean)
+            output = _output(group, n, mean, data.spec.exposure != "")
             if isinstance(family, Gaussian):
                 axes = (1, 2) if output.ndim == 3 else ()
                 pooled = (n * variance).sum(axes, keepdim=True) / n.sum(axes, keepdim=True).clamp(min=1)
@@ -149,7 +150,7 @@ def _closed_form(data: Data, observation: Observation) -> tuple[Tensor, Tensor]:
     return torch.cat(outputs, -1), torch.cat(flags, -1)
 
 
-def _output(group: Group, n: Tensor, mean: Tensor) -> Tensor:
+def _output(group: Group, n: Tensor, mean: Tensor, has_exposure: bool) -> Tensor:
     """Return the decoder output whose distribution has the mean of the training data, minus the offset of the group.
 
     `n` is the number of known values. `mean` is their mean, or for positive values the mean of their logarithms.
@@ -157,7 +158,8 @@ def _output(group: Group, n: Tensor, mean: Tensor) -> Tensor:
     """
     offset = mean.new_tensor(group.offset or 0.0)
     if group.kind == "count":
-        return torch.zeros_like(mean) if group.offset else ((n * mean + 0.5) / n.clamp(min=1)).log()
+        # offsets are fitted to an exposure; without one, those of images hold for a column of pixels, not for a pixel
+        return torch.zeros_like(mean) if has_exposure else ((n * mean + 0.5) / n.clamp(min=0.5)).log() - offset
     if group.kind == "category":
         return ((n * mean + 1) / (n + group.size)).log() - offset
     if group.kind in ("binary", "pixel"):
@@ -214,7 +216,7 @@ class GaussianOfValues:
     covariance: Tensor  # (D, D)
 
     def log_p(self, batch: Batch) -> Tensor:
-        """Return log p of the known values of each example, (B,), in nats: a density of the values, not of logarithms."""
+        """Return log p of the known values of each example, (B,), in nats, as a density of the values themselves."""
         x, known = (part.flatten(1)[:, self.positions] for part in _real_line(batch, self.spec))
         result = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for pattern, rows in _patterns(known):
@@ -248,7 +250,7 @@ def fit_gaussian(data: Data) -> GaussianOfValues | Undefined:
     if spec.missing and (patterns := len(_patterns(is_known(train).flatten(1)[:, positions]))) > EM_COST / count**3:
         train = probe.subset(train, int(EM_COST / count**3))
         if len(train) < 5 * count:
-            return Undefined(f"{count} values with {patterns} patterns of missing ones are too many for a joint Gaussian")
+            return Undefined(f"{count} values with {patterns} patterns of missing ones are too many for a Gaussian")
     if len(train) <= count:
         return Undefined(f"{len(train)} training examples are too few for a covariance matrix of {count} values")
     parts = [_real_line(batch, spec) for batch in data.batches(train)]

@@ -59,8 +59,8 @@ def raw_values(data: Data, split: Batch) -> NDArray[np.float64]:
     for batch in data.batches(split):
         x = batch.x
         if spec.exposure:
-            assert batch.exposure is not None
-            factor = spec.exposures[len(spec.exposures) // 2] / batch.exposure.clamp(min=1e-6)
+            assert batch.exposure is not None and spec.median_exposure is not None
+            factor = spec.median_exposure / batch.exposure.clamp(min=1e-6)
             is_count = spec.kinds["count"].to(x.device)
             x = torch.where(is_count, x * factor.view(-1, *[1] * (x.ndim - 1)), x)
         parts.append(inputs.of(x, batch.observed).flatten(1))

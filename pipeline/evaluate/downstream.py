@@ -61,7 +61,7 @@ def outliers(variant: Variant, data: Data, k: int = 50) -> dict[str, float] | Un
     counts = np.bincount(labels_of(labelled(data.train)), minlength=data.spec.classes)
     split = labelled(data.test)
     if len(counts) != 2 or not counts.min() < RARE * counts.sum():
-        return Undefined(f"{data.spec.name} does not have two classes of which one is rare (less than {RARE:.0%} of the examples)")
+        return Undefined(f"{data.spec.name} does not have two classes of which one is rare (less than {RARE:.0%})")
     is_rare = labels_of(split) == counts.argmin()
     if not 0 < is_rare.sum() < len(is_rare):
         return Undefined(
@@ -210,6 +210,8 @@ def forecast(variant: Variant, data: Data, split: Batch, draws: int = 10) -> dic
             for name, guess in (("model", model), ("persistence", last), ("mean", mean)):
                 squared[name].append(torch.where(ahead, (guess - batch.x) * scale, 0.0).double().square().sum())
     total = float(torch.stack(counts).sum())
+    if not total:
+        return Undefined("no value of the second half of these sequences is known")
     return {name: math.sqrt(float(torch.stack(parts).sum()) / total) for name, parts in squared.items()}
 
 

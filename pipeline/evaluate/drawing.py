@@ -1,4 +1,4 @@
-"""What all pictures share: figures as arrays of pixels, and how columns, values and classes are named and coloured."""
+"""Functions that all pictures share: figures as arrays of pixels; names and colours of columns, values and classes."""
 
 import math
 import warnings
@@ -16,7 +16,7 @@ from variants import Batch
 from variants.base.contract import KIND_OF, ValueKind
 
 Picture = NDArray[np.uint8]
-LARGE_COUNT = 30  # counts that exceed it are drawn on a logarithmic axis
+LARGE_COUNT = 30  # counts are drawn on a logarithmic axis if one exceeds this number
 BLUE, GREY = "#4477aa", "#999999"
 
 
@@ -48,7 +48,7 @@ def shown_columns(data: Data) -> list[ShownColumn]:
 
 
 def short(name: Any, most: int = 24) -> str:
-    """Return a name with at most that many characters, without the middle of a longer one, as Matplotlib shows them."""
+    """Return a name, escaped for Matplotlib, with its middle left out if it has more than `most` characters."""
     text = str(name)
     return (text if len(text) <= most else f"{text[: most - 6]}...{text[-3:]}").replace("$", r"\$")
 
@@ -65,9 +65,9 @@ def in_units(x: Tensor, data: Data) -> NDArray[Any]:
 
 
 def classes(data: Data, split: Batch) -> list[tuple[str, NDArray[np.bool_], Any]]:
-    """Return the name of each class, which examples are of it, and its colour.
+    """Return the name of each class, the mask of its examples, and its colour.
 
-    It is a single class without a name if there are no labels, or more than 10 classes.
+    If there are no labels, or more than 10 classes, it returns a single class without a name.
     """
     import seaborn
 
@@ -80,7 +80,7 @@ def classes(data: Data, split: Batch) -> list[tuple[str, NDArray[np.bool_], Any]
 
 
 def legend(axes: Any, entries: Iterable[tuple[str, Any]]) -> None:
-    """Name colours, as pairs of a name and a colour, on the right of a figure. A single one needs no name."""
+    """Draw a legend of pairs of a name and a colour on the right of a figure, unless there is only one."""
     from matplotlib.patches import Patch
 
     handles = [Patch(color=colour, label=name) for name, colour in entries]
@@ -95,9 +95,9 @@ def remove_from(axes: Any, panels: int) -> None:
 
 
 def has_log_axis(kind: ValueKind, values: NDArray[Any]) -> bool:
-    """Return whether an axis for these values is logarithmic.
+    """Return whether the axis of these values is logarithmic.
 
-    It is for positive values and for counts that are large, if the largest is more than 10 times the smallest.
+    It is logarithmic for positive values and for large counts if the largest is more than 10 times the smallest.
     """
     if kind not in ("positive", "count") or not values.size:
         return False
@@ -108,8 +108,8 @@ def has_log_axis(kind: ValueKind, values: NDArray[Any]) -> bool:
 def set_axis(ax: Any, which: str, kind: ValueKind, is_log: bool) -> None:
     """Set the scale and a few ticks of the axis `which` ("x" or "y") for values of a kind.
 
-    A logarithmic axis for counts is linear from 0 to 1. Ticks that are fewer and plainer than those of Matplotlib are
-    readable in small panels, and take a third of the time.
+    A logarithmic axis of counts is linear from 0 to 1. The ticks are fewer and plainer than Matplotlib's, so that they
+    are readable in small panels. They also take a third of the time.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, SymmetricalLogLocator
 
@@ -139,7 +139,7 @@ def name_values(ax: Any, which: str, names: Sequence[str]) -> None:
 def figure(
     draw: Callable[[Any], None], size: tuple[float, float] = (4.2, 3.4), columns: int = 1, rows: int | None = None
 ) -> Picture:
-    """Return what `draw` draws on axes as pixels. `size` is in inches. No global state, such as pyplot's, changes.
+    """Return the figure that `draw` draws on axes as pixels. `size` is in inches. The state of pyplot does not change.
 
     With `rows`, `draw` gets an array (rows, columns) of axes.
     """
@@ -150,7 +150,7 @@ def figure(
 
     style = seaborn.axes_style("whitegrid") | seaborn.plotting_context("paper")
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # names in scripts that the font does not have
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # for names in scripts that the font lacks
         drawn = Figure(figsize=size, dpi=140, layout="constrained")
         canvas = FigureCanvasAgg(drawn)
         draw(drawn.subplots(rows or 1, columns, squeeze=rows is None))

@@ -227,7 +227,9 @@ def _independent(data: Data, split: Batch, missing: Tensor) -> Array:
             rest, is_count = hide(batch, gaps, spec), spec.kinds["count"].to(gaps.device)
             rates = batch.x.new_tensor([rate for g in spec.parts if g.kind == "count" for rate in g.offset]).exp()
             assert rest.exposure is not None and rest.observed is not None
-            remaining, every = ((part[..., is_count] * rates).sum(-1) for part in (rest.observed, baselines.is_known(batch)))
+            remaining, every = (
+                (part[..., is_count] * rates).sum(-1) for part in (rest.observed, baselines.is_known(batch))
+            )
             batch = replace(batch, exposure=rest.exposure * every / remaining)
         losses.append(_sum(nll(batch), gaps))
     values: Array = torch.cat(losses).cpu().numpy()

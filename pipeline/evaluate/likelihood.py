@@ -52,8 +52,8 @@ def importance_weighted(
 def by_kind(variant: Variant, data: Data, split: Batch, seed: int = 0) -> dict[ValueKind, Tensor]:
     """Return -log p(x|z) of the values of each kind, with one z ~ q(z|x): (N,), in nats, float64, on the CPU.
 
-    Their sum is the reconstruction that `trainer.score` gives at the same seed. If q(z|x) has no density, z is the code
-    of the example.
+    The sum over kinds is the reconstruction that `trainer.score` returns with the same seed. If q(z|x) has no density,
+    z is the code of the example; if the variant draws a random z all the same, its reconstruction differs from the sum.
     """
     parts: dict[ValueKind, list[Tensor]] = {}
     variant.eval()

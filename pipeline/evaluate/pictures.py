@@ -18,7 +18,7 @@ from variants import Batch, Variant
 
 COLUMNS = 8
 SIDE = 256  # the least width in pixels: that of MLflow's thumbnails
-CHANNELS = 8  # channels of sequences whose examples are drawn
+CHANNELS = 8  # the largest number of channels of sequences that are drawn
 REACH = 3.0  # how far a traversal goes to either side, in standard deviations of the prior
 
 
@@ -50,9 +50,9 @@ def all_of(variant: Variant, data: Data, kl: Tensor | None) -> dict[str, Picture
 
 
 def examples(data: Data, n: int = 4 * COLUMNS) -> Picture:
-    """Draw training examples: images and rolls as they are, the columns of tables as histograms, sequences as lines.
+    """Draw training examples: images and piano rolls, histograms of the columns of tables, and sequences as lines.
 
-    Values are in the units of the source. Colours are classes, and missing values are grey, or gaps in lines.
+    Values are in the units of the source. Colours are classes. Missing values are grey pixels, or gaps in lines.
     """
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(1)).to(data.train.x.device)
     if data.layout == "table":
@@ -99,7 +99,7 @@ def _sequences(data: Data, split: Batch) -> Picture:
 
 
 def reconstructions(variant: Variant, data: Data, n: int = 32) -> Picture:
-    """Draw validation examples, with the mean of its reconstruction below each; of line plots, the original in grey.
+    """Draw validation examples, each with the mean of p(x|z) below it. Lines are drawn over the original in grey.
 
     The columns of a table are drawn as in `table_pictures.reconstructions`.
     """
@@ -121,7 +121,7 @@ def samples(variant: Variant, data: Data, n: int = 64) -> Picture:
 
 
 def samples_of_table(variant: Variant, data: Data) -> dict[str, Picture]:
-    """Draw the distribution of samples of p(x) beside that of the data: of each column, of pairs, and of counts."""
+    """Draw distributions of samples of p(x) beside those of the data: of columns, of pairs of these, and of counts."""
     x = variant.sample(table_pictures.rows(data), noise=True)
     shown = {"samples": table_pictures.samples(x, data)}
     if x.shape[1] > 1:
@@ -132,10 +132,10 @@ def samples_of_table(variant: Variant, data: Data) -> dict[str, Picture]:
 
 
 def traversals(variant: Variant, data: Data, kl: Tensor | None, rows: int = 8) -> Picture:
-    """Draw what changes with a single latent dimension, one in each row, the most informative (by KL) on top.
+    """Draw how decoded examples change with one latent dimension in each row, the one with the largest KL on top.
 
-    The dimension varies by 3 standard deviations of the prior to either side of 0; the others are those of the code of
-    one example. Of a table, the columns that change are drawn.
+    The dimension varies from -3 to 3 standard deviations of the prior. All others stay at the code of one example. For
+    a table, the columns that change most are drawn.
     """
     batch = _examples(data, 1)
     code, prior = variant.encode(batch), variant.sample_prior(1000)
@@ -169,7 +169,7 @@ def interpolations(variant: Variant, data: Data, rows: int = 8) -> Picture:
 def grid(values: Tensor, data: Data, columns: int = COLUMNS) -> Picture:
     """Draw images or sequences (N, *shape) in rows of `columns`, in the way that `Data.layout` says.
 
-    In a piano roll time runs to the right, and low pitches are at the bottom. Values that are NaN are grey, or gaps in
+    In a piano roll, time runs to the right, and low pitches are at the bottom. NaN values are grey pixels, or gaps in
     lines.
     """
     from torchvision.utils import make_grid

@@ -63,8 +63,8 @@ def balanced_accuracy(labels: Classes, predicted: Classes) -> float:
 def areas(labels: Classes, probability: Array, positive: int) -> dict[str, float]:
     """Return the areas under the ROC curve and the precision-recall curve, `roc_area` and `precision_recall_area`.
 
-    `probability` (N,) is that of the class `positive`, and `labels` (N,) are of two classes. Without any information,
-    the first area is 0.5, and the second the share of the class. The second is the average precision.
+    `probability` (N,) is the predicted probability of the class `positive`, and `labels` (N,) are of two classes. The
+    second area is the average precision. By chance, the first area is 0.5, and the second the share of the class.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 

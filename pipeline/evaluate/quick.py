@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.data import Data
 from pipeline.evaluate import baselines as trivial
@@ -27,14 +28,14 @@ def scores(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict
     computed from `kl`, the mean KL per dimension (Z,) in nats.
 
     If there are labels, they include `probe/accuracy`, the share of validation examples that a probe of the codes
-    classifies correctly, and `probe/balanced_accuracy`, the mean of this share over classes. Beside them stand
+    classifies correctly, and `probe/balanced_accuracy`, the mean of this share over classes. For comparison, there are
     `probe/majority`, the accuracy of always predicting the most frequent class, and `probe/random_projection`, the
     accuracy of the same probe on equally many random projections of the raw values. A code that does not beat these has
     learned nothing that the classes depend on. Of two classes, `probe/roc_area` and `probe/precision_recall_area` are
     the areas under the curves of the class that is rarer in the training split. Examples whose label is unknown take no
     part.
 
-    `baseline/valid_ppca` is log p(x) under probabilistic PCA with as many latents, where it is defined.
+    `baseline/valid_ppca` is log p(x) under probabilistic PCA with as many latent dimensions, if it is defined.
     """
     valid = encode_split(variant, data, data.valid)
     metrics: dict[str, float] = {}
@@ -47,29 +48,37 @@ def scores(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict
     if kl is not None and variant.levels:
         metrics |= latents.by_level(kl, variant.levels)
     if not why_no_probe(data, "validation"):
-        train, known = probe.subset(labelled(data.train)), labels_of(data.valid) >= 0
-        train_y, valid_y = labels_of(train), labels_of(data.valid)[known]
-        classifier = probe.fit(encode_split(variant, data, train), train_y)
-        predicted = classifier.predict(valid[known])
-        metrics["probe/accuracy"] = float(np.mean(predicted == valid_y))
-        metrics["probe/balanced_accuracy"] = probe.balanced_accuracy(valid_y, predicted)
-        metrics["probe/majority"] = probe.majority(labels_of(labelled(data.train)), valid_y)
-        raw = raw_values(data, train), raw_values(data, data.valid)[known]
-        random = probe.random_projection(*raw, valid.shape[1])
-        metrics["probe/random_projection"] = probe.accuracy(random[0], train_y, random[1], valid_y)
-        classes, counts = np.unique(labels_of(labelled(data.train)), return_counts=True)
-        if len(classifier.classes_) == len(np.unique(valid_y)) == 2:
-            rarer = int(counts.argmin())
-            areas = probe.areas(valid_y, classifier.predict_proba(valid[known])[:, rarer], int(classes[rarer]))
-            metrics |= {f"probe/{name}": area for name, area in areas.items()}
+        metrics |= {f"probe/{name}": value for name, value in _probe_scores(variant, data, valid).items()}
     linear = trivial.ppca(data, data.valid, valid.shape[1])
     return metrics | {f"{trivial.PREFIX}{name}": value for name, value in trivial.means({"ppca": linear}).items()}
 
 
-def baselines(data: Data) -> dict[str, float]:
-    """Return what depends on the data alone, and stands beside the scores of all trials.
+def _probe_scores(variant: Variant, data: Data, valid: NDArray[np.float64]) -> dict[str, float]:
+    """Return the scores of a probe by name. `valid` are the codes of the validation examples, (N, Z)."""
+    train, known = probe.subset(labelled(data.train)), labels_of(data.valid) >= 0
+    train_y, valid_y = labels_of(train), labels_of(data.valid)[known]
+    classifier = probe.fit(encode_split(variant, data, train), train_y)
+    predicted = classifier.predict(valid[known])
+    raw = raw_values(data, train), raw_values(data, data.valid)[known]
+    random = probe.random_projection(*raw, valid.shape[1])
+    every_y = labels_of(labelled(data.train))
+    values = {
+        "accuracy": float(np.mean(predicted == valid_y)),
+        "balanced_accuracy": probe.balanced_accuracy(valid_y, predicted),
+        "majority": probe.majority(every_y, valid_y),
+        "random_projection": probe.accuracy(random[0], train_y, random[1], valid_y),
+    }
+    if len(classifier.classes_) == len(np.unique(valid_y)) == 2:
+        classes, counts = np.unique(train_y, return_counts=True)
+        rarer = int(counts.argmin())
+        values |= probe.areas(valid_y, classifier.predict_proba(valid[known])[:, rarer], int(classes[rarer]))
+    return values
 
-    It is `baseline/valid_NAME` for each baseline of `baselines.log_p` that is defined, and `probe/raw_pixels`, the
+
+def baselines(data: Data) -> dict[str, float]:
+    """Return the metrics that depend only on the data, and are logged with each trial for comparison.
+
+    They are `baseline/valid_NAME` for each baseline of `baselines.log_p` that is defined, and `probe/raw_pixels`, the
     probe of the raw values, if there are labels.
     """
     values = trivial.means(trivial.log_p(data, data.valid))

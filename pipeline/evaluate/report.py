@@ -60,7 +60,7 @@ def log(run: "Run", parts: Iterable[Part], facts: Mapping[str, Any]) -> str:
         for name, pixels in part.pictures.items():
             run.picture(name, pixels, 0)
     if facts["words"]:
-        run.tags({"verdict": " ".join(facts["words"])})
+        run.tags({"verdict": "; ".join(facts["words"])})
     run.text(FILE, json.dumps(facts, indent=2) + "\n")
     return f"run {run.id} of MLflow, in metrics, pictures and {FILE}"
 

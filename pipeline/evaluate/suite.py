@@ -39,7 +39,7 @@ from pipeline.evaluate.codes import (
 )
 from pipeline.evaluate.context import Context, Part, Score, Sizes
 from pipeline.metrics import Undefined
-from variants import InputError, Variant
+from variants import Batch, InputError, Variant
 from variants.base.contract import DENSITIES
 
 Array = NDArray[np.float64]
@@ -105,7 +105,7 @@ def _elbo_in_units(elbo: float | None, data: Data) -> Score:
 
 
 def _baselines(context: Context) -> list[Score]:
-    """Return log p of the test examples under models that cost nothing."""
+    """Return the mean log p(x) of the test examples under each simple baseline model."""
     data = context.data
     values = baselines.log_p(data, data.test) | {"ppca": baselines.ppca(data, data.test, context.codes.shape[1])}
     return [
@@ -117,15 +117,15 @@ def _baselines(context: Context) -> list[Score]:
 
 
 def _remark_on_bounds(elbo: float | None, trivial: list[Score], data: Data) -> str:
-    """Say whether the ELBO is better than what costs nothing, and what it is of."""
+    """Return whether the ELBO exceeds the baselines, and whether it is a density or a probability, in words."""
     titles = baselines.titled({s.name: s.value for s in trivial if s.value is not None}, data.spec)
     remarks = [] if elbo is None else [baselines.verdict(elbo, titles)]
     densities = [kind for kind in data.spec.kinds if kind in DENSITIES]
     probabilities = [kind for kind in data.spec.kinds if kind not in DENSITIES]
     if densities and probabilities:
         remarks.append(
-            f"the likelihood is a density: the product of a density of values of the kinds {', '.join(densities)} and "
-            f"of a probability of {', '.join(probabilities)}; test/reconstruction_KIND has the part of each kind"
+            f"the likelihood is a density: the product of a density of some values ({', '.join(densities)}) and a "
+            f"probability of the others ({', '.join(probabilities)}); test/reconstruction_KIND is the part of each kind"
         )
     return "; ".join(remark for remark in remarks if remark)
 
@@ -184,24 +184,13 @@ def _latents(context: Context) -> Part:
 def _probe(context: Context) -> Part:
     variant, data, sizes, seed = context.variant, context.data, context.sizes, context.seed
     if reason := why_no_probe(data, "test"):
-        undefined = [
-            *(f"probe/linear_{n}" for n in sizes.labels),
-            "probe/linear_all",
-            "probe/balanced_all",
-            *AREAS,
-            "probe/knn",
-        ]
-        return Part(name="probe", scores=_undefined(undefined, reason))
+        undefined = (*(f"linear_{n}" for n in (*sizes.labels, "all")), "balanced_all", "knn")
+        return Part(name="probe", scores=_undefined([*(f"probe/{name}" for name in undefined), *AREAS], reason))
     known_train, known_test, is_known = labelled(data.train), labelled(data.test), context.labels >= 0
     train_y, test_y = labels_of(known_train), labels_of(known_test)
-    raw = raw_values(data, known_train), raw_values(data, known_test)
-    with machine.seeded(variant.device, seed):
-        untrained = type(variant)(variant.config, variant.spec).to(variant.device)
     features = {
         "": (encode_split(variant, data, known_train), context.codes[is_known]),
-        "raw_": raw,
-        "untrained_": (encode_split(untrained, data, known_train), encode_split(untrained, data, known_test)),
-        "pca_": probe.principal_components(*raw, context.codes.shape[1]),
+        **_trivial_features(context, known_train, known_test),
     }
     share, curves = probe.majority(train_y, test_y), {}
     scores = [Score(name="probe/majority_all", value=share, n=len(test_y), k=len(train_y))]
@@ -236,6 +225,19 @@ def _probe(context: Context) -> Part:
     curves["most frequent class"] = [(n, share) for n, _ in curves["codes"]]
     picture = pictures.curves(curves, "labels", "accuracy of a linear probe")
     return Part(name="probe", scores=scores, pictures={"probe_curve": picture})
+
+
+def _trivial_features(context: Context, train: Batch, test: Batch) -> dict[str, tuple[Array, Array]]:
+    """Return what codes are compared with, of training and of test examples, by the prefix of its metrics."""
+    variant, data = context.variant, context.data
+    raw = raw_values(data, train), raw_values(data, test)
+    with machine.seeded(variant.device, context.seed):
+        untrained = type(variant)(variant.config, variant.spec).to(variant.device)
+    return {
+        "raw_": raw,
+        "untrained_": (encode_split(untrained, data, train), encode_split(untrained, data, test)),
+        "pca_": probe.principal_components(*raw, context.codes.shape[1]),
+    }
 
 
 def _clusters(context: Context) -> Part:
@@ -299,7 +301,7 @@ def _anomaly(context: Context) -> Part:
     absent = [c for c in normals for split in (data.train, data.valid) if c not in labels_of(split)]
     reason = why_no_labels(data, "test")
     if variant.conditioned_on == "x":
-        reason = reason or "it models a part of an example only"
+        reason = reason or "the variant models only a part of an example"
     elif absent:
         reason = reason or f"class {absent[0]}: {data.spec.name} has no examples of it to train and validate on"
     if reason:
@@ -328,7 +330,7 @@ def _anomaly(context: Context) -> Part:
 def _outliers(context: Context) -> Part:
     values: dict[str, float] | Undefined
     if context.variant.conditioned_on == "x":
-        values = Undefined("it models a part of an example only")
+        values = Undefined("the variant models only a part of an example")
     else:
         values = downstream.outliers(context.variant, context.data)
     names = ("share", "roc_reconstruction", "precision_recall_reconstruction")

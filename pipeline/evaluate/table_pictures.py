@@ -1,6 +1,7 @@
 """Pictures of tables, in which each column has a panel or a name. Values are in the units of the source.
 
-Only observed values are drawn. Data are rows of the training split, but for reconstructions.
+Only observed values are drawn. Except for reconstructions, the data are rows of the training split. A feature is a
+column of numbers, or a category of a column.
 """
 
 import math
@@ -19,21 +20,21 @@ from pipeline.evaluate.drawing import BLUE, GREY, Picture, ShownColumn
 from variants import Batch
 from variants.base.contract import ValueKind
 
-PANELS = 24  # columns of a table that are drawn, one in each panel
+PANELS = 24  # the largest number of panels, one for each column
 NAMED = 40  # the most features that stand beside each other with their names
 FEATURES = 200  # the most features whose correlations are drawn
 ROWS, VALUES = 2000, 4_000_000  # the most rows, and the most values, of data and samples behind a picture
 EXAMPLES, RECONSTRUCTED = 5000, 500  # the most rows behind `examples` and `reconstructions`
 PALE = "#cccccc"  # the colour of data behind samples
 CATEGORIES = 8  # the most categories of a column that have a name of their own
-CHANGED = 8  # features that are drawn of each latent dimension
+CHANGED = 8  # the number of features that are drawn for each latent dimension
 BINS = 30
 Array = NDArray[Any]
 
 
 def examples(split: Batch, data: Data) -> Picture:
     """Draw a histogram of each column, with categories as bars. Colours are classes."""
-    values, by_class = drawing.in_units(_known(split), data), drawing.classes(data, split)
+    values, by_class = drawing.in_units(_observed_values(split), data), drawing.classes(data, split)
 
     def draw(ax: Any, i: int, column: ShownColumn) -> None:
         known = ~np.isnan(values[:, i])
@@ -60,8 +61,9 @@ def examples(split: Batch, data: Data) -> Picture:
 def reconstructions(x: Tensor, decoded: Tensor, data: Data) -> Picture:
     """Draw reconstructed values, the means of p(x|z), against true values `x`, which are NaN where they are missing.
 
-    Numbers have a diagonal, and R² in the units of the source. A binary column has a histogram of its probabilities for
-    each true value, and the area under its ROC curve. The columns of a confusion matrix add up to 1.
+    Numbers are points beside the diagonal, with R² in the units of the source. A binary column has a histogram of its
+    probabilities for each true value, with the area under the ROC curve. Categories have a confusion matrix, whose
+    columns add up to 1.
     """
     from sklearn.metrics import r2_score, roc_auc_score
 
@@ -108,7 +110,7 @@ def reconstructions(x: Tensor, decoded: Tensor, data: Data) -> Picture:
 def samples(x: Tensor, data: Data) -> Picture:
     """Draw the marginal distributions of samples of p(x) over those of the data, as shares of the rows.
 
-    The outermost bins also have all values that lie beyond them.
+    The first and the last bin also contain all values beyond them.
     """
     values, of_data = drawing.in_units(x, data), drawing.in_units(_training(data), data)
 
@@ -135,8 +137,8 @@ def samples(x: Tensor, data: Data) -> Picture:
 def correlations(x: Tensor, data: Data) -> Picture:
     """Draw the correlations of samples of p(x) beside those of the data, or against them if there are many.
 
-    They are Spearman's: Pearson's of the ranks, over the rows in which both values are known. Each category is a
-    feature of its own, which is 1 in the rows of this category and 0 in others.
+    They are Spearman's rank correlations over the rows in which both values are known. Each category is a feature of
+    its own, which is 1 in the rows of this category and 0 in others.
     """
     names = _feature_names(data)
     of_data, of_samples = (
@@ -175,7 +177,7 @@ def correlations(x: Tensor, data: Data) -> Picture:
 
 
 def counts(x: Tensor, data: Data) -> Picture:
-    """Draw the share of zeros of each column, samples against data, and variances over means beside Poisson's line."""
+    """Draw the shares of zeros of columns in samples against those in the data, and variances against means."""
     values, of_data = drawing.in_units(x, data), drawing.in_units(_training(data), data)
 
     def draw(axes: Any) -> None:
@@ -206,8 +208,8 @@ def traversals(decoded: Tensor, titles: Sequence[str], reach: float, data: Data)
         reach: How far the dimension varies to either side, in standard deviations of the prior.
         data: The data set.
 
-    Colours are differences from the mean of a row, in standard deviations of the training data. Positive values enter
-    by their logarithm, and counts by log(1 + count); each category is a row of its own, for its probability.
+    Each row of a panel is a feature. Colours are differences from the mean of the row, in standard deviations of the
+    training data, of log x for positive values, log(1 + x) for counts, and the probability of each category.
     """
     names = _feature_names(data)
     values = _standardized(decoded.flatten(0, 1), data).reshape(*decoded.shape[:2], -1)
@@ -239,8 +241,8 @@ def traversals(decoded: Tensor, titles: Sequence[str], reach: float, data: Data)
 def heat_map(values: Tensor, data: Data, names: Sequence[str] = ()) -> Picture:
     """Draw rows of a table, (groups, rows, *shape), as the lines of a heat map, with a white line between groups.
 
-    `names` are those of the groups. Colours are standardised as in `traversals`, but about the mean of the training
-    data. If there are more than 40 features, the first 40 are drawn.
+    `names` are the names of the groups. Colours are differences from the mean of the training data, in its standard
+    deviations. If there are more than 40 features, the first 40 are drawn.
     """
     groups, size = values.shape[:2]
     columns = _feature_names(data)[:NAMED]
@@ -268,9 +270,9 @@ def _panels(
     draw: Callable[[Any, int, ShownColumn], None], data: Data, legend: Iterable[tuple[str, Any]] = (),
     labels: tuple[str, str] = ("", ""),
 ) -> Picture:  # fmt: skip
-    """Return a figure with a panel for each of the first columns, of which `draw` draws one.
+    """Return a figure with a panel for each of the first columns; `draw` draws one panel.
 
-    `labels` are those of the horizontal and the vertical axes.
+    `labels` are the labels of the horizontal and of the vertical axis.
     """
     shown = drawing.shown_columns(data)[:PANELS]
     across = min(len(shown), 6)
@@ -290,17 +292,17 @@ def _panels(
 
 
 def rows(data: Data) -> int:
-    """Return how many rows of the data, and how many samples, are behind a picture; fewer if there are many columns."""
+    """Return how many rows of the data, and how many samples, a picture uses: fewer if there are many columns."""
     return max(100, min(ROWS, VALUES // data.spec.shape[-1]))
 
 
 def _training(data: Data) -> Tensor:
     """Return some rows of the training split, drawn with a fixed seed; NaN where values are missing."""
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(1))[: rows(data)]
-    return _known(data.batch(data.train, order.to(data.train.x.device)))
+    return _observed_values(data.batch(data.train, order.to(data.train.x.device)))
 
 
-def _known(batch: Batch) -> Tensor:
+def _observed_values(batch: Batch) -> Tensor:
     """Return the values of a batch in float32; NaN where they are missing."""
     return drawing.with_gaps(batch.x.float(), batch.observed)
 
@@ -336,7 +338,7 @@ def _standardized(x: Tensor, data: Data) -> Array:
 
 
 def _categories(column: ShownColumn, codes: Array) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the names of categories, the rarest as one if there are many, and the position of each code in them."""
+    """Return names of categories, in which the rarest of many share one name, and the position of each code in them."""
     codes = codes.astype(np.int64)
     if len(column.values) <= CATEGORIES:
         return list(column.values), codes

@@ -1,4 +1,4 @@
-"""A complete table, and the same table with values that are hidden at random, to measure imputation."""
+"""Hides values of a complete table at random, so that imputed values can be compared with the true ones."""
 
 from dataclasses import replace
 

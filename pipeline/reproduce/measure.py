@@ -94,7 +94,7 @@ def classification(models: Models) -> dict[str, float]:
 def imputation(models: Models, draws: int = 10_000) -> dict[str, float]:
     """Measure the mean squared error of hidden values, in the units of the standardised table.
 
-    A model imputes with `draws` samples of z for each row. Beside it stand the imputers of scikit-learn.
+    The model imputes with `draws` samples of z for each row. Imputers of scikit-learn are measured for comparison.
     """
     from sklearn.experimental import enable_iterative_imputer  # noqa: F401
     from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer

@@ -141,9 +141,9 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
                 display.say(f"not yet in MLflow: {problem}")
             parent.params({"epochs": epochs, **{f"space_{k}": v for k, v in ranges.items()}})
             parent.description(description, pictures.examples(data))
-            beside = quick.baselines(data)
-            parent.metrics(beside, 0)
-            study.set_user_attr(store.BASELINES, baselines.titled(beside, data.spec))
+            baseline_scores = quick.baselines(data)
+            parent.metrics(baseline_scores, 0)
+            study.set_user_attr(store.BASELINES, baselines.titled(baseline_scores, data.spec))
             driver = _Driver(
                 request=request, trials=trials, search_space=search_space, study=study, settings=settings,
                 tracker=tracker, parent=parent, display=display, progress=progress,
@@ -162,9 +162,9 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
 def _objectives(
     request: StudyRequest, name: str, asked: tuple[str, ...], data: Data, display: Display
 ) -> tuple[str, ...]:
-    """Return the objectives of a study, and print it if balanced accuracy becomes one because classes are uneven.
+    """Return the objectives of a study. If classes are uneven, balanced accuracy replaces accuracy, with a message.
 
-    A study that an older version started, for which other classes were uneven, keeps the accuracy that it has.
+    An older version counted other classes as uneven. A study that it started keeps its objectives.
     """
     probe = quick.probe_metric(data)
     objectives = metrics.objectives(asked, data.spec, probe)
@@ -173,7 +173,8 @@ def _objectives(
     plain, balanced = (metrics.objectives(asked, data.spec, f"probe/{n}") for n in ("accuracy", "balanced_accuracy"))
     stored = store.stored_objectives(request.storage, name)
     if stored in (plain, balanced) and stored != objectives:
-        display.say(f"study {name} was started with {', '.join(set(stored) - set(objectives))}, and keeps it")
+        kept = ", ".join(set(stored) - set(objectives))
+        display.say(f"study {name} was started with the objective {kept}, and keeps it")
         return stored
     if objectives != plain:
         display.say("the classes are uneven: probe/balanced_accuracy takes the place of the objective probe/accuracy")

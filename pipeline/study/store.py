@@ -20,8 +20,8 @@ from pipeline.tracker import State, sqlite_path, without_credentials
 from variants import Config, InputError
 
 CONFIG = "config"  # the user attribute of a trial that holds its whole configuration, fixed values included
-REMARK = "remark"  # that of a trial whose model has collapsed or is no better than trivial
-BASELINES = "baselines"  # that of a study with log p(x) of validation data under baselines, by what they are called
+REMARK = "remark"  # the attribute of a trial whose model has collapsed or is no better than trivial
+BASELINES = "baselines"  # the attribute of a study: log p(x) of validation data under each baseline, by its title
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
 }  # fmt: skip

@@ -70,7 +70,7 @@ def best_table(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) 
     for heading in ["trial", *(COLUMNS[k][0] for k in columns)]:
         table.add_column(heading, justify="right")
     table.add_column("hyperparameters")
-    # the baselines in parentheses stand in the caption, and in the line of the trial
+    # the baseline in parentheses is left out here, because the caption shows all baselines
     remarks = [re.sub(r" \(.*\)", "", t.user_attrs.get(store.REMARK, "")) for t in best]
     if any(remarks):
         table.add_column("remark")
@@ -82,18 +82,18 @@ def best_table(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) 
 
 
 def _likelihood_notes(study: optuna.Study, measured: set[str]) -> Iterator[str]:
-    """Yield what the ELBO is to be read with: baselines, and whether it adds densities and probabilities."""
+    """Yield notes that explain the ELBO: the baselines, and whether it adds densities and probabilities."""
     if baselines := study.user_attrs.get(store.BASELINES, {}):
         values = ", ".join(f"{title} {value:.2f}" for title, value in baselines.items())
         yield f"baselines, log p(x) in nats per example: {values}"
     if "baseline/valid_ppca" in measured:
-        yield "PPCA: log p(x) of probabilistic PCA with as many latents"
+        yield "PPCA: log p(x) of probabilistic PCA with as many latent dimensions"
     kinds = [name.removeprefix(PART) for name in sorted(measured) if name.startswith(PART)]
     densities, others = ([k for k in kinds if (k in DENSITIES) == is_density] for is_density in (True, False))
     if densities and others:
         yield (
-            f"the ELBO is of a density: it adds densities ({', '.join(densities)}) and probabilities "
-            f"({', '.join(others)}), whose parts are in MLflow"
+            f"the ELBO is a bound of a log density: it adds log densities ({', '.join(densities)}) and "
+            f"log probabilities ({', '.join(others)}), whose parts are in MLflow"
         )
 
 

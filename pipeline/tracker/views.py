@@ -26,7 +26,7 @@ PICTURES = (
 )  # fmt: skip
 PICTURE_STEP = 0  # of the final pictures of all trials, which end at different epochs: a view shows a single step
 PORT = 5000
-KINDS = ("real", "positive", "count", "binary", "category")  # of values, by which reconstructions have parts
+KINDS = ("real", "positive", "count", "binary", "category")  # the kinds of values that a reconstruction is split into
 COLOURS = (  # of trials: Tol's bright, vibrant and muted schemes, which colour-blind readers can tell apart
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#0077bb", "#33bbee", "#ee3377",
     "#cc3311", "#009988", "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255",

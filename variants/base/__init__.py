@@ -17,9 +17,9 @@
 from variants.base import closed_forms
 from variants.base.abstract import Bound, DecoderVariant, GaussianPosterior, GaussianVariant
 from variants.base.contract import Batch, Config, DataSpec, Group, InputError, Loss, Terms, Variant, choice, number
-from variants.base.likelihoods import Inputs, Observation
+from variants.base.likelihoods import Observation
 from variants.base.mmd import mmd
-from variants.base.networks import Decoder, Encoder, Features, mlp
+from variants.base.networks import Decoder, Encoder, Features, Inputs, mlp
 
 __all__ = [
     "Batch", "Bound", "Config", "DataSpec", "Decoder", "DecoderVariant", "Encoder", "Features", "GaussianPosterior",

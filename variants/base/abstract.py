@@ -43,9 +43,10 @@ class DecoderVariant(Variant, ABC):
         return -closed_forms.per_example(self.log_likelihood(z, batch))
 
     def parameter_groups(self, *modules: nn.Module) -> list[dict[str, Any]]:
-        """Return the parameters of modules, by default all, for an optimizer: those of `observation` on their own.
+        """Return parameter groups for an optimizer, of `modules`, or of the whole variant if there are none.
 
-        They have the learning rate `SCALE_LR`, so that scales do not lag behind the networks.
+        The scales and dispersions of `observation` are a group with the learning rate `SCALE_LR`, so that they do not
+        lag behind the networks (see `Observation`).
         """
         own = {id(p) for p in self.observation.parameters()}
         parameters = [p for module in modules or (self,) for p in module.parameters()]

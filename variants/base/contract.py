@@ -35,7 +35,7 @@ class Batch:
     mask: Tensor | None = None  # (B, T) bool, true for real steps and false for padding
     _: KW_ONLY
     observed: Tensor | None = None  # bool, in the shape of `x`: false for missing values; None if there are none
-    exposure: Tensor | None = None  # (B,) what the mean of counts is proportional to, such as their sum
+    exposure: Tensor | None = None  # (B,) the means of counts are proportional to it: for instance their sum
 
     def __len__(self) -> int:
         return len(self.x)
@@ -48,9 +48,9 @@ class Batch:
 
     @property
     def known(self) -> Tensor | None:
-        """Which values take part in the likelihood: observed values of real steps. None if all do.
+        """Which values count in the likelihood: observed values of steps that are no padding. None if all do.
 
-        It is bool, in the shape of `x` or in one that broadcasts to it.
+        It is bool, in the shape of `x`, or (B, T, 1) for sequences without missing values.
         """
         if self.mask is None:
             return self.observed
@@ -63,7 +63,7 @@ class Batch:
 
     @staticmethod
     def cat(batches: Sequence[Batch]) -> Batch:
-        """Return batches with the same fields as one batch."""
+        """Return one batch with the examples of several, which must have the same optional fields."""
         names = [f.name for f in dataclasses.fields(Batch) if getattr(batches[0], f.name) is not None]
         return Batch(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in names})
 
@@ -91,17 +91,17 @@ DENSITIES = ("real", "positive")  # kinds of values whose likelihood is a densit
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Values that stand next to each other in the last axis of x, and whose likelihoods are of one family.
+    """Neighbouring values in the last axis of x whose likelihoods belong to one family.
 
-    A categorical group is a single variable, as a one-hot vector. `offset` is added to the output of the decoder, so
-    that a new model begins near the frequencies and means of the training data: it holds logits of the frequencies, or
-    logarithms of the means of counts. Either it is empty, or it has a number for each value.
+    A categorical group is one variable, as a one-hot vector. `offset` is added to the output of the decoder, so that a
+    new model starts near the frequencies and means of the training data: it holds logits of the frequencies, or
+    logarithms of the means of counts. It has one number for each value, or is empty.
     """
 
     likelihood: Likelihood
     size: int  # number of values in the last axis of x
     offset: tuple[float, ...] = ()
-    spread: tuple[float, ...] = ()  # of positive values: the standard deviation of log x in the training data
+    spread: tuple[float, ...] = ()  # for positive values: the standard deviation of log x in the training data
 
     @property
     def kind(self) -> ValueKind:
@@ -129,11 +129,11 @@ class DataSpec:
     likelihood: Likelihood
     classes: int = 0  # number of classes; 0 if there are no labels
     steps: int = 0  # length of the longest sequence; 0 if the examples are no sequences
-    groups: tuple[Group, ...] = ()  # of all values in order; empty if all have one family, without offset and spread
+    groups: tuple[Group, ...] = ()  # of the last axis of x, in order; empty for one family without offset and spread
     missing: bool = False  # whether values of the training data are missing
-    exposure: Literal["", "sum", "column"] = ""  # counts are modelled given their sum, or given a column; "": neither
-    exposures: tuple[float, ...] = ()  # evenly spaced quantiles, from 0 to 1, of `Batch.exposure` in the training data
-    class_shares: tuple[float, ...] = ()  # of the training examples whose class is known; empty: all are equal
+    exposure: Literal["", "sum", "column"] = ""  # what `Batch.exposure` is: the sum of counts, or a column; "": none
+    exposures: tuple[float, ...] = ()  # quantiles, evenly spaced from 0 to 1, of training data without gaps
+    class_shares: tuple[float, ...] = ()  # among labelled training examples; empty if all classes are equal
 
     @property
     def fields(self) -> frozenset[str]:
@@ -157,13 +157,18 @@ class DataSpec:
         return torch.tensor(self.class_shares or (1 / self.classes,) * self.classes)
 
     @property
+    def median_exposure(self) -> float | None:
+        """The median of `Batch.exposure` in the training data; None if there are no exposures."""
+        return self.exposures[len(self.exposures) // 2] if self.exposures else None
+
+    @property
     def has_density(self) -> bool:
         """Whether the likelihood of an example is a density. Otherwise it is a probability."""
         return any(group.kind in DENSITIES for group in self.parts)
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> DataSpec:
-        """Return the spec that `dataclasses.asdict` turned into what JSON can hold."""
+        """Return the spec whose `dataclasses.asdict` was saved as JSON, where tuples have become lists."""
         lists = {name: tuple(value) for name, value in facts.items() if isinstance(value, list | tuple)}
         if "groups" in lists:
             lists["groups"] = tuple(

@@ -1,35 +1,44 @@
 """The likelihood p(x|z): one class for each family, and `Observation`, which composes them into one likelihood.
 
-A decoder gives one number for each value of x, or two for zero-inflated counts. These are logits, or the means of real
-values, or the logarithms of the means of positive values and counts. All else, such as a scale, is a parameter of the
-family with one number for each column of a table, or for each channel of images and sequences (Rybkin et al. 2021,
-sigma-VAE).
+A decoder gives one number for each value of x, or two for zero-inflated counts: a logit, the mean of a real value, or
+the logarithm of the mean of a positive value or a count. All other numbers, such as scales, are parameters that do not
+depend on z. There is one for each column of a table, or for each channel of images and sequences. This extends the
+sigma-VAE, which learns one scale for all values (Rybkin et al. 2021, arXiv:2006.13202).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from variants.base import closed_forms
-from variants.base.contract import Batch, DataSpec, Group, InputError
+from variants.base.contract import Batch, DataSpec, Group, InputError, Likelihood
 
 SCALE_LR = 0.02  # Adam's learning rate of scales and dispersions; see `Observation`
 SMALLEST_LOG_SCALE = -7.0
-LARGEST_LOG = 30.0  # of means of positive values and counts: e^30 is about 1e13
+LARGEST_LOG = 30.0  # the largest logarithm of the mean of a positive value or a count: e^30 is about 1e13
 LOG_DISPERSIONS = (-12.0, 16.0)  # the range of the logarithms of shapes and dispersions
 
 
 class Family(nn.Module, ABC):
     """A family of likelihoods of values that share one axis: the last one, or for images the first one (channels).
 
-    The arguments are values `x`, and the decoder's `output`, (B, ..., D), or (B, C, H, W) for images. For counts,
-    `output` is the logarithm of the mean.
+    The arguments of the methods are values `x` and the decoder's `output`, (B, ..., D), or (B, C, H, W) for images. For
+    counts, `output` is the logarithm of the mean.
+
+    Args:
+        spread: The standard deviation of log x of positive values in the training data, and 1 for all others, (D,), or
+            (C, 1, 1) for images. The parameters of the family have the same shape.
     """
 
     outputs = 1  # numbers that the decoder gives for each value
+    spread: Tensor
+
+    def __init__(self, spread: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("spread", spread, persistent=False)
 
     @abstractmethod
     def nll(self, x: Tensor, output: Tensor) -> Tensor:
@@ -77,9 +86,9 @@ class Categorical(Family):
 class Gaussian(Family):
     """Real values; the output is the mean, and exp(log_scale) the standard deviation."""
 
-    def __init__(self, shape: tuple[int, ...], log_scale: float = 0.0) -> None:
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.full(shape, log_scale))
+    def __init__(self, spread: Tensor) -> None:
+        super().__init__(spread)
+        self.log_scale = nn.Parameter(torch.zeros_like(spread))
 
     def nll(self, x: Tensor, output: Tensor) -> Tensor:
         return -closed_forms.log_normal(x, output, 2 * self.log_scale.clamp(min=SMALLEST_LOG_SCALE))
@@ -96,14 +105,17 @@ class Gaussian(Family):
 
 
 class StudentT(Gaussian):
-    """Real values with heavy tails: Student's t with 2 + exp(log_tail) degrees of freedom; the output is the mean."""
+    """Real values with heavy tails: Student's t with scale exp(log_scale); the output is the mean.
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__(shape)
-        self.log_tail = nn.Parameter(torch.full(shape, 1.0))
+    There are 2 + exp(log_tail) degrees of freedom, so that the variance is finite.
+    """
+
+    def __init__(self, spread: Tensor) -> None:
+        super().__init__(spread)
+        self.log_tail = nn.Parameter(torch.ones_like(spread))
 
     def _distribution(self, output: Tensor) -> torch.distributions.StudentT:
-        """Return it in double precision, because logarithms of the gamma function nearly cancel for light tails."""
+        """Return it in float64, because logarithms of the gamma function nearly cancel for light tails."""
         degrees = 2 + self.log_tail.clamp(*LOG_DISPERSIONS).double().exp()
         return torch.distributions.StudentT(degrees, output.double(), self.scale.double(), validate_args=False)
 
@@ -119,18 +131,11 @@ class StudentT(Gaussian):
 class LogNormal(Gaussian):
     """Positive values whose logarithm is Gaussian.
 
-    log x has the mean `spread` * output and the standard deviation `spread` * exp(log_scale), where `spread` is the
-    standard deviation of log x in the training data.
+    log x has the mean `spread` * output and the standard deviation `spread` * exp(log_scale).
     """
 
-    spread: Tensor
-
-    def __init__(self, spread: Tensor) -> None:
-        super().__init__(tuple(spread.shape))
-        self.register_buffer("spread", spread, persistent=False)
-
     def nll(self, x: Tensor, output: Tensor) -> Tensor:
-        log_x = _log(x)
+        log_x = finite_log(x)
         return super().nll(log_x / self.spread, output) + self.spread.log() + log_x
 
     def mean(self, output: Tensor) -> Tensor:
@@ -141,21 +146,18 @@ class LogNormal(Gaussian):
 
 
 class Gamma(Family):
-    """Positive values with the mean exp(spread * output) and the shape exp(log_shape); see `LogNormal` for `spread`."""
-
-    spread: Tensor
+    """Positive values with the mean exp(spread * output) and the shape exp(log_shape)."""
 
     def __init__(self, spread: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("spread", spread, persistent=False)
-        # the variance of log x is about 1 / shape
+        super().__init__(spread)
+        # the variance of log x is about 1 / shape, so this shape fits the training data
         self.log_shape = nn.Parameter((-2 * spread.log()).clamp(*LOG_DISPERSIONS))
 
     def nll(self, x: Tensor, output: Tensor) -> Tensor:
         shape = self.log_shape.clamp(*LOG_DISPERSIONS).exp().double()
-        log_ratio = (_log(x) - self.spread * output).double().clamp(max=2 * LARGEST_LOG)  # of x and its mean
+        log_ratio = (finite_log(x) - self.spread * output).double().clamp(max=2 * LARGEST_LOG)  # log(x / mean)
         nll = shape * (log_ratio.exp() - log_ratio - shape.log()) + shape.lgamma()
-        return nll.to(x.dtype) + _log(x)
+        return nll.to(x.dtype) + finite_log(x)
 
     def mean(self, output: Tensor) -> Tensor:
         return _exp(self.spread * output)
@@ -182,12 +184,12 @@ class Poisson(Family):
 class NegativeBinomial(Family):
     """Counts; the output is the logarithm of the mean m, and the variance is m + m^2 / exp(log_dispersion).
 
-    Computed in double precision: the logarithms of the gamma function nearly cancel if the dispersion is large.
+    It is computed in float64, because logarithms of the gamma function nearly cancel if exp(log_dispersion) is large.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.log_dispersion = nn.Parameter(torch.zeros(shape))
+    def __init__(self, spread: Tensor) -> None:
+        super().__init__(spread)
+        self.log_dispersion = nn.Parameter(torch.zeros_like(spread))
 
     def nll(self, x: Tensor, output: Tensor) -> Tensor:
         log_r = self.log_dispersion.clamp(*LOG_DISPERSIONS).double()
@@ -206,9 +208,10 @@ class NegativeBinomial(Family):
 
 
 class ZeroInflated(NegativeBinomial):
-    """Counts that are 0 with a probability pi, and negative binomial otherwise.
+    """Counts that are 0 with probability pi, and otherwise have a negative binomial distribution.
 
-    The last axis of the output is the logarithms of the means of the negative binomials, and then the logits of pi.
+    The first half of the last axis of the output holds the logarithms of the means of the negative binomials, and the
+    second half the logits of pi.
     """
 
     outputs = 2
@@ -231,9 +234,9 @@ class ZeroInflated(NegativeBinomial):
 class Logistic8(Family):
     """8-bit values k/255: a logistic density around the sigmoid of the output, integrated over bins."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.full(shape, -2.0))
+    def __init__(self, spread: Tensor) -> None:
+        super().__init__(spread)
+        self.log_scale = nn.Parameter(torch.full_like(spread, -2.0))
 
     def nll(self, x: Tensor, output: Tensor) -> Tensor:
         return closed_forms.nll_logistic8(x, output.sigmoid(), self.log_scale.clamp(min=SMALLEST_LOG_SCALE))
@@ -248,40 +251,43 @@ class Logistic8(Family):
         return ((mean + scale * noise) * 255).round().clamp(0, 255) / 255
 
 
+FAMILIES: Mapping[Likelihood, type[Family]] = {
+    "bernoulli": Bernoulli, "gaussian": Gaussian, "student-t": StudentT, "log-normal": LogNormal, "gamma": Gamma,
+    "poisson": Poisson, "negative-binomial": NegativeBinomial, "zero-inflated": ZeroInflated, "logistic8": Logistic8,
+    "categorical": Categorical,
+}  # fmt: skip
+
+
 def _family(group: Group, spec: DataSpec) -> Family:
-    """Return the family of a group. Its parameters have the shape (D,), or (C, 1, 1) for images."""
+    """Return the family of a group, whose parameters have the shape (D,), or (C, 1, 1) for images."""
     is_image = len(spec.shape) == 3
-    shape = (spec.shape[0], 1, 1) if is_image else (group.size,)
-    if group.kind == "positive":
-        spread = torch.tensor(group.spread or (1.0,))
-        return {"log-normal": LogNormal, "gamma": Gamma}[group.likelihood](spread.expand(shape).clone())
     if group.likelihood == "zero-inflated" and is_image:
         raise InputError(f"{spec.name}: zero-inflated is for tables and sequences; expected negative-binomial")
-    plain: dict[str, Callable[[], Family]] = {
-        "bernoulli": Bernoulli, "categorical": Categorical, "poisson": Poisson,
-    }  # fmt: skip
-    shaped: dict[str, Callable[[tuple[int, ...]], Family]] = {
-        "gaussian": Gaussian, "student-t": StudentT, "logistic8": Logistic8, "negative-binomial": NegativeBinomial,
-        "zero-inflated": ZeroInflated,
-    }  # fmt: skip
-    return plain[group.likelihood]() if group.likelihood in plain else shaped[group.likelihood](shape)
+    shape = (spec.shape[0], 1, 1) if is_image else (group.size,)
+    return FAMILIES[group.likelihood](torch.tensor(group.spread or (1.0,)).expand(shape).clone())
+
+
+def output_sizes(spec: DataSpec) -> list[int]:
+    """Return how many numbers a decoder gives for each group of values, along the last axis."""
+    return [group.size * FAMILIES[group.likelihood].outputs for group in spec.parts]
 
 
 class Observation(nn.Module):
     """The distribution p(x|z) of an example, with a decoder's output as its parameters.
 
-    It is composed of the families of `DataSpec.parts`; given z, values are independent. Missing values and padding
-    take no part. The argument `output` of all methods has `outputs` numbers in its last axis, and otherwise the shape
-    of x.
+    It is composed of the families of `DataSpec.parts`. Given z, values are independent. Missing values and padding do
+    not count. The argument `output` of all methods has `outputs` numbers in its last axis, and otherwise the shape of
+    x.
 
-    If `DataSpec.exposure` is "sum", the means of counts are the exposure times shares, which are a softmax over all
-    observed counts (Lopez et al. 2018, scVI); if it is "column", the exposure times exp(output). Without a batch, the
-    exposure is the median of the training data, and samples draw it from there. An example without any observed count,
-    whose sum is not known, gets the median too.
+    **Exposure of counts.** If `DataSpec.exposure` is "sum", the mean of a count is the exposure times the softmax of
+    the output over the observed counts of the example (as in scVI, Lopez et al. 2018, where the exposure is the library
+    size). If it is "column", the mean is the exposure times exp(output). If no exposure is given, `mean` uses the
+    median exposure of the training data, and `sample_x` draws one from their distribution. An example without observed
+    counts, whose sum is unknown, also gets the median.
 
-    A scale that Adam learns at the learning rate of the networks moves by no more than this rate in each step, and lags
-    behind them. So the parameters of this module should have the learning rate `SCALE_LR`; see
-    `DecoderVariant.parameter_groups`.
+    **Learning rate.** Adam moves a parameter in each step by about its learning rate at most. At the learning rate of
+    the networks, scales lag behind the errors of the networks. The parameters of this module should therefore have the
+    learning rate `SCALE_LR`; `DecoderVariant.parameter_groups` sets it.
     """
 
     offset: Tensor | None
@@ -291,12 +297,11 @@ class Observation(nn.Module):
         self.spec = spec
         self.families = nn.ModuleList(_family(group, spec) for group in spec.parts)
         self.sizes = [group.size for group in spec.parts]
-        numbers = [group.size * family.outputs for group, family in zip(spec.parts, self._families, strict=True)]
-        self.outputs = sum(numbers) if len(spec.shape) == 1 else spec.shape[-1]
-        self._numbers = numbers
+        self._output_sizes = output_sizes(spec)
+        self.outputs = sum(self._output_sizes)
         offsets = [
             torch.tensor([*(group.offset or (0.0,) * group.size), *(0.0,) * (n - group.size)])
-            for group, n in zip(spec.parts, numbers, strict=True)
+            for group, n in zip(spec.parts, self._output_sizes, strict=True)
         ]
         has_offset = any(group.offset for group in spec.parts)
         self.register_buffer("offset", torch.cat(offsets) if has_offset else None, persistent=False)
@@ -314,7 +319,7 @@ class Observation(nn.Module):
 
         The values of a categorical group add up to -log p of its category.
         """
-        # autocast's bf16 has steps as wide as a grey value
+        # autocast's bf16 is too coarse: its steps are as wide as the one between two grey values
         outputs = self._parameters_of(output.to(batch.x.dtype), batch.exposure, batch.observed)
         known = batch.known
         x = batch.x if known is None else torch.where(known, batch.x, 0.0)
@@ -324,24 +329,22 @@ class Observation(nn.Module):
         return values if known is None else torch.where(known, values, 0.0)
 
     def mean(self, output: Tensor, batch: Batch | None = None) -> Tensor:
-        """Return the mean of p(x|z) in the units of `Batch.x`, given the exposure in `batch`."""
-        exposure = self._typical_exposure(output) if batch is None or batch.exposure is None else batch.exposure
+        """Return the mean of p(x|z), in the shape and units of `Batch.x`, given the exposure in `batch`."""
+        exposure = self._median_exposure(output) if batch is None or batch.exposure is None else batch.exposure
         outputs = self._parameters_of(output, exposure, None if batch is None else batch.observed)
         return _joined([family.mean(part) for family, part in zip(self._families, outputs, strict=True)])
 
     def sample_x(self, output: Tensor, batch: Batch | None = None) -> Tensor:
-        """Return one sample from p(x|z) in the units of `Batch.x`, given the exposure in `batch`."""
+        """Return one sample from p(x|z), in the shape and units of `Batch.x`, given the exposure in `batch`."""
         exposure = self._random_exposure(output) if batch is None or batch.exposure is None else batch.exposure
         outputs = self._parameters_of(output, exposure, None if batch is None else batch.observed)
         return _joined([family.sample(part) for family, part in zip(self._families, outputs, strict=True)])
 
     def _parameters_of(self, output: Tensor, exposure: Tensor | None, observed: Tensor | None) -> list[Tensor]:
-        """Return the output of each family, with offsets and the exposure."""
+        """Return the part of the output of each family, after adding offsets and the logarithm of the exposure."""
         if self.offset is not None:
             output = output + self.offset
-        if len(self._numbers) == 1 and not self.spec.exposure:
-            return [output]
-        outputs = list(output.split(self._numbers, -1)) if len(self._numbers) > 1 else [output]
+        outputs = list(output.split(self._output_sizes, -1)) if len(self._output_sizes) > 1 else [output]
         if not self.spec.exposure or exposure is None:
             return outputs
         log_exposure = exposure.clamp(min=1e-6).log().view(-1, *[1] * (output.ndim - 1))
@@ -352,18 +355,18 @@ class Observation(nn.Module):
             if observed is not None:
                 is_count = torch.cat([o for o, g in zip(observed.split(self.sizes, -1), self.spec.parts, strict=True)
                                       if g.kind == "count"], -1)  # fmt: skip
-                is_empty = ~is_count.any(-1, keepdim=True)  # such rows have the typical exposure
+                is_empty = ~is_count.any(-1, keepdim=True)  # such examples get the median exposure
                 shares = torch.where(is_count | is_empty, shares, -torch.inf)
-                if (typical := self._typical_exposure(output)) is not None:
-                    log_exposure = torch.where(is_empty, typical.log().view_as(log_exposure), log_exposure)
+                if (median := self._median_exposure(output)) is not None:
+                    log_exposure = torch.where(is_empty, median.log().view_as(log_exposure), log_exposure)
             log_exposure = log_exposure - shares.logsumexp(-1, keepdim=True)
         for i, logit in zip(counts, logits, strict=True):
             outputs[i] = torch.cat([logit + log_exposure, outputs[i][..., self.sizes[i] :]], -1)
         return outputs
 
-    def _typical_exposure(self, output: Tensor) -> Tensor | None:
-        quantiles = self.spec.exposures
-        return output.new_full((len(output),), max(quantiles[len(quantiles) // 2], 1e-6)) if quantiles else None
+    def _median_exposure(self, output: Tensor) -> Tensor | None:
+        median = self.spec.median_exposure
+        return None if median is None else output.new_full((len(output),), max(median, 1e-6))
 
     def _random_exposure(self, output: Tensor) -> Tensor | None:
         if not self.spec.exposures:
@@ -380,62 +383,12 @@ class Observation(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class Inputs(nn.Module):
-    """What a network reads of a batch: values on a scale that suits it, and which of them are observed.
-
-    Counts enter as log(1 + x), positive values as log(x) divided by its standard deviation in the training data, and
-    all others as they are. Missing values are 0. If values of the training data are missing, the mask of the observed
-    values is appended: along the channels of images, and otherwise along the last axis.
-    """
-
-    log_spread: Tensor
-
-    def __init__(self, spec: DataSpec) -> None:
-        super().__init__()
-        self.has_mask = spec.missing
-        self.axis = 1 if len(spec.shape) == 3 else -1
-        position = 0 if len(spec.shape) == 3 else len(spec.shape) - 1
-        self.shape = tuple(n * (1 + self.has_mask) if i == position else n for i, n in enumerate(spec.shape))
-        kinds = [group.kind for group in spec.parts]
-        self.kinds = list(zip(kinds, (group.size for group in spec.parts), strict=True))
-        self.is_plain = not {"count", "positive"} & set(kinds)
-        spreads = [torch.tensor(group.spread or (1.0,)).expand(group.size) for group in spec.parts]
-        self.register_buffer("log_spread", torch.cat(spreads), persistent=False)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Return the values, (B, *shape), where `shape` is that of this module."""
-        return self.of(batch.x, batch.observed)
-
-    def of(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        """Return what a network reads of values x, of which those in `observed` are known; all if it is None."""
-        if not self.is_plain:
-            x = self._transformed(x)
-        if observed is not None:
-            x = torch.where(observed, x, 0.0)
-        if not self.has_mask:
-            return x
-        mask = torch.ones_like(x) if observed is None else observed.to(x.dtype)
-        return torch.cat([x, mask.expand_as(x)], self.axis)
-
-    def _transformed(self, x: Tensor) -> Tensor:
-        parts, begin = [], 0
-        for kind, size in self.kinds:
-            part = x[..., begin : begin + size]
-            if kind == "count":
-                part = part.clamp(min=0).log1p()
-            elif kind == "positive":
-                part = _log(part) / self.log_spread[begin : begin + size]
-            parts.append(part)
-            begin += size
-        return _joined(parts)
-
-
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
-def _log(x: Tensor) -> Tensor:
-    """Return log x, which is finite for missing values as well."""
+def finite_log(x: Tensor) -> Tensor:
+    """Return log x, or a finite number for missing values, which are 0."""
     return x.clamp(min=1e-30).log()
 
 

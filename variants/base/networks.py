@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from variants.base.contract import Batch, Config, DataSpec, InputError
-from variants.base.likelihoods import Inputs, Observation
+from variants.base.likelihoods import finite_log, output_sizes
 
 
 def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
@@ -47,6 +47,55 @@ def _he_initialized(net: nn.Sequential) -> nn.Sequential:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     return net
+
+
+class Inputs(nn.Module):
+    """What a network reads of a batch: values on a scale that suits it, and which of them are observed.
+
+    Counts enter as log(1 + x), positive values as log(x) divided by its standard deviation in the training data, and
+    all others as they are. Missing values are 0. If values of the training data are missing, the mask of the observed
+    values is appended: along the channels of images, and otherwise along the last axis.
+    """
+
+    log_spread: Tensor
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__()
+        self.has_mask = spec.missing
+        self.axis = 1 if len(spec.shape) == 3 else -1
+        position = 0 if len(spec.shape) == 3 else len(spec.shape) - 1
+        self.shape = tuple(n * (1 + self.has_mask) if i == position else n for i, n in enumerate(spec.shape))
+        self.kinds = [group.kind for group in spec.parts]
+        self.sizes = [group.size for group in spec.parts]
+        self.is_plain = not {"count", "positive"} & set(self.kinds)
+        spreads = [torch.tensor(group.spread or (1.0,)).expand(group.size) for group in spec.parts]
+        self.register_buffer("log_spread", torch.cat(spreads), persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the values, (B, *shape), where `shape` is that of this module."""
+        return self.of(batch.x, batch.observed)
+
+    def of(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Return what a network reads of values x, of which those in `observed` are known; all if it is None."""
+        if not self.is_plain:
+            x = self._transformed(x)
+        if observed is not None:
+            x = torch.where(observed, x, 0.0)
+        if not self.has_mask:
+            return x
+        mask = torch.ones_like(x) if observed is None else observed.to(x.dtype)
+        return torch.cat([x, mask.expand_as(x)], self.axis)
+
+    def _transformed(self, x: Tensor) -> Tensor:
+        parts = []
+        spreads = self.log_spread.split(self.sizes)
+        for kind, part, spread in zip(self.kinds, x.split(self.sizes, -1), spreads, strict=True):
+            if kind == "count":
+                part = part.clamp(min=0).log1p()
+            elif kind == "positive":
+                part = finite_log(part) / spread
+            parts.append(part)
+        return torch.cat(parts, -1)
 
 
 class Features(nn.Module):
@@ -96,12 +145,14 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Map z, (B, inputs), to the parameters of p(x|z), with `depth` hidden layers.
 
-    The output has the shape of x, but for the number of `Observation.outputs` in its last axis.
+    The output has the shape of x, except that its last axis has `Observation.outputs` numbers. If x is real or a
+    count, convolutions start with small outputs. Otherwise the first means are so far from the data that training takes
+    many epochs to become as good as a constant, as measured on images of photon counts.
     """
 
     def __init__(self, spec: DataSpec, config: Config, inputs: int, depth: int | None = None) -> None:
         super().__init__()
-        self.shape = (*spec.shape[:-1], Observation(spec).outputs)
+        self.shape = (*spec.shape[:-1], sum(output_sizes(spec)))
         hidden = config.depth if depth is None else depth
         if config.network == "mlp":
             self.net = mlp(inputs, config.width, hidden, math.prod(self.shape))
@@ -111,6 +162,9 @@ class Decoder(nn.Module):
         convs = [m for a, b in pairwise(up) for m in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU())][:-1]
         head = mlp(inputs, config.width, hidden, sizes.features)
         self.net = _he_initialized(nn.Sequential(*head, nn.ReLU(), nn.Unflatten(1, (up[0], *sizes.small)), *convs))
+        if not {"binary", "pixel"} & spec.kinds.keys():
+            with torch.no_grad():
+                next(self.net[-1].parameters()).mul_(0.1)
 
     def forward(self, z: Tensor) -> Tensor:
         out: Tensor = self.net(z)
