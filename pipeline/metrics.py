@@ -52,6 +52,7 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"valid/reconstruction_(real|positive|count|binary|category|pixel)": Metric(
         "minimize", _NATS, "the part of the reconstruction that comes from values of one kind"
     ),
+    r"valid/bound": Metric("maximize", _NATS, "importance-weighted bound of log p(x) that is the training objective"),
     r"valid/elbo_given_\w+": Metric("maximize", _NATS, "ELBO of log p(x|condition), which no other variant has"),
     r"valid/\w+_score": Metric("", "the variant's", "a score of the variant's own; high for ordinary examples"),
     r"valid/\w+": Metric("", "the variant's", "an extra term of the variant, averaged over validation examples"),

@@ -443,6 +443,11 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         raw, variant = self._read(X), self.variant_
         if variant.conditioned_on == "x":
             raise InputError(f"{self.variant} models a part of x given the rest; expected a model of all values")
+        if not variant.factorized:
+            raise InputError(
+                f"{self.variant} reads the preceding true values (feeding='teacher'), which may be missing; expected "
+                "feeding='free' for a model that fills in values"
+            )
 
         def completed(batch: Batch, part: Raw) -> list[Any]:
             xs = batch.x.expand(max(1, draws), *batch.x.shape).clone()

@@ -97,7 +97,8 @@ def train(
 
     Training runs on the device of `data`, to which the variant is moved. The order of the examples depends on `seed`
     alone, so that all variants see them in the same order. With `patience`, training ends early after that many
-    epochs without a better validation score (the ELBO, or the negative reconstruction if the variant has no ELBO). At
+    epochs without a better validation score (the ELBO, or the extra `bound` if the variant gives one, or the negative
+    reconstruction if it has no ELBO). At
     the end, early or not, the weights of the best epoch are then restored. The precision `auto` is bf16 autocast on
     CUDA devices that support it, and fp32 elsewhere. `lr_schedule(epoch, epochs)` returns the factor by which the
     initial learning rates are multiplied in one epoch. `resume` is what `Epoch.snapshot` returned; training continues
@@ -138,7 +139,8 @@ def train(
         metrics["time/train_seconds"] = seconds
         metrics["time/valid_seconds"] = time.perf_counter() - end
         metrics["time/examples_per_second"] = len(data.train) / seconds
-        best = state.end_epoch(number, metrics.get("valid/elbo", -metrics["valid/reconstruction"]))
+        value = metrics.get("valid/bound", metrics.get("valid/elbo", -metrics["valid/reconstruction"]))
+        best = state.end_epoch(number, value)
         yield Epoch(
             number=number, step=number * steps, metrics=metrics, vectors=vectors, best=best, snapshot=state.snapshot
         )

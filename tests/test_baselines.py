@@ -193,7 +193,7 @@ def test_a_joint_gaussian_with_missing_values_maximises_the_likelihood_of_the_ob
     ]
     np.testing.assert_allclose(values(data, "gaussian"), expected, rtol=1e-6, atol=1e-9)
     root = torch.linalg.cholesky(joint.covariance)
-    parameters = [joint.mean.clone().requires_grad_(), root.clone().requires_grad_()]
+    parameters = [joint.mean.clone().requires_grad_(), root.contiguous().requires_grad_()]
     fitted = float(joint.log_p(data.train).mean())
     optimizer = torch.optim.LBFGS(parameters, max_iter=100, line_search_fn="strong_wolfe")
 

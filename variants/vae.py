@@ -51,9 +51,11 @@ class VAE(GaussianVariant):
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         bound, c = self.bound(batch), self.config
-        if self.training and c.samples > 1:
-            loss = -self.importance_weighted_bound(batch, c.samples).mean()
-        else:
+        extras = {"kl_per_dimension": bound.kl}
+        if c.samples == 1:
             kl = closed_forms.ramp(step, c.warmup) * closed_forms.free_bits(bound.kl, c.free_bits)
             loss = bound.reconstruction.mean() + kl
-        return Terms(bound.reconstruction, bound.kl.sum(1), {"loss": loss}, {"kl_per_dimension": bound.kl})
+        else:
+            extras["bound"] = self.importance_weighted_bound(batch, c.samples)
+            loss = -extras["bound"].mean()
+        return Terms(bound.reconstruction, bound.kl.sum(1), {"loss": loss}, extras)

@@ -6,7 +6,8 @@ conditioned on x.
 
     independent   each value has its own distribution of its family: the best that a decoder can do that ignores z
     gaussian      real values, and logarithms of positive values, have one Gaussian with a full covariance matrix
-    multinomial   counts given their sum, with the frequencies of the training data
+    multinomial   counts given their sum, with the frequencies of the training data; other likelihoods of counts do not
+                  use that the counts add up exactly, which is about log(2 pi sum) / 2 nats to their disadvantage
     ppca          as `gaussian`, with the covariance of probabilistic PCA (Tipping & Bishop 1999), a linear model with
                   the same number of latent dimensions as the variant
 
@@ -94,13 +95,13 @@ def titled(scores: Mapping[str, float], spec: DataSpec) -> dict[str, float]:
     return {titles[short]: scores[name] for name, short in names.items()}
 
 
-def verdict(elbo: float, titles: Mapping[str, float]) -> str:
-    """Return a clause that says that an ELBO is no better than the best baseline, or "" if it is better than all.
+def verdict(bound: float, titles: Mapping[str, float]) -> str:
+    """Return a clause that says that a bound of log p(x) is no better than the best baseline; "" if it is better.
 
     `titles` has the mean log p(x) of each baseline on the same examples, in nats, as `titled` returns it.
     """
     best = max(titles, key=lambda title: titles[title], default=None)
-    if best is None or elbo > titles[best]:
+    if best is None or bound > titles[best]:
         return ""
     return f"no better than trivial ({best}: {titles[best]:.2f} nats)"
 

@@ -95,7 +95,10 @@ def _bounds(context: Context) -> Part:
         return Part(name="bounds", scores=scores, remark=remark)
     trivial = _baselines(context)
     scores += trivial
-    return Part(name="bounds", scores=scores, remark=_remark_on_bounds(elbo, trivial, data))
+    tightest = elbo
+    if elbo is not None and not isinstance(bound, Undefined) and len(bound) == totals.count:
+        tightest = max(elbo, float(bound.mean()))
+    return Part(name="bounds", scores=scores, remark=_remark_on_bounds(tightest, trivial, data))
 
 
 def _elbo_in_units(elbo: float | None, data: Data) -> Score:
@@ -116,10 +119,10 @@ def _baselines(context: Context) -> list[Score]:
     ]
 
 
-def _remark_on_bounds(elbo: float | None, trivial: list[Score], data: Data) -> str:
-    """Return whether the ELBO exceeds the baselines, and whether it is a density or a probability, in words."""
+def _remark_on_bounds(bound: float | None, trivial: list[Score], data: Data) -> str:
+    """Return whether a bound of log p(x) exceeds the baselines, and whether it is a density, in words."""
     titles = baselines.titled({s.name: s.value for s in trivial if s.value is not None}, data.spec)
-    remarks = [] if elbo is None else [baselines.verdict(elbo, titles)]
+    remarks = [] if bound is None else [baselines.verdict(bound, titles)]
     densities = [kind for kind in data.spec.kinds if kind in DENSITIES]
     probabilities = [kind for kind in data.spec.kinds if kind not in DENSITIES]
     if densities and probabilities:

@@ -242,7 +242,9 @@ class Terms:
     the optimizers of both.
 
     Scores that are **only logged**: each of `extras` is (B,) or (B, n). An extra whose name ends in `_score` is used to
-    detect anomalies; a higher value means that the example is more typical of the training data.
+    detect anomalies; a higher value means that the example is more typical of the training data. The extra `bound`, if
+    there is one, is a lower bound of log p(x) that is tighter than the ELBO. The best epoch of a training is then the
+    one with the highest `bound`.
     """
 
     reconstruction: Tensor  # (B,)
