@@ -168,10 +168,3 @@ def test_without_a_density_the_code_of_the_observed_values_decides() -> None:
     torch.testing.assert_close(means, expected)
     draws = imputation.conditional_draws(variant, batch, 2000)
     torch.testing.assert_close(draws.mean(0), means, atol=0.15, rtol=0)
-
-
-def test_a_decoder_that_reads_true_steps_does_not_impute() -> None:
-    series = [np.random.default_rng(i).normal(size=(6, 2)) for i in range(20)]
-    model = Model("vrae", epochs=1, latent=2, width=8, feeding="teacher", progress=False).fit(series)
-    with pytest.raises(InputError, match="expected feeding='free'"):
-        model.impute(series)

@@ -117,3 +117,10 @@ def test_sequences_are_trained_scored_sampled_and_imputed(kind: str) -> None:
     if kind in ("count", "symbol"):
         whole_numbers = np.concatenate([*model.sample(20), *draws[0]])
         assert (whole_numbers == whole_numbers.round()).all() and whole_numbers.min() >= 0
+
+
+def test_a_decoder_that_reads_true_steps_does_not_impute() -> None:
+    series = [np.random.default_rng(i).normal(size=(6, 2)) for i in range(20)]
+    model = Model("vrae", epochs=1, latent=2, width=8, feeding="teacher", progress=False).fit(series)
+    with pytest.raises(InputError, match="expected feeding='free'"):
+        model.impute(series)

@@ -349,7 +349,7 @@ def test_a_training_epoch_copies_to_the_host_once(digits: Data, monkeypatch: pyt
 def test_a_tighter_bound_than_the_elbo_decides_which_epoch_is_best(small: Data) -> None:
     """Models that are trained with several samples of z have an ELBO that may fall while their bound rises."""
     variant = VAE(VAEConfig(latent=2, width=8, batch=30, samples=20, lr=0.01), small.spec)
-    best = -math.inf
+    best = -float("inf")
     for epoch in train(variant, small, epochs=6, seed=0):
         bound = epoch.metrics["valid/bound"]
         assert bound > epoch.metrics["valid/elbo"]
