@@ -105,9 +105,8 @@ def test_columns_are_fitted_by_maximum_likelihood_one_by_one(family: Likelihood)
     data = data_of(x, family)
     train, valid = data.train.x.double().numpy(), data.valid.x.double().numpy()
     expected = np.sum([fit(train[:, i], valid[:, i]) for i in range(3)], axis=0)
-    np.testing.assert_allclose(values(data, "independent"), expected, rtol=5e-3, atol=5e-3)
-    changed = replace(data, test=replace(data.test, x=data.test.x * 0))
-    np.testing.assert_array_equal(values(changed, "independent"), values(data, "independent"))
+    changed = replace(data, test=replace(data.test, x=data.test.x * 0))  # which takes no part
+    np.testing.assert_allclose(values(changed, "independent"), expected, rtol=5e-3, atol=5e-3)
 
 
 def test_each_column_of_a_mixed_table_has_its_family_and_missing_values_do_not_count() -> None:
@@ -268,8 +267,9 @@ def test_counts_given_their_sum_are_fitted_with_it() -> None:
     x = RNG.poisson(RNG.gamma(1, 50, (N, 1)) * RNG.dirichlet(np.ones(10)), (N, 10)).astype(float)
     given, alone = (data_of(x, "negative-binomial", exposure_kind=kind) for kind in ("sum", ""))
     poisson = data_of(x, "poisson", exposure_kind="sum")
-    assert values(given, "independent").mean() > values(alone, "independent").mean() + 5
-    assert values(given, "independent").mean() == pytest.approx(values(poisson, "independent").mean(), abs=0.3)
+    mean = values(given, "independent").mean()
+    assert mean > values(alone, "independent").mean() + 5
+    assert mean == pytest.approx(values(poisson, "independent").mean(), abs=0.3)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def test_a_command_of_a_page_exists_and_has_these_options(
         assert words[0] in valid.get(name, words) or words[0].isupper()
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run(folder: Path, command: Command) -> None:
     """In the order of the README, with tiny sizes: a study, a comparison, an evaluation of its run, and so on."""
     for name, words in commands(ROOT / "README.md"):

@@ -79,6 +79,7 @@ def rare_classes(counts: tuple[int, ...] = (285, 11, 4), seed: int = 0) -> dict[
     return {"x": (rng.standard_normal((len(y), 6)) + y[:, None]).astype("float32"), "y": y}
 
 
+@pytest.mark.slow
 def test_examples_without_a_label_take_no_part_in_probes_and_clusters(digits: Data) -> None:
     """The scores are those of the same data without these examples."""
     some = partly_labelled(digits)

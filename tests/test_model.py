@@ -90,6 +90,7 @@ for folder in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.slow
 def test_another_process_computes_the_same_from_the_saved_folder_and_the_raw_file(tmp_path: Path) -> None:
     expected: dict[Path, dict[str, Any]] = {}
     for variant, kind in CASES:
@@ -327,9 +328,10 @@ def test_missing_pixels_are_filled_in_and_known_ones_stay(dtype: Any) -> None:
     pictures = grey > 0.5 if dtype == np.bool_ else grey.astype(dtype)
     holes = np.ma.masked_array(pictures, rng.random(pictures.shape) < 0.2)
     model = Model("vae", **QUICK).fit(holes)
-    for filled in (model.impute(holes), *model.impute(holes, draws=2)):
-        assert filled.shape == pictures.shape and np.isfinite(filled).all()
-        np.testing.assert_array_equal(filled[~holes.mask], pictures[~holes.mask])
+    some, known = holes[:20], ~holes.mask[:20]
+    for filled in (model.impute(some, importance=100), *model.impute(some, draws=2, importance=100)):
+        assert filled.shape == some.shape and np.isfinite(filled).all()
+        np.testing.assert_array_equal(filled[known], pictures[:20][known])
     assert np.isfinite(model.score_samples(holes)).all()
     assert np.isnan(model.score_samples(holes, by_value=True)).sum() == holes.mask.sum()
 

@@ -70,7 +70,7 @@ def test_a_variant_is_added_by_two_files(tmp_path: Path) -> None:
         "tests/test_house.py",
         "-n0",
         "-k",
-        "squashed or imports",
+        "(squashed and (images or mixed)) or imports",
         "-q",
     )
     output = call(tmp_path, "-m", "pipeline.study", "--variant", "squashed", "--threads", "1")
