@@ -113,7 +113,7 @@ def test_examples_without_a_label_have_no_colour(digits: Data) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("name", ["vae", "cvae"])
+@pytest.mark.parametrize("name", ["vae", pytest.param("cvae", marks=pytest.mark.slow)])
 def test_a_split_without_any_known_label(digits: Data, split: str, name: str) -> None:
     """Every score has a finite value or a reason, and trials have no probe where it could not be validated."""
     unknown, model = partly_labelled(digits, (split,), every=1), built(digits, name)

@@ -38,7 +38,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "vrae teacher": ("digits-rows", {"feeding": "teacher"}),
 }
 
-QUICK = ("vae", "hvae")
+QUICK = ("vae",)
 
 
 def built(name: str, loaded: Data, settings: Any, epochs: int = 2) -> Variant:
