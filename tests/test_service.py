@@ -54,9 +54,11 @@ def killed(url: str, folder: Path, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(chance.uniform(0.4, 1.2))
-        begun = [entry.split() for entry in log.read_text().splitlines()]
-        busy = {int(w[2]) for w in begun if w[0] == "begin"} - {int(w[2]) for w in begun[-1:] if w[0] == "end"}
-        victim = next((w for w in workers if w.pid in busy), workers[0])  # rather one that is in the middle
+        kind, pid, soon = "", 0, time.monotonic() + 3
+        while len(kills) % 2 and kind != "begin" and time.monotonic() < soon:  # every other one in the middle
+            time.sleep(0.01)
+            kind, _, pid = log.read_text().splitlines()[-1].split()[:3]
+        victim = next((w for w in workers if kind == "begin" and w.pid == int(pid)), workers[0])
         os.kill(victim.pid, signal.SIGKILL)
         victim.wait()
         kills[str(victim.pid)] = time.time()
