@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import ROOT, environment
 
 VARIANT = '''
@@ -56,6 +57,7 @@ def copy(folder: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", folder)
 
 
+@pytest.mark.slow
 def test_a_variant_is_added_by_two_files(tmp_path: Path) -> None:
     """The contract tests, the search, the scores and the page apply to it."""
     copy(tmp_path)

@@ -114,6 +114,7 @@ def mixed_table(folder: Path) -> Path:
 
 
 @pytest.mark.usefixtures("mixed_table")
+@pytest.mark.slow
 def test_a_mixed_table_with_missing_values_from_the_search_to_the_report(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
