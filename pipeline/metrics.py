@@ -80,7 +80,7 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"probe/majority": Metric("", _SHARE, "examples of the class that is most frequent in training"),
     r"probe/random_projection": Metric("maximize", _SHARE, "the same probe on random projections of the raw values"),
     r"probe/raw_pixels": Metric("maximize", _SHARE, "the same probe on the raw values"),
-    # of simple baselines, which a useful model exceeds; they depend on the data, and PPCA on the number of latents
+    # mean log p(x) of simple baselines (PPCA has as many latent dimensions as the model); a useful model exceeds them
     r"baseline/(valid|test)_independent": Metric("", _NATS, "log p(x) of independent columns, channels or pixels"),
     r"baseline/(valid|test)_gaussian": Metric("", _NATS, "log p(x) of a Gaussian with a full covariance matrix"),
     r"baseline/(valid|test)_multinomial": Metric("", _NATS, "log p(x) of a multinomial of counts, given their sum"),

@@ -48,7 +48,7 @@ class Batch:
 
     @property
     def known(self) -> Tensor | None:
-        """Which values count in the likelihood: observed values of steps that are no padding. None if all do.
+        """Which values count in the likelihood: observed values of real steps, not of padding. None if all do.
 
         It is bool, in the shape of `x`, or (B, T, 1) for sequences without missing values.
         """
