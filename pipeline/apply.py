@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas
 
-from pipeline import cli, machine
+from pipeline import cli
 from variants import InputError
 
 ABOUT = """Use a trained model on new data, and write the results to a file.
@@ -69,6 +69,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--threads", **cli.OPTIONS["--threads"])
     arguments = parser.parse_args(words)
 
+    from pipeline import machine
     from pipeline.model import FIXED_OPTIONS, Model, about_options
     from pipeline.progress import Display
 
@@ -147,6 +148,8 @@ class _Output:
         self._parquet: Any = None
 
     def __enter__(self) -> "_Output":
+        from pipeline import machine
+
         self._discard()  # what a command left behind when it was killed
         machine.writable(self._path.parent if self._path.suffix else self._temporary)
         return self

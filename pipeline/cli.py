@@ -15,13 +15,14 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline import machine
 from pipeline.data import KINDS, SPLIT_SEED, Source
 from pipeline.executor import Compute
-from variants import InputError
-from variants.base.contract import KIND_OF
+from variants import KIND_OF, InputError
+
+if TYPE_CHECKING:
+    from studies import SearchBudget
 
 CRASHED, INTERRUPTED = 3, 130
 OPTUNA_STORE = "sqlite:///optuna.db"  # in the working directory
@@ -58,6 +59,22 @@ def seconds(text: str) -> float:
     return value
 
 
+def budget(text: str) -> "SearchBudget":
+    """Parse a number of epochs or a time, such as 2000epochs, 90s, 30m or 2h, as the `type` of an `argparse` option."""
+    from studies import SearchBudget
+
+    try:
+        if text.endswith(("epoch", "epochs")):
+            return SearchBudget(epochs=positive(re.sub("epochs?$", "", text)))
+        if text.endswith(("s", "m", "h")):
+            return SearchBudget(seconds=seconds(text))
+    except argparse.ArgumentTypeError:
+        pass
+    raise argparse.ArgumentTypeError(
+        f"{text!r}: expected a number with its unit, either epochs, such as 2000epochs, or a time, such as 90s, 30m, 2h"
+    )
+
+
 def size(text: str) -> tuple[int, int]:
     """Parse a height and a width, such as 32x48, as the `type` of an `argparse` option."""
     match = re.fullmatch(r"(\d+)[xX](\d+)", text)
@@ -87,6 +104,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--variant": {"metavar": "NAME", "help": "the variant; a wrong name lists them all"},
     "--dataset": {"metavar": "NAME|PATH", "help": "digits, mnist, ..., or the path of a file or folder"},
     "--trials": {"type": positive, "metavar": "N", "help": "number of finished trials that the study is to have"},
+    "--budget": {"type": budget, "metavar": "AMOUNT",
+                 "help": "what all trials may spend together, earlier ones included: 2000epochs, or 90s, 30m or 2h of "
+                 "training and scoring; with --trials, whichever is reached first"},
     "--epochs": {"type": positive, "metavar": "N", "help": "largest number of epochs of a trial"},
     "--timeout": {"type": seconds, "metavar": "SECONDS", "help": "start no trial after this time, such as 15m or 2h"},
     "--seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of the search, weights, noise and order (0)"},
@@ -208,6 +228,8 @@ def run(command: Callable[[list[str]], int], how_to_continue: str = "") -> NoRet
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except Exception as error:
+        from pipeline import machine  # not above: it imports torch, which takes a second and which --help does not need
+
         if machine.disk_is_full(error):
             first, how = str(error).splitlines()[0], how_to_continue or "run the same command again"
             print(f"error: {first}; make room ({machine.room_left()}), and {how}", file=sys.stderr)

@@ -62,6 +62,9 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"train/kl": Metric("", _NATS, "KL(q(z|x) || p(z)), averaged over an epoch"),
     r"time/(train|valid)_seconds": Metric("minimize", "seconds", "duration of an epoch's training or validation"),
     r"time/trial_seconds": Metric("minimize", "seconds", "duration of all training and validation of a run"),
+    r"time/epochs": Metric("", "epochs", "epochs for which a run was trained"),
+    r"time/best_epoch": Metric("", "epochs", "the epoch with the best validation score, whose weights are kept"),
+    r"time/(scores|pictures)_seconds": Metric("minimize", "seconds", "duration of the scores or pictures of a run"),
     r"time/examples_per_second": Metric("maximize", "examples per second", "training speed in an epoch"),
     # of each trial, on training and validation data
     r"latent/mmd": Objective("minimize", _DISTANCE, "maximum mean discrepancy of codes from the prior"),

@@ -48,15 +48,18 @@ class Display:
             self.console.print(content, highlight=False)
 
     @contextmanager
-    def progress(self, name: str, total: int, finished: int = 0) -> Iterator["Progress"]:
-        """Show the progress of `total` tasks, of which `finished` have ended before, for as long as the block lasts."""
+    def progress(self, name: str, total: int, finished: int = 0, unit: str = "") -> Iterator["Progress"]:
+        """Show the progress of `total` tasks, of which `finished` have ended before, for as long as the block lasts.
+
+        With a `unit`, such as `epochs`, `total` is the number of these, and `Progress.spend` shows how many are spent.
+        """
         columns = (
             bars.TextColumn("{task.description}"), bars.BarColumn(bar_width=28), bars.MofNCompleteColumn(),
-            bars.TimeElapsedColumn(), bars.TextColumn("left"),
+            bars.TextColumn("{task.fields[unit]}"), bars.TimeElapsedColumn(), bars.TextColumn("left"),
             bars.TimeRemainingColumn(elapsed_when_finished=False), bars.TextColumn("{task.fields[note]}"),
         )  # fmt: skip
         live = bars.Progress(*columns, console=self.console, disable=not self.console.is_terminal)
-        progress = Progress(self, live, name, total, finished)
+        progress = Progress(self, live, name, total, finished, unit)
         stop = threading.Event()
         if not self.console.is_terminal:
             threading.Thread(target=self._keep_talking, args=(progress, stop), daemon=True).start()
@@ -96,17 +99,19 @@ class Progress:
     Messages about a task that is not running, such as one that arrives late from another process, are ignored.
     """
 
-    def __init__(self, display: Display, live: bars.Progress, name: str, total: int, finished: int) -> None:
+    def __init__(self, display: Display, live: bars.Progress, name: str, total: int, finished: int, unit: str) -> None:
         self._display, self._live = display, live
         self._name, self._total, self._finished = name, total, finished
         self._begin = time.monotonic()
-        self._all = live.add_task(name, total=total, completed=finished, note="", visible=total > 0)
+        self._state = ""
+        done = 0 if unit else finished
+        self._all = live.add_task(name, total=total, completed=done, unit=unit, note="", visible=total > 0)
         self._running: dict[Hashable, _Running] = {}
 
     def start(self, key: Hashable, name: str, steps: int | None = None) -> None:
         """Show that a task starts, which takes `steps` epochs at most (None if that is not known)."""
         with suppress(*WRITE_ERRORS):
-            bar = self._live.add_task(name, total=steps, note="")
+            bar = self._live.add_task(name, total=steps, unit="epochs" if steps else "", note="")
             self._running[key] = _Running(name=name, steps=steps, bar=bar)
 
     def update(self, key: Hashable, step: int, note: str = "") -> None:
@@ -135,9 +140,15 @@ class Progress:
         """Show a note beside the bar over all tasks, such as the best score so far."""
         self._live.update(self._all, note=note)
 
+    def spend(self, amount: float, state: str) -> None:
+        """Show how much of the total was spent, if it has a unit. `state` says so in words."""
+        self._state = state
+        self._live.update(self._all, completed=amount)
+
     def line(self) -> str:
         """Return the state in words, for an output that is no terminal."""
         running = "; ".join(task.line() for task in list(self._running.values()))
         seconds = time.monotonic() - self._begin
-        state = f"{self._name}: {self._finished} of {self._total} finished after {seconds:.0f} s"
+        state = self._state or f"{self._finished} of {self._total} finished"
+        state = f"{self._name}: {state} after {seconds:.0f} s"
         return f"{state}; running: {running}" if running else state

@@ -1,28 +1,40 @@
 """`python -m pipeline.speed`: how fast a variant trains on this machine.
 
 This measures the seconds that the trainer takes for an epoch, with all that it computes but without validation, beside
-the seconds of the matrix products of the variant's linear layers alone. The two take turns, an epoch each. With
---tracking it measures instead what it costs to log and checkpoint every epoch of a training of 10 epochs.
+the seconds of the matrix products of the variant's linear layers alone. The two take turns, an epoch each. Then it
+measures the seconds of a trial of a study by part: training, validation, scores, pictures, tracking. The trial has 100
+epochs, or fewer if these would take more than ten seconds.
 """
 
-import statistics
-import time
-from collections.abc import Iterator
-from pathlib import Path
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+import contextlib
+import os
+import statistics
+import tempfile
+import time
+from typing import TYPE_CHECKING
 
 import variants
-from pipeline import cli, machine, trainer
-from pipeline.data import Data, as_sequences, load
-from variants import Batch, InputError, Variant
+from pipeline import cli
+from variants import InputError
 
-TRACKED_EPOCHS = 10
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+    from pipeline.data import Data
+    from variants import Batch, Variant
+
+TRIAL_EPOCHS = 100
+LONGEST_TRIAL = 10.0  # seconds of training
 
 
 def trainer_seconds(variant: Variant, data: Data, epochs: int) -> Iterator[float]:
     """Train a variant, and yield the seconds of each epoch without its validation."""
+    from pipeline import trainer
+
     for epoch in trainer.train(variant, data, epochs=epochs, seed=0):
         yield epoch.metrics["time/train_seconds"]
 
@@ -32,6 +44,8 @@ def product_seconds(variant: Variant, data: Data, epochs: int) -> Iterator[float
 
     The gradient with respect to the input of the first layer is left out, because training does not need it.
     """
+    import torch
+
     sizes = [len(part) for part in torch.arange(len(data.train)).split(variant.config.batch)]
     operands = {}
     for size in set(sizes):
@@ -50,6 +64,9 @@ def product_seconds(variant: Variant, data: Data, epochs: int) -> Iterator[float
 
 def linear_layers(variant: Variant, batch: Batch) -> list[tuple[int, int, int]]:
     """Return (rows, inputs, outputs) of each linear layer that the losses of a batch use, in the order of use."""
+    import torch
+    from torch import Tensor, nn
+
     shapes = []
 
     def record(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -64,43 +81,54 @@ def linear_layers(variant: Variant, batch: Batch) -> list[tuple[int, int, int]]:
     return shapes
 
 
-def tracking(name: str, data: Data, rounds: int) -> tuple[float, float, float]:
-    """Return the median seconds of a training without tracking, of the same in a tracked run, and of its last scores.
+def trial_seconds(name: str, data: Data, epochs: int) -> dict[str, float]:
+    """Return the seconds that a trial with the default configuration takes, by part.
 
-    The last scores are those that follow the last epoch, with the pictures.
+    The trial is tracked in the MLflow store of the working directory. What Optuna adds to a trial is not included.
     """
     from pipeline.tracker import Tracker
     from pipeline.training_run import TrainingPlan, TrainingRun
 
     config = variants.get(name).config_type()
-    plan = TrainingPlan(variant=name, config=config, epochs=TRACKED_EPOCHS, patience=0, seed=0)
+    plan = TrainingPlan(variant=name, config=config, epochs=epochs, patience=epochs, seed=0)
     tracker = Tracker("speed")
-    plain, tracked, final = [], [], []
-    for turn in range(rounds):
-        for track in (False, True) if turn % 2 else (True, False):
-            begin = time.perf_counter()
-            if not track:
-                torch.manual_seed(0)
-                trainer.fit(variants.build(name, config, data.spec), data, epochs=TRACKED_EPOCHS, seed=0)
-                plain.append(time.perf_counter() - begin)
-                continue
-            with tracker.run("cost of tracking", {"kind": "trial"}) as run:
-                training = TrainingRun(plan, data, run)
-                for _ in training.epochs():
-                    pass
-                tracked.append(time.perf_counter() - begin)
-                begin = time.perf_counter()
-                training.scores()
-                final.append(time.perf_counter() - begin)
-    return statistics.median(plain), statistics.median(tracked), statistics.median(final)
+    begin = time.perf_counter()
+    with tracker.run("trial", {"kind": "trial"}) as run:
+        training = TrainingRun(plan, data, run)
+        of_epochs = [epoch.metrics for epoch in training.epochs()]
+        scores = training.scores()
+    whole = time.perf_counter() - begin
+    seconds = {
+        "training": sum(metrics["time/train_seconds"] for metrics in of_epochs),
+        "validation": sum(metrics["time/valid_seconds"] for metrics in of_epochs),
+        "scores": scores["time/scores_seconds"], "pictures": scores["time/pictures_seconds"],
+    }  # fmt: skip
+    return {**seconds, "tracking and checkpoints": whole - sum(seconds.values())}
+
+
+def trial_line(name: str, data: Data, epochs: int) -> str:
+    """Return what a trial costs by part, and which share of it is neither training nor validation, as text."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # its runs are nobody's results
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        trial_seconds(name, data, 1)  # the first trial of a process warms up
+        seconds = trial_seconds(name, data, epochs)
+    others = 1 - (seconds["training"] + seconds["validation"]) / sum(seconds.values())
+    parts = ", ".join(f"{value:.2f} s {part}" for part, value in seconds.items())
+    length = f"{epochs} epoch{'s' * (epochs > 1)}"
+    return f"a trial of {length} on {data.spec.name}: {parts}: {others:.0%} besides training and validation"
 
 
 def main(arguments: list[str]) -> int:
     about = str(__doc__).split("\n", 1)[1].strip()
     parser = cli.parser("speed", about, "--variant", "--dataset", "--threads", *cli.DATA)
     parser.add_argument("--rounds", type=cli.positive, default=5, metavar="N", help="how often to measure (5)")
-    parser.add_argument("--tracking", action="store_true", help="measure what it costs to log every epoch")
     options = parser.parse_args(arguments)
+
+    import torch
+
+    from pipeline import machine
+    from pipeline.data import as_sequences, load
+
     name, rounds = options.variant, options.rounds
     if name is None:
         raise InputError(f"--variant is missing: expected one of {', '.join(variants.names())}")
@@ -110,16 +138,6 @@ def main(arguments: list[str]) -> int:
     data = load(cli.source(options, place))
     for line in data.inspect().summary():
         print(line)
-    if options.tracking:
-        if Path("mlflow.db").exists():
-            raise InputError("mlflow.db exists here: use --tracking in an empty folder, because it writes runs")
-        plain, tracked, final = tracking(name, data, rounds)
-        print(f"{name} on {data.spec.name}, {TRACKED_EPOCHS} epochs, {threads} threads, median of {rounds}:")
-        print(
-            f"  {plain:.2f} s without tracking, {tracked:.2f} s with every epoch logged ({tracked / plain - 1:+.1%}),"
-        )
-        print(f"  and {final:.2f} s for the scores and pictures at the end")
-        return 0
     torch.manual_seed(0)
     variant = variants.build(name, variants.get(name).config_type(), data.spec)
     products = product_seconds(variant, data, rounds + 1)
@@ -130,6 +148,7 @@ def main(arguments: list[str]) -> int:
     print(f"{name} on {data.spec.name}, seconds per epoch, {threads} threads, median of {rounds}:")
     print(f"  {middle:.3f} in the trainer, {floor:.3f} for the matrix products alone (ratio {middle / floor:.2f})")
     print("  each epoch of the trainer: " + " ".join(f"{s:.3f}" for s in seconds))
+    print(trial_line(name, data, max(1, min(TRIAL_EPOCHS, int(LONGEST_TRIAL / middle)))))
     return 0
 
 

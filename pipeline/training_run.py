@@ -118,6 +118,11 @@ class TrainingRun:
         if self.variant.conditioned_on:  # p(x) of this model is conditional, which its ELBO does not tell
             run.tags({"conditioned_on": self.variant.conditioned_on})
 
+    @property
+    def lengths(self) -> dict[str, float]:
+        """The seconds and the epochs of the training so far, and the epoch whose weights are kept, as metrics."""
+        return {"time/trial_seconds": self.seconds, "time/epochs": self.epoch, "time/best_epoch": self.best_epoch}
+
     def epochs(self) -> Iterator[Epoch]:
         """Train, and yield the epochs that remain. Raises `Diverged` and `TrainingTooLong`."""
         plan = self._plan
@@ -158,15 +163,18 @@ class TrainingRun:
         logged for each kind of value.
         """
         variant, data = self.variant, self.data
-        scores = {**self.kept, **quick.scores(variant, data, self._kl), "time/trial_seconds": self.seconds}
+        begin = time.perf_counter()
+        scores = {**self.kept, **quick.scores(variant, data, self._kl), **self.lengths}
         if data.spec.has_density and "valid/elbo" in self.kept:
             scores["valid/elbo_units"] = self.kept["valid/elbo"] + likelihood.mean_log_jacobian(data, data.valid)
         if len(data.spec.kinds) > 1:
             parts = likelihood.by_kind(variant, data, data.valid, self._plan.seed)
             scores |= {f"valid/reconstruction_{kind}": float(part.mean()) for kind, part in parts.items()}
-        self._run.metrics(scores, self.epoch + (self.best_epoch != self.epoch))
+        scored = time.perf_counter()
         for name, pixels in pictures.all_of(self.variant, self.data, self._kl).items():
             self._run.picture(name, pixels, views.PICTURE_STEP)
+        scores["time/scores_seconds"], scores["time/pictures_seconds"] = scored - begin, time.perf_counter() - scored
+        self._run.metrics(scores, self.epoch + (self.best_epoch != self.epoch))
         return scores
 
     def remark(self, scores: Mapping[str, float], trivial: Mapping[str, float]) -> str:

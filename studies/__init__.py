@@ -6,16 +6,21 @@ point in the group `vae.studies`. The file is optional: without it, `latent`, `w
 searched for the best ELBO.
 """
 
+from __future__ import annotations
+
 import importlib
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 import variants
-from variants import Config, InputError
+from variants import InputError
 
-__all__ = ["SearchSpace", "Study", "Trial", "common", "get"]
+if TYPE_CHECKING:
+    from variants import Config
+
+__all__ = ["SearchBudget", "SearchSpace", "Study", "Trial", "common", "get"]
 
 
 class Trial(Protocol):
@@ -40,6 +45,32 @@ class Study:
     epochs: int = 100
     patience: int = 15
     pruner: Literal["halving", "none"] = "none"  # Hyperband for one objective, MO-ASHA for several
+
+
+@dataclass(frozen=True)
+class SearchBudget:
+    """What the trials of a study may spend together: epochs, or seconds of training and scoring. Exactly one is set."""
+
+    epochs: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.seconds is None):
+            raise ValueError("a budget is either a number of epochs or a number of seconds")
+
+    @property
+    def unit(self) -> str:
+        return "epochs" if self.seconds is None else "s"
+
+    @property
+    def amount(self) -> float:
+        return self.seconds or self.epochs or 0
+
+    def __str__(self) -> str:
+        if self.seconds is None:
+            return "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
+        unit, size = next(((u, n) for u, n in (("h", 3600), ("min", 60)) if self.seconds % n == 0), ("s", 1))
+        return f"{self.seconds / size:g} {unit}"
 
 
 class CommonFields(TypedDict):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from variants.base.contract import Likelihood
+from variants import Likelihood
 
 Schedule = Literal["constant", "cosine", "burda"]
 

@@ -60,11 +60,11 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an MLflow store with its tables, which take a second to create and a moment to copy."""
-    from mlflow import MlflowClient
+    from pipeline.tracker.local import first_use, sqlite_uri
 
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    with first_use(sqlite_uri(path)):
+        return path
 
 
 @pytest.fixture

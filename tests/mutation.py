@@ -44,7 +44,7 @@ GROUPS = {  # modules of the pipeline, and the files of the tests that are to ca
         "halving study survival",
     ),
     "tracker": ("tracker/journal tracker/sender tracker/run tracker/__init__", "tracking survival"),
-    "data": ("data/__init__ data/_raw data/_files data/_sequences data/_sequence_files", "data sequences"),
+    "data": ("data/_load data/_raw data/_files data/_sequences data/_sequence_files", "data sequences"),
     "compare": ("compare/statistics compare/analysis compare/protocol", "statistics compare"),
 }
 COSMIC_RAY = (

@@ -17,7 +17,7 @@ import variants
 from pipeline import data
 from pipeline.compare.figures import side_by_side
 from pipeline.data import Data, Source
-from pipeline.evaluate import drawing, pictures, table_pictures
+from pipeline.evaluate import drawing, pictures, plot, table_pictures
 from variants import Variant
 
 ROWS = 240
@@ -76,6 +76,15 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
             drawn.append(self)
 
     monkeypatch.setattr("matplotlib.figure.Figure", RecordedFigure)
+    return drawn
+
+
+@pytest.fixture
+def panels(monkeypatch: pytest.MonkeyPatch) -> list[plot.Panel]:
+    """All panels of plots that the test draws."""
+    drawn: list[plot.Panel] = []
+    picture = plot.picture
+    monkeypatch.setattr(plot, "picture", lambda panels: (drawn.extend(panels), picture(panels))[1])
     return drawn
 
 
@@ -207,14 +216,80 @@ def test_examples_of_each_variable_are_bars_or_bins_of_its_kind(figures: list[Fi
 
 
 @torch.no_grad()
-def test_classes_are_named(figures: list[Figure]) -> None:
+def test_classes_are_named(figures: list[Figure], panels: list[plot.Panel]) -> None:
     loaded = mixed()
     pictures.latent_space(built(loaded), loaded)
-    assert [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()] == ["fine", "fraud"]
+    names = dict(panels[0].names)
+    assert list(names) == ["fine", "fraud"]
+    counts = {colour: len(points) for points, colour in panels[0].points}
+    assert loaded.valid.y is not None
+    assert [counts[colour] for colour in names.values()] == torch.bincount(loaded.valid.y).tolist()
     values = torch.zeros(2, 3, *loaded.spec.shape)
     table_pictures.heat_map(values, loaded, pictures.class_names(loaded))
-    assert tick_names(figures[1].axes[0].yaxis) == ["fine", "fraud"]
-    assert tick_names(figures[1].axes[0].xaxis)[:4] == ["age", r"amount \$", "visits", "new = yes"]
+    assert tick_names(figures[0].axes[0].yaxis) == ["fine", "fraud"]
+    assert tick_names(figures[0].axes[0].xaxis)[:4] == ["age", r"amount \$", "visits", "new = yes"]
+
+
+def test_the_aggregated_posterior_is_drawn_beside_the_prior_with_circles_of_its_deviations(
+    panels: list[plot.Panel],
+) -> None:
+    rng = np.random.default_rng(0)
+    codes, prior = rng.normal(size=(50, 3)) * [1, 0.1, 2], rng.normal(size=(4000, 3)) * 2 + 1
+    pictures.aggregate(codes, prior)
+    assert [panel.labels for panel in panels] == [("z2", "z0")] * 2  # these vary most
+    for panel, values in zip(panels, (codes, prior), strict=True):
+        np.testing.assert_array_equal(panel.points[0][0], values[:, [2, 0]])
+        radii = [np.hypot(*(circle - 1).T) for circle in panel.lines]
+        np.testing.assert_allclose(radii, np.repeat([[2], [4], [6]], 100, axis=1), rtol=0.1)
+
+
+def test_the_spectrum_has_a_bar_for_each_dimension_in_falling_order(panels: list[plot.Panel]) -> None:
+    pictures.kl_spectrum(torch.tensor([0.5, 2.0, 0.0]))
+    assert list(panels[0].bars) == [2.0, 0.5, 0.0]
+    assert "2.5 in all" in panels[0].title
+
+
+def frame_of(picture: drawing.Picture, begin: int = plot.LEFT) -> drawing.Picture:
+    """The part of a plot in which values are drawn."""
+    return picture[plot.TOP : plot.TOP + plot.HEIGHT, begin : begin + plot.WIDTH]
+
+
+def test_points_and_bars_are_drawn_at_their_values_and_not_beyond_the_limits() -> None:
+    axes = {"title": "", "labels": ("x", "y"), "limits": ((0.0, 10.0), (0.0, 4.0))}
+    points = [(np.array([[2.5, 3.0], [50.0, 3.0]]), "#ff0000"), (np.array([[7.5, 1.0]]), "#0000ff")]
+    frame = frame_of(plot.picture([plot.Panel(**axes, points=points)])).astype(int)
+    for channel, place in ((0, (0.25, 0.25)), (2, (0.75, 0.75))):  # from the top left corner
+        others = frame[..., [c for c in range(3) if c != channel]].max(axis=2)
+        row, column = np.nonzero(frame[..., channel] - others > 100)
+        np.testing.assert_allclose((column.mean() / plot.WIDTH, row.mean() / plot.HEIGHT), place, atol=0.01)
+    frame = frame_of(plot.picture([plot.Panel(**axes, bars=[1.0, 4.0, 2.0])]))
+    blue = (frame == (0x44, 0x77, 0xAA)).all(axis=2)
+    heights = [blue[:, round(i * plot.WIDTH / 10)].mean() for i in (1, 2, 3)]
+    np.testing.assert_allclose(heights, [0.25, 1, 0.5], atol=0.02)
+
+
+def test_names_beside_a_plot_have_room_and_the_next_panel_begins_after_them() -> None:
+    axes = {"title": "t", "labels": ("x", "y"), "limits": ((0.0, 1.0), (-1e-9, 1e-9))}
+    plain = plot.picture([plot.Panel(**axes)])
+    names = [("a name of twenty-four ..", drawing.PALETTE[0]), (r"\$", drawing.PALETTE[1])]
+    named = plot.picture([plot.Panel(**axes, names=names)] * 2)
+    assert named.shape[1] > 2 * (plain.shape[1] + 100)
+    assert (named[:, -5:] == 255).all()
+    np.testing.assert_array_equal(*np.split(named, 2, axis=1))
+
+
+def test_numbers_of_an_axis_have_equally_many_decimal_places() -> None:
+    assert plot.numbers(np.array([-0.5, 0.0, 0.5])) == ["\N{MINUS SIGN}0.5", "0.0", "0.5"]
+    assert plot.numbers(np.array([0.0, 0.0005, 0.001])) == ["0.0000", "0.0005", "0.0010"]
+    assert plot.numbers(np.array([0, 20, 40])) == ["0", "20", "40"]
+    assert plot.numbers(np.array([2e-7, 4e-7])) == ["2e\N{MINUS SIGN}07", "4e\N{MINUS SIGN}07"]
+
+
+@torch.no_grad()
+def test_codes_that_are_not_finite_or_all_equal_are_drawn() -> None:
+    assert plot.limits_of(np.array([np.nan, 2.0, 2.0])) == (1.5, 2.5)
+    pictures.aggregate(np.ones((5, 1)), np.random.default_rng(0).normal(size=(50, 1)))
+    pictures.kl_spectrum(torch.zeros(1))
 
 
 def test_missing_pixels_are_grey_in_the_examples_and_in_the_originals() -> None:

@@ -11,7 +11,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 import variants
 from pipeline import data, trainer
-from pipeline.evaluate import probe, quick
+from pipeline.evaluate import baselines, probe, quick
 from variants import Batch, InputError
 
 RNG = np.random.default_rng(0)
@@ -138,6 +138,31 @@ def test_baselines_are_linear_and_of_the_training_part() -> None:
     one, two = probe.random_projection(x, x * 2, 3)
     assert one.shape == (80, 3)
     np.testing.assert_allclose(two, 2 * one)
+
+
+def test_what_depends_on_the_data_and_the_latent_size_alone_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All trials of a process share it; data that differ, and another latent size, have their own."""
+    y = np.arange(200) % 2
+    loaded = data.load(data.Source(place="mine"), {"x": RNG.standard_normal((200, 6)) + 2 * y[:, None], "y": y})
+    fits: dict[str, list[Any]] = {"probe": [], "gaussian": []}
+    accuracy, maximum = probe.accuracy, baselines._maximum_likelihood
+    monkeypatch.setattr(probe, "accuracy", lambda *given: (fits["probe"].append(0), accuracy(*given))[1])
+    monkeypatch.setattr(
+        baselines, "_maximum_likelihood", lambda *given: (fits["gaussian"].append(0), maximum(*given))[1]
+    )
+
+    def scored(latent: int, used: data.Data) -> tuple[dict[str, float], int, int]:
+        torch.manual_seed(0)
+        model = variants.build("vae", variants.get("vae").config_type(latent=latent), used.spec)
+        return quick.scores(model, used), len(fits["probe"]), len(fits["gaussian"])
+
+    first, *counts = scored(3, loaded)
+    assert counts == [1, 1] and {"probe/random_projection", "baseline/valid_ppca"} <= first.keys()
+    assert scored(3, loaded) == (first, 1, 1)
+    second, *counts = scored(2, loaded)
+    assert counts == [2, 1] and second["baseline/valid_ppca"] != first["baseline/valid_ppca"]
+    fewer, *counts = scored(3, replace(loaded, train=loaded.train[slice(0, 60)]))  # its digest is the same
+    assert counts == [3, 2] and fewer["baseline/valid_ppca"] != first["baseline/valid_ppca"]
 
 
 def test_a_subset_is_the_same_each_time_and_in_order() -> None:

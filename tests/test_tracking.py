@@ -338,6 +338,26 @@ def test_another_machine_does_not_write_epochs_again_that_the_store_has(folder: 
     assert tracker.curve(record.id, "valid/kl") == [(2, 1.0)]
 
 
+def test_epochs_that_end_in_quick_succession_are_sent_in_few_calls(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call takes milliseconds of the training's processor. What a run begins with is sent at once."""
+    tracker, calls = Tracker("digits"), []
+    send = Sender.send
+    monkeypatch.setattr(
+        Sender, "send", lambda self, journal: calls.append(journal.unsent[0]["op"]) or send(self, journal)
+    )
+    with tracker.run("quick", {"kind": "trial"}, key="quick") as run:
+        run.params({"latent": 2})
+        assert run.id
+        for epoch in range(1, 41):
+            run.metrics({"valid/elbo": -float(epoch)}, epoch)
+            time.sleep(0.005)
+    assert run.wait(30) == ""
+    assert calls.count("metrics") <= 3
+    assert [step for step, _ in tracker.curve(run.id, "valid/elbo")] == list(range(1, 41))
+
+
 def test_more_points_than_one_call_accepts_all_arrive(folder: Path) -> None:
     tracker = Tracker("digits")
     with tracker.run("many", {"kind": "trial"}, key="many") as run:

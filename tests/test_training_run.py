@@ -1,6 +1,7 @@
 """A training in an MLflow run: what it logs, how it continues after an interruption, and how it fails."""
 
 import dataclasses
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ import stores
 import torch
 
 import variants
-from pipeline import checkpoint, data, trainer, training_run
+from pipeline import checkpoint, data, speed, trainer, training_run
 from pipeline.data import Data
 from pipeline.evaluate import pictures, quick
 from pipeline.tracker import Record, Tracker, unsent_runs
@@ -291,6 +292,26 @@ def test_data_are_loaded_once_and_only_with_the_digest_of_the_task(
     assert loaded == ["digits"]
     with pytest.raises(InputError, match="digits holds other data here"):
         training_run.cached_data("digits", "0" * 64, cpu)
+
+
+def test_a_trial_costs_what_its_parts_cost(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command says it in one line, and leaves nothing behind."""
+    monkeypatch.setattr(speed, "TRIAL_EPOCHS", 3)
+    before = sorted(folder.iterdir())
+    assert speed.main(["--variant", "vae", "--rounds", "1", "--threads", "1"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    parts = re.fullmatch(
+        r"a trial of 3 epochs on digits: ([\d.]+) s training, ([\d.]+) s validation, ([\d.]+) s scores, "
+        r"([\d.]+) s pictures, ([\d.]+) s tracking and checkpoints: (\d+)% besides training and validation",
+        line,
+    )
+    assert parts is not None, line
+    *seconds, share = map(float, parts.groups())
+    assert share == pytest.approx(100 * sum(seconds[2:]) / sum(seconds), abs=5)
+    assert min(seconds[2:]) > 0
+    assert sorted(folder.iterdir()) == before
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(

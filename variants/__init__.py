@@ -9,23 +9,41 @@
 A file `variants/NAME.py` without a leading underscore is a variant: it defines exactly one concrete subclass of
 `Variant`. Another package adds a variant with an entry point in the group `vae.variants` that points at such a class.
 `variants/README.md` shows how to write a variant.
+
+Importing this package does not import torch, which takes a second. The classes of the contract are imported when one of
+them is first used.
 """
 
+from __future__ import annotations
+
+import ast
 import dataclasses
 import difflib
 import importlib
 import inspect
 import json
 import os
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, Variant
+from variants._values import KIND_OF, InputError, Likelihood
 
 __all__ = [
-    "Batch", "Config", "DataSpec", "InputError", "Terms", "Variant", "build", "get", "load", "name_of", "names", "save",
+    "KIND_OF", "Batch", "Config", "DataSpec", "InputError", "Likelihood", "Terms", "Variant", "build", "get", "load",
+    "name_of", "names", "paper", "save",
 ]  # fmt: skip
+
+if TYPE_CHECKING:
+    from variants.base.contract import Batch, Config, DataSpec, Terms, Variant
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module("variants.base.contract"), name)
+
 
 _FOLDER = Path(__file__).parent
 _GROUP = "vae.variants"
@@ -48,6 +66,20 @@ def _plugins() -> dict[str, EntryPoint]:
 def names() -> list[str]:
     """Return the names of all variants, sorted, without importing them."""
     return sorted({*_files(), *_plugins()})
+
+
+def paper(name: str) -> str:
+    """Return the citation of a variant. A file of this folder is read for it, and not imported.
+
+    Raises:
+        InputError: As `get` does.
+    """
+    with suppress(KeyError, SyntaxError, UnicodeError):  # no such file, or one of which `get` says what is wrong
+        for node in ast.walk(ast.parse(_files()[name].read_text(encoding="utf-8"))):
+            match node:
+                case ast.Assign(targets=[ast.Name(id="paper")], value=ast.Constant(value=str(citation))):
+                    return citation
+    return get(name).paper
 
 
 def get(name: str) -> type[Variant]:
@@ -87,11 +119,15 @@ def build(name: str, config: Config, spec: DataSpec) -> Variant:
 
 
 def _defined_in(module: Any) -> list[type[Variant]]:
+    from variants.base.contract import Variant
+
     classes = (c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__)
     return [c for c in classes if issubclass(c, Variant)]
 
 
 def _checked(cls: Any, where: str) -> type[Variant]:
+    from variants.base.contract import Variant
+
     if not (inspect.isclass(cls) and issubclass(cls, Variant)):
         raise InputError(f"{where} is {cls!r}; expected a subclass of variants.Variant")
     missing = sorted(cls.__abstractmethods__) + [n for n in ["paper"] if not hasattr(cls, n)]
@@ -135,6 +171,8 @@ def load(folder: str | os.PathLike[str]) -> Variant:
         InputError: If a file is missing or unreadable, or belongs to another variant.
     """
     from safetensors.torch import load_file
+
+    from variants.base.contract import DataSpec
 
     folder = Path(folder)
     try:

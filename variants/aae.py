@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants.base import Decoder, DecoderVariant, Encoder, Observation, closed_forms, mlp
+from variants.base import Adam, Decoder, DecoderVariant, Encoder, Observation, closed_forms, mlp
 from variants.base.contract import Batch, Config, DataSpec, InputError, Loss, Terms, choice, number
 
 
@@ -160,8 +160,8 @@ class AAE(DecoderVariant):
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         """Return one optimizer for each phase. The encoder is trained in all phases but that of the discriminator."""
         encoder, c = list(self.encoder.parameters()), self.config
-        adam = partial(torch.optim.Adam, lr=c.lr, fused=True)
-        adversarial_adam = partial(torch.optim.Adam, lr=c.adversary_lr, betas=(0.5, 0.9), fused=True)
+        adam = partial(Adam, lr=c.lr, fused=True)
+        adversarial_adam = partial(Adam, lr=c.adversary_lr, betas=(0.5, 0.9), fused=True)
         optimizers: dict[str, torch.optim.Optimizer] = {
             "reconstruction": adam(self.parameter_groups(self.encoder, self.decoder, self.observation)),
             "discriminator": adversarial_adam(self.discriminators.parameters()),

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+import studies
 import variants
 from pipeline import data as datasets
 from pipeline import executor as executors
@@ -66,10 +67,11 @@ def prepare(suite: Suite, device: torch.device) -> dict[str, PreparedCase]:
     loaded: dict[str, Data] = {}
     cases = {}
     for name, case in suite.cases.items():
-        if case.dataset not in loaded:
-            loaded[case.dataset] = data = datasets.load(case.dataset).to(device)
+        place = case.dataset or studies.get(case.variant).STUDY.dataset
+        if place not in loaded:
+            loaded[place] = data = datasets.load(place).to(device)
             training_run.cache_data(data.source, device, data)
-        data = loaded[case.dataset]
+        data = loaded[place]
         try:
             config = variants.get(case.variant).config_type(**case.settings)
         except TypeError as error:

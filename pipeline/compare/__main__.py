@@ -8,13 +8,15 @@ from pipeline import cli
 ABOUT = """Compare all variants on one data set, and write a report.
 
 The configuration of each variant is chosen on validation data among the trials of its study, trained again on fresh
-seeds, and scored once on the test split. --run first searches each variant that has no study yet, with the same budget
-for each. Trainings that exist are used again, so a comparison that was interrupted continues with the same command. The
-report is one HTML file, with its tables (CSV, LaTeX) and figures beside it; MLflow holds everything, too."""
+seeds, and scored once on the test split. --run first searches each variant, until its trials have spent the budget. It
+is the same for each variant: 1000 epochs, or what --budget says. With --trials alone, each variant has as many trials,
+and the report says what they spent. Trainings that exist are used again, so a comparison that was interrupted continues
+with the same command. The report is one HTML file, with its tables (CSV, LaTeX) and figures beside it; MLflow holds
+everything, too."""
 
 EPILOG = """examples:
   python -m pipeline.compare --run                                       all variants on the built-in digits
-  python -m pipeline.compare --run --trials 6 --epochs 30 --seeds 3      a quick look
+  python -m pipeline.compare --run --budget 90epochs --epochs 30 --seeds 3     a quick look
   python -m pipeline.compare --dataset mnist                             only variants that have a study
   python -m pipeline.compare --dataset mine.npz --variant vae --variant hvae --run
   python -m pipeline.compare --dataset digits --dataset sprites --run    also ranks over both data sets
@@ -22,7 +24,7 @@ EPILOG = """examples:
 
 
 def main(arguments: list[str]) -> int:
-    common = ("--trials", "--epochs", "--timeout", "--seed", "--storage", "--out", *cli.COMPUTE, *cli.DATA)
+    common = ("--budget", "--trials", "--epochs", "--timeout", "--seed", "--storage", "--out", *cli.COMPUTE, *cli.DATA)
     parser = cli.parser("compare", ABOUT, *common, epilog=EPILOG)
     parser.add_argument(
         "--dataset",
@@ -31,7 +33,7 @@ def main(arguments: list[str]) -> int:
         help="a data set (digits); several also give ranks over them, and the options of data apply to each",
     )
     parser.add_argument("--variant", action="append", metavar="NAME", help="a variant; may be repeated (all)")
-    parser.add_argument("--run", action="store_true", help="search variants that have no study or too few trials")
+    parser.add_argument("--run", action="store_true", help="search variants that have not spent the budget yet")
     parser.add_argument("--seeds", type=cli.positive, metavar="N", help="number of fresh seeds of each final (5)")
     options = parser.parse_args(arguments)
 
@@ -39,7 +41,7 @@ def main(arguments: list[str]) -> int:
     from pipeline.progress import Display
     from pipeline.tracker import Tracker, views
 
-    fields = ("trials", "epochs", "timeout", "seeds", "seed", "storage")
+    fields = ("budget", "trials", "epochs", "timeout", "seeds", "seed", "storage")
     request = protocol.CompareRequest(
         **{name: getattr(options, name) for name in fields if getattr(options, name) is not None},
         variants=tuple(options.variant or ()),
@@ -59,6 +61,8 @@ def main(arguments: list[str]) -> int:
         champions = report.log(comparison, written, tracker)
         for answer in report.answers(comparison):
             display.say(answer)
+        if comparison.equal_budget:
+            display.say(comparison.equal_budget)
         for warning in comparison.warnings:
             display.say(f"warning: {warning}")
         for variant, reason in comparison.left_out.items():

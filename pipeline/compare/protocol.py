@@ -23,15 +23,18 @@ from pipeline.executor import Compute
 from pipeline.final import Final
 from pipeline.metrics import Undefined
 from pipeline.progress import Display
+from pipeline.study import budget
+from pipeline.study.budget import Goal
 from pipeline.study.driver import StudyRequest
 from pipeline.study.driver import run as search
 from pipeline.study.results import StudyRecord, read_study
 from pipeline.study.store import other_data
 from pipeline.tracker import Record, Run, Tracker
-from studies import Study
+from studies import SearchBudget, Study
 from variants import Config, InputError
 
 SIZES = Sizes(ais_n=20, ais_temperatures=200, gap_n=10, draws=3)
+DEFAULT_BUDGET = SearchBudget(epochs=1000)  # of the search of each variant
 PARTS = ("bounds", "annealing", "latents", "probe", "clusters", "samples", "generation")
 CRITERIA = (
     Criterion(
@@ -90,8 +93,10 @@ class CompareRequest:
     Args:
         dataset: The name or the path of a data set, or a source with options.
         variants: The variants to compare; empty for all.
-        train: Whether to run studies that are missing or have too few trials. Otherwise such variants are left out.
-        trials: The number of trials of each study.
+        train: Whether to run the studies that are missing, and continue those that have not spent the budget. Otherwise
+            variants without a study are left out.
+        budget: What all trials of a study may spend together. None is `DEFAULT_BUDGET`, or no limit if `trials` is set.
+        trials: The number of trials of each study; None for no limit.
         epochs: The largest number of epochs of a trial.
         timeout: Seconds after which a study starts no further trial.
         seeds: The number of finals of each chosen configuration.
@@ -103,13 +108,20 @@ class CompareRequest:
     dataset: str | Source = Study.dataset
     variants: tuple[str, ...] = ()
     train: bool = False
-    trials: int = Study.trials
+    budget: SearchBudget | None = None
+    trials: int | None = None
     epochs: int = Study.epochs
     timeout: float | None = None
     seeds: int = 5
     seed: int = 0
     storage: str = StudyRequest.storage
     compute: Compute = Compute()
+
+    @property
+    def goal(self) -> Goal:
+        """What each study is to reach."""
+        is_default = self.budget is None and self.trials is None
+        return Goal(DEFAULT_BUDGET if is_default else self.budget, self.trials, self.epochs)
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,7 @@ class Comparison:
 
     dataset: str
     candidates: Mapping[str, Candidate]
+    equal_budget: str  # a sentence on what was spent if all searches spent as much, to within one trial; otherwise ""
     left_out: Mapping[str, str]  # variant -> reason
     choices: list[Choice]
     finals: pd.DataFrame
@@ -150,7 +163,8 @@ class Comparison:
 
 
 def check(request: CompareRequest, sources: Sequence[str | Source]) -> None:
-    """Raise `InputError` if a variant is unknown or one of these data sets cannot be loaded."""
+    """Raise `InputError` if a variant is unknown, the budget is too small, or a data set cannot be loaded."""
+    budget.check(request.goal.budget, request.epochs)
     for variant in request.variants:
         variants.get(variant)
     for source in sources:
@@ -187,15 +201,17 @@ def run(request: CompareRequest, display: Display) -> Comparison:
             parent.metrics(baseline_scores, 0)
             finals = {f.key(c.data): (c, f) for c, f in _finals(candidates, choices, request.seeds)}
             records = _trained(finals, tracker, parent.id, tags, request.compute, display)
+        equal_budget = _equal_budget(candidates, request.goal)
         frame, titles = _frame(records), baselines.titled(baseline_scores, data.spec)
         return Comparison(
             dataset=dataset,
             candidates=candidates,
+            equal_budget=equal_budget,
             left_out=left_out,
             choices=choices,
             finals=frame,
             boards=[_board(c, choices, frame, left_out, titles) for c in criteria],
-            warnings=[*description.warnings, *_warnings(candidates, frame, request)],
+            warnings=[*description.warnings, *_warnings(candidates, frame, request.seeds, bool(equal_budget))],
             environment={**tags, **{f"digest of {c.source}": c.data.digest for c in candidates.values()}},
             weights={f.variant: int(record.params["weights"]) for f, record in reversed(records)},
         )
@@ -245,16 +261,45 @@ def _study(request: CompareRequest, variant: str, data: Data, display: Display) 
     """Return the study of a variant, or None if there is none. With `request.train`, run missing trials first."""
     name = f"{variant}-{data.spec.name}"
     study = read_study(request.storage, name)
-    if not request.train or (study and len(study.trials) >= request.trials):
+    if not request.train or (study and _has_reached(study, request.goal)):
         return study
-    display.say(f"{variant}: {request.trials} trials of at most {request.epochs} epochs on {data.spec.name}")
+    epochs = study.epochs if study else request.epochs
+    display.say(f"{variant} on {data.spec.name}: a search of {request.goal}, in trials of at most {epochs} epochs")
     study_request = StudyRequest(
-        variant=variant, dataset=data.source, trials=request.trials, epochs=study.epochs if study else request.epochs,
+        variant=variant, dataset=data.source, trials=request.trials, budget=request.goal.budget, epochs=epochs,
         timeout=request.timeout, seed=request.seed, storage=request.storage, compute=request.compute,
         shows_data=False,
     )  # fmt: skip
     search(study_request, display)
     return read_study(request.storage, name)
+
+
+def _has_reached(study: StudyRecord, goal: Goal) -> bool:
+    """Return whether a study needs no more trials. One that was run for another goal may lack up to one trial."""
+    if goal.trials and len(study.trials) >= goal.trials:
+        return True
+    if goal.budget is None:
+        return False
+    missing = goal.budget.amount - study.spent(goal.budget)
+    return missing <= 0 or (study.goal != str(goal) and missing < study.longest_trial(goal.budget))
+
+
+def _equal_budget(candidates: Mapping[str, Candidate], goal: Goal) -> str:
+    """Return a sentence on what was spent if all searches spent as much, to within one trial; otherwise ""."""
+    studies = [c.study for c in candidates.values()]
+    unit = goal.budget or DEFAULT_BUDGET  # a number of trials is no budget, and is judged by its epochs
+    amounts = [s.spent(unit) for s in studies]
+    if len(studies) < 2 or max(amounts) - min(amounts) > max(s.longest_trial(unit) for s in studies):
+        return ""
+    return f"Each variant was searched with an equal budget, to within one trial: {_spent(candidates)}."
+
+
+def _spent(candidates: Mapping[str, Candidate]) -> str:
+    """Return what the search of each variant has spent, in words."""
+    return ", ".join(
+        f"{variant} {c.study.spent_epochs} epochs and {c.study.seconds:.0f} s in {budget.count(len(c.study.trials))}"
+        for variant, c in candidates.items()
+    )
 
 
 def _criteria(candidates: Mapping[str, Candidate]) -> list[Criterion]:
@@ -349,20 +394,39 @@ def _board(
     return board(criterion, runs, reasons, titles if criterion.name == "elbo" else {})
 
 
-def _warnings(candidates: Mapping[str, Candidate], frame: pd.DataFrame, request: CompareRequest) -> list[str]:
+def _warnings(candidates: Mapping[str, Candidate], frame: pd.DataFrame, seeds: int, is_equal_budget: bool) -> list[str]:
     """Return sentences, without a full stop, that a reader has to know before believing the tables."""
     warnings = []
-    budgets = {v: (len(c.study.trials), c.study.epochs) for v, c in candidates.items()}
-    if len(set(budgets.values())) > 1:
-        text = ", ".join(f"{v} {trials} trials of {epochs} epochs" for v, (trials, epochs) in budgets.items())
-        warnings.append(f"the budgets differ ({text}): a variant may win only because it was tuned for longer")
+    if len(candidates) > 1 and not is_equal_budget:
+        spent = _spent(candidates)
+        warnings.append(f"the budgets differ ({spent}): a variant may win only because it was searched for longer")
+    warnings += _capped(candidates, frame)
     for _, row in frame[frame["state"] != "complete"].iterrows():
         warnings.append(f"{row['variant']} with seed {row['seed']} failed: {row['reason']}")
-    if request.seeds == 1:
+    if seeds == 1:
         warnings.append("one seed allows neither intervals nor tests; use --seeds 5")
     if len(candidates) == 1:
         warnings.append(f"{next(iter(candidates))} is the only variant: there is nothing to compare it with")
     return warnings
+
+
+def _capped(candidates: Mapping[str, Candidate], frame: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence on the finals that were trained for all epochs and did not run out of patience."""
+    if "time/epochs" not in frame:  # finals of an older version
+        return
+    by_epochs: dict[int, list[str]] = {}
+    for variant, candidate in candidates.items():
+        epochs, patience = candidate.study.epochs, candidate.study.patience
+        finals = frame[(frame["variant"] == variant) & frame["time/epochs"].notna()]
+        waited = finals["time/epochs"] - finals["time/best_epoch"]
+        capped = int(((finals["time/epochs"] >= epochs) & ((waited < patience) | (patience == 0))).sum())
+        if capped:
+            by_epochs.setdefault(epochs, []).append(f"{capped} of {len(finals)} finals of {variant}")
+    for epochs, capped_finals in by_epochs.items():
+        yield (
+            f"{' and '.join(capped_finals)} ended at the cap of {epochs} epochs, still improving: the ranking is then "
+            "also one of speed; give more --epochs, with another --storage for the new studies"
+        )
 
 
 def _parent(tracker: Tracker, dataset: str, tags: Mapping[str, str]) -> Run:

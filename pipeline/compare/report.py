@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline.compare import figures
 from pipeline.compare.analysis import Board
 from pipeline.compare.protocol import Comparison, run_key
 from pipeline.evaluate import report as evaluation
+from pipeline.metrics import Undefined
 from pipeline.tracker import Tracker, views
 
 STRIPS = {
@@ -137,7 +139,8 @@ def _listed(names: list[str]) -> str:
 
 def _subtitle(comparison: Comparison) -> str:
     variants, seeds, finals = len(comparison.candidates), comparison.finals["seed"].nunique(), len(comparison.finals)
-    return f"{variants} variants, {seeds} fresh seed(s), {finals} trainings, each scored once on the test split."
+    text = f"{variants} variants, {seeds} fresh seed(s), {finals} trainings, each scored once on the test split."
+    return f"{text} {comparison.equal_budget}".rstrip()
 
 
 def _complete(comparison: Comparison, config_keys: Sequence[str]) -> pd.DataFrame:
@@ -301,13 +304,14 @@ def _cost_table(comparison: Comparison) -> pd.DataFrame:
     rows = []
     for name, candidate in sorted(comparison.candidates.items()):
         study, own_finals = candidate.study, finals[finals["variant"] == name]
-        states = [t.state for t in study.trials]
-        seconds = own_finals["time/trial_seconds"].mean() if "time/trial_seconds" in own_finals else float("nan")
+        states = Counter("cut off" if t.is_cut_off else t.state for t in study.trials)
+        seconds, epochs = own_finals.reindex(columns=["time/trial_seconds", "time/epochs"]).mean()
         rows.append({
-            "variant": name, "study": study.name, "trials": len(states), "pruned": states.count("pruned"),
-            "failed": states.count("failed"), "epochs at most": study.epochs, "search, s": f"{study.seconds:.0f}",
-            "a final, s": f"{seconds:.1f}", "weights": f"{comparison.weights.get(name, 0):,}",
-            "data": str(candidate.source),
+            "variant": name, "study": study.name, "budget": study.goal or "—", "trials": len(study.trials),
+            **{state: states[state] for state in ("complete", "pruned", "cut off", "failed")},
+            "epochs at most": study.epochs, "search, epochs": study.spent_epochs, "search, s": f"{study.seconds:.0f}",
+            "a final, epochs": f"{epochs:.1f}", "a final, s": f"{seconds:.1f}",
+            "weights": f"{comparison.weights.get(name, 0):,}", "data": str(candidate.source),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -322,11 +326,16 @@ def _configurations_table(comparison: Comparison) -> pd.DataFrame:
 
 
 def _importances_table(comparison: Comparison) -> pd.DataFrame:
-    rows = [
-        {"variant": name, "objective": objective, **{k: f"{v:.2f}" for k, v in shares.items()}}
-        for name, candidate in sorted(comparison.candidates.items())
-        for objective, shares in candidate.study.importances.items()
-    ]
+    """Return a row for each variant and objective: the importance of each parameter, or why there is none."""
+    rows = []
+    for name, candidate in sorted(comparison.candidates.items()):
+        for objective, shares in candidate.study.importances.items():
+            row = {"variant": name, "objective": objective}
+            if isinstance(shares, Undefined):
+                rows.append({**row, "from": f"no importances: {shares.reason}"})
+            else:
+                numbers = {parameter: f"{share:.2f}" for parameter, share in shares.items()}
+                rows.append({**row, "from": f"{candidate.study.complete} complete trials", **numbers})
     return pd.DataFrame(rows).fillna("—")
 
 

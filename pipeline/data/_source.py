@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from variants.base.contract import InputError, Likelihood
+from variants import InputError, Likelihood
 
 SPLIT_SEED = 20131220  # the default seed of splits (the VAE appeared on arXiv on that day)
 Kind = Literal["real", "positive", "count", "binary", "category", "pixels", "sequence"]

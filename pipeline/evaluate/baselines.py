@@ -24,9 +24,10 @@ from torch import Tensor
 
 from pipeline.data import Data
 from pipeline.evaluate import probe
+from pipeline.evaluate.codes import once_for_data
 from pipeline.metrics import Undefined
 from variants import Batch, DataSpec
-from variants.base import Observation
+from variants.base import Adam, Observation
 from variants.base.contract import DENSITIES, Group
 from variants.base.likelihoods import SMALLEST_LOG_SCALE, Family, Gaussian
 
@@ -189,7 +190,7 @@ def _improved(data: Data, observation: Observation, output: Tensor, is_numerical
     change = torch.zeros_like(output, requires_grad=True)
     families = zip(data.spec.parts, observation.families, strict=True)
     chosen = [p for group, family in families if group.likelihood in NUMERICAL for p in family.parameters()]
-    optimizer = torch.optim.Adam([change, *chosen], lr=LR)
+    optimizer = Adam([change, *chosen], lr=LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     rows = max(32, VALUES // data.train.x[0].numel())
     generator = torch.Generator().manual_seed(0)
@@ -232,6 +233,7 @@ class GaussianOfValues:
         return result
 
 
+@once_for_data
 def fit_gaussian(data: Data) -> GaussianOfValues | Undefined:
     """Fit a Gaussian with a full covariance matrix; if values are missing, with EM (Dempster et al. 1977).
 

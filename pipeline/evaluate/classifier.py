@@ -18,6 +18,7 @@ from pipeline.data import Data, cache
 from pipeline.evaluate.codes import labelled, labels_of
 from pipeline.metrics import Undefined
 from variants import Batch
+from variants.base import Adam
 from variants.base import Inputs
 
 Array = NDArray[np.float64]
@@ -96,7 +97,7 @@ def trained(data: Data) -> Classifier | Undefined:
 def fit(classifier: Classifier, data: Data, split: Batch, steps: int) -> None:
     """Train a classifier on the labelled examples of a split by the recipe, for a number of steps."""
     split = labelled(split)
-    optimizer = torch.optim.Adam(classifier.parameters(), lr=RECIPE["lr"], fused=True)
+    optimizer = Adam(classifier.parameters(), lr=RECIPE["lr"], fused=True)
     order = torch.Generator().manual_seed(RECIPE["seed"])
     noise = torch.Generator(split.x.device).manual_seed(RECIPE["seed"])
     size = min(RECIPE["batch"], len(split))

@@ -1,7 +1,9 @@
 """Codes of data, samples of the posterior and of the prior, raw values to compare codes with, and known labels."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import Literal
+from functools import wraps
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +18,27 @@ from variants.base import Inputs
 
 MMD_SAMPLES = 2000
 SplitName = Literal["validation", "test"]
+P = ParamSpec("P")
+R = TypeVar("R")
 UNEVEN = 3  # classes are uneven if the largest has more than this many times as many examples as the smallest
+
+
+def once_for_data(compute: Callable[Concatenate[Data, P], R]) -> Callable[Concatenate[Data, P], R]:
+    """Decorate a function of data and hashable arguments, so that each of its results is computed only once.
+
+    The results belong to the `Data` object and live as long as it does. An object that `dataclasses.replace` returns
+    has none of them.
+    """
+
+    @wraps(compute)
+    def computed(data: Data, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        results: dict[Hashable, R] = vars(data).setdefault("_results", {})
+        key = (compute.__module__, compute.__qualname__, args, tuple(kwargs.items()))
+        if key not in results:
+            results[key] = compute(data, *args, **kwargs)
+        return results[key]
+
+    return computed
 
 
 def encode_split(variant: Variant, data: Data, split: Batch) -> NDArray[np.float64]:

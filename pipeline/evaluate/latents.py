@@ -52,8 +52,9 @@ def mmd(codes: Array, prior: Array) -> float:
 
     width = 2 * prior.var(axis=0).sum()
 
-    def kernel(squared: Array) -> float:
-        return float((width / (width + squared)).mean())
+    def kernel(squared: Array) -> float:  # in place, because millions of distances are computed
+        squared += width
+        return float(np.divide(width, squared, out=squared).mean())
 
     within = kernel(pdist(codes, "sqeuclidean")) + kernel(pdist(prior, "sqeuclidean"))
     return within - 2 * kernel(cdist(codes, prior, "sqeuclidean"))

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from pipeline import machine
 from pipeline.data import Data
-from pipeline.evaluate import codes, drawing, table_pictures
+from pipeline.evaluate import codes, drawing, plot, table_pictures
 from pipeline.evaluate import samples as sample_metrics
 from pipeline.evaluate.drawing import BLUE, Picture
 from variants import Batch, Variant
 
 COLUMNS = 8
 SIDE = 256  # the least width in pixels: that of MLflow's thumbnails
+PANEL = 154, 112  # pixels of the panel of a sequence
+NAMED = 20  # the most classes that have their names beside a picture
 CHANNELS = 8  # the largest number of channels of sequences that are drawn
 REACH = 3.0  # how far a traversal goes to either side, in standard deviations of the prior
 
@@ -172,8 +174,6 @@ def grid(values: Tensor, data: Data, columns: int = COLUMNS) -> Picture:
     In a piano roll, time runs to the right, and low pitches are at the bottom. NaN values are grey pixels, or gaps in
     lines.
     """
-    from torchvision.utils import make_grid
-
     if data.layout == "lines":
         return _lines(values, data, columns)
     images = _unit(values.float().cpu(), data)
@@ -185,8 +185,13 @@ def grid(values: Tensor, data: Data, columns: int = COLUMNS) -> Picture:
     factor = math.ceil(SIDE / columns / images.shape[3])
     images = images[:, : 3 if images.shape[1] > 2 else 1].nan_to_num(0.5)
     images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    page = make_grid(images, nrow=columns, padding=2, pad_value=0.5)
-    picture: Picture = (page.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    pixels = (images.expand(-1, 3, -1, -1) * 255).round().to(torch.uint8)
+    columns = min(columns, len(pixels))
+    rows = math.ceil(len(pixels) / columns)
+    tiles = torch.full((rows * columns, 3, pixels.shape[2] + 2, pixels.shape[3] + 2), 128, dtype=torch.uint8)
+    tiles[: len(pixels), :, 2:, 2:] = pixels  # grey lines are above and to the left of each image
+    page = tiles.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    picture: Picture = torch.nn.functional.pad(page, (0, 0, 0, 2, 0, 2), value=128).numpy()
     return picture
 
 
@@ -195,33 +200,41 @@ def _lines(values: Tensor, data: Data, columns: int, behind: Tensor | None = Non
 
     `behind` are other sequences, drawn in grey behind the first ones.
     """
-    import seaborn
-    from matplotlib.collections import LineCollection
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.path import Path
+    from matplotlib.transforms import IdentityTransform
 
-    shown = [_evened(v.float().cpu(), data).numpy() for v in (behind, values) if v is not None]
+    low, high = _limits(data)
+    count, steps, channels = values.shape
+    width, height = PANEL
+    row, column = np.divmod(np.arange(count)[:, None], columns)
+    rows = int(row.max()) + 1
+    renderer = RendererAgg(columns * width + 1, rows * height + 1, drawing.DPI)
+    pixels: Picture = np.asarray(renderer.buffer_rgba())
+    pixels[:] = 255
+    pixels[::height] = pixels[:, ::width] = 204  # the frames of the panels
+    x = width * (column + 0.05 + 0.9 * np.arange(steps) / max(steps - 1, 1))
+    pen = renderer.new_gc()
+    pairs = [] if behind is None else [(behind, ["#999999"] * channels, 1.8)]
+    for drawn, colours, thickness in [*pairs, (values, drawing.palette(channels), 0.9)]:
+        share = np.clip((_evened(drawn.float().cpu(), data).numpy() - low) / (high - low), -0.08, 1.08)
+        y = height * (rows - 1 - row[..., None] + 0.08 + 0.84 * share)
+        pen.set_linewidth(thickness)
+        for channel, colour in enumerate(colours):
+            pen.set_foreground(colour)
+            for line in np.stack([x, y[..., channel]], 2):
+                renderer.draw_path(pen, Path(line), IdentityTransform())
+    return pixels[..., :3].copy()
+
+
+@codes.once_for_data
+def _limits(data: Data) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the values of sequences at the lower and at the upper end of a panel, each () or (D,)."""
     known = data.valid.known.expand_as(data.valid.x)  # type: ignore[union-attr]
     real = torch.where(known, _evened(data.valid.x.float(), data), math.nan).cpu().numpy()
     of_each = None if set(data.spec.kinds) == {"real"} else (0, 1)  # real values are standardised
     low, high = np.nanquantile(real, (0.001, 0.999), axis=of_each)
-    high = np.where(high > low, high, low + 1)
-    count, steps, channels = shown[-1].shape
-    colours = seaborn.color_palette("colorblind" if channels <= 10 else "husl", channels)
-    rows = math.ceil(count / columns)
-    panel = np.stack(np.divmod(np.arange(count), columns), 1)
-    x = panel[:, 1, None] + 0.05 + 0.9 * np.arange(steps) / max(steps - 1, 1)
-
-    def draw(ax: Any) -> None:
-        for v in shown:
-            y = rows - 1 - panel[:, 0, None, None] + 0.08 + 0.84 * np.clip((v - low) / (high - low), -0.08, 1.08)
-            for channel in range(channels):
-                pairs = np.stack([x, y[..., channel]], axis=2)
-                first = v is not shown[-1]
-                colour = (0.6, 0.6, 0.6) if first else colours[channel]
-                ax.add_collection(LineCollection(list(pairs), colors=[colour], linewidths=1.8 if first else 0.9))
-        ax.set(xlim=(0, columns), ylim=(0, rows), xticks=range(columns + 1), yticks=range(rows + 1))
-        ax.tick_params(labelbottom=False, labelleft=False, length=0)
-
-    return drawing.figure(draw, size=(1.1 * columns, 0.8 * rows))
+    return low, np.where(high > low, high, low + 1)
 
 
 def aggregate(codes: NDArray[np.float64], prior: NDArray[np.float64]) -> Picture:
@@ -229,24 +242,20 @@ def aggregate(codes: NDArray[np.float64], prior: NDArray[np.float64]) -> Picture
 
     The circles are at 1, 2 and 3 standard deviations of the prior.
     """
-    import seaborn
-    from matplotlib.patches import Ellipse
-
     chosen = np.argsort(codes.var(axis=0))[::-1][:2]
     if codes.shape[1] == 1:
         chosen = np.array([0, 0])
     centre, spread = prior[:, chosen].mean(axis=0), prior[:, chosen].std(axis=0)
-
-    def draw(axes: Any) -> None:
-        pairs = [("aggregated posterior", codes, BLUE), ("prior", prior, "#888888")]
-        for ax, (title, values, colour) in zip(axes, pairs, strict=True):
-            seaborn.scatterplot(x=values[:, chosen[0]], y=values[:, chosen[1]], s=5, linewidth=0, color=colour, ax=ax)
-            for n in (1, 2, 3):
-                ax.add_patch(Ellipse(centre, *(2 * n * spread), fill=False, color="black", linewidth=0.7))
-            reach = np.stack([centre - 4 * spread, centre + 4 * spread])
-            ax.set(title=title, xlim=reach[:, 0], ylim=reach[:, 1], xlabel=f"z{chosen[0]}", ylabel=f"z{chosen[1]}")
-
-    return drawing.figure(draw, size=(6.4, 3.4), columns=2)
+    angle = np.linspace(0, 2 * np.pi, 100)
+    circles = [centre + radius * spread * np.stack([np.cos(angle), np.sin(angle)], 1) for radius in (1, 2, 3)]
+    reach = np.stack([centre - 4 * spread, centre + 4 * spread], 1)
+    return plot.picture([
+        plot.Panel(
+            title=title, labels=(f"z{chosen[0]}", f"z{chosen[1]}"), limits=(tuple(reach[0]), tuple(reach[1])),
+            points=[(values[:, chosen], colour)], diameter=4.3, lines=circles,
+        )
+        for title, values, colour in (("aggregated posterior", codes, BLUE), ("prior", prior, drawing.GREY))
+    ])  # fmt: skip
 
 
 def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
@@ -254,7 +263,6 @@ def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
 
     Examples whose class is unknown are left out, unless no class is known.
     """
-    import seaborn
     from sklearn.decomposition import PCA
 
     known = codes.labelled(data.valid)
@@ -270,42 +278,30 @@ def latent_space(variant: Variant, data: Data, n: int = 2000) -> Picture:
             np.column_stack([code[:, 0], np.random.default_rng(0).uniform(-1, 1, len(code))]),
             ["z0", "(jitter)"],
         )
-    classes = codes.labels_of(known)[:n] if len(known) else None
-    names = class_names(data)
-    colours = None
-    if classes is not None:
-        palette = seaborn.color_palette("colorblind" if data.spec.classes <= 10 else "husl", data.spec.classes)
-        colours = {c: palette[c] for c in np.unique(classes)}
-
-    def draw(ax: Any) -> None:
-        seaborn.scatterplot(
-            x=code[:, 0], y=code[:, 1], hue=classes, palette=colours, s=14, linewidth=0, ax=ax,
-            legend="full" if 1 < data.spec.classes <= 20 else False,
-        )  # fmt: skip
-        ax.set(xlabel=axes[0], ylabel=axes[1], title="posterior means, validation")
-        if ax.get_legend():
-            seaborn.move_legend(ax, "center left", bbox_to_anchor=(1, 0.5), title="class", frameon=False, markerscale=2)
-            for text in ax.get_legend().get_texts():
-                text.set_text(names[int(text.get_text())])
-
-    return drawing.figure(draw)
+    points, names = [(code, BLUE)], []
+    if len(known):
+        labels, palette = codes.labels_of(known)[:n], drawing.palette(data.spec.classes)
+        shown, counts = np.unique(labels, return_counts=True)
+        points = [(code[labels == c], palette[c]) for c in shown[np.argsort(-counts)]]  # rare classes on top
+        names = [(class_names(data)[c], palette[c]) for c in shown]
+    return plot.picture([
+        plot.Panel(
+            title="posterior means, validation", labels=(axes[0], axes[1]),
+            limits=(plot.limits_of(code[:, 0]), plot.limits_of(code[:, 1])), points=points,
+            names=names if 1 < len(names) <= NAMED else (),
+        )
+    ])  # fmt: skip
 
 
 def kl_spectrum(kl: Tensor) -> Picture:
     """Draw the KL per latent dimension (Z,) in nats, sorted: how many dimensions carry information, and how much."""
-    import seaborn
-
     values = np.sort(kl.cpu().numpy())[::-1]
-
-    def draw(ax: Any) -> None:
-        seaborn.barplot(x=np.arange(1, len(values) + 1), y=values, color=BLUE, ax=ax, width=0.9)
-        ax.set(
-            xlabel="latent dimension, sorted", ylabel="KL (nats)", title=f"KL per dimension, {values.sum():.1f} in all"
+    return plot.picture([
+        plot.Panel(
+            title=f"KL per dimension, {values.sum():.1f} in all", labels=("latent dimension, sorted", "KL (nats)"),
+            limits=((0.3, len(values) + 0.7), (0.0, 1.05 * max(float(values[0]), 1e-3))), bars=values.tolist(),
         )
-        shown = range(0, len(values), max(1, len(values) // 8))
-        ax.set_xticks(list(shown), [str(i + 1) for i in shown])
-
-    return drawing.figure(draw)
+    ])  # fmt: skip
 
 
 def rate_distortion(rate: Tensor, distortion: Tensor) -> Picture:
@@ -322,10 +318,9 @@ def rate_distortion(rate: Tensor, distortion: Tensor) -> Picture:
 
 def curves(lines: Mapping[str, list[tuple[int, float]]], x: str, y: str) -> Picture:
     """Draw named lines over a logarithmic axis."""
-    import seaborn
 
     def draw(ax: Any) -> None:
-        for colour, (name, points) in zip(seaborn.color_palette("colorblind"), lines.items(), strict=False):
+        for colour, (name, points) in zip(drawing.PALETTE, lines.items(), strict=False):
             if points:
                 ax.plot(*zip(*points, strict=True), marker="o", label=name, color=colour)
         ax.set(xscale="log", xlabel=x, ylabel=y)

@@ -11,6 +11,7 @@ from pipeline.evaluate.codes import (
     encode_split,
     labelled,
     labels_of,
+    once_for_data,
     posterior_and_prior,
     raw_values,
     uneven_classes,
@@ -49,8 +50,7 @@ def scores(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict
         metrics |= latents.by_level(kl, variant.levels)
     if not why_no_probe(data, "validation"):
         metrics |= {f"probe/{name}": value for name, value in _probe_scores(variant, data, valid).items()}
-    linear = trivial.ppca(data, data.valid, valid.shape[1])
-    return metrics | {f"{trivial.PREFIX}{name}": value for name, value in trivial.means({"ppca": linear}).items()}
+    return metrics | _linear_scores(data, valid.shape[1])
 
 
 def _probe_scores(variant: Variant, data: Data, valid: NDArray[np.float64]) -> dict[str, float]:
@@ -59,20 +59,30 @@ def _probe_scores(variant: Variant, data: Data, valid: NDArray[np.float64]) -> d
     train_y, valid_y = labels_of(train), labels_of(data.valid)[known]
     classifier = probe.fit(encode_split(variant, data, train), train_y)
     predicted = classifier.predict(valid[known])
-    raw = raw_values(data, train), raw_values(data, data.valid)[known]
-    random = probe.random_projection(*raw, valid.shape[1])
     every_y = labels_of(labelled(data.train))
     values = {
         "accuracy": float(np.mean(predicted == valid_y)),
         "balanced_accuracy": probe.balanced_accuracy(valid_y, predicted),
         "majority": probe.majority(every_y, valid_y),
-        "random_projection": probe.accuracy(random[0], train_y, random[1], valid_y),
     }
     if len(classifier.classes_) == len(np.unique(valid_y)) == 2:
         classes, counts = np.unique(train_y, return_counts=True)
         rarer = int(counts.argmin())
         values |= probe.areas(valid_y, classifier.predict_proba(valid[known])[:, rarer], int(classes[rarer]))
     return values
+
+
+@once_for_data
+def _linear_scores(data: Data, latent: int) -> dict[str, float]:
+    """Return the metrics of a trial that depend only on the data and on the number of latent dimensions."""
+    linear = trivial.means({"ppca": trivial.ppca(data, data.valid, latent)})
+    scores = {f"{trivial.PREFIX}{name}": value for name, value in linear.items()}
+    if why_no_probe(data, "validation"):
+        return scores
+    train, valid = probe.subset(labelled(data.train)), labelled(data.valid)
+    random = probe.random_projection(raw_values(data, train), raw_values(data, valid), latent)
+    accuracy = probe.accuracy(random[0], labels_of(train), random[1], labels_of(valid))
+    return {"probe/random_projection": accuracy, **scores}
 
 
 def baselines(data: Data) -> dict[str, float]:

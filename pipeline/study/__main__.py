@@ -9,33 +9,36 @@ from pipeline import cli
 ABOUT = """Search the hyperparameters of one VAE variant on one data set with Optuna.
 
 Each trial trains one configuration, scores it on validation data, and writes curves, scores and sample grids to
-MLflow. Run the same command again to continue an interrupted study; with a larger --trials, it is extended. Trials are
-compared by the ELBO at beta = 1 in nats per example, whatever loss they were trained with."""
+MLflow. Run the same command again to continue an interrupted study; with larger --trials or --budget, it is extended.
+Trials are compared by the ELBO at beta = 1 in nats per example, whatever loss they were trained with."""
 
 EXAMPLES = """examples:
   python -m pipeline.study --variant beta                           on the built-in digits, in a minute or two
   python -m pipeline.study --variant vae --dataset mnist --trials 50 --timeout 8h
+  python -m pipeline.study --variant vae --dataset mnist --budget 2000epochs     or --budget 30m
   python -m pipeline.study --variant beta --dataset mine.csv --label diagnosis --fix latent=2
   python -m pipeline.study --variant beta --workers 4               four trials at a time, each in its own process
   python -m pipeline.study --variant beta --help                    which parameters beta has, and their ranges
 """
 
 OPTIONS = (
-    "--variant", "--dataset", "--trials", "--epochs", "--timeout", "--seed", "--fix", "--storage", "--study-name",
-    "--trial-timeout", *cli.COMPUTE, *cli.DATA,
+    "--variant", "--dataset", "--trials", "--budget", "--epochs", "--timeout", "--seed", "--fix", "--storage",
+    "--study-name", "--trial-timeout", *cli.COMPUTE, *cli.DATA,
 )  # fmt: skip
 
 
 def _epilog(arguments: list[str]) -> str:
     """Return the examples, followed by the parameters of the variant that is named, or by all variants."""
-    import studies
     import variants
-    from pipeline.study.space import outline
 
     chosen = next((value for option, value in pairwise(arguments) if option == "--variant"), None)
     if chosen is None:
-        lines = [f"  {name:<8} {variants.get(name).paper}" for name in variants.names()]
+        lines = [f"  {name:<8} {variants.paper(name)}" for name in variants.names()]
         return "\n".join([EXAMPLES, "variants:", *lines])
+
+    import studies
+    from pipeline.study.space import outline
+
     config, space = variants.get(chosen).config_type, studies.get(chosen)
     searched = outline(space, {})[1]
     lines = []
@@ -55,19 +58,23 @@ def main(argv: list[str]) -> int:
     import studies
     import variants
     from pipeline.progress import Display
-    from pipeline.study import space
     from variants import InputError
 
+    display = Display()
     if arguments.variant is None:
         raise InputError(f"--variant is missing: expected one of {', '.join(variants.names())}")
+    if arguments.variant in variants.names():
+        display.say("loading PyTorch, MLflow and Optuna ...")  # it takes seconds
+
+    from pipeline.study import space
+
     fixed = space.parse_fixed(arguments.fix, variants.get(arguments.variant).config_type)
 
-    from pipeline.study import driver, store, summary  # MLflow and Optuna take seconds to import
+    from pipeline.study import driver, store, summary
 
-    options = ("variant", "trials", "epochs", "timeout", "seed", "storage", "study_name", "trial_timeout")
+    options = ("variant", "trials", "budget", "epochs", "timeout", "seed", "storage", "study_name", "trial_timeout")
     request = {name: getattr(arguments, name) for name in options}
     source = cli.source(arguments, arguments.dataset or studies.get(arguments.variant).STUDY.dataset)
-    display = Display()
     outcome = driver.run(
         driver.StudyRequest(**request, dataset=source, fixed=fixed, compute=cli.compute(arguments)), display
     )

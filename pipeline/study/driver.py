@@ -1,4 +1,4 @@
-"""Runs a study: asks Optuna for trials, and gives them to an executor until the requested number has finished.
+"""Runs a study: asks Optuna for trials, and gives them to an executor until enough have finished or spent the budget.
 
 The state of a study is in the Optuna store alone. Whatever process dies, the same command finds there what remains to
 be done. Only one process at a time runs a study.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 import studies
@@ -25,11 +25,12 @@ from pipeline.evaluate import baselines, pictures, quick
 from pipeline.executor import Compute, Ended
 from pipeline.metrics import Undefined
 from pipeline.progress import Display, Progress
-from pipeline.study import space, store, summary
+from pipeline.study import budget, space, store, summary
+from pipeline.study.budget import Goal
 from pipeline.study.space import Value
 from pipeline.study.trial import TrialSettings, TrialTask, same_failure
 from pipeline.tracker import Run, Tracker, views
-from studies import SearchSpace
+from studies import SearchBudget, SearchSpace
 from variants import InputError
 
 MAX_EQUAL_FAILURES = 3  # a study ends if its first trials, this many, all fail in the same way
@@ -42,6 +43,7 @@ class StudyRequest:
     variant: str
     dataset: str | Source | None = None  # a name, the path of a file or a folder of images, or a source with options
     trials: int | None = None  # finished trials that the study is to have, earlier ones included
+    budget: SearchBudget | None = None  # what all trials may spend together; alone, it replaces the number of trials
     epochs: int | None = None  # the largest number of epochs of a trial
     timeout: float | None = None  # seconds after which no trial is started; None for no limit
     seed: int = 0
@@ -64,7 +66,9 @@ class StudyOutcome:
 
 
 def run(request: StudyRequest, display: Display | None = None) -> StudyOutcome:
-    """Run a study, or continue it, until it has the requested number of finished trials.
+    """Run a study, or continue it, until it has the requested number of finished trials or has spent its budget.
+
+    A trial for which the budget has not enough epochs or seconds left is pruned where it has used them up.
 
     Raises:
         InputError: Before the first trial for anything in the request that is wrong, and later if a store or a disk
@@ -81,10 +85,12 @@ def run(request: StudyRequest, display: Display | None = None) -> StudyOutcome:
 
 
 def _run(request: StudyRequest, display: Display) -> StudyOutcome:
-    threads = machine.prepare(request.compute.threads, request.compute.workers)
-    device = machine.device(request.compute.device)
     search_space = studies.get(request.variant)
     defaults = search_space.STUDY
+    epochs = request.epochs or defaults.epochs
+    budget.check(request.budget, epochs)
+    threads = machine.prepare(request.compute.threads, request.compute.workers)
+    device = machine.device(request.compute.device)
     example, ranges = space.outline(search_space, request.fixed)
     data = datasets.load(request.dataset or defaults.dataset)
     description = data.inspect()
@@ -95,10 +101,11 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
     variants.build(request.variant, example, data.spec)  # raises InputError if the variant does not fit the data
     data = data.to(device)
     training_run.cache_data(data.source, device, data)
-    trials, epochs = request.trials or defaults.trials, request.epochs or defaults.epochs
-    if not 0 <= request.seed <= training_run.FIRST_FINAL_SEED - trials:
+    trials = request.trials or (None if request.budget else defaults.trials)
+    last_seed = training_run.FIRST_FINAL_SEED - (trials or 1)
+    if not 0 <= request.seed <= last_seed:
         raise InputError(
-            f"--seed {request.seed}: expected 0 to {training_run.FIRST_FINAL_SEED - trials} for {trials} trials, "
+            f"--seed {request.seed}: expected 0 to {last_seed} for {f'{trials} trials' if trials else 'a trial'}, "
             f"because finals use the seeds from {training_run.FIRST_FINAL_SEED} on"
         )
     search = {
@@ -124,18 +131,21 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
         views.write(tracker.client, tracker.experiment, ranges)
         link = views.link(tracker.uri, tracker.experiment, "Trials")
         uid = study.user_attrs["uid"]
-        finished = len(store.finished_trials(study))
+        goal = Goal(budget=request.budget, trials=trials, epochs=epochs)
+        finished = store.finished_trials(study)
+        study.set_user_attr(budget.GOAL, str(goal))
         with (
             tracker.run(name, {**tags, "kind": "study", "seed": str(request.seed)}, key=f"{name}-{uid}") as parent,
-            display.progress(f"study {name}", trials, finished) as progress,
+            display.progress(f"study {name}", goal.total, len(finished), goal.unit) as progress,
         ):
             if not display.console.is_terminal:
-                display.say(f"study {name}: {finished} of {trials} trials finished, at most {epochs} epochs each")
+                display.say(f"study {name}: {goal.state(finished)}, at most {epochs} epochs each")
             settings = TrialSettings(
                 variant=request.variant, source=data.source, dataset=data.spec.name, digest=data.digest,
                 objectives=objectives, study=name, uid=uid, storage=request.storage, pruner=defaults.pruner,
-                epochs=epochs, patience=defaults.patience, timeout=request.trial_timeout, seed=request.seed, tags=tags,
-                address=tracker.address, parent=parent.id, first_color=3 * variants.names().index(request.variant),
+                epochs=epochs, patience=defaults.patience, budget=request.budget, timeout=request.trial_timeout,
+                seed=request.seed, tags=tags, address=tracker.address, parent=parent.id,
+                first_color=3 * variants.names().index(request.variant),
             )  # fmt: skip
             for problem in _mark_ended(study, settings, tracker):
                 display.say(f"not yet in MLflow: {problem}")
@@ -145,15 +155,18 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
             parent.metrics(baseline_scores, 0)
             study.set_user_attr(store.BASELINES, baselines.titled(baseline_scores, data.spec))
             driver = _Driver(
-                request=request, trials=trials, search_space=search_space, study=study, settings=settings,
+                request=request, goal=goal, search_space=search_space, study=study, settings=settings,
                 tracker=tracker, parent=parent, display=display, progress=progress,
-                interrupted=store.interrupted_trials(study),
+                interrupted=store.interrupted_trials(study), finished=finished,
             )  # fmt: skip
             executors.run_all(executor, driver.next_trial, driver.show_epoch, driver.end_trial)
             if store.complete_trials(study):
                 for path, figure in summary.figures(study, objectives):
                     parent.figure(path, figure)
-            parent.text("study/trials.csv", study.trials_dataframe().to_csv(index=False))
+            spent = budget.summary(store.finished_trials(study), epochs)
+            parent.tags({"budget": str(goal), "spent": spent})
+            parent.text("study/trials.csv", summary.trials_table(study, objectives).to_csv(index=False))
+    display.say(f"spent {spent}")
     for problem in tracker.catch_up(patience=5):  # after all workers have ended
         display.say(f"not yet in MLflow: {problem}; `python -m pipeline.sync` sends it later")
     return StudyOutcome(study, objectives, data.spec.name, link)
@@ -196,11 +209,20 @@ def _mark_ended(study: optuna.Study, settings: TrialSettings, tracker: Tracker) 
 
 
 @dataclass(kw_only=True)
+class _RunningTrial:
+    """A trial that is running, and how long it was trained so far. The allowance is in the unit of the budget."""
+
+    allowance: float | None
+    epoch: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(kw_only=True)
 class _Driver:
     """Gives out the trials of a study, and shows and tracks how they end."""
 
     request: StudyRequest
-    trials: int
+    goal: Goal
     search_space: SearchSpace
     study: optuna.Study
     settings: TrialSettings
@@ -209,19 +231,23 @@ class _Driver:
     display: Display
     progress: Progress
     interrupted: list[optuna.Trial]
-    running: set[int] = field(default_factory=set)  # the numbers of trials
+    finished: list[FrozenTrial]
+    running: dict[int, _RunningTrial] = field(default_factory=dict)  # by the number of the trial
     begin: float = field(default_factory=time.monotonic)
     out_of_time: bool = False
 
     def next_trial(self) -> tuple[Hashable, TrialTask] | None:
-        """Return the next trial; None if enough trials run or have finished, or the time limit is reached."""
-        finished = store.finished_trials(self.study)
-        if len(finished) + len(self.running) >= self.trials:
+        """Return the next trial; None if the goal is reached by trials that run or have finished, or the time is up."""
+        # a trial that has told Optuna its end, which has not arrived here yet, still counts as running
+        finished = [t for t in store.finished_trials(self.study) if t.number not in self.running]
+        self.finished = finished
+        seeds = training_run.FIRST_FINAL_SEED - self.request.seed
+        if len(finished) + len(self.running) >= (self.goal.trials or seeds):
             return None
         if self.request.timeout and time.monotonic() - self.begin > self.request.timeout:
             if not self.out_of_time:
                 self.display.say(
-                    f"the time limit is reached after {len(finished)} of {self.trials} trials; "
+                    f"the time limit is reached after {self.goal.state(finished).removesuffix(' finished')}; "
                     "the same command continues the study"
                 )
             self.out_of_time = True
@@ -229,37 +255,77 @@ class _Driver:
         reasons = [t.user_attrs.get("reason", "") for t in finished if t.state == TrialState.FAIL]
         if len(reasons) == len(finished) >= MAX_EQUAL_FAILURES and same_failure(reasons):
             raise InputError(f"the first {len(finished)} trials all failed in the same way: {reasons[-1]}")
-        is_new = not self.interrupted
-        trial = self.study.ask() if is_new else self.interrupted.pop(0)
+        interrupted = self.interrupted.pop(0) if self.interrupted else None
+        allowance = self._allowance(interrupted)
+        if allowance is not None and allowance <= 0:
+            return None
+        trial = interrupted or self.study.ask()
         config = store.stored_config(trial, variants.get(self.settings.variant).config_type)
-        if not is_new:
+        if interrupted:
             rebuilt = "; its configuration was not stored, and comes from today's search space" if not config else ""
             self.display.say(f"trial {trial.number} was interrupted, and continues{rebuilt}")
         if config is None:
             config = space.suggest(self.search_space, trial, self.request.fixed)
             trial.set_user_attr(store.CONFIG, dataclasses.asdict(config))
-        self.running.add(trial.number)
+        if allowance is not None:
+            trial.set_user_attr(budget.ALLOWANCE, {str(self.goal.budget): allowance})
+        self.running[trial.number] = _RunningTrial(allowance=allowance)
         self.progress.start(trial.number, f"trial {trial.number}", self.settings.epochs)
         return trial.number, TrialTask(self.settings, trial.number, trial._trial_id, config)
+
+    def _allowance(self, interrupted: optuna.Trial | None) -> float | None:
+        """Return the epochs or seconds that the next trial may take; None if the study has no budget.
+
+        A trial may take what finished trials have not spent and other trials may not take. Seconds are divided among
+        the workers that are idle. A trial that was interrupted keeps its allowance.
+        """
+        if self.goal.budget is None:
+            return None
+        if interrupted and (stored := budget.allowance(interrupted, self.goal.budget)) is not None:
+            return stored
+        others = [t.allowance for t in self.running.values()]
+        others += [budget.allowance(t, self.goal.budget) for t in self.interrupted]
+        left = self.goal.budget.amount - self.goal.spent(self.finished) - sum(amount for amount in others if amount)
+        if self.goal.budget.seconds is None:
+            return min(self.goal.epochs, left)
+        return left / (self.request.compute.workers - len(self.running))
 
     def show_epoch(self, number: Hashable, message: Any) -> None:
         """Show an epoch that a trial has reported."""
         epoch, scores = message
+        assert isinstance(number, int)
+        trial = self.running.get(number)
+        if trial is None:  # the message has arrived late
+            return
+        trial.epoch, trial.seconds = epoch, trial.seconds + scores["time/train_seconds"] + scores["time/valid_seconds"]
         self.progress.update(number, epoch, summary.scores_text(scores, self.settings.objectives))
+        self._show_spent()
+
+    def _show_spent(self) -> None:
+        """Show how much of the budget is spent, running trials included."""
+        if self.goal.budget:
+            by_epochs = self.goal.budget.seconds is None
+            running = sum(t.epoch if by_epochs else t.seconds for t in self.running.values())
+            self.progress.spend(self.goal.spent(self.finished) + running, self.goal.state(self.finished, running))
 
     def end_trial(self, end: Ended) -> None:
         """Show and track the result of a trial, which has told Optuna itself unless its process died too often."""
         number = end.key
         assert isinstance(number, int)
-        self.running.discard(number)
+        running = self.running.pop(number)
         trial = self.study.trials[number]
         if end.died and not trial.state.is_finished():
             reason = f"given up after {executors.MAX_DEATHS} processes died while running it; the last: {end.died}"
-            self.study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+            spent = {store.EPOCHS: max(1, running.epoch), store.SECONDS: running.seconds}
+            for name, value in {"reason": reason, **spent}.items():
+                self.study._storage.set_trial_user_attr(trial._trial_id, name, value)
             self.study.tell(number, state=TrialState.FAIL)
             self.tracker.catch_up({self.settings.run_key(number): "failed"})
             trial = self.study.trials[number]
+        self.finished.append(trial)
         best = store.best_values(self.study, self.settings.objectives)
         self.progress.finish(number, summary.trial_line(trial, self.settings.objectives))
-        self.progress.note(summary.best_text(best))
+        self._show_spent()
+        trials = f"{budget.count(len(self.finished))}  " if self.goal.budget else ""  # the bar shows the budget
+        self.progress.note(trials + summary.best_text(best))
         self.parent.metrics({f"best/{name.split('/')[1]}": value for name, (value, _) in best.items()}, number)

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,18 +11,23 @@ from optuna.trial import FixedTrial, FrozenTrial
 
 import studies
 import variants
-from pipeline.metrics import OBJECTIVES
-from pipeline.study import space, store, summary
-from studies import SearchSpace
+from pipeline.metrics import OBJECTIVES, Undefined
+from pipeline.study import budget, space, store
+from studies import SearchBudget, SearchSpace
 from variants import Config, InputError
+
+MIN_IMPORTANCE_TRIALS = 10  # the fewest complete trials from which importances are computed
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """A finished trial: what was trained, and its scores on validation data."""
+    """A finished trial: what was trained, what that took, and its scores on validation data."""
 
     number: int
     state: str  # complete, pruned or failed
+    is_cut_off: bool  # whether it was pruned because the budget was spent
+    epochs: int  # for which it was trained
+    seconds: float  # of training, validation and scoring
     config: Config
     params: Mapping[str, Any]  # the values that the search chose
     metrics: Mapping[str, float]
@@ -39,17 +43,36 @@ class StudyRecord:
     digest: str
     data: str  # the options that name the data and say how they are read; "" if an older version ran the study
     objectives: tuple[str, ...]
-    epochs: int
+    goal: str  # what it was last asked to reach, such as `2000 epochs` or `20 trials`; "" if an older version ran it
+    epochs: int  # the largest number of epochs of a trial
     patience: int
     seed: int
     space: Mapping[str, str]  # the range of each searched parameter, in words
     trials: tuple[TrialRecord, ...]
-    importances: Mapping[str, Mapping[str, float]]  # objective -> parameter -> its share of the variance
+    importances: Mapping[str, Mapping[str, float] | Undefined]  # by objective, as `importances` returns them
+
+    @property
+    def complete(self) -> int:
+        """The number of complete trials, from which the importances come."""
+        return sum(t.state == "complete" for t in self.trials)
+
+    @property
+    def spent_epochs(self) -> int:
+        """The epochs for which all trials were trained."""
+        return sum(t.epochs for t in self.trials)
 
     @property
     def seconds(self) -> float:
         """The seconds that all trials took."""
-        return sum(t.metrics.get("time/trial_seconds", 0.0) for t in self.trials)
+        return sum(t.seconds for t in self.trials)
+
+    def spent(self, budget: SearchBudget) -> float:
+        """Return what all trials have spent, in the unit of a budget."""
+        return self.spent_epochs if budget.epochs else self.seconds
+
+    def longest_trial(self, budget: SearchBudget) -> float:
+        """Return what one trial may spend, in the unit of a budget: its epochs, or the seconds of the longest trial."""
+        return self.epochs if budget.epochs else max((t.seconds for t in self.trials), default=0.0)
 
     def best(self, metric: str) -> TrialRecord | None:
         """Return the complete trial that is best by a metric of validation data; None if no trial has the metric."""
@@ -85,16 +108,18 @@ def read_study(url: str, name: str) -> StudyRecord | None:
     trials = tuple(
         TrialRecord(
             number=t.number, state=store.STATES[t.state], params=t.params, metrics=t.user_attrs.get("metrics", {}),
-            config=config or _rebuilt_config(search_space, t, search["fix"]),
+            config=config or _rebuilt_config(search_space, t, search["fix"]), is_cut_off=budget.is_cut_off(t),
+            epochs=budget.trained_epochs(t, search["epochs"]), seconds=budget.spent_seconds(t),
         )
         for t, config in zip(finished, configs, strict=True)
     )  # fmt: skip
     objectives = tuple(search["objectives"])
     return StudyRecord(
         name=name, variant=variant, dataset=search["dataset"], digest=search["digest"],
-        data=search.get("data", ""), objectives=objectives, epochs=search["epochs"],
+        data=search.get("data", ""), objectives=objectives, goal=study.user_attrs.get(budget.GOAL, ""),
+        epochs=search["epochs"],
         patience=search.get("patience", search_space.STUDY.patience), seed=search["seed"], space=search["space"],
-        trials=trials, importances=_importances(study, objectives),
+        trials=trials, importances=importances(study, objectives),
     )  # fmt: skip
 
 
@@ -108,15 +133,31 @@ def _rebuilt_config(search_space: SearchSpace, trial: FrozenTrial, fixed: Mappin
         ) from error
 
 
-def _importances(study: optuna.Study, objectives: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    """Return Optuna's importances (PED-ANOVA); nothing where trials are too few, or their values too similar."""
+def importances(study: optuna.Study, objectives: tuple[str, ...]) -> dict[str, dict[str, float] | Undefined]:
+    """Return the importance of each parameter for each objective by PED-ANOVA (Watanabe et al. 2023, IJCAI).
+
+    The importances for an objective are shares, which add up to 1. They measure how far the values that a parameter
+    has in the best tenth of the complete trials differ from its values in all of them. They are undefined for fewer
+    than `MIN_IMPORTANCE_TRIALS` complete trials, and for trials with equal parameters or equal scores.
+    """
     complete = store.complete_trials(study)
-    if len(complete) < 4 or len({tuple(t.params.values()) for t in complete}) < 2:
-        return {}
-    importances: dict[str, dict[str, float]] = {}
+    by_objective: dict[str, dict[str, float] | Undefined] = {}
     for i, name in enumerate(objectives):
-        target = partial(summary.minimized_value, i, OBJECTIVES[name].better)
-        with warnings.catch_warnings(), suppress(ValueError, RuntimeError):  # too few different values
-            warnings.simplefilter("ignore")  # Optuna warns of a direction, which `minimized_value` takes care of
-            importances[name] = dict(optuna.importance.get_param_importances(study, target=target))
-    return importances
+        if len(complete) < MIN_IMPORTANCE_TRIALS:
+            trials = f"{len(complete)} complete trial{'s' * (len(complete) != 1)}"
+            by_objective[name] = Undefined(f"{trials}, at least {MIN_IMPORTANCE_TRIALS} are needed")
+        elif len({tuple(t.params.items()) for t in complete}) < 2:
+            by_objective[name] = Undefined("all complete trials have the same parameters")
+        elif len({t.values[i] for t in complete}) < 2:
+            by_objective[name] = Undefined(f"all complete trials have the same {name}")
+        else:
+            target = partial(minimized_value, i, OBJECTIVES[name].better)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Optuna warns of a direction, which `minimized_value` takes care of
+                by_objective[name] = dict(optuna.importance.get_param_importances(study, target=target))
+    return by_objective
+
+
+def minimized_value(index: int, better: str, trial: FrozenTrial) -> float:
+    """Return a trial's value, negated if higher is better, because PED-ANOVA explains what makes a target low."""
+    return -float(trial.values[index]) if better == "maximize" else float(trial.values[index])

@@ -21,6 +21,8 @@ from variants import Config, InputError
 
 CONFIG = "config"  # the user attribute of a trial that holds its whole configuration, fixed values included
 REMARK = "remark"  # the attribute of a trial whose model has collapsed or is no better than trivial
+EPOCHS = "epochs"  # the attribute of a finished trial: the number of epochs that it was trained for
+SECONDS = "seconds"  # the attribute of a finished trial: how long training, validation and scoring took
 BASELINES = "baselines"  # the attribute of a study: log p(x) of validation data under each baseline, by its title
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",

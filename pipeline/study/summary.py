@@ -3,17 +3,25 @@
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+from rich import box
 from rich.table import Table
 
-from pipeline.metrics import OBJECTIVES
+import variants
+from pipeline.metrics import OBJECTIVES, Undefined
 from pipeline.study import store
+from pipeline.study.results import importances, minimized_value
+from variants import Config
 from variants.base.contract import DENSITIES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -40,7 +48,7 @@ def trial_line(trial: FrozenTrial, objectives: tuple[str, ...]) -> str:
     """Return the line that is printed when a trial has finished."""
     scores = scores_text(trial.user_attrs.get("metrics", {}), objectives)
     notes = [trial.user_attrs[name] for name in (store.REMARK, "reason") if trial.user_attrs.get(name)]
-    return "  ".join([f"trial {trial.number:>3} {store.STATES[trial.state]:<8} {scores}", _params(trial), *notes])
+    return "  ".join([f"trial {trial.number:>3} {_state(trial):<8} {scores}", _params(trial), *notes])
 
 
 def best_text(best: Mapping[str, tuple[float, int]]) -> str:
@@ -50,35 +58,107 @@ def best_text(best: Mapping[str, tuple[float, int]]) -> str:
 
 
 def best_table(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) -> Table:
-    """Return a table of the best trials by the first objective; those on the Pareto front come first, with a star."""
-    several = len(objectives) > 1
+    """Return a table of the complete trials by their rank in the first objective.
+
+    It has the best `rows` trials, and below them, also by rank, those of the others that have the default settings or,
+    with several objectives, are on the Pareto front. Trials on the front have a star.
+    """
     sign = 1 if OBJECTIVES[objectives[0]].better == "minimize" else -1
-    front = {t.number for t in study.best_trials} if several else set()
-    order = sorted(store.complete_trials(study), key=lambda t: (t.number not in front, sign * t.values[0]))
-    best = order[:rows]
+    ranked = sorted(store.complete_trials(study), key=lambda t: sign * t.values[0])
+    front = {t.number for t in study.best_trials} if len(objectives) > 1 else set()
+    default = _default_trial(study)
+    defaults = {default.number} if default else set()
+    shown = {rank: t for rank, t in enumerate(ranked, 1) if rank <= rows or t.number in front | defaults}
     # a variant whose q has no density has no ELBO and no KL; their columns then show a dash
-    measured = {"valid/elbo", "valid/kl"}.union(*(t.user_attrs["metrics"] for t in best))
+    measured = {"valid/elbo", "valid/kl"}.union(*(t.user_attrs["metrics"] for t in shown.values()))
     columns = [k for k in _columns(objectives) if k in measured]
-    star = f"; * Pareto front of {' and '.join(objectives)}" if several else ""
-    units = "ELBO, reconstruction and KL in nats per example; probe: accuracy of a linear classifier on the codes"
-    if "probe/balanced_accuracy" in columns:
-        units += "; balanced: mean of its accuracy on each class"
-    shares = {t.user_attrs["metrics"].get("probe/majority") for t in best} - {None}  # the same for all trials
-    majority = "".join(f"; share of the most frequent class: {share:.3f}" for share in shares)
-    caption = "\n".join([f"{_counts(study)}; {units}{star}{majority}", *_likelihood_notes(study, measured)])
-    table = Table(title=f"{study.study_name}: best trials", caption=caption)
-    for heading in ["trial", *(COLUMNS[k][0] for k in columns)]:
-        table.add_column(heading, justify="right")
-    table.add_column("hyperparameters")
-    # the baseline in parentheses is left out here, because the caption shows all baselines
-    remarks = [re.sub(r" \(.*\)", "", t.user_attrs.get(store.REMARK, "")) for t in best]
-    if any(remarks):
-        table.add_column("remark")
-    for t, remark in zip(best, remarks, strict=True):
+    notes = [
+        f"rank: among {len(ranked)} complete trials, by {objectives[0]}",
+        *_default_notes(default, ranked, objectives[0]),
+        *([f"* Pareto front of {' and '.join(objectives)}"] if front else []),
+        *_column_notes(ranked, columns),
+        *_likelihood_notes(study, measured),
+    ]
+    table = Table(
+        title=f"{study.study_name}: best trials", caption="\n".join(notes), caption_justify="left",
+        box=box.HORIZONTALS, collapse_padding=True,
+    )  # fmt: skip
+    for heading in ("rank", "trial", *(COLUMNS[k][0] for k in columns), "epochs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("hyperparameters", overflow="fold")
+    for rank, t in shown.items():
         metrics = t.user_attrs["metrics"]
         scores = [f"{metrics[k]:{COLUMNS[k][1]}}" if k in metrics else "—" for k in columns]
-        table.add_row(f"{t.number}{'*' * (t.number in front)}", *scores, _params(t), *[remark] * any(remarks))
+        # the baseline in parentheses is left out here, because the caption shows all baselines
+        remark = re.sub(r" \(.*\)", "", t.user_attrs.get(store.REMARK, ""))
+        about = [_params(t), "defaults" * (t.number in defaults), remark]
+        table.add_row(
+            str(rank), f"{t.number}{'*' * (t.number in front)}", *scores, str(t.user_attrs.get(store.EPOCHS, "—")),
+            "\n".join(filter(None, about)), end_section=rank == rows,
+        )  # fmt: skip
     return table
+
+
+def trials_table(study: optuna.Study, objectives: tuple[str, ...]) -> "pd.DataFrame":
+    """Return a row for each trial: number, state, epochs, seconds, validation scores, parameters, remark and reason."""
+    import pandas as pd
+
+    trials = study.get_trials(deepcopy=False)
+    ends = [{"number": t.number, "state": store.STATES.get(t.state, "running")} for t in trials]
+    costs, notes = (
+        [{name: t.user_attrs.get(name) for name in names} for t in trials]
+        for names in ((store.EPOCHS, store.SECONDS), (store.REMARK, "reason"))
+    )
+    scores = [dict.fromkeys(objectives) | t.user_attrs.get("metrics", {}) for t in trials]
+    parts = (ends, costs, scores, [t.params for t in trials], notes)
+    table = pd.concat([pd.DataFrame(part) for part in parts], axis="columns")
+    return table.convert_dtypes()  # whole numbers stay whole beside missing ones
+
+
+def _default_trial(study: optuna.Study) -> FrozenTrial | None:
+    """Return the trial that has the default settings, a complete one if there are several; None if there is none."""
+    config_type = variants.get(study.user_attrs["search"]["variant"]).config_type
+    trials = [t for t in study.get_trials(deepcopy=False) if t.params and _has_defaults(t, config_type)]
+    return min(trials, key=lambda t: t.state != TrialState.COMPLETE, default=None)
+
+
+def _has_defaults(trial: FrozenTrial, config_type: type[Config]) -> bool:
+    """Return whether each parameter has its default, or the end of its range that is nearest to the default."""
+    for name, distribution in trial.distributions.items():
+        default = getattr(config_type, name, None)
+        if isinstance(distribution, IntDistribution | FloatDistribution) and isinstance(default, int | float):
+            default = min(max(default, distribution.low), distribution.high)
+        if trial.params[name] != default:
+            return False
+    return True
+
+
+def _default_notes(default: FrozenTrial | None, ranked: Sequence[FrozenTrial], objective: str) -> Iterator[str]:
+    """Yield how the default settings compare with the best ones; nothing if no parameter was searched."""
+    if default is None:
+        if any(t.params for t in ranked):
+            yield "defaults: no trial had the default settings"
+    elif default.state != TrialState.COMPLETE:
+        end = ": ".join([_state(default), *filter(None, [default.user_attrs.get("reason")])])
+        yield f"defaults: no rank, because trial {default.number} is not complete ({end})"
+    else:
+        rank = [t.number for t in ranked].index(default.number) + 1
+        text = f"defaults: rank {rank} of {len(ranked)} (trial {default.number})"
+        if rank > 1:
+            ahead = abs(ranked[0].values[0] - default.values[0])
+            text += f"; the best trial is ahead by {ahead:{COLUMNS[objective][1]}} in {objective}"
+            text += f" ({OBJECTIVES[objective].unit}, one training each)"
+        yield text
+
+
+def _column_notes(trials: Sequence[FrozenTrial], columns: Sequence[str]) -> Iterator[str]:
+    """Yield what the columns of scores show."""
+    yield "ELBO, reconstruction and KL in nats per example"
+    if "probe/accuracy" in columns:
+        shares = {t.user_attrs["metrics"].get("probe/majority") for t in trials} - {None}  # the same for all trials
+        majority = "".join(f"; share of the most frequent class: {share:.3f}" for share in shares)
+        balanced = "; balanced: mean of its accuracy on each class" * ("probe/balanced_accuracy" in columns)
+        yield f"probe: accuracy of a linear classifier on the codes{balanced}{majority}"
 
 
 def _likelihood_notes(study: optuna.Study, measured: set[str]) -> Iterator[str]:
@@ -102,9 +182,11 @@ def _columns(objectives: tuple[str, ...]) -> list[str]:
     return [k for k in COLUMNS if k not in ("latent/mmd", "probe/balanced_accuracy") or k in objectives]
 
 
-def _counts(study: optuna.Study) -> str:
-    states = [t.state for t in store.finished_trials(study)]
-    return ", ".join(f"{states.count(s)} {name}" for s, name in store.STATES.items() if s in states)
+def _state(trial: FrozenTrial) -> str:
+    """Return the state of a trial, such as `complete` or `pruned at epoch 33`."""
+    state = store.STATES.get(trial.state, "running")
+    is_dated = trial.state == TrialState.PRUNED and store.EPOCHS in trial.user_attrs  # older versions did not store it
+    return f"{state} at epoch {trial.user_attrs[store.EPOCHS]}" if is_dated else state
 
 
 def _params(trial: FrozenTrial) -> str:
@@ -121,6 +203,7 @@ def figures(study: optuna.Study, objectives: tuple[str, ...]) -> Iterator[tuple[
     import numpy as np
 
     better = {name.split("/")[1]: OBJECTIVES[name].better for name in objectives}
+    complete = len(store.complete_trials(study))
     for name, plot in _plots(study, objectives):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna calls its plots experimental
@@ -128,6 +211,8 @@ def figures(study: optuna.Study, objectives: tuple[str, ...]) -> Iterator[tuple[
         if name.startswith("parallel_"):  # darker is better; with a target, Optuna assumes that lower is better
             for lines in figure.axes[0].collections:
                 lines.set_cmap("Blues" if better[name.removeprefix("parallel_")] == "maximize" else "Blues_r")
+        if name.startswith("importances_"):
+            figure.axes[0].set_title(f"Importance of each hyperparameter, from {complete} complete trials", loc="left")
         figure.set_size_inches(9, 5)
         figure.tight_layout()
         yield f"study/{name}.png", figure
@@ -139,23 +224,20 @@ def _plots(study: optuna.Study, objectives: tuple[str, ...]) -> Iterator[tuple[s
 
     complete = store.complete_trials(study)
     comparable = len(complete) > 3 and len({tuple(t.params.values()) for t in complete}) > 1
+    shares = importances(study, objectives)
     for i, name in enumerate(objectives):
         short = name.split("/")[1]
         target: dict[str, Any] = {"target_name": name}
         if len(objectives) > 1:
             target["target"] = partial(_value, i)
         yield f"history_{short}", partial(plots.plot_optimization_history, study, **target)
-        if comparable:
+        if not isinstance(shares[name], Undefined):
             low = {**target, "target": partial(minimized_value, i, OBJECTIVES[name].better)}
             yield f"importances_{short}", partial(plots.plot_param_importances, study, **low)
+        if comparable:
             yield f"parallel_{short}", partial(plots.plot_parallel_coordinate, study, **target)
     if len(objectives) in (2, 3):
         yield "pareto_front", partial(plots.plot_pareto_front, study, target_names=list(objectives))
-
-
-def minimized_value(index: int, better: str, trial: FrozenTrial) -> float:
-    """Return a trial's value, negated if higher is better, because PED-ANOVA explains what makes a target low."""
-    return -float(trial.values[index]) if better == "maximize" else float(trial.values[index])
 
 
 def _value(index: int, trial: FrozenTrial) -> float:

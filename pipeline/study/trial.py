@@ -1,6 +1,7 @@
 """One trial as a task, which trains, logs, prunes, and tells Optuna the result, in whatever process it runs."""
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import machine, training_run
-from pipeline.data import Source
+from pipeline.data import Data, Source
 from pipeline.evaluate import quick
 from pipeline.executor import Resources
-from pipeline.study import halving, store
+from pipeline.study import budget, halving, store
 from pipeline.tracker import Address, Run, Tracker
+from pipeline.trainer import Diverged
 from pipeline.training_run import TrainingPlan, TrainingRun
+from studies import SearchBudget
 from variants import Config
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ class TrialSettings:
     pruner: str
     epochs: int
     patience: int
+    budget: SearchBudget | None  # of the study
     timeout: float | None  # seconds of training of a trial
     seed: int  # of the first trial; each further trial has the next one
     tags: Mapping[str, str]
@@ -80,45 +84,86 @@ class TrialTask:
             color=self.number + s.first_color,
         ) as run:  # fmt: skip
             try:
-                self._train(study, trial, TrainingRun(plan, data, run), run, report)
+                self._train_and_tell(study, trial, plan, data, run, report)
             except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:  # of the store, not of the trial
                 raise store.as_os_error(error) from error
-            except optuna.exceptions.OptunaError:
-                raise
-            except Exception as error:
-                trial.set_user_attr("reason", training_run.failed(run, error))
-                study.tell(trial, state=TrialState.FAIL)
+
+    def _train_and_tell(
+        self, study: optuna.Study, trial: optuna.Trial, plan: TrainingPlan, data: Data, run: Run,
+        report: Callable[[Any], None],
+    ) -> None:  # fmt: skip
+        """Train, and tell Optuna the result, what the trial has spent, and the reason if it failed."""
+        begin = time.perf_counter()
+        training: TrainingRun | None = None
+        values: list[float] | None = None
+        try:
+            training = TrainingRun(plan, data, run)
+            begin -= training.seconds  # before an interruption
+            values = self._train(study, trial, training, run, report)
+            epochs, state = training.epoch, None if values else TrialState.PRUNED
+        except (optuna.exceptions.OptunaError, SQLAlchemyError):
+            raise
+        except Exception as error:
+            trial.set_user_attr("reason", training_run.failed(run, error))
+            # the epoch in which a trial fails counts, so that a budget ends even if all trials fail
+            epochs = max(1, training.epoch + isinstance(error, Diverged)) if training else 1
+            state = TrialState.FAIL
+        trial.set_user_attr(store.EPOCHS, epochs)
+        trial.set_user_attr(store.SECONDS, time.perf_counter() - begin)
+        study.tell(trial, values, state=state)
 
     def _train(
         self, study: optuna.Study, trial: optuna.Trial, training: TrainingRun, run: Run, report: Callable[[Any], None]
-    ) -> None:
-        s = self.settings
-        several = len(s.objectives) > 1
-        rungs = halving.rungs(s.epochs) if several and s.pruner == "halving" else []
+    ) -> list[float] | None:
+        """Train and score, and return the value of each objective; None if the trial was pruned."""
         last_reported = max(study.trials[self.number].intermediate_values, default=0)  # before an interruption
-        for epoch in training.epochs():
+        allowance = budget.allowance(trial, self.settings.budget)
+        is_pruned = False
+        epochs = training.epochs()
+        while not (is_cut_off := self._is_cut_off(training, allowance)) and (epoch := next(epochs, None)):
             report((epoch.number, epoch.metrics))
-            if several:
-                prune = epoch.number in rungs and not self._promoted(study, trial, training, epoch)
-            else:
-                prune = s.objectives[0] in epoch.metrics and epoch.number >= last_reported
-                if prune and epoch.number > last_reported:
-                    trial.report(epoch.metrics[s.objectives[0]], epoch.number)
-                prune = prune and trial.should_prune()
-            if prune:
-                trial.set_user_attr("metrics", {**training.kept, "time/trial_seconds": training.seconds})
-                trial.set_user_attr(store.REMARK, training.remark(training.kept, {}))
-                run.state = "pruned"
-                study.tell(trial, state=TrialState.PRUNED)
-                return
+            is_pruned = self._is_pruned(study, trial, training, epoch, last_reported)
+            if is_pruned:
+                break
+        if is_cut_off or is_pruned:
+            if is_cut_off:
+                trial.set_user_attr("reason", budget.CUT_OFF)
+                run.tags({"reason": budget.CUT_OFF})
+            run.metrics(training.lengths, training.epoch)
+            trial.set_user_attr("metrics", {**training.kept, **training.lengths})
+            trial.set_user_attr(store.REMARK, training.remark(training.kept, {}))
+            run.state = "pruned"
+            return None
         scores = training.scores()
-        values = [scores[name] for name in s.objectives]
+        values = [scores[name] for name in self.settings.objectives]
         if _is_best(study, values):
             untimed = {k: v for k, v in scores.items() if not k.startswith("time/")}
             run.model(training.variant, training.data, untimed, training.best_epoch)
         trial.set_user_attr("metrics", scores)
         trial.set_user_attr(store.REMARK, training.remark(scores, study.user_attrs.get(store.BASELINES, {})))
-        study.tell(trial, values)
+        return values
+
+    def _is_cut_off(self, training: TrainingRun, allowance: float | None) -> bool:
+        """Return whether the trial has used up its allowance, and its training would otherwise go on."""
+        s = self.settings
+        is_patient = not s.patience or training.epoch - training.best_epoch < s.patience
+        if s.budget is None or allowance is None or training.epoch >= s.epochs or not is_patient:
+            return False
+        return (training.seconds if s.budget.epochs is None else training.epoch) >= allowance
+
+    def _is_pruned(
+        self, study: optuna.Study, trial: optuna.Trial, training: TrainingRun, epoch: "Epoch", last_reported: int
+    ) -> bool:
+        """Store the scores of an epoch at which trials are compared, and return whether the trial ends there."""
+        s = self.settings
+        if len(s.objectives) > 1:
+            rungs = halving.rungs(s.epochs) if s.pruner == "halving" else []
+            return epoch.number in rungs and not self._promoted(study, trial, training, epoch)
+        if s.objectives[0] not in epoch.metrics or epoch.number < last_reported:
+            return False
+        if epoch.number > last_reported:
+            trial.report(epoch.metrics[s.objectives[0]], epoch.number)
+        return trial.should_prune()
 
     def _promoted(self, study: optuna.Study, trial: optuna.Trial, training: TrainingRun, epoch: "Epoch") -> bool:
         """Store the trial's scores at a rung, and return whether it continues."""

@@ -37,7 +37,7 @@ from pipeline.tracker import views
 from pipeline.tracker.journal import ARTIFACTS, ROOT, Journal, unsent_runs
 from pipeline.tracker.local import first_use, follow_move, sqlite_path, sqlite_uri, without_credentials
 from pipeline.tracker.run import Run, State, now
-from pipeline.tracker.sender import BUFFER, STATUS, Sender
+from pipeline.tracker.sender import STATUS, Sender
 from variants import InputError, Variant
 
 __all__ = [
@@ -153,8 +153,7 @@ class Tracker:
     def sender(self) -> Sender:
         """The sender of this process for this store."""
         if self.uri not in _senders:
-            is_server = self.uri.startswith(("http:", "https:"))
-            _senders[self.uri] = Sender(self.client, self._experiment_id, BUFFER if is_server else 0.0)
+            _senders[self.uri] = Sender(self.client, self._experiment_id)
         return _senders[self.uri]
 
     def _experiment_id(self, dataset: str) -> str:

@@ -116,8 +116,8 @@ class Run:
         )  # always the same: a second file would be shown as a second picture
         stem = f"{name}+step+{step}+timestamp+{now()}+{mark}"
         image = Image.fromarray(pixels)
-        image.save(self._journal.file(f"{stem}.png"))
-        compress_image_size(image).save(self._journal.file(f"{stem}+compressed.webp"))
+        image.save(self._journal.file(f"{stem}.png"), compress_level=3)  # half the time, for a tenth of the size
+        compress_image_size(image).save(self._journal.file(f"{stem}+compressed.webp"), method=0)
         self._add("file", label, file=f"{stem}.png", path="images")
         self._add("file", f"{label} small", file=f"{stem}+compressed.webp", path="images")
         self._add("tags", "pictures", values={"mlflow.loggedImages": "True"})

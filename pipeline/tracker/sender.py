@@ -14,17 +14,18 @@ from pipeline.tracker.journal import Entry, Journal
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
 BATCH_SIZE = 800  # metrics in one call; the store accepts 1000
 RETRY_DELAYS = (0.5, 1, 2, 4, 8, 15)  # seconds after the first, the second, ... failure
-BUFFER = 1.0  # seconds for which metrics are collected before they are sent to a server
+BUFFER = 1.0  # seconds for which metrics are collected, as a call costs much more than what it carries
 
 
 class Sender:
     """Sends the entries of journals. A journal is closed when its run has ended and all its entries are sent.
 
-    `experiment` returns the id of an experiment for its name; metrics are collected for `buffer` seconds.
+    `experiment` returns the id of an experiment for its name. Metrics are collected for `BUFFER` seconds, unless other
+    entries wait too.
     """
 
-    def __init__(self, client: MlflowClient, experiment: Callable[[str], str], buffer: float) -> None:
-        self._client, self._experiment, self._buffer = client, experiment, buffer
+    def __init__(self, client: MlflowClient, experiment: Callable[[str], str]) -> None:
+        self._client, self._experiment = client, experiment
         self._journals: list[Journal] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -48,20 +49,27 @@ class Sender:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: any(j.unsent for j in self._journals))
+                self._changed.wait_for(self._has_more_than_metrics, BUFFER)
                 waiting = [j for j in self._journals if j.unsent]
-            ending = any(j.ended for j in waiting)
-            if self._buffer and not ending:
-                time.sleep(self._buffer)
             failed = [j for j in waiting if not self._send_all(j)]  # a journal that fails does not delay the others
             failures = failures + 1 if failed else 0
             if failed:
                 time.sleep(RETRY_DELAYS[min(failures, len(RETRY_DELAYS)) - 1])
 
+    def _has_more_than_metrics(self) -> bool:
+        return any(e["op"] != "metrics" for j in self._journals for e in j.unsent)
+
     def _send_all(self, journal: Journal) -> bool:
-        """Send all entries of a journal. Return False if that fails; the entries are then kept for the next attempt."""
+        """Send the entries that a journal has now, so that later metrics are collected again.
+
+        Return False if that fails; the entries are then kept for the next attempt.
+        """
+        waiting = len(journal.unsent)
         try:
-            while journal.unsent:
-                journal.mark_sent(self.send(journal))
+            while waiting > 0:
+                count = self.send(journal)
+                journal.mark_sent(count)
+                waiting -= count
         except Exception as error:
             with journal.changed:
                 first = re.sub(r"//[^/@\s]*@", "//", (str(error).splitlines() or [""])[0])  # without credentials
@@ -69,7 +77,7 @@ class Sender:
                 journal.changed.notify_all()
             return False
         journal.error = ""
-        if journal.ended:
+        if journal.ended and not journal.unsent:
             with self._changed:
                 self._journals.remove(journal)
             journal.close()

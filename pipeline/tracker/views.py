@@ -165,6 +165,7 @@ def _hidden(cards: list[Card]) -> list[Card]:
     shown = {card.get("metricKey") for card in cards} | {tuple(card.get("imageKeys", ())) for card in cards}
     parts = [f"{split}/{name}" for split in ("train", "valid") for name in ("elbo", "reconstruction", "kl", "loss")]
     others = ["time/train_seconds", "time/valid_seconds", "time/examples_per_second", "time/trial_seconds"]
+    others += ["time/epochs", "time/best_epoch", "time/scores_seconds", "time/pictures_seconds"]
     probes = ["probe/accuracy", "probe/balanced_accuracy", "probe/majority", "probe/random_projection"]
     probes += ["probe/roc_area", "probe/precision_recall_area", "probe/raw_pixels", "latent/active_units"]
     probes += [f"baseline/valid_{name}" for name in ("independent", "gaussian", "multinomial", "ppca")]

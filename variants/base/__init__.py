@@ -8,6 +8,7 @@
     Observation                                            p(x|z), composed of the families that fit the data
     Inputs                                                 what a network reads of a batch
     Encoder, Decoder, Features, mlp                        small networks
+    Adam                                                   torch's optimizer, for which its compiler is not imported
     closed_forms                                           KL divergences, densities, schedules of the KL
     mmd                                                    maximum mean discrepancy between two samples
 
@@ -16,13 +17,14 @@
 
 from variants.base import closed_forms
 from variants.base.abstract import Bound, DecoderVariant, GaussianPosterior, GaussianVariant
+from variants.base.adam import Adam
 from variants.base.contract import Batch, Config, DataSpec, Group, InputError, Loss, Terms, Variant, choice, number
 from variants.base.likelihoods import Observation
 from variants.base.mmd import mmd
 from variants.base.networks import Decoder, Encoder, Features, Inputs, mlp
 
 __all__ = [
-    "Batch", "Bound", "Config", "DataSpec", "Decoder", "DecoderVariant", "Encoder", "Features", "GaussianPosterior",
-    "GaussianVariant", "Group", "InputError", "Inputs", "Loss", "Observation", "Terms", "Variant", "choice",
-    "closed_forms", "mlp", "mmd", "number",
+    "Adam", "Batch", "Bound", "Config", "DataSpec", "Decoder", "DecoderVariant", "Encoder", "Features",
+    "GaussianPosterior", "GaussianVariant", "Group", "InputError", "Inputs", "Loss", "Observation", "Terms", "Variant",
+    "choice", "closed_forms", "mlp", "mmd", "number",
 ]  # fmt: skip

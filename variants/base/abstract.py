@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from variants.base import closed_forms
+from variants.base.adam import Adam
 from variants.base.contract import Batch, Config, DataSpec, Variant
 from variants.base.likelihoods import SCALE_LR, Observation
 from variants.base.networks import Decoder, Encoder
@@ -56,7 +57,7 @@ class DecoderVariant(Variant, ABC):
         return groups
 
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
-        return {"loss": torch.optim.Adam(self.parameter_groups(), lr=self.config.lr, fused=True)}
+        return {"loss": Adam(self.parameter_groups(), lr=self.config.lr, fused=True)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,9 +21,13 @@ from typing import Any, ClassVar, Literal, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from variants._values import DENSITIES, KIND_OF, InputError, Likelihood, ValueKind
+from variants.base.adam import Adam
 
-class InputError(ValueError):
-    """Raised when a person gave something wrong. The message names the value, what was expected, and what to do."""
+__all__ = [
+    "DENSITIES", "KIND_OF", "Batch", "Config", "DataSpec", "Group", "InputError", "Likelihood", "Loss", "Terms",
+    "ValueKind", "Variant", "choice", "number",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,19 +78,6 @@ class Batch:
         others = (self.y, self.mask, self.observed, self.exposure)
         y, mask, observed, exposure = (None if other is None else change(other) for other in others)
         return Batch(change(self.x), y, mask, observed=observed, exposure=exposure)
-
-
-Likelihood = Literal[
-    "bernoulli", "gaussian", "student-t", "log-normal", "gamma", "poisson", "negative-binomial", "zero-inflated",
-    "logistic8", "categorical", "mixed",
-]  # fmt: skip
-ValueKind = Literal["real", "positive", "count", "binary", "category", "pixel"]
-KIND_OF: Mapping[Likelihood, ValueKind] = {  # the kind of values that a family of likelihoods is for
-    "gaussian": "real", "student-t": "real", "log-normal": "positive", "gamma": "positive", "poisson": "count",
-    "negative-binomial": "count", "zero-inflated": "count", "bernoulli": "binary", "categorical": "category",
-    "logistic8": "pixel",
-}  # fmt: skip
-DENSITIES = ("real", "positive")  # kinds of values whose likelihood is a density; that of the others is a probability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,4 +353,4 @@ class Variant(nn.Module, ABC):
 
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         """Return one optimizer for each of `Terms.losses`. The default is a single Adam for the loss `loss`."""
-        return {"loss": torch.optim.Adam(self.parameters(), lr=self.config.lr, fused=True)}
+        return {"loss": Adam(self.parameters(), lr=self.config.lr, fused=True)}
