@@ -116,6 +116,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--storage": {"metavar": "URL", "default": os.environ.get("VARIANTS_STORAGE") or OPTUNA_STORE,
                   "help": "Optuna store, sqlite:///file.db or postgresql://... (VARIANTS_STORAGE, or optuna.db here)"},
     "--study-name": {"metavar": "NAME", "help": "name of the study (VARIANT-DATASET)"},
+    "--start-from": {"action": "append", "default": [], "metavar": "STUDY",
+                     "help": "try the best settings of this finished study in the same store right after the defaults; "
+                     "may be repeated, and the settings are dropped once one is no better than the defaults"},
     "--out": {"type": Path, "default": Path("reports"), "metavar": "FOLDER",
               "help": "folder into which reports are written (reports)"},
     "--device": {"default": "auto", "metavar": "NAME", "help": "auto, cpu, cuda or cuda:0 (auto: CUDA if available)"},

@@ -44,7 +44,6 @@ class Study:
     trials: int = 20
     epochs: int = 100
     patience: int = 15
-    pruner: Literal["halving", "none"] = "none"  # Hyperband for one objective, MO-ASHA for several
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class _DefaultSpace:
     """The search space of a variant without a study file."""
 
     variant: str
-    STUDY = Study(objectives=("valid/elbo",), pruner="halving")
+    STUDY = Study(objectives=("valid/elbo",))
 
     def suggest(self, trial: Trial) -> Config:
         return variants.get(self.variant).config_type(**common(trial))

@@ -8,7 +8,7 @@ losses are no objectives, because they only compare the discriminator with the e
 from studies import Study, Trial, common
 from variants.aae import AAEConfig
 
-STUDY = Study(objectives=("valid/reconstruction", "latent/mmd"), pruner="halving")
+STUDY = Study(objectives=("valid/reconstruction", "latent/mmd"))
 
 
 def suggest(trial: Trial) -> AAEConfig:

@@ -8,7 +8,7 @@ the smallest beta, because it contains beta, and is therefore not accepted as an
 from studies import Study, Trial, common
 from variants.beta import BetaConfig
 
-STUDY = Study(objectives=("valid/elbo", "probe/accuracy"), pruner="halving")
+STUDY = Study(objectives=("valid/elbo", "probe/accuracy"))
 
 
 def suggest(trial: Trial) -> BetaConfig:

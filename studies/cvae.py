@@ -8,7 +8,7 @@ tends to fall as the bound rises. The result is a Pareto front.
 from studies import Study, Trial, common
 from variants.cvae import CVAEConfig
 
-STUDY = Study(objectives=("valid/elbo", "probe/accuracy"), pruner="halving")
+STUDY = Study(objectives=("valid/elbo", "probe/accuracy"))
 
 
 def suggest(trial: Trial) -> CVAEConfig:

@@ -6,7 +6,7 @@ The warm-up keeps the upper levels from collapsing early in training (section 2.
 from studies import Study, Trial, common
 from variants.hvae import HVAEConfig
 
-STUDY = Study(objectives=("valid/elbo",), pruner="halving")
+STUDY = Study(objectives=("valid/elbo",))
 
 
 def suggest(trial: Trial) -> HVAEConfig:

@@ -7,7 +7,7 @@ better ELBO with a code that carries less information, which its KL shows.
 from studies import Study, Trial
 from variants.vrae import VRAEConfig
 
-STUDY = Study(objectives=("valid/elbo",), dataset="digits-rows", trials=12, epochs=60, pruner="halving")
+STUDY = Study(objectives=("valid/elbo",), dataset="digits-rows", trials=12, epochs=60)
 
 
 def suggest(trial: Trial) -> VRAEConfig:

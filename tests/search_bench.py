@@ -180,9 +180,7 @@ def replay(table: CurveTable, strategy: Strategy, seed: int, budget: float) -> l
     return trials
 
 
-def _end(
-    table: CurveTable, strategy: Strategy, study: optuna.Study, trial: optuna.Trial, row: int
-) -> int | None:
+def _end(table: CurveTable, strategy: Strategy, study: optuna.Study, trial: optuna.Trial, row: int) -> int | None:
     """Return the epoch at which the strategy ends a trial; None if it does not."""
     curve, last = table.curves[row], int(table.ends[row])
     if strategy.decide:

@@ -25,7 +25,7 @@ from pipeline.evaluate import pictures
 from pipeline.evaluate.context import Sizes
 from pipeline.executor import Compute, Ended, Resources
 from pipeline.progress import Display
-from pipeline.study import budget, driver, store, summary
+from pipeline.study import budget, driver, pruning, store, summary
 from pipeline.study.driver import StudyRequest, run
 from pipeline.study.trial import TrialTask
 from pipeline.trainer import Diverged
@@ -40,7 +40,7 @@ def small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.savez("bare.npz", x=np.random.default_rng(0).random((120, 6)).astype("float32"))
     monkeypatch.setattr(pictures, "all_of", lambda *_: {})
     monkeypatch.setattr(summary, "figures", lambda *_: [])
-    monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda _: False)
+    monkeypatch.setattr(pruning, "ends_early", lambda *_: False)
     return folder
 
 
@@ -265,7 +265,7 @@ def test_two_workers_never_exceed_the_budget(asked: SearchBudget, small: Path, m
 
     monkeypatch.setattr(executor, "open_executor", two_slots)
     monkeypatch.setattr(driver._Driver, "next_trial", recorded)
-    monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda trial: trial.number == 1)  # frees its epochs
+    monkeypatch.setattr(TrialTask, "_is_pruned", lambda self, *_: self.number == 1)  # frees its epochs
     study = run(request(budget=asked, compute=Compute(workers=2, threads=1))).study
     if asked.epochs:
         assert max(promised) == sum(epochs(study)) == 10

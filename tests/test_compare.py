@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pandas as pd
 import pytest
 import stores
@@ -156,7 +155,7 @@ def compared(request: CompareRequest) -> Any:
 
 @pytest.mark.usefixtures("small_finals")
 def test_a_comparison_chooses_by_validation_scores_and_trains_each_final_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda self: self.number == 1)
+    monkeypatch.setattr(TrialTask, "_is_pruned", lambda self, *_: self.number == 1)
     request = small_request("vae", "beta", train=True, trials=3)
     result = compared(request)
     assert (result.dataset, result.left_out) == ("bare", {})

@@ -42,7 +42,7 @@ def trial(
 def study_of(*trials: FrozenTrial, objectives: tuple[str, ...] = ELBO) -> optuna.Study:
     """A study of the VAE in memory."""
     study = optuna.create_study(study_name="vae-digits", directions=[OBJECTIVES[o].better for o in objectives])
-    study.set_user_attr("search", {"variant": "vae"})
+    study.set_user_attr("search", {"variant": "vae", "epochs": 100})
     study.add_trials(trials)
     return study
 

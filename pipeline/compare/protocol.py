@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+import studies
 import variants
-from pipeline import cli, final, machine, training_run
+from pipeline import cli, final, machine, metrics, training_run
 from pipeline import data as datasets
 from pipeline import executor as executors
 from pipeline.compare.analysis import PPCA, Board, Criterion, board
@@ -23,7 +24,7 @@ from pipeline.executor import Compute
 from pipeline.final import Final
 from pipeline.metrics import Undefined
 from pipeline.progress import Display
-from pipeline.study import budget
+from pipeline.study import budget, prior, space
 from pipeline.study.budget import Goal
 from pipeline.study.driver import StudyRequest
 from pipeline.study.driver import run as search
@@ -225,7 +226,7 @@ def _candidates(
     candidates = {}
     for variant, own_data in sources.items():
         source = own_data.source
-        study = _study(request, variant, own_data, display)
+        study = _study(request, variant, own_data, tuple(sources), display)
         if study is None:
             options = cli.command_line(source)
             left_out[variant] = f"it has no study: run python -m pipeline.study --variant {variant} {options}"
@@ -257,8 +258,13 @@ def _sources(names: Sequence[str], data: Data) -> tuple[dict[str, Data], dict[st
     return sources, left_out
 
 
-def _study(request: CompareRequest, variant: str, data: Data, display: Display) -> StudyRecord | None:
-    """Return the study of a variant, or None if there is none. With `request.train`, run missing trials first."""
+def _study(
+    request: CompareRequest, variant: str, data: Data, compared: Sequence[str], display: Display
+) -> StudyRecord | None:
+    """Return the study of a variant, or None if there is none. With `request.train`, run missing trials first.
+
+    A new study starts from those of the other variants in `compared` (`_prior`).
+    """
     name = f"{variant}-{data.spec.name}"
     study = read_study(request.storage, name)
     if not request.train or (study and _has_reached(study, request.goal)):
@@ -268,10 +274,24 @@ def _study(request: CompareRequest, variant: str, data: Data, display: Display) 
     study_request = StudyRequest(
         variant=variant, dataset=data.source, trials=request.trials, budget=request.goal.budget, epochs=epochs,
         timeout=request.timeout, seed=request.seed, storage=request.storage, compute=request.compute,
-        shows_data=False,
+        start_from=() if study else _prior(request, variant, data, compared), shows_data=False,
     )  # fmt: skip
     search(study_request, display)
     return read_study(request.storage, name)
+
+
+def _prior(request: CompareRequest, variant: str, data: Data, compared: Sequence[str]) -> tuple[str, ...]:
+    """Return the finished studies of other variants on the same data whose settings a new study can try first."""
+    search_space = studies.get(variant)
+    objective = metrics.objectives(search_space.STUDY.objectives, data.spec, quick.probe_metric(data))[0]
+    searched = space.outline(search_space, {})[1]
+    records = [read_study(request.storage, f"{name}-{data.spec.name}") for name in compared if name != variant]
+    return tuple(
+        record.name
+        for record in records
+        if record and record.digest == data.digest and _has_reached(record, request.goal)
+        if prior.settings(record, objective, searched)
+    )
 
 
 def _has_reached(study: StudyRecord, goal: Goal) -> bool:
@@ -286,10 +306,10 @@ def _has_reached(study: StudyRecord, goal: Goal) -> bool:
 
 def _equal_budget(candidates: Mapping[str, Candidate], goal: Goal) -> str:
     """Return a sentence on what was spent if all searches spent as much, to within one trial; otherwise ""."""
-    studies = [c.study for c in candidates.values()]
+    records = [c.study for c in candidates.values()]
     unit = goal.budget or DEFAULT_BUDGET  # a number of trials is no budget, and is judged by its epochs
-    amounts = [s.spent(unit) for s in studies]
-    if len(studies) < 2 or max(amounts) - min(amounts) > max(s.longest_trial(unit) for s in studies):
+    amounts = [record.spent(unit) for record in records]
+    if len(records) < 2 or max(amounts) - min(amounts) > max(record.longest_trial(unit) for record in records):
         return ""
     return f"Each variant was searched with an equal budget, to within one trial: {_spent(candidates)}."
 

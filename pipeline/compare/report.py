@@ -309,7 +309,8 @@ def _cost_table(comparison: Comparison) -> pd.DataFrame:
         rows.append({
             "variant": name, "study": study.name, "budget": study.goal or "—", "trials": len(study.trials),
             **{state: states[state] for state in ("complete", "pruned", "cut off", "failed")},
-            "epochs at most": study.epochs, "search, epochs": study.spent_epochs, "search, s": f"{study.seconds:.0f}",
+            "started from": ", ".join(study.started_from) or "—", "epochs at most": study.epochs,
+            "search, epochs": study.spent_epochs, "search, s": f"{study.seconds:.0f}",
             "a final, epochs": f"{epochs:.1f}", "a final, s": f"{seconds:.1f}",
             "weights": f"{comparison.weights.get(name, 0):,}", "data": str(candidate.source),
         })  # fmt: skip

@@ -2,9 +2,12 @@
 
 space     the search space of a variant, with fixed parameters
 store     the Optuna store: opens studies, and reads their trials
-driver    runs a study until the requested number of trials has finished
+sampler   which configuration is tried next
+prior     the best configurations of other studies, which a study tries first
+pruning   which trials end early, because they have little chance to become the best
+budget    how many epochs or seconds the trials have spent, and may still spend
+driver    runs a study until the requested number of trials has finished, or the budget is spent
 trial     one trial as a task for an executor
-halving   which trials are pruned in a study of several objectives
 summary   what a study shows: a line for each trial, and a table and plots at the end
 results   the results of a study as plain values, for the comparison
 """

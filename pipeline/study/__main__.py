@@ -17,13 +17,14 @@ EXAMPLES = """examples:
   python -m pipeline.study --variant vae --dataset mnist --trials 50 --timeout 8h
   python -m pipeline.study --variant vae --dataset mnist --budget 2000epochs     or --budget 30m
   python -m pipeline.study --variant beta --dataset mine.csv --label diagnosis --fix latent=2
+  python -m pipeline.study --variant beta --start-from vae-digits   first tries the best settings of another study
   python -m pipeline.study --variant beta --workers 4               four trials at a time, each in its own process
   python -m pipeline.study --variant beta --help                    which parameters beta has, and their ranges
 """
 
 OPTIONS = (
     "--variant", "--dataset", "--trials", "--budget", "--epochs", "--timeout", "--seed", "--fix", "--storage",
-    "--study-name", "--trial-timeout", *cli.COMPUTE, *cli.DATA,
+    "--study-name", "--start-from", "--trial-timeout", *cli.COMPUTE, *cli.DATA,
 )  # fmt: skip
 
 
@@ -76,8 +77,12 @@ def main(argv: list[str]) -> int:
     request = {name: getattr(arguments, name) for name in options}
     source = cli.source(arguments, arguments.dataset or studies.get(arguments.variant).STUDY.dataset)
     outcome = driver.run(
-        driver.StudyRequest(**request, dataset=source, fixed=fixed, compute=cli.compute(arguments)), display
-    )
+        driver.StudyRequest(
+            **request, dataset=source, fixed=fixed, start_from=tuple(arguments.start_from),
+            compute=cli.compute(arguments),
+        ),
+        display,
+    )  # fmt: skip
     if not store.complete_trials(outcome.study):
         print("no trial was completed; the reasons are printed above, and are in MLflow", file=sys.stderr)
         return 1

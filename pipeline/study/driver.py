@@ -6,7 +6,7 @@ be done. Only one process at a time runs a study.
 
 import dataclasses
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,8 +25,9 @@ from pipeline.evaluate import baselines, pictures, quick
 from pipeline.executor import Compute, Ended
 from pipeline.metrics import Undefined
 from pipeline.progress import Display, Progress
-from pipeline.study import budget, space, store, summary
+from pipeline.study import budget, prior, space, store, summary
 from pipeline.study.budget import Goal
+from pipeline.study.sampler import Sampler, default_params
 from pipeline.study.space import Value
 from pipeline.study.trial import TrialSettings, TrialTask, same_failure
 from pipeline.tracker import Run, Tracker, views
@@ -51,6 +52,7 @@ class StudyRequest:
     storage: str = OPTUNA_STORE
     study_name: str | None = None  # None for VARIANT-DATASET
     trial_timeout: float | None = None  # seconds of training after which a trial fails; None for no limit
+    start_from: tuple[str, ...] = ()  # finished studies in the same store, whose best settings are tried first
     compute: Compute = Compute()
     shows_data: bool = True  # whether to print what was understood of the data before work starts
 
@@ -114,7 +116,7 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
         "space": ranges, "data": command_line(data.source.absolute),
     }  # fmt: skip
     with (
-        store.open_study(request.storage, name, objectives, defaults.pruner, epochs, search) as study,
+        store.open_study(request.storage, name, objectives, search) as study,
         executors.open_executor(request.compute) as executor,
     ):
         if executor.hosts > 1 and request.storage.startswith("sqlite"):
@@ -122,6 +124,7 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
                 f"--storage {request.storage}: an SQLite file serves one machine only, and the cluster has "
                 f"{executor.hosts}; expected postgresql://USER@HOST/DATABASE"
             )
+        study.sampler = _sampler(study, request, objectives[0], ranges, display)
         tracker = Tracker(data.spec.name)
         tracker.claim(data)
         tags = {
@@ -142,7 +145,7 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
                 display.say(f"study {name}: {goal.state(finished)}, at most {epochs} epochs each")
             settings = TrialSettings(
                 variant=request.variant, source=data.source, dataset=data.spec.name, digest=data.digest,
-                objectives=objectives, study=name, uid=uid, storage=request.storage, pruner=defaults.pruner,
+                objectives=objectives, study=name, uid=uid, storage=request.storage,
                 epochs=epochs, patience=defaults.patience, budget=request.budget, timeout=request.trial_timeout,
                 seed=request.seed, tags=tags, address=tracker.address, parent=parent.id,
                 first_color=3 * variants.names().index(request.variant),
@@ -164,7 +167,8 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
                 for path, figure in summary.figures(study, objectives):
                     parent.figure(path, figure)
             spent = budget.summary(store.finished_trials(study), epochs)
-            parent.tags({"budget": str(goal), "spent": spent})
+            pruned = summary.pruning_text(study, objectives)
+            parent.tags({"budget": str(goal), "spent": spent, "pruning": pruned})
             parent.text("study/trials.csv", summary.trials_table(study, objectives).to_csv(index=False))
     display.say(f"spent {spent}")
     for problem in tracker.catch_up(patience=5):  # after all workers have ended
@@ -192,6 +196,19 @@ def _objectives(
     if objectives != plain:
         display.say("the classes are uneven: probe/balanced_accuracy takes the place of the objective probe/accuracy")
     return objectives
+
+
+def _sampler(
+    study: optuna.Study, request: StudyRequest, objective: str, searched: Iterable[str], display: Display
+) -> Sampler:
+    """Return the sampler of a study, with the default of each parameter that has one. Say which prior it has."""
+    configurations = prior.take_over(study, request.storage, request.start_from, objective, searched)
+    if configurations and len(study.trials) <= len(configurations):
+        names = ", ".join(study.user_attrs[store.PRIOR]["studies"])
+        trials = "trial 1 starts" if len(configurations) == 1 else f"trials 1 to {len(configurations)} start"
+        settings = "".join(f"\n  {summary.params_text(c)}" for c in configurations)
+        display.say(f"{trials} from the best settings of {names}:{settings}")
+    return Sampler(request.seed, default_params(variants.get(request.variant).config_type), configurations)
 
 
 def _mark_ended(study: optuna.Study, settings: TrialSettings, tracker: Tracker) -> list[str]:

@@ -1,13 +1,13 @@
 """Which trials end early: those that have little chance to become the best trial of their study.
 
-A trial stores its scores at a few epochs, which are called rungs. At each of them, the complete trials of the study show
-what the scores say about the end: a linear regression of their final scores on those at the rung predicts the final
-scores of the trial that has just arrived there. The trial is ended if its chance to become better than every complete
-trial is less than `LEAST_CHANCE` times the chance of a trial of which nothing is known, which is 1 / (n + 1) beside n
-complete trials. With several objectives, better means that no complete trial dominates it.
+A trial stores its scores at a few epochs, which are called rungs. At each of them, the complete trials of the study
+show what the scores say about the end: a linear regression of their final scores on those at the rung predicts the
+final scores of the trial that has just arrived there. The trial is ended if its chance to become better than every
+complete trial is less than `LEAST_CHANCE` times the chance of a trial of which nothing is known. With several
+objectives, better means that no complete trial dominates it.
 
-Early scores favour models that merely learn fast. Therefore no rung is earlier than the end of a warm-up of the KL and a
-margin; nothing is ended before `LEAST_TRIALS` trials have been trained to the end; and a rung counts only if these
+Early scores favour models that merely learn fast. Therefore no rung is earlier than the end of a warm-up of the KL and
+a margin; nothing is ended before `LEAST_TRIALS` trials have been trained to the end; and a rung counts only if these
 trials have shown that it ranks trials as the end does: the lower end of the confidence interval of Spearman's rank
 correlation must be above 0. Where early scores mislead, all trials go on.
 """
@@ -29,6 +29,7 @@ MARGIN = 0.1  # between the end of a warm-up and the first rung, as a share of t
 LEAST_TRIALS = 4
 LEAST_CHANCE = 0.5
 CONFIDENCE = 0.8  # one-sided
+REASON = f"its chance to become the best was less than {LEAST_CHANCE:.0%} of that of a new trial"
 DRAWS = 4000
 
 
@@ -75,9 +76,9 @@ def relative_chance(scores: NDArray[np.float64], early: Scores, final: Scores) -
         final: Their final scores (N, K).
     """
     generator = np.random.default_rng(0)
-    predicted = np.column_stack([
-        _predicted(generator, scores[k], early[:, k], final[:, k]) for k in range(len(scores))
-    ])
+    predicted = np.column_stack(
+        [_predicted(generator, scores[k], early[:, k], final[:, k]) for k in range(len(scores))]
+    )
     unknown = np.column_stack([_predicted(generator, 0.0, np.zeros(len(f)), f) for f in final.T])
     return undominated(predicted, final) / max(undominated(unknown, final), 1 / DRAWS)
 
@@ -97,7 +98,8 @@ def _predicted(
     degrees = n - 1 - is_used
     variance = float(((final - final.mean() - slope * (early - centre) * is_used) ** 2).sum()) / degrees
     deviation = np.sqrt(variance * (1 + 1 / n + distance**2 / square))
-    return final.mean() + slope * distance + deviation * generator.standard_t(degrees, DRAWS)
+    draws: NDArray[np.float64] = final.mean() + slope * distance + deviation * generator.standard_t(degrees, DRAWS)
+    return draws
 
 
 def undominated(values: Scores, others: Scores) -> float:

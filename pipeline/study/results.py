@@ -49,6 +49,7 @@ class StudyRecord:
     seed: int
     space: Mapping[str, str]  # the range of each searched parameter, in words
     trials: tuple[TrialRecord, ...]
+    started_from: tuple[str, ...]  # the studies whose best settings were tried first
     importances: Mapping[str, Mapping[str, float] | Undefined]  # by objective, as `importances` returns them
 
     @property
@@ -120,6 +121,7 @@ def read_study(url: str, name: str) -> StudyRecord | None:
         epochs=search["epochs"],
         patience=search.get("patience", search_space.STUDY.patience), seed=search["seed"], space=search["space"],
         trials=trials, importances=importances(study, objectives),
+        started_from=tuple(study.user_attrs.get(store.PRIOR, {}).get("studies", ())),
     )  # fmt: skip
 
 

@@ -1,23 +1,27 @@
 """Which configuration a study tries next."""
 
+import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.study import pruning
+from variants import Config
 
 Params = Mapping[str, Any]
 
-STARTUP_TRIALS = 6  # complete trials, of which all but the given ones are drawn at random
+STARTUP_TRIALS = (
+    6  # trials that have ended before the Gaussian process is asked; if they are not given, they are random
+)
 PRIOR_TRIALS = 3  # configurations that are taken over from other studies
 
 
 class Sampler(optuna.samplers.BaseSampler):
-    """Tries the default configuration first, then what a prior suggests, and then what a Gaussian process expects most of.
+    """Tries the default configuration, then what a prior suggests, and then what a Gaussian process expects most of.
 
     The sampler has no random state. What it draws depends only on the seed, the number of the trial, the name of the
     parameter, and the trials before. A study that was interrupted, even between two parameters, therefore ends like one
@@ -45,9 +49,7 @@ class Sampler(optuna.samplers.BaseSampler):
         """Ask the Gaussian process. It takes the last scores of trials that were ended early as their final ones."""
         if not search_space:
             return {}
-        view = optuna.create_study(
-            directions=[d.name.lower() for d in study.directions], sampler=self._inner(trial)
-        )
+        view = optuna.create_study(directions=study.directions, sampler=self._inner(trial))
         others = (t for t in study.get_trials(deepcopy=False) if t.number != trial.number)
         view.add_trials([t for t in map(_with_values, others) if t is not None])
         return dict(view.ask(search_space).params)
@@ -57,7 +59,7 @@ class Sampler(optuna.samplers.BaseSampler):
     ) -> Any:
         given = self._given(study, trial) or {}
         if param_name in given:
-            return _nearest(given[param_name], param_distribution)
+            return nearest(given[param_name], param_distribution)
         return self._inner(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
 
     def _inner(self, trial: FrozenTrial, name: str = "") -> optuna.samplers.BaseSampler:
@@ -86,20 +88,26 @@ def _misleads(trials: Sequence[FrozenTrial], study: optuna.Study) -> bool:
 
 
 def _with_values(trial: FrozenTrial) -> FrozenTrial | None:
-    """Return a complete or running trial as it is, and a pruned one as if it were complete; None for others."""
-    if trial.state in (TrialState.COMPLETE, TrialState.RUNNING):
-        return trial
-    rungs = trial.user_attrs.get(pruning.RUNGS, {})
-    if trial.state != TrialState.PRUNED or not rungs:
+    """Return a complete or running trial without its attributes, and a pruned one as if complete; None for others."""
+    values = trial.values
+    if trial.state == TrialState.PRUNED and (rungs := trial.user_attrs.get(pruning.RUNGS)):
+        values = rungs[max(rungs, key=int)]
+    if values is None and trial.state != TrialState.RUNNING:
         return None
-    return optuna.trial.create_trial(
-        params=trial.params, distributions=trial.distributions, values=rungs[max(rungs, key=int)]
-    )
+    state = TrialState.RUNNING if values is None else TrialState.COMPLETE
+    return optuna.trial.create_trial(state=state, params=trial.params, distributions=trial.distributions, values=values)
 
 
-def _nearest(value: Any, distribution: BaseDistribution) -> Any:
-    """Return the value of a distribution that is nearest to a default; its first choice if the default is none of them."""
+def default_params(config_type: type[Config]) -> dict[str, Any]:
+    """Return the default of each field of a configuration that has one."""
+    fields = dataclasses.fields(config_type)
+    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+
+
+def nearest(value: Any, distribution: BaseDistribution) -> Any:
+    """Return the value of a distribution that is nearest to `value`. Of choices, it is the first if `value` is none."""
     if isinstance(distribution, CategoricalDistribution):
         return value if value in distribution.choices else distribution.choices[0]
-    assert isinstance(distribution, optuna.distributions.FloatDistribution | optuna.distributions.IntDistribution)
-    return min(max(value, distribution.low), distribution.high)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    inside = min(max(value, distribution.low), distribution.high)
+    return round(inside) if isinstance(distribution, IntDistribution) else inside

@@ -23,6 +23,7 @@ CONFIG = "config"  # the user attribute of a trial that holds its whole configur
 REMARK = "remark"  # the attribute of a trial whose model has collapsed or is no better than trivial
 EPOCHS = "epochs"  # the attribute of a finished trial: the number of epochs that it was trained for
 SECONDS = "seconds"  # the attribute of a finished trial: how long training, validation and scoring took
+PRIOR = "prior"  # the attribute of a study: the names of the studies that it started from, and their configurations
 BASELINES = "baselines"  # the attribute of a study: log p(x) of validation data under each baseline, by its title
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
@@ -30,9 +31,7 @@ STATES: dict[TrialState, State] = {
 
 
 @contextmanager
-def open_study(
-    url: str, name: str, objectives: tuple[str, ...], pruner: str, epochs: int, search: Mapping[str, Any]
-) -> Iterator[optuna.Study]:
+def open_study(url: str, name: str, objectives: tuple[str, ...], search: Mapping[str, Any]) -> Iterator[optuna.Study]:
     """Open a study, or create it, and keep other processes from running it until the block ends.
 
     `search` describes what is searched. It is stored with a new study, and compared with that of an existing one.
@@ -49,7 +48,7 @@ def open_study(
             study_name=name,
             directions=_directions(url, name, objectives),
             load_if_exists=True,
-            pruner=_pruner(pruner, epochs, len(objectives)),
+            pruner=optuna.pruners.NopPruner(),  # trials decide by `pruning`
         )
         _check_search(study, search)
         study.set_metric_names(list(objectives))
@@ -59,14 +58,12 @@ def open_study(
 
 
 @contextmanager
-def join_study(url: str, name: str, pruner: str, epochs: int) -> Iterator[optuna.Study]:
+def join_study(url: str, name: str) -> Iterator[optuna.Study]:
     """Open a study that a driver runs, in a process that runs one of its trials."""
     _silence()
     storage = _storage(url)
     try:
-        study = optuna.load_study(study_name=name, storage=storage)
-        study.pruner = _pruner(pruner, epochs, len(study.directions))
-        yield study
+        yield optuna.load_study(study_name=name, storage=storage)
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -75,12 +72,6 @@ def join_study(url: str, name: str, pruner: str, epochs: int) -> Iterator[optuna
 def _silence() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-
-
-def _pruner(kind: str, epochs: int, objectives: int) -> optuna.pruners.BasePruner:
-    """Return Optuna's pruner, which knows one objective only; `halving` prunes studies of several."""
-    is_hyperband = kind == "halving" and objectives == 1
-    return optuna.pruners.HyperbandPruner(1, epochs) if is_hyperband else optuna.pruners.NopPruner()
 
 
 def load_study(url: str, name: str) -> optuna.Study | None:
@@ -147,34 +138,8 @@ def stored_config(trial: FrozenTrial | optuna.Trial, config_type: type[Config]) 
 
 def interrupted_trials(study: optuna.Study) -> list[optuna.Trial]:
     """Return the trials whose process died. Call this only inside `open_study`, before a trial of it runs."""
-    study.sampler = Sampler(study.user_attrs["search"]["seed"])
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return [optuna.trial.Trial(study, t._trial_id) for t in running]
-
-
-class Sampler(optuna.samplers.BaseSampler):
-    """A TPE sampler without a random state.
-
-    What it draws depends only on the seed, the number of the trial, the name of the parameter, and the trials before.
-    A study that was interrupted, even between two parameters, therefore ends like one that was not.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def _tpe(self, trial: FrozenTrial, name: str = "") -> optuna.samplers.TPESampler:
-        return optuna.samplers.TPESampler(seed=zlib.crc32(f"{self.seed} {trial.number} {name}".encode()))
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Any:
-        return self._tpe(trial).infer_relative_search_space(study, trial)
-
-    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> Any:
-        return self._tpe(trial).sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
-    ) -> Any:
-        return self._tpe(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
 
 
 def _directions(url: str, name: str, objectives: tuple[str, ...]) -> list[Literal["minimize", "maximize"]]:

@@ -8,15 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from rich import box
 from rich.table import Table
 
 import variants
 from pipeline.metrics import OBJECTIVES, Undefined
-from pipeline.study import store
+from pipeline.study import budget, pruning, store
 from pipeline.study.results import importances, minimized_value
+from pipeline.study.sampler import default_params, nearest
 from variants import Config
 from variants.base.contract import DENSITIES
 
@@ -48,7 +48,7 @@ def trial_line(trial: FrozenTrial, objectives: tuple[str, ...]) -> str:
     """Return the line that is printed when a trial has finished."""
     scores = scores_text(trial.user_attrs.get("metrics", {}), objectives)
     notes = [trial.user_attrs[name] for name in (store.REMARK, "reason") if trial.user_attrs.get(name)]
-    return "  ".join([f"trial {trial.number:>3} {_state(trial):<8} {scores}", _params(trial), *notes])
+    return "  ".join([f"trial {trial.number:>3} {_state(trial):<8} {scores}", params_text(trial.params), *notes])
 
 
 def best_text(best: Mapping[str, tuple[float, int]]) -> str:
@@ -75,6 +75,7 @@ def best_table(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) 
     notes = [
         f"rank: among {len(ranked)} complete trials, by {objectives[0]}",
         *_default_notes(default, ranked, objectives[0]),
+        f"pruning: {pruning_text(study, objectives)}",
         *([f"* Pareto front of {' and '.join(objectives)}"] if front else []),
         *_column_notes(ranked, columns),
         *_likelihood_notes(study, measured),
@@ -91,12 +92,56 @@ def best_table(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) 
         scores = [f"{metrics[k]:{COLUMNS[k][1]}}" if k in metrics else "—" for k in columns]
         # the baseline in parentheses is left out here, because the caption shows all baselines
         remark = re.sub(r" \(.*\)", "", t.user_attrs.get(store.REMARK, ""))
-        about = [_params(t), "defaults" * (t.number in defaults), remark]
+        about = [params_text(t.params), "defaults" * (t.number in defaults), remark]
         table.add_row(
             str(rank), f"{t.number}{'*' * (t.number in front)}", *scores, str(t.user_attrs.get(store.EPOCHS, "—")),
             "\n".join(filter(None, about)), end_section=rank == rows,
         )  # fmt: skip
     return table
+
+
+def pruning_text(study: optuna.Study, objectives: tuple[str, ...]) -> str:
+    """Return how many trials were ended early and what that saved, or why none was, and what scores at rungs tell."""
+    finished, complete = store.finished_trials(study), store.complete_trials(study)
+    ended = [t for t in finished if t.state == TrialState.PRUNED and not budget.is_cut_off(t)]
+    correlations = _rung_correlations(study, objectives)
+    if ended:
+        text = f"ended {len(ended)} of {budget.count(len(finished))} early"
+        if complete:
+            lengths = {t.number: budget.trained_epochs(t, study.user_attrs["search"]["epochs"]) for t in finished}
+            mean = sum(lengths[t.number] for t in complete) / len(complete)
+            saved = sum(max(0.0, mean - lengths[t.number]) for t in ended)
+            text += f", which saved about {saved / (saved + sum(lengths.values())):.0%} of the epochs"
+    elif not correlations:
+        text = f"ended no trial early, because fewer than {pruning.LEAST_TRIALS} complete trials were at the same rung"
+    elif all(c.low <= 0 for c in correlations.values()):
+        text = "ended no trial early, because it is not certain that scores at a rung rank trials as the final ones do"
+    else:
+        text = "ended no trial early, because each had a chance to become the best"
+    for name in objectives if correlations else ():
+        values = ", ".join(
+            f"{c.value:.2f} [{c.low:.2f}, 1] at epoch {epoch} ({budget.count(c.trials)})"
+            for (of, epoch), c in correlations.items()
+            if of == name
+        )
+        text += f"; rank correlation of {name} with its final value: {values}"
+    return text
+
+
+def _rung_correlations(study: optuna.Study, objectives: tuple[str, ...]) -> dict[tuple[str, int], pruning.Correlation]:
+    """Return for each objective and rung the correlation of scores at the rung with final ones.
+
+    Rungs at which too few complete trials were are left out.
+    """
+    rungs = {int(epoch) for t in store.complete_trials(study) for epoch in t.user_attrs.get(pruning.RUNGS, {})}
+    correlations: dict[tuple[str, int], pruning.Correlation] = {}
+    for epoch in sorted(rungs):
+        early, final = pruning.evidence(study, epoch)
+        if len(early) >= pruning.LEAST_TRIALS:
+            correlations |= {
+                (name, epoch): pruning.correlation(early[:, i], final[:, i]) for i, name in enumerate(objectives)
+            }
+    return correlations
 
 
 def trials_table(study: optuna.Study, objectives: tuple[str, ...]) -> "pd.DataFrame":
@@ -123,14 +168,10 @@ def _default_trial(study: optuna.Study) -> FrozenTrial | None:
 
 
 def _has_defaults(trial: FrozenTrial, config_type: type[Config]) -> bool:
-    """Return whether each parameter has its default, or the end of its range that is nearest to the default."""
-    for name, distribution in trial.distributions.items():
-        default = getattr(config_type, name, None)
-        if isinstance(distribution, IntDistribution | FloatDistribution) and isinstance(default, int | float):
-            default = min(max(default, distribution.low), distribution.high)
-        if trial.params[name] != default:
-            return False
-    return True
+    """Return whether each parameter that has a default has it, or the searched value that is nearest to it."""
+    defaults = default_params(config_type)
+    shared = [name for name in trial.params if name in defaults]
+    return bool(shared) and all(trial.params[n] == nearest(defaults[n], trial.distributions[n]) for n in shared)
 
 
 def _default_notes(default: FrozenTrial | None, ranked: Sequence[FrozenTrial], objective: str) -> Iterator[str]:
@@ -189,8 +230,9 @@ def _state(trial: FrozenTrial) -> str:
     return f"{state} at epoch {trial.user_attrs[store.EPOCHS]}" if is_dated else state
 
 
-def _params(trial: FrozenTrial) -> str:
-    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
+def params_text(params: Mapping[str, Any]) -> str:
+    """Return parameters as text, such as `latent=16 lr=0.001`."""
+    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
 
 
 def figures(study: optuna.Study, objectives: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

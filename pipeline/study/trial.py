@@ -1,5 +1,6 @@
 """One trial as a task, which trains, logs, prunes, and tells Optuna the result, in whatever process it runs."""
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from pipeline import machine, training_run
 from pipeline.data import Data, Source
 from pipeline.evaluate import quick
 from pipeline.executor import Resources
-from pipeline.study import budget, halving, store
+from pipeline.study import budget, pruning, store
 from pipeline.tracker import Address, Run, Tracker
 from pipeline.trainer import Diverged
 from pipeline.training_run import TrainingPlan, TrainingRun
@@ -38,7 +39,6 @@ class TrialSettings:
     study: str
     uid: str  # differs from that of any other study of the same name
     storage: str
-    pruner: str
     epochs: int
     patience: int
     budget: SearchBudget | None  # of the study
@@ -66,7 +66,7 @@ class TrialTask:
     def run(self, resources: Resources, report: Callable[[Any], None]) -> None:
         """Run the trial, and report the number and the scores of each epoch."""
         s = self.settings
-        with store.join_study(s.storage, s.study, s.pruner, s.epochs) as study:
+        with store.join_study(s.storage, s.study) as study:
             if not study.trials[self.number].state.is_finished():
                 self._run(study, resources, report)
 
@@ -116,19 +116,18 @@ class TrialTask:
         self, study: optuna.Study, trial: optuna.Trial, training: TrainingRun, run: Run, report: Callable[[Any], None]
     ) -> list[float] | None:
         """Train and score, and return the value of each objective; None if the trial was pruned."""
-        last_reported = max(study.trials[self.number].intermediate_values, default=0)  # before an interruption
         allowance = budget.allowance(trial, self.settings.budget)
         is_pruned = False
         epochs = training.epochs()
         while not (is_cut_off := self._is_cut_off(training, allowance)) and (epoch := next(epochs, None)):
             report((epoch.number, epoch.metrics))
-            is_pruned = self._is_pruned(study, trial, training, epoch, last_reported)
+            is_pruned = self._is_pruned(study, trial, training, epoch)
             if is_pruned:
                 break
         if is_cut_off or is_pruned:
-            if is_cut_off:
-                trial.set_user_attr("reason", budget.CUT_OFF)
-                run.tags({"reason": budget.CUT_OFF})
+            reason = budget.CUT_OFF if is_cut_off else pruning.REASON
+            trial.set_user_attr("reason", reason)
+            run.tags({"reason": reason})
             run.metrics(training.lengths, training.epoch)
             trial.set_user_attr("metrics", {**training.kept, **training.lengths})
             trial.set_user_attr(store.REMARK, training.remark(training.kept, {}))
@@ -151,35 +150,28 @@ class TrialTask:
             return False
         return (training.seconds if s.budget.epochs is None else training.epoch) >= allowance
 
-    def _is_pruned(
-        self, study: optuna.Study, trial: optuna.Trial, training: TrainingRun, epoch: "Epoch", last_reported: int
-    ) -> bool:
-        """Store the scores of an epoch at which trials are compared, and return whether the trial ends there."""
-        s = self.settings
-        if len(s.objectives) > 1:
-            rungs = halving.rungs(s.epochs) if s.pruner == "halving" else []
-            return epoch.number in rungs and not self._promoted(study, trial, training, epoch)
-        if s.objectives[0] not in epoch.metrics or epoch.number < last_reported:
+    def _is_pruned(self, study: optuna.Study, trial: optuna.Trial, training: TrainingRun, epoch: "Epoch") -> bool:
+        """Store the trial's scores at a rung, and return whether it ends there. An epoch that is no rung is passed."""
+        steps = math.ceil(len(training.data.train) / self.config.batch)
+        if epoch.number not in pruning.rungs(self.settings.epochs, self.config.warmup / steps):
             return False
-        if epoch.number > last_reported:
-            trial.report(epoch.metrics[s.objectives[0]], epoch.number)
-        return trial.should_prune()
-
-    def _promoted(self, study: optuna.Study, trial: optuna.Trial, training: TrainingRun, epoch: "Epoch") -> bool:
-        """Store the trial's scores at a rung, and return whether it continues."""
-        stored = dict(study.trials[self.number].user_attrs.get(halving.RUNGS, {}))
+        stored = dict(study.trials[self.number].user_attrs.get(pruning.RUNGS, {}))
         rung, objectives = str(epoch.number), self.settings.objectives
         if rung not in stored:
-            with machine.seeded(training.data.train.x.device, 0):
-                scores = {**epoch.metrics, **quick.scores(training.variant, training.data)}
-            trial.set_user_attr(halving.RUNGS, {**stored, rung: [scores[o] for o in objectives]})
-        return halving.promoted(study, self.number, epoch.number, objectives)
+            scores = epoch.metrics
+            if not set(objectives) <= set(scores):
+                with machine.seeded(training.data.train.x.device, 0):
+                    scores = {**scores, **quick.scores(training.variant, training.data)}
+            stored[rung] = [scores[o] for o in objectives]
+            trial.set_user_attr(pruning.RUNGS, stored)
+        return pruning.ends_early(study, epoch.number, stored[rung])
 
 
 def _is_best(study: optuna.Study, values: list[float]) -> bool:
-    """Return whether no complete trial dominates these values."""
-    sign = np.array([1.0 if d == optuna.study.StudyDirection.MAXIMIZE else -1.0 for d in study.directions])
-    return not any(halving.dominates(sign * t.values, sign * values) for t in store.complete_trials(study))
+    """Return whether no complete trial dominates or equals these values."""
+    sign = pruning.signs(study)
+    others = np.array([t.values for t in store.complete_trials(study)]).reshape(-1, len(sign))
+    return pruning.undominated(sign * np.array([values]), sign * others) == 1
 
 
 def same_failure(reasons: list[str]) -> bool:
