@@ -216,15 +216,18 @@ def _default(table: CurveTable, seed: int) -> BaseSampler:
     return Sampler(seed, table.params[0])
 
 
-class _TPEAfterDefaults(Sampler):
-    """The sampler of the program, with TPE in the place of the Gaussian process."""
+class _GPAfterDefaults(Sampler):
+    """The sampler of the program, with a Gaussian process in the place of TPE."""
 
-    def _inner(self, trial: optuna.trial.FrozenTrial, name: str = "") -> BaseSampler:
-        return TPESampler(seed=zlib.crc32(f"{self.seed} {trial.number} {name}".encode()), n_startup_trials=6)
+    def sample_relative(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        seed = zlib.crc32(f"{self.seed} {trial.number}".encode())
+        return GPSampler(seed=seed, n_startup_trials=6).sample_relative(study, trial, search_space)
 
 
-def _tpe_after_defaults(table: CurveTable, seed: int) -> BaseSampler:
-    return _TPEAfterDefaults(seed, table.params[0])
+def _gp_after_defaults(table: CurveTable, seed: int) -> BaseSampler:
+    return _GPAfterDefaults(seed, table.params[0])
 
 
 def _from_study(table: CurveTable, seed: int, *, misleading: bool = False) -> BaseSampler:

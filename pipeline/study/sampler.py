@@ -9,19 +9,16 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.study import pruning
 from variants import Config
 
 Params = Mapping[str, Any]
 
-STARTUP_TRIALS = (
-    6  # trials that have ended before the Gaussian process is asked; if they are not given, they are random
-)
+STARTUP_TRIALS = 6  # trials that have ended before TPE is asked; those that are not given are drawn at random
 PRIOR_TRIALS = 3  # configurations that are taken over from other studies
 
 
 class Sampler(optuna.samplers.BaseSampler):
-    """Tries the default configuration, then what a prior suggests, and then what a Gaussian process expects most of.
+    """Tries the default configuration first, then the prior, and then what TPE expects most of.
 
     The sampler has no random state. What it draws depends only on the seed, the number of the trial, the name of the
     parameter, and the trials before. A study that was interrupted, even between two parameters, therefore ends like one
@@ -41,18 +38,12 @@ class Sampler(optuna.samplers.BaseSampler):
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         if self._given(study, trial) is not None:
             return {}
-        return self._inner(trial).infer_relative_search_space(study, trial)
+        return self._tpe(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Ask the Gaussian process. It takes the last scores of trials that were ended early as their final ones."""
-        if not search_space:
-            return {}
-        view = optuna.create_study(directions=study.directions, sampler=self._inner(trial))
-        others = (t for t in study.get_trials(deepcopy=False) if t.number != trial.number)
-        view.add_trials([t for t in map(_with_values, others) if t is not None])
-        return dict(view.ask(search_space).params)
+        return self._tpe(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -60,11 +51,11 @@ class Sampler(optuna.samplers.BaseSampler):
         given = self._given(study, trial) or {}
         if param_name in given:
             return nearest(given[param_name], param_distribution)
-        return self._inner(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
+        return self._tpe(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
 
-    def _inner(self, trial: FrozenTrial, name: str = "") -> optuna.samplers.BaseSampler:
+    def _tpe(self, trial: FrozenTrial, name: str = "") -> optuna.samplers.TPESampler:
         seed = zlib.crc32(f"{self.seed} {trial.number} {name}".encode())
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
 
     def _given(self, study: optuna.Study, trial: FrozenTrial) -> Params | None:
         """Return the configuration of a trial that is not drawn, which are the first one and those of the prior."""
@@ -87,21 +78,9 @@ def _misleads(trials: Sequence[FrozenTrial], study: optuna.Study) -> bool:
     )
 
 
-def _with_values(trial: FrozenTrial) -> FrozenTrial | None:
-    """Return a complete or running trial without its attributes, and a pruned one as if complete; None for others."""
-    values = trial.values
-    if trial.state == TrialState.PRUNED and (rungs := trial.user_attrs.get(pruning.RUNGS)):
-        values = rungs[max(rungs, key=int)]
-    if values is None and trial.state != TrialState.RUNNING:
-        return None
-    state = TrialState.RUNNING if values is None else TrialState.COMPLETE
-    return optuna.trial.create_trial(state=state, params=trial.params, distributions=trial.distributions, values=values)
-
-
 def default_params(config_type: type[Config]) -> dict[str, Any]:
-    """Return the default of each field of a configuration that has one."""
-    fields = dataclasses.fields(config_type)
-    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    """Return the default value of each hyperparameter of a variant."""
+    return {f.name: f.default for f in dataclasses.fields(config_type)}
 
 
 def nearest(value: Any, distribution: BaseDistribution) -> Any:
