@@ -40,8 +40,8 @@ GROUPS = {  # modules of the pipeline, and the files of the tests that are to ca
     "checkpoint": ("checkpoint", "training_run"),
     "final": ("final", "final compare"),
     "study": (
-        "study/driver study/trial study/halving study/space study/store study/results",
-        "halving study survival",
+        "study/driver study/trial study/pruning study/sampler study/prior study/space study/store study/results",
+        "pruning sampler study survival",
     ),
     "tracker": ("tracker/journal tracker/sender tracker/run tracker/__init__", "tracking survival"),
     "data": ("data/_load data/_raw data/_files data/_sequences data/_sequence_files", "data sequences"),

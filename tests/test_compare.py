@@ -25,6 +25,7 @@ from pipeline.evaluate.context import Sizes
 from pipeline.executor import Compute
 from pipeline.progress import Display
 from pipeline.study import summary
+from pipeline.study.trial import TrialTask
 from pipeline.tracker import Tracker
 from pipeline.tracker.journal import Journal
 from variants import InputError

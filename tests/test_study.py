@@ -32,7 +32,7 @@ from pipeline.evaluate import pictures
 from pipeline.evaluate.context import Sizes
 from pipeline.executor import Compute, Ended
 from pipeline.progress import Display
-from pipeline.study import space, store, summary
+from pipeline.study import pruning, space, store, summary
 from pipeline.study.driver import StudyRequest, run
 from pipeline.study.results import read_study
 from pipeline.study.trial import TrialTask
@@ -252,21 +252,23 @@ def test_labels_of_one_class_alone_are_searched_without_a_probe(folder: Path) ->
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_pruned_trial_keeps_its_scores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def second_epoch_of_the_second(trial: optuna.Trial) -> bool:
-        return trial.number == 1 and len(trial.study.trials[1].intermediate_values) == 2
-
-    monkeypatch.setattr(optuna.trial.Trial, "should_prune", second_epoch_of_the_second)
-    complete, pruned = run(quick(trials=2, epochs=3)).study.trials
+    monkeypatch.setattr(pruning, "ends_early", lambda study, *_: len(study.trials) == 2)
+    complete, pruned = run(quick(trials=2, epochs=8)).study.trials
     assert (complete.state.name, pruned.state.name) == ("COMPLETE", "PRUNED")
-    assert set(complete.intermediate_values) == {1, 2, 3}
-    assert set(pruned.intermediate_values) == {1, 2}
+    assert list(complete.user_attrs[pruning.RUNGS]) == ["1", "2", "4"]
+    assert complete.user_attrs[store.EPOCHS] == 8
+    ((epoch, scores_at_rung),) = pruned.user_attrs[pruning.RUNGS].items()
+    assert (epoch, pruned.user_attrs[store.EPOCHS]) == ("1", 1)
+    assert pruned.user_attrs["reason"] == pruning.REASON
     scores = pruned.user_attrs["metrics"]
-    assert scores["valid/elbo"] == max(pruned.intermediate_values.values())
+    assert [scores["valid/elbo"]] == scores_at_rung
     assert scores["time/trial_seconds"] > 0
     first, second = runs("trial")
     assert (first.data.tags["state"], first.info.status) == ("complete", "FINISHED")
     assert (second.data.tags["state"], second.info.status) == ("pruned", "KILLED")
-    assert len(curve(second, "valid/elbo")) == 2
+    assert second.data.tags["reason"] == pruning.REASON
+    assert len(curve(second, "valid/elbo")) == 1
+    assert runs("study")[0].data.tags["pruning"].startswith("ended 1 of 2 trials early, which saved about 44% of the")
     assert first.data.metrics["time/trial_seconds"] == complete.user_attrs["metrics"]["time/trial_seconds"]
 
 
@@ -392,20 +394,20 @@ def test_a_trial_that_raises_fails_with_its_reason(folder: Path, monkeypatch: py
     terms = VAE.terms
 
     def odd(self: VAE, batch: Any, step: Any) -> Any:
-        if self.config.latent == 2:
+        if self.config.latent == Config.latent:
             raise ValueError(f"odd: {len(batch)} examples")
         return terms(self, batch, step)
 
     monkeypatch.setattr(VAE, "terms", odd)
     outcome = run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
-    assert [t.state.name for t in outcome.study.trials] == ["FAIL", "COMPLETE"]  # the first has 2 latents
+    assert [t.state.name for t in outcome.study.trials] == ["FAIL", "COMPLETE"]  # the first has the defaults
     failed = runs("trial")[0]
     assert failed.data.tags["reason"].startswith("ValueError: odd")
     assert "raise ValueError" in Path(client().download_artifacts(failed.info.run_id, "error.txt")).read_text()
     with pytest.raises(InputError, match="the first 3 trials all failed in the same way: ValueError: odd"):
         run(
             StudyRequest(
-                variant="vae", trials=9, epochs=2, compute=Compute(threads=1), fixed={"latent": 2}, study_name="always"
+                variant="vae", trials=9, epochs=2, compute=Compute(threads=1), fixed={"latent": 16}, study_name="always"
             )
         )
     assert len(trials("always")) == 3
@@ -630,7 +632,7 @@ def test_a_study_is_read_as_plain_values(folder: Path) -> None:
     """Each finished trial has its state, its scores and its configuration, fixed parameters included."""
     assert read_study(STORE, "vae-digits") is None
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE)
-    with store.open_study(STORE, "vae-digits", ("valid/elbo",), "none", 9, SEARCH) as study:
+    with store.open_study(STORE, "vae-digits", ("valid/elbo",), SEARCH) as study:
         for elbo, state in zip((-2.0, -1.0, None, -3.0), states, strict=True):
             trial = study.ask()
             config = space.suggest(studies.get("vae"), trial, {"latent": 3})
@@ -683,12 +685,12 @@ def test_a_task_leaves_no_connection_to_the_study_open(folder: Path) -> None:
         links = [os.readlink(p) for p in Path("/proc/self/fd").iterdir() if p.is_symlink()]
         return sum(link.endswith("optuna.db") for link in links)
 
-    with store.open_study(STORE, "vae-digits", ("valid/elbo",), "none", 9, SEARCH):
+    with store.open_study(STORE, "vae-digits", ("valid/elbo",), SEARCH):
         before = connections()
         gc.disable()  # it would close them at some time
         try:
             for _ in range(5):
-                with store.join_study(STORE, "vae-digits", "none", 9) as study:
+                with store.join_study(STORE, "vae-digits") as study:
                     assert study.trials == []
             assert connections() == before
         finally:

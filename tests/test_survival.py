@@ -85,7 +85,7 @@ def test_a_study_that_was_stopped_continues(sent: signal.Signals, command: Comma
         fixed={"width": 256},
         storage="sqlite:///whole.db",
     )
-    whole = run(plan).study  # of the same name, on which Hyperband depends
+    whole = run(plan).study
     assert [t.values for t in whole.trials] == [t.values for t in finished]
     assert [t.params for t in whole.trials] == [t.params for t in finished]
 

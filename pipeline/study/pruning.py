@@ -80,7 +80,8 @@ def relative_chance(scores: NDArray[np.float64], early: Scores, final: Scores) -
         [_predicted(generator, scores[k], early[:, k], final[:, k]) for k in range(len(scores))]
     )
     unknown = np.column_stack([_predicted(generator, 0.0, np.zeros(len(f)), f) for f in final.T])
-    return undominated(predicted, final) / max(undominated(unknown, final), 1 / DRAWS)
+    chance = undominated(unknown, final)
+    return undominated(predicted, final) / chance if chance else 1.0  # no trial has a chance if all scores are equal
 
 
 def _predicted(
