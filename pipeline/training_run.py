@@ -138,14 +138,14 @@ class TrainingRun:
                 self._kl, self.best_epoch = last.vectors.get("kl_per_dimension"), last.number
             self._run.metrics(last.metrics, last.number)
             self.epoch, self.seconds = last.number, before + time.perf_counter() - begin
-            if time.monotonic() - saved > SAVE_EVERY:
-                self._save(last)
-                saved = time.monotonic()
             if plan.timeout and self.seconds > plan.timeout:
                 raise TrainingTooLong(
                     f"{self.seconds:.0f} s of training after epoch {last.number}; {plan.timeout:.0f} s were given"
                 )
             yield last
+            if time.monotonic() - saved > SAVE_EVERY:  # by now, the caller has stored what it makes of the epoch
+                self._save(last)
+                saved = time.monotonic()
         if last is not None:
             self._save(last)
 

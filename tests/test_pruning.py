@@ -54,7 +54,7 @@ def crossing(generator: np.random.Generator, trials: int = 40, objectives: int =
     return curves_of(final, -final, generator, 0.3)
 
 
-def late_bloomers(generator: np.random.Generator, trials: int = 40) -> Curves:
+def late_bloomers(generator: np.random.Generator, trials: int = 30) -> Curves:
     """Half of the trials are bad until epoch 60, and end better than most others."""
     is_late = generator.random((trials, 1)) < 0.5
     final = generator.normal(size=(trials, 1)) + np.where(is_late, 2, 0)
@@ -69,7 +69,7 @@ def regret(curves: Curves, ends: Array) -> float:
 @pytest.mark.parametrize("objectives", [1, 2])
 def test_nothing_is_ended_where_curves_cross(objectives: int) -> None:
     for seed in range(20):
-        curves = crossing(np.random.default_rng(seed), objectives=objectives)
+        curves = crossing(np.random.default_rng(seed), trials=20, objectives=objectives)
         assert set(search(curves, ("maximize",) * objectives)) == {EPOCHS}
 
 
