@@ -143,11 +143,11 @@ def test_a_study_that_was_interrupted_continues_with_the_same_parameters(
         study = open_study(Sampler(3, DEFAULTS, PRIOR), directions, url)
         trial = study.ask()
         first = trial.suggest_int("latent", 2, 64, log=True)
-        again = optuna.trial.Trial(open_study(Sampler(3, DEFAULTS, PRIOR), directions, url), trial._trial_id)
+        (interrupted,) = store.interrupted_trials(open_study(Sampler(3, DEFAULTS, PRIOR), directions, url))
         for name, distribution in RANGES.items():
-            again._suggest(name, distribution)
-        assert again.params["latent"] == first
-        study.tell(trial.number, score(again.params))
+            interrupted._suggest(name, distribution)
+        assert interrupted.params["latent"] == first
+        study.tell(trial.number, score(interrupted.params))
         assert study.trials[number].params == whole[number]
 
 
@@ -205,7 +205,7 @@ def complete(latent: int, score: float, objective: str = "valid/elbo") -> Frozen
 
 
 def take_over(name: str, *names: str, searched: Sequence[str] = ("latent", "beta")) -> list[Mapping[str, Any]]:
-    with store.open_study(STORE, name, ("valid/elbo",), {"variant": "beta", "objectives": ["valid/elbo"]}) as study:
+    with store.open_study(STORE, name, ("valid/elbo",), {"objectives": ["valid/elbo"]}) as study:
         return list(prior.take_over(study, STORE, names, "valid/elbo", searched))
 
 
@@ -236,8 +236,8 @@ def test_what_cannot_be_taken_over_is_refused_with_the_reason(folder: Path) -> N
     finished_study("empty")
     finished_study("loss", complete(4, 30.0, "valid/reconstruction"), objective="valid/reconstruction")
     refused = {
-        ("new", "gone"): "--start-from gone: there is no such study; expected one of empty, loss, one",
-        ("new", "new"): "--start-from new: there is no such study",
+        ("new", "gone"): "--start-from gone: there is no such finished study; expected one of empty, loss, one",
+        ("new", "new"): "--start-from new: there is no such finished study",
         ("new", "empty"): "--start-from empty: none of its trials is complete and has valid/elbo",
         ("new", "loss"): "--start-from loss: none of its trials is complete and has valid/elbo",
     }

@@ -61,8 +61,9 @@ def _settings_of(url: str, name: str, objective: str, searched: Iterable[str], o
     """Read a study, and return its `settings`. Raises `InputError` if there are none."""
     record = read_study(url, name)
     if record is None or name == own_name:
-        others = [n for n in optuna.get_all_study_names(url) if n != own_name]
-        raise InputError(f"--start-from {name}: there is no such study; expected one of {', '.join(others) or 'none'}")
+        others = sorted(n for n in optuna.get_all_study_names(url) if n != own_name)
+        known = f"expected one of {', '.join(others)}" if others else "the store has no other study"
+        raise InputError(f"--start-from {name}: there is no such finished study; {known}")
     best_first = settings(record, objective, searched)
     if best_first:
         return best_first
