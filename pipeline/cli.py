@@ -106,7 +106,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--trials": {"type": positive, "metavar": "N", "help": "number of finished trials that the study is to have"},
     "--budget": {"type": budget, "metavar": "AMOUNT",
                  "help": "what all trials may spend together, earlier ones included: 2000epochs, or 90s, 30m or 2h of "
-                 "training and scoring; with --trials, whichever is reached first"},
+                 "training and scoring, added over all workers; with --trials, whichever is reached first"},
     "--epochs": {"type": positive, "metavar": "N", "help": "largest number of epochs of a trial"},
     "--timeout": {"type": seconds, "metavar": "SECONDS", "help": "start no trial after this time, such as 15m or 2h"},
     "--seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of the search, weights, noise and order (0)"},

@@ -133,7 +133,7 @@ def load(name: str, objectives: int = 1) -> CurveTable:
     )
 
 
-Decision = Callable[[optuna.Study, int, list[float]], bool]  # (study, epoch, scores) -> whether the trial ends
+Decision = Callable[[optuna.Study, int, int, list[float]], bool]  # (study, number, epoch, scores) -> whether it ends
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _end(table: CurveTable, strategy: Strategy, study: optuna.Study, trial: optu
                 return None
             scores[str(epoch)] = list(curve[epoch - 1])
             trial.set_user_attr(pruning.RUNGS, dict(scores))
-            if strategy.decide(study, epoch, scores[str(epoch)]):
+            if strategy.decide(study, trial.number, epoch, scores[str(epoch)]):
                 return epoch
     elif strategy.pruner:
         for epoch in range(1, last):
@@ -248,7 +248,7 @@ def _halving_rungs(epochs: int, warmup: float) -> list[int]:
     return [epochs // 9, epochs // 3]
 
 
-def _halving(study: optuna.Study, epoch: int, scores: list[float]) -> bool:
+def _halving(study: optuna.Study, number: int, epoch: int, scores: list[float]) -> bool:
     """Asynchronous successive halving for several objectives (Schmucker et al. 2021), as in earlier versions.
 
     A trial ends unless it is among the best third of those that were at this rung: front by front, and the first ones

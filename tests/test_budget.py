@@ -200,10 +200,13 @@ def test_a_study_that_is_interrupted_at_every_epoch_ends_with_the_same_trials(
     whole = run(request(**asked, storage="sqlite:///whole.db")).study
     monkeypatch.setattr(training_run, "SAVE_EVERY", 0.0)
     show = driver._Driver.show_epoch
+    seen = set()
 
     def interrupt(self: Any, number: Any, message: Any) -> None:
         show(self, number, message)
-        raise Interrupted
+        if (number, message[0]) not in seen:  # the epoch itself is lost, and is trained again
+            seen.add((number, message[0]))
+            raise Interrupted
 
     monkeypatch.setattr(driver._Driver, "show_epoch", interrupt)
     for _ in range(3):
@@ -229,6 +232,27 @@ def test_an_interrupted_trial_gets_a_new_allowance_under_another_budget(
     study = run(request(budget=SearchBudget(epochs=6))).study
     assert epochs(study) == [3, 3]
     assert {t.state.name for t in study.trials} == {"COMPLETE"}
+
+
+@pytest.mark.parametrize("end", ["complete", "cut off"])
+def test_a_trial_whose_process_died_before_it_told_its_end_has_the_reason_of_its_later_end(
+    end: str, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first trial was cut off, and now runs to its end under a larger budget; only the second may be cut off."""
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "tell", die)
+        with pytest.raises(Interrupted):
+            run(request(budget=SearchBudget(epochs=2), epochs=2, study_name="study"))
+    first = optuna.load_study(study_name="study", storage=StudyRequest.storage)
+    first._storage.set_trial_user_attr(first.trials[0]._trial_id, "reason", budget.CUT_OFF)
+    asked = SearchBudget(epochs=4 if end == "complete" else 3)
+    study = run(request(budget=asked, epochs=2, study_name="study")).study
+    assert [bool(t.user_attrs.get("reason")) for t in study.trials] == [False, end == "cut off"]
+    assert [budget.is_cut_off(t) for t in study.trials] == [False, end == "cut off"]
 
 
 class TwoSlots:
@@ -272,6 +296,29 @@ def test_two_workers_never_exceed_the_budget(asked: SearchBudget, small: Path, m
         assert len(study.trials) > 3
     else:  # each of the two may exceed its allowance by an epoch and its scoring
         assert max(promised) < 0.5 + 2 * max(t.user_attrs[store.SECONDS] for t in study.trials)
+
+
+def test_interrupted_trials_wait_for_epochs_that_others_do_not_use(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No new trial takes the epochs that an interrupted one could have."""
+
+    @contextmanager
+    def two_slots(*_: Any) -> Iterator[TwoSlots]:
+        yield TwoSlots()
+
+    def interrupt(*_: Any) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(executor, "open_executor", two_slots)
+    with monkeypatch.context() as patch:
+        patch.setattr(TwoSlots, "wait", interrupt)
+        with pytest.raises(Interrupted):
+            run(request(trials=2))
+    monkeypatch.setattr(TrialTask, "_is_pruned", lambda self, *_: self.number == 0)  # frees its epochs
+    study = run(request(budget=SearchBudget(epochs=3))).study
+    assert epochs(study) == [1, 2]
+    assert all(t.state.is_finished() for t in study.trials)
 
 
 def test_a_trial_that_is_given_up_has_spent_what_it_reported(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +386,9 @@ def test_a_comparison_gives_each_variant_the_same_epochs_and_says_so() -> None:
     assert result.equal_budget.startswith("Each variant was searched with an equal budget, to within one trial: vae 4 ")
     assert [line for line in result.warnings if "budgets differ" in line] == []
     (warning,) = [line for line in result.warnings if "ended at the cap" in line]
-    assert "finals of vae and " in warning and " ended at the cap of 2 epochs, still improving: " in warning
+    assert (
+        "finals of vae and " in warning and " ended at the cap of 2 epochs, before their patience ran out: " in warning
+    )
     result = compared(budget=SearchBudget(epochs=7))
     assert {v: c.study.spent_epochs for v, c in result.candidates.items()} == {"vae": 7, "beta": 7}
     table = report._cost_table(result).set_index("variant")

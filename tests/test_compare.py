@@ -155,13 +155,26 @@ def compared(request: CompareRequest) -> Any:
 
 
 @pytest.mark.usefixtures("small_finals")
+def test_a_new_search_starts_from_finished_ones_of_other_variants_on_the_same_data() -> None:
+    """The report says so, and a search that continues keeps what it started from."""
+    for _ in range(2):
+        result = compared(small_request("vae", "beta", train=True, trials=2))
+        assert {v: c.study.started_from for v, c in result.candidates.items()} == {"vae": (), "beta": ("vae-bare",)}
+        assert report._cost_table(result)["started from"].tolist() == ["vae-bare", "—"]
+    vae, beta = (result.candidates[v].study for v in ("vae", "beta"))
+    best = vae.best("valid/elbo")
+    assert best is not None
+    assert {name: beta.trials[1].params[name] for name in best.params} == best.params
+
+
+@pytest.mark.usefixtures("small_finals")
 def test_a_comparison_chooses_by_validation_scores_and_trains_each_final_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrialTask, "_is_pruned", lambda self, *_: self.number == 1)
     request = small_request("vae", "beta", train=True, trials=3)
     result = compared(request)
     assert (result.dataset, result.left_out) == ("bare", {})
     (capped,) = result.warnings
-    assert "finals of beta ended at the cap of 1 epochs, still improving" in capped
+    assert "finals of beta ended at the cap of 1 epochs, before their patience ran out" in capped
     criteria = ("elbo", "reconstruction")  # without labels there is no probe
     assert tuple(b.criterion.name for b in result.boards) == criteria
 

@@ -13,6 +13,7 @@ from pipeline.study import pruning
 
 EPOCHS = 100
 RUNGS = pruning.rungs(EPOCHS)
+NUMBER = pruning.EXEMPT + 1  # of a trial that may be ended
 Array = NDArray[np.float64]
 Curves = tuple[Array, Array]  # scores (N, R, K) at the rungs and (N, K) at the end, of which higher is better
 
@@ -26,7 +27,7 @@ def search(curves: Curves, directions: tuple[str, ...] = ("maximize",), rungs: l
         end = EPOCHS
         for rung, scores in zip(rungs, at_rungs, strict=True):
             stored[str(rung)] = [float(score) for score in scores]
-            if pruning.ends_early(study, rung, stored[str(rung)]):
+            if pruning.ends_early(study, len(ends), rung, stored[str(rung)]):
                 end = rung
                 break
         values = [float(value) for value in final] if end == EPOCHS else None
@@ -141,8 +142,15 @@ def test_nothing_is_ended_before_enough_trials_are_complete() -> None:
         assert (ends[: pruning.LEAST_TRIALS] == EPOCHS).all()
     study = optuna.create_study()
     study.add_trials([create_trial(value=float(i), user_attrs={pruning.RUNGS: {"6": [i]}}) for i in range(9)])
-    assert pruning.ends_early(study, 6, [100.0])
-    assert not pruning.ends_early(study, 12, [100.0])
+    assert pruning.ends_early(study, NUMBER, 6, [100.0])
+    assert not pruning.ends_early(study, NUMBER, 12, [100.0])
+
+
+def test_one_trial_in_four_is_never_ended() -> None:
+    study = optuna.create_study()
+    study.add_trials([create_trial(value=float(i), user_attrs={pruning.RUNGS: {"6": [i]}}) for i in range(9)])
+    ended = [pruning.ends_early(study, number, 6, [100.0]) for number in range(8)]
+    assert ended == [False, True, True, True] * 2
 
 
 @pytest.mark.parametrize("trials", [4, 5, 20])
@@ -169,5 +177,27 @@ def test_constant_scores_say_nothing(is_early_constant: bool) -> None:
     early, final = (constant, rising) if is_early_constant else (rising, constant)
     found = pruning.correlation(early, final)
     assert (found.value, found.low) == (0, -1)
-    chance = pruning.relative_chance(np.array([-5.0]), early[:, None], final[:, None])
-    assert chance == pytest.approx(1, abs=0.2)
+    assert pruning.relative_chance(np.array([-5.0]), early[:, None], final[:, None]) == 1
+
+
+def test_scores_that_say_nothing_end_no_trial_however_small_its_chance() -> None:
+    """Of many trials, a new one has little chance to become the best, and an estimate of it is uncertain."""
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        early, final = generator.normal(size=(2, 500, 1))
+        if pruning.correlation(early[:, 0], final[:, 0]).low <= 0:
+            assert pruning.relative_chance(np.array([-5.0]), early, final) == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.filterwarnings("error")
+def test_scores_that_are_not_finite_end_no_trial(bad: float) -> None:
+    """Neither those of the trial itself, nor those of others."""
+    study = optuna.create_study()
+    scores = [*range(9), bad]
+    study.add_trials(
+        [create_trial(value=float(i), user_attrs={pruning.RUNGS: {"6": [s]}}) for i, s in enumerate(scores)]
+    )
+    assert not pruning.ends_early(study, NUMBER, 6, [bad])
+    assert not pruning.ends_early(study, NUMBER, 6, [-1.0])
+    assert pruning.ends_early(study, NUMBER, 6, [100.0])

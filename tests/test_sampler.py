@@ -62,6 +62,7 @@ def test_the_first_trial_has_the_defaults() -> None:
         (0.0, FloatDistribution(1e-4, 1.0, log=True), 1e-4),
         (5.0, FloatDistribution(0.0, 1.0), 1.0),
         (2.6, IntDistribution(1, 8), 3),
+        ("large", IntDistribution(1, 8), 1),
         ("conv", CategoricalDistribution(("mlp", "conv")), "conv"),
         ("mlp", CategoricalDistribution(("conv", "recurrent")), "conv"),
     ],

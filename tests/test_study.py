@@ -446,6 +446,7 @@ BAD = [
     (["--variant", "vae", "--device", "cuda"], "sees 0 CUDA devices here"),
     (["--variant", "vae", "--device", "tpu"], "expected auto, cpu, cuda"),
     (["--variant", "vae", "--study-name", "../up"], "expected letters, digits"),
+    (["--variant", "vae", "--start-from", "gone"], "--start-from gone: there is no such finished study; the store has"),
     (["--variant", "vae", "--storage", "sqlite:////proc/optuna.db"], "cannot"),
     (["--variant", "vae", "--storage", "postgresql://me:secret@127.0.0.1:1/db"], "postgresql://me:***@127.0.0.1:1/db"),
 ]

@@ -10,10 +10,10 @@ ABOUT = """Compare all variants on one data set, and write a report.
 The configuration of each variant is chosen on validation data among the trials of its study, trained again on fresh
 seeds, and scored once on the test split. --run first searches each variant, until its trials have spent the budget. It
 is the same for each variant: 1000 epochs, or what --budget says. With --trials alone, each variant has as many trials,
-and the report says what they spent. A new search first tries the best settings of the searches of other
-variants that have ended. Trainings that exist are used again, so a comparison that was interrupted continues with the
-same command. The report is one HTML file, with its tables (CSV, LaTeX) and figures beside it; MLflow holds everything,
-too."""
+and the report says what they spent. After the default settings, a new search tries the best settings of the other
+variants whose searches have ended. Trainings that exist are used again, so a comparison that was interrupted continues
+with the same command. The report is one HTML file, with its tables (CSV, LaTeX) and figures beside it; MLflow holds
+everything, too."""
 
 EPILOG = """examples:
   python -m pipeline.compare --run                                       all variants on the built-in digits

@@ -444,8 +444,8 @@ def _capped(candidates: Mapping[str, Candidate], frame: pd.DataFrame) -> Iterato
             by_epochs.setdefault(epochs, []).append(f"{capped} of {len(finals)} finals of {variant}")
     for epochs, capped_finals in by_epochs.items():
         yield (
-            f"{' and '.join(capped_finals)} ended at the cap of {epochs} epochs, still improving: the ranking is then "
-            "also one of speed; give more --epochs, with another --storage for the new studies"
+            f"{' and '.join(capped_finals)} ended at the cap of {epochs} epochs, before their patience ran out: the "
+            "ranking is then also one of speed; give more --epochs, with another --storage for the new studies"
         )
 
 

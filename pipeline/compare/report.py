@@ -212,11 +212,11 @@ def _curves(finals: pd.DataFrame, tracker: Tracker, metric: str) -> pd.DataFrame
     rows = []
     for _, final in finals.iterrows():
         values = compare.curves(tracker, final["run"], [metric])
-        last = max(values, default=0)
+        last = int(final.get("time/epochs", max(values, default=1) - 1))  # a later point repeats the best epoch
         rows += [
             {"variant": final["variant"], "seed": final["seed"], "epoch": epoch, **value}
             for epoch, value in values.items()
-            if epoch < last or last == 1  # the last point repeats the epoch whose weights were kept
+            if epoch <= last
         ]
     return pd.DataFrame(rows, columns=["variant", "seed", "epoch", metric])
 

@@ -18,8 +18,7 @@ from pipeline.data import Data, cache
 from pipeline.evaluate.codes import labelled, labels_of
 from pipeline.metrics import Undefined
 from variants import Batch
-from variants.base import Adam
-from variants.base import Inputs
+from variants.base import Adam, Inputs
 
 Array = NDArray[np.float64]
 RECIPE: dict[str, Any] = {  # its text enters the hash, and so the names of metrics

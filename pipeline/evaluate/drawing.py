@@ -30,13 +30,8 @@ STYLE: Mapping[str, Any] = {  # a light grid without ticks
     "lines.markersize": 4.8, "lines.solid_capstyle": "round", "patch.edgecolor": "w", "patch.linewidth": 0.8,
 }  # fmt: skip
 DPI = 140
-LEFT, RIGHT, BOTTOM, TOP, GAP = (
-    1.8,
-    2.2,
-    1.8,
-    0.8,
-    0.7,
-)  # inches around panels and between them; what is empty is cut off
+LEFT, RIGHT, BOTTOM, TOP = 1.8, 2.2, 1.8, 0.8  # inches around panels; what is empty is cut off
+GAP = 0.7  # inches between panels
 PADDING = 10  # pixels around what is drawn
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.study import store
+from pipeline.study import pruning, store
 from studies import SearchBudget
 from variants import InputError
 
@@ -63,7 +63,7 @@ def trained_epochs(trial: FrozenTrial, most: int) -> int:
     if store.EPOCHS in trial.user_attrs:
         return int(trial.user_attrs[store.EPOCHS])
     is_complete = trial.state == TrialState.COMPLETE
-    scored = trial.intermediate_values or ([most] if is_complete else trial.user_attrs.get("rungs", {}))
+    scored = trial.intermediate_values or ([most] if is_complete else trial.user_attrs.get(pruning.RUNGS, {}))
     return max(map(int, scored), default=1)
 
 
@@ -90,7 +90,7 @@ def allowance(trial: FrozenTrial | optuna.Trial, budget: SearchBudget | None) ->
 
 def is_cut_off(trial: FrozenTrial) -> bool:
     """Return whether a trial was ended because it had used up its allowance."""
-    return trial.user_attrs.get("reason") == CUT_OFF
+    return trial.state == TrialState.PRUNED and trial.user_attrs.get("reason") == CUT_OFF
 
 
 def summary(trials: list[FrozenTrial], most: int) -> str:

@@ -202,13 +202,16 @@ def _sampler(
     study: optuna.Study, request: StudyRequest, objective: str, searched: Iterable[str], display: Display
 ) -> Sampler:
     """Return the sampler of a study, with the default of each parameter that has one. Say which prior it has."""
-    configurations = prior.take_over(study, request.storage, request.start_from, objective, searched)
+    defaults = default_params(variants.get(request.variant).config_type)
+    configurations = prior.take_over(study, request.storage, request.start_from, objective, searched, defaults)
     if configurations and len(study.trials) <= len(configurations):
         names = ", ".join(study.user_attrs[store.PRIOR]["studies"])
         trials = "trial 1 starts" if len(configurations) == 1 else f"trials 1 to {len(configurations)} start"
         settings = "".join(f"\n  {summary.params_text(c)}" for c in configurations)
-        display.say(f"{trials} from the best settings of {names}:{settings}")
-    return Sampler(request.seed, default_params(variants.get(request.variant).config_type), configurations)
+        display.say(
+            f"{trials} from the best settings of {names}, unless they turn out no better than the defaults:{settings}"
+        )
+    return Sampler(request.seed, defaults, configurations)
 
 
 def _mark_ended(study: optuna.Study, settings: TrialSettings, tracker: Tracker) -> list[str]:
@@ -272,11 +275,11 @@ class _Driver:
         reasons = [t.user_attrs.get("reason", "") for t in finished if t.state == TrialState.FAIL]
         if len(reasons) == len(finished) >= MAX_EQUAL_FAILURES and same_failure(reasons):
             raise InputError(f"the first {len(finished)} trials all failed in the same way: {reasons[-1]}")
-        interrupted = self.interrupted.pop(0) if self.interrupted else None
+        interrupted = self.interrupted[0] if self.interrupted else None
         allowance = self._allowance(interrupted)
         if allowance is not None and allowance <= 0:
             return None
-        trial = interrupted or self.study.ask()
+        trial = self.interrupted.pop(0) if interrupted else self.study.ask()
         config = store.stored_config(trial, variants.get(self.settings.variant).config_type)
         if interrupted:
             rebuilt = "; its configuration was not stored, and comes from today's search space" if not config else ""

@@ -14,7 +14,7 @@ from variants import InputError
 
 
 def take_over(
-    study: optuna.Study, url: str, names: Sequence[str], objective: str, searched: Iterable[str]
+    study: optuna.Study, url: str, names: Sequence[str], objective: str, searched: Iterable[str], defaults: Params
 ) -> list[Params]:
     """Return the prior of a study, and store it with a new one. A study that has a prior keeps it.
 
@@ -24,6 +24,7 @@ def take_over(
         names: The studies that it starts from; empty for no prior, or for the one that it has.
         objective: The metric by which their trials are ranked: the first objective of the study.
         searched: The parameters that the study searches.
+        defaults: The default of each parameter. Settings that equal the defaults are left out.
 
     Raises:
         InputError: One of `names` is no study with a complete trial that has this metric and one of the parameters, or
@@ -32,15 +33,15 @@ def take_over(
     stored = study.user_attrs.get(store.PRIOR, {"studies": [], "configurations": []})
     if store.PRIOR in study.user_attrs or study.trials:
         if names and list(names) != stored["studies"]:
-            before = ", ".join(stored["studies"]) or "no other study"
+            before = f"from {', '.join(stored['studies'])}" if stored["studies"] else "without --start-from"
             raise InputError(
-                f"--start-from {' '.join(names)}: study {study.study_name!r} has already started from {before}; leave "
-                "the option out to continue it, or give another --study-name to start a new one"
+                f"--start-from {' '.join(names)}: study {study.study_name!r} was started {before}; leave the option "
+                "out to continue it, or give another --study-name to start a new one"
             )
         return list(stored["configurations"])
     ranked = [_settings_of(url, name, objective, searched, study.study_name) for name in names]
     in_turn = [c for c in chain.from_iterable(zip_longest(*ranked)) if c]
-    different = [c for i, c in enumerate(in_turn) if c not in in_turn[:i]]
+    different = [c for i, c in enumerate(in_turn) if c not in in_turn[:i] and c != {n: defaults.get(n) for n in c}]
     study.set_user_attr(store.PRIOR, {"studies": list(names), "configurations": different[:PRIOR_TRIALS]})
     return different[:PRIOR_TRIALS]
 
@@ -59,8 +60,8 @@ def settings(record: StudyRecord, objective: str, searched: Iterable[str]) -> li
 
 def _settings_of(url: str, name: str, objective: str, searched: Iterable[str], own_name: str) -> list[dict[str, Any]]:
     """Read a study, and return its `settings`. Raises `InputError` if there are none."""
-    record = read_study(url, name)
-    if record is None or name == own_name:
+    record = read_study(url, name) if name != own_name else None
+    if record is None:
         others = sorted(n for n in optuna.get_all_study_names(url) if n != own_name)
         known = f"expected one of {', '.join(others)}" if others else "the store has no other study"
         raise InputError(f"--start-from {name}: there is no such finished study; {known}")

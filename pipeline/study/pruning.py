@@ -9,7 +9,8 @@ objectives, better means that no complete trial dominates it.
 Early scores favour models that merely learn fast. Therefore no rung is earlier than the end of a warm-up of the KL and
 a margin; nothing is ended before `LEAST_TRIALS` trials have been trained to the end; and a rung counts only if these
 trials have shown that it ranks trials as the end does: the lower end of the confidence interval of Spearman's rank
-correlation must be above 0. Where early scores mislead, all trials go on.
+correlation must be above 0. Where early scores mislead, all trials go on. One trial in `EXEMPT` is never ended, which
+shows whether there are trials that start badly and end well.
 """
 
 from collections.abc import Sequence
@@ -26,10 +27,11 @@ Scores = NDArray[np.float64]  # (N, K): N trials, K objectives
 RUNGS = "rungs"  # the user attribute of a trial: epoch -> scores
 FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # where the rungs are, as shares of the largest number of epochs
 MARGIN = 0.1  # between the end of a warm-up and the first rung, as a share of the largest number of epochs
-LEAST_TRIALS = 4
+LEAST_TRIALS = 6
 LEAST_CHANCE = 0.5
-CONFIDENCE = 0.8  # one-sided
-REASON = f"its chance to become the best was less than {LEAST_CHANCE:.0%} of that of a new trial"
+CONFIDENCE = 0.95  # one-sided
+EXEMPT = 4  # the trials 0, 4, 8, ... run to the end
+REASON = "it had little chance to become the best trial"
 DRAWS = 4000
 
 
@@ -57,7 +59,7 @@ def correlation(early: NDArray[np.float64], final: NDArray[np.float64]) -> Corre
     """Return the correlation of scores (N,) at a rung with the final ones (N,) of the same trials.
 
     The interval is Fisher's, with the variance 1.06 / (N - 3) of Spearman's coefficient (Fieller, Hartley & Pearson
-    1957). With constant scores or less than 4 trials, nothing is known: the lower end is -1.
+    1957). With constant scores or fewer than 4 trials, nothing is known: the lower end is -1.
     """
     n = len(early)
     if n < 4 or np.ptp(early) == 0 or np.ptp(final) == 0:
@@ -75,13 +77,18 @@ def relative_chance(scores: NDArray[np.float64], early: Scores, final: Scores) -
         early: The scores (N, K) of complete trials at the same rung, N >= 3.
         final: Their final scores (N, K).
     """
+    of_unknown = _chance(np.zeros_like(scores), np.zeros_like(early), final)
+    return _chance(scores, early, final) / of_unknown if of_unknown else 1.0  # of equal scores, none can become better
+
+
+def _chance(scores: NDArray[np.float64], early: Scores, final: Scores) -> float:
+    """Return the chance of a trial to become the best, as `relative_chance` defines its arguments.
+
+    The random numbers are always the same, so that early scores that are not used make no difference at all.
+    """
     generator = np.random.default_rng(0)
-    predicted = np.column_stack(
-        [_predicted(generator, scores[k], early[:, k], final[:, k]) for k in range(len(scores))]
-    )
-    unknown = np.column_stack([_predicted(generator, 0.0, np.zeros(len(f)), f) for f in final.T])
-    chance = undominated(unknown, final)
-    return undominated(predicted, final) / chance if chance else 1.0  # no trial has a chance if all scores are equal
+    predicted = [_predicted(generator, *objective) for objective in zip(scores, early.T, final.T, strict=True)]
+    return undominated(np.column_stack(predicted), final)
 
 
 def _predicted(
@@ -111,11 +118,13 @@ def undominated(values: Scores, others: Scores) -> float:
     return len(remaining) / len(values)
 
 
-def ends_early(study: optuna.Study, epoch: int, scores: Sequence[float]) -> bool:
-    """Return whether a trial of a study that has these scores (K,) at a rung is to be ended there."""
+def ends_early(study: optuna.Study, number: int, epoch: int, scores: Sequence[float]) -> bool:
+    """Return whether the trial of a study with this number, which has these scores (K,) at a rung, is ended there."""
+    if number % EXEMPT == 0:
+        return False
     sign = signs(study)
     early, final = evidence(study, epoch)
-    if len(early) < LEAST_TRIALS:
+    if len(early) < LEAST_TRIALS or not np.isfinite(scores).all():
         return False
     return relative_chance(sign * np.array(scores), sign * early, sign * final) < LEAST_CHANCE
 
@@ -126,9 +135,13 @@ def signs(study: optuna.Study) -> NDArray[np.float64]:
 
 
 def evidence(study: optuna.Study, epoch: int) -> tuple[Scores, Scores]:
-    """Return the scores (N, K) at a rung, and at the end, of the complete trials that have been at this rung."""
+    """Return the scores (N, K) at a rung, and at the end, of the complete trials that have been at this rung.
+
+    Trials with a score that is infinite or not a number are left out.
+    """
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     pairs = [(t.user_attrs[RUNGS][str(epoch)], t.values) for t in trials if str(epoch) in t.user_attrs.get(RUNGS, {})]
     shape = (len(pairs), len(study.directions))
     early, final = (np.array([pair[i] for pair in pairs], dtype=float).reshape(shape) for i in (0, 1))
-    return early, final
+    is_finite = np.isfinite(early).all(axis=1) & np.isfinite(final).all(axis=1)
+    return early[is_finite], final[is_finite]

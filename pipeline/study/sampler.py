@@ -28,8 +28,8 @@ class Sampler(optuna.samplers.BaseSampler):
         seed: The seed of the study.
         defaults: The default value of each parameter. A value outside the searched range is replaced by the nearest one
             in it. A parameter without a default is drawn at random.
-        prior: Configurations that were good in other studies, the best first. Each is tried once, with defaults for the
-            parameters that it lacks. Once one of them has turned out no better than the defaults, the rest are dropped.
+        prior: Settings that were good in other studies, the best first. Each is tried once. Parameters that it lacks
+            are drawn. Once one of these trials has turned out no better than the defaults, the rest are dropped.
     """
 
     def __init__(self, seed: int, defaults: Params, prior: Sequence[Params] = ()) -> None:
@@ -58,12 +58,12 @@ class Sampler(optuna.samplers.BaseSampler):
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
 
     def _given(self, study: optuna.Study, trial: FrozenTrial) -> Params | None:
-        """Return the configuration of a trial that is not drawn, which are the first one and those of the prior."""
+        """Return the parameters of a trial that are not drawn, which the first trial and those of the prior have."""
         if trial.number == 0:
             return self.defaults
         if trial.number > len(self.prior) or _misleads(study.get_trials(deepcopy=False)[: trial.number], study):
             return None
-        return {**self.defaults, **self.prior[trial.number - 1]}
+        return self.prior[trial.number - 1]
 
 
 def _misleads(trials: Sequence[FrozenTrial], study: optuna.Study) -> bool:
@@ -84,9 +84,14 @@ def default_params(config_type: type[Config]) -> dict[str, Any]:
 
 
 def nearest(value: Any, distribution: BaseDistribution) -> Any:
-    """Return the value of a distribution that is nearest to `value`. Of choices, it is the first if `value` is none."""
+    """Return the value of a distribution that is nearest to `value`.
+
+    If `value` is not among choices, it is the first of them; if it is no number, it is the lowest of numbers.
+    """
     if isinstance(distribution, CategoricalDistribution):
         return value if value in distribution.choices else distribution.choices[0]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if not isinstance(value, int | float):  # a study may search a number where another one had choices
+        return distribution.low
     inside = min(max(value, distribution.low), distribution.high)
     return round(inside) if isinstance(distribution, IntDistribution) else inside

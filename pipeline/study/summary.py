@@ -103,8 +103,8 @@ def best_table(study: optuna.Study, objectives: tuple[str, ...], rows: int = 8) 
 def pruning_text(study: optuna.Study, objectives: tuple[str, ...]) -> str:
     """Return how many trials were ended early and what that saved, or why none was, and what scores at rungs tell."""
     finished, complete = store.finished_trials(study), store.complete_trials(study)
-    ended = [t for t in finished if t.state == TrialState.PRUNED and not budget.is_cut_off(t)]
-    correlations = _rung_correlations(study, objectives)
+    ended = [t for t in finished if _is_ended_early(t)]
+    epoch, correlations = _last_correlations(study)
     if ended:
         text = f"ended {len(ended)} of {budget.count(len(finished))} early"
         if complete:
@@ -114,34 +114,36 @@ def pruning_text(study: optuna.Study, objectives: tuple[str, ...]) -> str:
             text += f", which saved about {saved / (saved + sum(lengths.values())):.0%} of the epochs"
     elif not correlations:
         text = f"ended no trial early, because fewer than {pruning.LEAST_TRIALS} complete trials were at the same rung"
-    elif all(c.low <= 0 for c in correlations.values()):
+    elif all(c.low <= 0 for c in correlations):
         text = "ended no trial early, because it is not certain that scores at a rung rank trials as the final ones do"
     else:
         text = "ended no trial early, because each had a chance to become the best"
-    for name in objectives if correlations else ():
-        values = ", ".join(
-            f"{c.value:.2f} [{c.low:.2f}, 1] at epoch {epoch} ({budget.count(c.trials)})"
-            for (of, epoch), c in correlations.items()
-            if of == name
-        )
-        text += f"; rank correlation of {name} with its final value: {values}"
+    if correlations:
+        values = ", ".join(f"{c.value:.2f} for {name}" for c, name in zip(correlations, objectives, strict=True))
+        count = budget.count(correlations[0].trials)
+        text += f"; rank correlation of scores at epoch {epoch} with final ones: {values} ({count})"
     return text
 
 
-def _rung_correlations(study: optuna.Study, objectives: tuple[str, ...]) -> dict[tuple[str, int], pruning.Correlation]:
-    """Return for each objective and rung the correlation of scores at the rung with final ones.
+def _last_correlations(study: optuna.Study) -> tuple[int, list[pruning.Correlation]]:
+    """Return a rung, and for each objective the correlation of the scores there with final ones.
 
-    Rungs at which too few complete trials were are left out.
+    It is the rung at which most trials were ended; if none was, it is the last one. The list is empty if too few
+    complete trials were at any rung.
     """
-    rungs = {int(epoch) for t in store.complete_trials(study) for epoch in t.user_attrs.get(pruning.RUNGS, {})}
-    correlations: dict[tuple[str, int], pruning.Correlation] = {}
-    for epoch in sorted(rungs):
+    ended = [max(map(int, t.user_attrs[pruning.RUNGS])) for t in store.finished_trials(study) if _is_ended_early(t)]
+    rungs = sorted({int(e) for t in store.complete_trials(study) for e in t.user_attrs.get(pruning.RUNGS, {})})
+    for epoch in sorted(rungs, key=lambda rung: (ended.count(rung), rung), reverse=True):
         early, final = pruning.evidence(study, epoch)
         if len(early) >= pruning.LEAST_TRIALS:
-            correlations |= {
-                (name, epoch): pruning.correlation(early[:, i], final[:, i]) for i, name in enumerate(objectives)
-            }
-    return correlations
+            return epoch, [pruning.correlation(*columns) for columns in zip(early.T, final.T, strict=True)]
+    return 0, []
+
+
+def _is_ended_early(trial: FrozenTrial) -> bool:
+    """Return whether a trial was pruned by its scores, and not because the budget was spent."""
+    is_pruned = trial.state == TrialState.PRUNED and not budget.is_cut_off(trial)
+    return is_pruned and pruning.RUNGS in trial.user_attrs
 
 
 def trials_table(study: optuna.Study, objectives: tuple[str, ...]) -> "pd.DataFrame":

@@ -96,6 +96,8 @@ class TrialTask:
         begin = time.perf_counter()
         training: TrainingRun | None = None
         values: list[float] | None = None
+        if "reason" in trial.user_attrs:  # its process died right before it told Optuna the end, which may differ now
+            trial.set_user_attr("reason", "")
         try:
             training = TrainingRun(plan, data, run)
             begin -= training.seconds  # before an interruption
@@ -155,7 +157,7 @@ class TrialTask:
         steps = math.ceil(len(training.data.train) / self.config.batch)
         if epoch.number not in pruning.rungs(self.settings.epochs, self.config.warmup / steps):
             return False
-        stored = dict(study.trials[self.number].user_attrs.get(pruning.RUNGS, {}))
+        stored = trial.user_attrs.get(pruning.RUNGS, {})
         rung, objectives = str(epoch.number), self.settings.objectives
         if rung not in stored:
             scores = epoch.metrics
@@ -164,7 +166,7 @@ class TrialTask:
                     scores = {**scores, **quick.scores(training.variant, training.data)}
             stored[rung] = [scores[o] for o in objectives]
             trial.set_user_attr(pruning.RUNGS, stored)
-        return pruning.ends_early(study, epoch.number, stored[rung])
+        return pruning.ends_early(study, self.number, epoch.number, stored[rung])
 
 
 def _is_best(study: optuna.Study, values: list[float]) -> bool:
