@@ -376,6 +376,7 @@ def compared(**options: Any) -> Any:
     return protocol.run(CompareRequest(**{**defaults, "compute": Compute(threads=1), **options}), Display())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_finals")
 def test_a_comparison_gives_each_variant_the_same_epochs_and_says_so() -> None:
     """An existing study may lack less than one trial of them, or else is extended."""

@@ -29,6 +29,7 @@ from pipeline.study import store
 from pipeline.study.driver import StudyRequest, run
 from pipeline.tracker import Tracker, model_files, saved_model, tracking_uri, without_credentials
 from pipeline.tracker.journal import Journal
+from pipeline.training_run import TrainingRun
 from variants import InputError
 
 QUICK = StudyRequest(variant="vae", trials=1, epochs=1, compute=Compute(threads=1))
@@ -75,7 +76,7 @@ def test_runs_and_models_are_found_in_a_folder_of_any_name(
     assert reopened.close() == ""
     assert (saved / "config.json").is_file()
     assert without_credentials(tracking_uri()) == str(Path("mlflow.db").absolute())
-    with store.open_study("sqlite:///optuna.db", "a", ("valid/elbo",), "none", 1, {"seed": 0}):
+    with store.open_study("sqlite:///optuna.db", "a", ("valid/elbo",), {"seed": 0}):
         assert Path("optuna.db").is_file()
     assert [p.name for p in (tmp_path / "within").iterdir()] == [Path(name).parts[0]]
     assert {p.name for p in Path().iterdir()} >= {"mlflow.db", "mlruns", "optuna.db"}
@@ -241,9 +242,9 @@ def full_disk(write: Callable[[Path, bytes], int], name: str) -> Callable[[Path,
         (Path, "write_bytes", full_disk(Path.write_bytes, "model.safetensors")),
         (Path, "write_bytes", full_disk(Path.write_bytes, "preprocessing.safetensors")),
         (optuna.Study, "tell", full_store),
-        (optuna.trial.Trial, "report", full_store),
+        (TrainingRun, "remark", full_store),
     ],
-    ids=["model", "preprocessing", "result", "intermediate value"],
+    ids=["model", "preprocessing", "result", "attribute"],
 )
 def test_a_trial_that_a_full_disk_interrupted_is_given_out_again(
     owner: Any, name: str, replacement: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch

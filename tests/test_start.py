@@ -35,6 +35,7 @@ def test_help_imports_no_large_library(name: str, tmp_path: Path) -> None:
     assert not modules & {"torch", "mlflow", "optuna", "sklearn", "matplotlib"}
 
 
+@pytest.mark.slow
 def test_a_study_imports_neither_the_compiler_of_torch_nor_the_libraries_of_reports(folder: Path) -> None:
     words = ("--variant", "aae", "--trials", "1", "--epochs", "2", "--device", "cpu", "--threads", "1")
     modules = imported(folder, "pipeline.study", *words)

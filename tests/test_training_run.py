@@ -103,26 +103,27 @@ def test_a_curve_whose_last_epoch_was_best_has_no_further_point(digits: Data, fo
 def test_an_interrupted_training_continues_after_the_last_checkpoint(
     digits: Data, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next process knows all that was known then, and its limit of seconds counts those before."""
+    """An epoch is saved after the caller has seen it. The next process knows all that was known then, seconds included."""
     monkeypatch.setattr(training_run, "SAVE_EVERY", 0.0)
     with suppress(KeyboardInterrupt), Tracker("digits").run("cut", {"kind": "trial"}, key="cut") as run:
         first = TrainingRun(TINY, digits, run)
         for epoch in first.epochs():
-            if epoch.number == 4:
+            if epoch.number == 5:
                 raise KeyboardInterrupt
+            known = epoch.number, first.best_epoch, first.kept, first.seconds
     saved = shutil.copy(run.checkpoint, "saved")
     with Tracker("digits").run("cut", {"kind": "trial"}, key="cut") as run:
         second = TrainingRun(TINY, digits, run)
-        assert (second.epoch, second.best_epoch, second.kept) == (4, first.best_epoch, first.kept)
-        assert second.seconds == first.seconds > 0
+        assert (second.epoch, second.best_epoch, second.kept, second.seconds) == known
+        assert second.seconds > 0
         assert [e.number for e in second.epochs()] == [5, 6]
-        assert second.seconds > first.seconds
+        assert second.seconds > known[-1]
     with Tracker("digits").run("enough", {"kind": "trial"}) as run:
         enough = dataclasses.replace(TINY, epochs=2, timeout=1000.0)
         assert [e.number for e in TrainingRun(enough, digits, run).epochs()] == [1, 2]
     with Tracker("digits").run("late", {"kind": "trial"}) as run:
         shutil.copy(saved, run.checkpoint)
-        late = dataclasses.replace(TINY, timeout=first.seconds * 0.99)
+        late = dataclasses.replace(TINY, timeout=known[-1] * 0.99)
         with pytest.raises(training_run.TrainingTooLong, match="after epoch 5"):
             list(TrainingRun(late, digits, run).epochs())
 
