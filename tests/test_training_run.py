@@ -103,7 +103,7 @@ def test_a_curve_whose_last_epoch_was_best_has_no_further_point(digits: Data, fo
 def test_an_interrupted_training_continues_after_the_last_checkpoint(
     digits: Data, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An epoch is saved after the caller has seen it. The next process knows all that was known then, seconds included."""
+    """An epoch is saved once the caller has seen it. The next process knows all that was known then."""
     monkeypatch.setattr(training_run, "SAVE_EVERY", 0.0)
     with suppress(KeyboardInterrupt), Tracker("digits").run("cut", {"kind": "trial"}, key="cut") as run:
         first = TrainingRun(TINY, digits, run)
