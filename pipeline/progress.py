@@ -51,7 +51,8 @@ class Display:
     def progress(self, name: str, total: int, finished: int = 0, unit: str = "") -> Iterator["Progress"]:
         """Show the progress of `total` tasks, of which `finished` have ended before, for as long as the block lasts.
 
-        With a `unit`, such as `epochs`, `total` is the number of these, and `Progress.spend` shows how many are spent.
+        With a `unit`, such as `epochs`, the bar counts these instead of tasks. `total` is then a number of epochs, and
+        `Progress.spend` moves the bar.
         """
         columns = (
             bars.TextColumn("{task.description}"), bars.BarColumn(bar_width=28), bars.MofNCompleteColumn(),
@@ -141,7 +142,7 @@ class Progress:
         self._live.update(self._all, note=note)
 
     def spend(self, amount: float, state: str) -> None:
-        """Show how much of the total was spent, if it has a unit. `state` says so in words."""
+        """Move the bar over all tasks to `amount` of its unit. `state` is the text where there is no terminal."""
         self._state = state
         self._live.update(self._all, completed=amount)
 

@@ -153,7 +153,7 @@ class Comparison:
 
     dataset: str
     candidates: Mapping[str, Candidate]
-    equal_budget: str  # a sentence on what was spent if all searches spent as much, to within one trial; otherwise ""
+    equal_budget: str  # what each search spent, as a sentence, if the amounts differ by at most a trial; otherwise ""
     left_out: Mapping[str, str]  # variant -> reason
     choices: list[Choice]
     finals: pd.DataFrame
@@ -305,7 +305,7 @@ def _has_reached(study: StudyRecord, goal: Goal) -> bool:
 
 
 def _equal_budget(candidates: Mapping[str, Candidate], goal: Goal) -> str:
-    """Return a sentence on what was spent if all searches spent as much, to within one trial; otherwise ""."""
+    """Return a sentence that says what each search spent if the amounts differ by at most a trial; otherwise ""."""
     records = [c.study for c in candidates.values()]
     unit = goal.budget or DEFAULT_BUDGET  # a number of trials is no budget, and is judged by its epochs
     amounts = [record.spent(unit) for record in records]

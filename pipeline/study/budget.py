@@ -33,7 +33,7 @@ class Goal:
 
     @property
     def total(self) -> int:
-        """The whole number of epochs, seconds or trials by which progress is shown."""
+        """The budget as a whole number, or the number of trials if there is no budget. A progress bar ends there."""
         return int(self.budget.amount) if self.budget else self.trials or 0
 
     @property
@@ -47,7 +47,7 @@ class Goal:
         return sum(trained_epochs(t, self.epochs) if self.budget.epochs else spent_seconds(t) for t in trials)
 
     def state(self, finished: list[FrozenTrial], running: float = 0.0) -> str:
-        """Return what is reached, in words. `running` is what the running trials have spent so far."""
+        """Return in words what is spent, and how many trials have finished. `running` is what running trials have spent."""
         trials = f"{len(finished)} of {self.trials} trials" if self.trials else count(len(finished))
         if self.budget is None:
             return f"{trials} finished"

@@ -1,4 +1,4 @@
-"""Runs a study: asks Optuna for trials, and gives them to an executor until enough have finished or spent the budget.
+"""Runs a study: gives the trials of Optuna to an executor, until enough have finished or the budget is spent.
 
 The state of a study is in the Optuna store alone. Whatever process dies, the same command finds there what remains to
 be done. Only one process at a time runs a study.
@@ -230,7 +230,7 @@ def _mark_ended(study: optuna.Study, settings: TrialSettings, tracker: Tracker) 
 
 @dataclass(kw_only=True)
 class _RunningTrial:
-    """A trial that is running, and how long it was trained so far. The allowance is in the unit of the budget."""
+    """A running trial: what it may spend, in the unit of the budget, and how long it has been trained so far."""
 
     allowance: float | None
     epoch: int = 0

@@ -130,7 +130,7 @@ def ends_early(study: optuna.Study, number: int, epoch: int, scores: Sequence[fl
 
 
 def signs(study: optuna.Study) -> NDArray[np.float64]:
-    """Return 1 for each objective of a study (K,) of which higher is better, and -1 for the others."""
+    """Return an array (K,) with 1 for each objective that a study maximises, and -1 for each that it minimises."""
     return np.array([1.0 if d == optuna.study.StudyDirection.MAXIMIZE else -1.0 for d in study.directions])
 
 
