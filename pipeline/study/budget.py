@@ -47,7 +47,7 @@ class Goal:
         return sum(trained_epochs(t, self.epochs) if self.budget.epochs else spent_seconds(t) for t in trials)
 
     def state(self, finished: list[FrozenTrial], running: float = 0.0) -> str:
-        """Return in words what is spent, and how many trials have finished. `running` is what running trials have spent."""
+        """Return in words what is spent and how many trials have finished. `running` is the share of running trials."""
         trials = f"{len(finished)} of {self.trials} trials" if self.trials else count(len(finished))
         if self.budget is None:
             return f"{trials} finished"
