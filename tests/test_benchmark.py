@@ -240,9 +240,31 @@ def test_speed_is_compared_on_the_same_hardware_only() -> None:
         }
         return Rerun("r", tags, {"vae/speed/standard": value})
 
-    base = [fake_rerun(day, 100 + day, "here") for day in range(1, 8)]
+    base = [fake_rerun(day, 100 + day % 3, "here") for day in range(1, 8)]
     assert verdicts.assess_rerun(suite, fake_rerun(8, 50, "here"), base, base)[0].verdict == "suspect"
     assert verdicts.assess_rerun(suite, fake_rerun(8, 50, "there"), base, base)[0].verdict == "no history"
+    crowded = [Rerun("r", {**r.tags, "started": f"2026-01-01T0{i}"}, r.metrics) for i, r in enumerate(base)]
+    found = verdicts.assess_rerun(suite, fake_rerun(8, 50, "here"), crowded, crowded)[0]
+    assert found.reason == "the baseline has 1 days with comparable speeds; 5 are needed"
+
+
+def test_pinning_says_which_noise_it_found(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tracker = Tracker("benchmark-tiny")
+    cases = json.dumps({"vae": "1"})
+    for day in range(1, 7):
+        tags = {
+            "kind": "rerun", "suite": "tiny", "rerun": str(day), "started": f"2026-01-{day:02}", "cases": cases,
+            "seeds": "3",
+        }  # fmt: skip
+        with tracker.run(f"rerun {day}", tags, key=str(day)) as run:
+            run.metrics({"vae/test/elbo": -20 + day % 3, "sd/vae/test/elbo": 1 + day / 10}, day)
+    assert main(["tiny", "--pin", "v1"]) == 0
+    printed = capsys.readouterr().out
+    assert "(1 series)" in printed
+    last = history.read(tracker, "tiny")[-1]
+    assert last.tags["noise.v1"] in printed
+    page = report.write_page("tiny", Path("reports")).read_text()
+    assert last.tags["noise.v1"] in page
 
 
 def test_what_shows_reruns_imports_nothing_that_trains() -> None:

@@ -8,8 +8,8 @@ from pipeline import cli
 ABOUT = """Rerun a suite of fixed trainings, and report whether anything got worse since the pinned baseline.
 
 Each case is trained on fresh seeds, scored on the test split, and timed. All results are in MLflow. A case that looks
-worse is trained a second time on other seeds before it is called worse. A baseline needs five reruns, and twelve make
-it good; --pin pins the last reruns."""
+worse is trained a second time on other seeds before it is called worse. A baseline needs five reruns (for speed on five
+days), and twelve make it good; --pin pins the last reruns."""
 
 EPILOG = """verdicts: ok, better, no history, suspect (being confirmed), drifting, worse, failed
 exit codes: 0 nothing got worse; 1 something is worse, drifting or failed; 2 bad usage; 3 a defect of this program;
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--summary", type=Path, metavar="FILE", help="append a summary in Markdown to this file")
     options = parser.parse_args(arguments)
 
-    from pipeline.benchmark import control_chart, history, report, rerun
+    from pipeline.benchmark import control_chart, history, report, rerun, verdicts
     from pipeline.progress import Display
     from pipeline.tracker import Tracker
     from variants import InputError
@@ -55,6 +55,11 @@ def main(arguments: list[str]) -> int:
         if alarms:
             display.say(f"warning: {len(alarms)} of them were worse, drifting or failed: {', '.join(alarms)}")
         display.say(f"{suite}: baseline {options.pin} of {len(pinned)} reruns, {pinned[0].id} to {pinned[-1].id}")
+        found = verdicts.noise_found(verdicts.baselines_of(suites.get(suite), pinned[-1], pinned))
+        if problem := history.note_noise(tracker, pinned[-1], options.pin, found):
+            display.say(f"warning: MLflow does not have the kinds of noise: {problem}")
+        for line in found:
+            display.say(f"  {line}")
         return 0
     if options.report:
         display.say(f"the page: {report.write_page(suite, options.out)}")

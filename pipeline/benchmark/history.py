@@ -13,6 +13,7 @@ from pipeline.tracker import Record, Tracker
 from variants import InputError
 
 PIN = "baseline."  # prefix of a tag: baseline.NAME = when the rerun was pinned as a part of the baseline NAME
+NOISE = "noise."  # prefix of a tag of the last rerun of a baseline: noise.NAME = which kinds of noise it has
 SD = "sd/"  # prefix of the names of standard deviations over seeds
 SPEED = "speed/"  # prefix of the metrics that depend on the hardware
 BASELINE_SIZE = 20  # the most reruns that are pinned, unless another number is asked for
@@ -32,6 +33,10 @@ def case_of(series: str) -> str:
 
 def metric_of(series: str) -> str:
     return series.split("/", 1)[1]
+
+
+def is_speed(series: str) -> bool:
+    return metric_of(series).startswith(SPEED)
 
 
 @dataclass(frozen=True)
@@ -159,16 +164,28 @@ def pin(tracker: Tracker, suite: str, name: str, last: int, now: str) -> list[Re
     return chosen
 
 
+def note_noise(tracker: Tracker, rerun: Rerun, name: str, found: Sequence[str]) -> str:
+    """Tag a rerun of the baseline `name` with its kinds of noise. Returns why MLflow did not accept it, or nothing."""
+    run = tracker.reopen(rerun.run)
+    run.tags({NOISE + name: "\n".join(found)})
+    return run.close()
+
+
 def comparable(reruns: Iterable[Rerun], now: Rerun, series: str) -> list[Rerun]:
-    """Return the reruns in which a series has the same meaning: the same case and, for speed, the same hardware."""
+    """Return the reruns in which a series has the same meaning: the same case and, for speed, the same hardware.
+
+    Speeds of one day are not independent, since whatever else the machine does lasts for hours. Of the reruns of a day,
+    only the last one counts for speed.
+    """
     case = case_of(series)
-    return [
+    same = [
         r
         for r in reruns
         if r.cases.get(case) == now.cases.get(case)
         and series in r.metrics
-        and (r.hardware == now.hardware or not metric_of(series).startswith(SPEED))
+        and (r.hardware == now.hardware or not is_speed(series))
     ]
+    return list({r.started[:10]: r for r in same}.values()) if is_speed(series) else same
 
 
 def changes(before: Rerun, now: Rerun, tracker: Tracker) -> list[str]:

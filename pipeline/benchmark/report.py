@@ -10,7 +10,15 @@ from pipeline import machine, metrics, notify, pages
 from pipeline.benchmark import control_chart, history
 from pipeline.benchmark.control_chart import Assessment, Verdict
 from pipeline.benchmark.history import Rerun
-from pipeline.benchmark.verdicts import RerunOutcome, SeriesVerdict, assess_rerun, overall, series_of
+from pipeline.benchmark.verdicts import (
+    RerunOutcome,
+    SeriesVerdict,
+    assess_rerun,
+    baselines_of,
+    noise_found,
+    overall,
+    series_of,
+)
 from pipeline.progress import Display
 from pipeline.tracker import Tracker, views
 from studies import benchmark as suites
@@ -120,6 +128,7 @@ def write_page(suite: str, folder: Path) -> Path:
     earlier = [r for r in reruns if r.started < now.started]
     declared = suites.get(suite)
     verdicts = assess_rerun(declared, now, base, earlier, confirmation)
+    found = noise_found(baselines_of(declared, now, base))
     by_series = {v.series: v for v in verdicts}
     links = {r.id: views.run_link(tracker.uri, tracker.experiment, r.run) for r in reruns}
     cards: dict[str, list[dict[str, str]]] = {}
@@ -133,7 +142,7 @@ def write_page(suite: str, folder: Path) -> Path:
         cards.setdefault(history.metric_of(series), []).append(card)
     html = pages.page(
         "benchmark", title=f"Benchmark {suite}", subtitle=f"{declared.about}; {len(whole)} reruns",
-        verdict=overall(verdicts), answers=_answers(now, verdicts, baseline, base), changes=now.changes,
+        verdict=overall(verdicts), answers=_answers(now, verdicts, baseline, base, found), changes=now.changes,
         failed=now.failed, sections={m: (_about(m), section) for m, section in cards.items()},
         rows=[_row(r, links[r.id], baseline) for r in reversed(reruns)][:MAX_SHOWN],
         view=views.link(tracker.uri, tracker.experiment, "Reruns"), command=f"python -m pipeline.benchmark {suite}",
@@ -154,7 +163,9 @@ def _ordered(series: Iterable[str], declared: Sequence[str]) -> list[str]:
     return sorted(series, key=position)
 
 
-def _answers(now: Rerun, verdicts: Sequence[SeriesVerdict], baseline: str, base: Sequence[Rerun]) -> list[str]:
+def _answers(
+    now: Rerun, verdicts: Sequence[SeriesVerdict], baseline: str, base: Sequence[Rerun], found: Sequence[str]
+) -> list[str]:
     verdict = overall(verdicts)
     lines = [f"{verdict}: {MEANINGS[verdict]} in the rerun of {_time(now.started)}."]
     bad = [f"{v.series}: {v.verdict}" for v in verdicts if v.verdict in (*control_chart.ALARMS, "suspect")]
@@ -163,6 +174,7 @@ def _answers(now: Rerun, verdicts: Sequence[SeriesVerdict], baseline: str, base:
     if base:
         period = f"{_time(base[0].started)} to {_time(base[-1].started)}"
         lines.append(f"It is compared with the baseline {baseline}: {len(base)} reruns, {period}.")
+        lines += [f"Its noise: {line}." for line in found]
     else:
         lines.append(f"No baseline is pinned: --pin NAME makes one of {control_chart.MIN_RERUNS} reruns or more.")
     return lines

@@ -1,14 +1,15 @@
 """Which series of a rerun get a verdict, and what it is."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline import metrics
 from pipeline.benchmark import control_chart, history
-from pipeline.benchmark.control_chart import Assessment, Verdict
+from pipeline.benchmark.control_chart import Assessment, Baseline, Sample, Verdict
 from pipeline.benchmark.history import Rerun
 from studies.anchors import ANCHORS
 from studies.benchmark import Suite
@@ -108,6 +109,25 @@ def check(suite: Suite) -> None:
             )
 
 
+def baselines_of(suite: Suite, now: Rerun, base: Sequence[Rerun]) -> dict[str, Baseline]:
+    """Return the baseline of each series of a rerun that has enough comparable reruns among the pinned ones."""
+    samples = {series: _samples(base, now, series) for series in series_of(suite, now)}
+    enough = {series: s for series, s in samples.items() if len(s) >= control_chart.MIN_RERUNS}
+    noise = control_chart.noise(enough.values())
+    return {series: control_chart.baseline(s, noise) for series, s in enough.items()}
+
+
+def noise_found(baselines: Mapping[str, Baseline]) -> list[str]:
+    """Return which kinds of noise the baselines of a suite have, in words, each with the number of its series."""
+    counts = Counter(b.found for b in baselines.values())
+    return [f"{found} ({number} series)" for found, number in counts.most_common()]
+
+
+def _samples(base: Sequence[Rerun], now: Rerun, series: str) -> list[Sample]:
+    samples = [r.sample(series) for r in history.comparable(base, now, series)]
+    return [s for s in samples if s and math.isfinite(s.mean)]
+
+
 def assess_rerun(
     suite: Suite, now: Rerun, base: Sequence[Rerun], earlier: Sequence[Rerun], confirmation: Rerun | None = None
 ) -> list[SeriesVerdict]:
@@ -121,6 +141,7 @@ def assess_rerun(
         confirmation: The second rerun of the cases that were suspect at the first look, if it has been made.
     """
     judged = series_of(suite, now)
+    baselines = baselines_of(suite, now, base)
     level = control_chart.levels(len(judged), suite.monthly)
     reasons = [*now.failed.items(), *(confirmation.failed.items() if confirmation else ())]
     if base:
@@ -133,16 +154,16 @@ def assess_rerun(
         if not math.isfinite(now.metrics[series]):
             verdicts.append(SeriesVerdict(series, "failed", reason=f"its value is {now.metrics[series]}"))
             continue
-        pinned = [r.sample(series) for r in history.comparable(base, now, series)]
-        samples = [s for s in pinned if s and math.isfinite(s.mean)]
-        if len(samples) < control_chart.MIN_RERUNS:
-            needed = f"the baseline has {len(samples)} comparable reruns; {control_chart.MIN_RERUNS} are needed"
+        if series not in baselines:
+            unit = "days with comparable speeds" if history.is_speed(series) else "comparable reruns"
+            number = len(_samples(base, now, series))
+            needed = f"the baseline has {number} {unit}; {control_chart.MIN_RERUNS} are needed"
             reason = needed if base else "no baseline is pinned"
             verdicts.append(SeriesVerdict(series, "no history", reason=reason))
             continue
         values = [x for r in history.comparable(since, now, series) if math.isfinite(x := r.metrics[series])]
         values.append(now.metrics[series])
-        baseline = control_chart.baseline(samples)
+        baseline = baselines[series]
         assessment = control_chart.assess(baseline, values, better, share, level)
         if confirmation and assessment.verdict == "suspect":
             second = confirmation.metrics.get(series, math.nan)
