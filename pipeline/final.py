@@ -25,6 +25,7 @@ from pipeline.training_run import TrainingRun
 from variants import Config
 
 NEW_PARAMETERS = ("samples",)  # hyperparameters that were added after the first finals were stored
+SCORES_VERSION = 2  # finals that were scored by an older version lack scores, and are trained and scored again
 DONE = ("complete", "failed")  # a final that failed is not repeated: a training that diverged would diverge again
 
 
@@ -42,7 +43,9 @@ class Final:
 
     def key(self, data: Data) -> str:
         """Return the hash by which this final on these data is found in MLflow."""
-        facts = {**dataclasses.asdict(self), "config": _hashed(self.config), "digest": data.digest}
+        facts = {
+            **dataclasses.asdict(self), "scores": SCORES_VERSION, "config": _hashed(self.config), "digest": data.digest
+        }  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -128,7 +131,8 @@ class FinalTask:
         variant, data = training.variant, training.data
         parts = list(suite.run(variant, data, sizes=self.final.sizes, only=self.final.parts))
         environment = machine.environment(data.train.x.device, torch.get_num_threads())
-        evaluation.log(run, parts, evaluation.about(variant, data, parts, 0, environment))
+        about = evaluation.about(variant, data, parts, 0, environment)
+        evaluation.log(run, parts, about, evaluation.rows(data, parts))
         if self.keep:
             test_scores = {score.name: score.value for p in parts for score in p.scores if score.value is not None}
             run.model(variant, data, {**training.kept, **test_scores}, training.best_epoch)

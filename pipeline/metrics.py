@@ -98,9 +98,14 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     ),
     r"test/iw\d+": Metric("maximize", _NATS, "importance weighted bound of log p(x) (Burda et al. 2016)"),
     r"test/bits_per_dimension": Metric("minimize", "bits", "-log2 p(x) per value, by the importance weighted bound"),
-    r"test/ais": Metric("maximize", _NATS, "log p(x) by annealed importance sampling (Wu et al. 2017)"),
+    r"test/ais": Metric(
+        "maximize", _NATS, "log p(x): the importance weighted bound of many examples plus test/ais_less_iw of a few"
+    ),
+    r"test/ais_subset": Metric(
+        "maximize", _NATS, "log p(x) of a few examples by annealed importance sampling (Wu et al. 2017)"
+    ),
     r"test/ais_gap": Metric("", _NATS, "upper minus lower bound on simulated data (Grosse et al. 2015)"),
-    r"test/ais_less_iw": Metric("", _NATS, "test/ais minus the importance weighted bound, on the same examples"),
+    r"test/ais_less_iw": Metric("", _NATS, "test/ais_subset minus the importance weighted bound of the same examples"),
     r"latent/active_units_kl": Metric("", "dimensions", "KL above .01 nats (Sønderby et al. 2016)"),
     r"latent/active_units_cov": Metric(
         "", "dimensions", "variance of the posterior mean above .01 of the prior's (Burda et al. 2016)"
@@ -110,6 +115,12 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     ),
     r"latent/mutual_information": Metric("", "nats", "upper bound of I(x; z) under q: KL minus dimension_kl"),
     r"probe/majority_all": Metric("", _SHARE, "test examples of the class that is most frequent in training"),
+    r"probe/((raw|untrained)_)?test_accuracy": Metric(
+        "maximize", _SHARE, "the probe of probe/accuracy on test examples; on codes, raw values or untrained codes"
+    ),
+    r"probe/((raw|untrained)_)?test_balanced_accuracy": Metric(
+        "maximize", _SHARE, "mean over classes of the share of test examples that this probe classifies correctly"
+    ),
     r"probe/((raw|pca|untrained)_)?linear_(\d+|all)": Metric(
         "maximize", _SHARE, "logistic regression by number of labels; on codes, raw values, PCA or untrained codes"
     ),
@@ -133,10 +144,12 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"sample/density_(floor_)?\w{6}": Metric("maximize", "ratio", "real balls around a sample; 1 if both are alike"),
     r"sample/frechet_(floor_)?\w{6}": Metric("minimize", _DISTANCE, "between Gaussians of the classifier's features"),
     r"sample/kid_(floor_)?\w{6}": Metric("minimize", _DISTANCE, "kernel distance of the classifier's features"),
-    r"use/anomaly_\w+": Metric("maximize", "area", "under the ROC curve; one class is normal, the others are not"),
-    r"use/outlier_share": Metric("", _SHARE, "test examples of the rare class; this is also the precision by chance"),
-    r"use/outlier_roc_\w+": Metric("maximize", "area", "under the ROC curve, for the rarer class as outliers"),
-    r"use/outlier_precision_recall_\w+": Metric("maximize", "area", "under the precision-recall curve, likewise"),
+    r"use/anomaly_share": Metric("", _SHARE, "anomalies among the test examples; this is also the precision by chance"),
+    r"use/anomaly_roc_\w+": Metric(
+        "maximize", "area", "under the ROC curve of a score; all classes but the normal one are anomalies"
+    ),
+    r"use/anomaly_precision_recall_\w+": Metric("maximize", "area", "under the precision-recall curve, likewise"),
+    r"use/one_class_\w+": Metric("maximize", "area", "under the ROC curve, of new models trained on one class alone"),
     r"use/imputation_rmse(_\w+)?": Metric(
         "minimize", "deviations of the columns", "root mean square error of hidden real values"
     ),

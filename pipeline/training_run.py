@@ -166,7 +166,8 @@ class TrainingRun:
         begin = time.perf_counter()
         scores = {**self.kept, **quick.scores(variant, data, self._kl), **self.lengths}
         if data.spec.has_density and "valid/elbo" in self.kept:
-            scores["valid/elbo_units"] = self.kept["valid/elbo"] + likelihood.mean_log_jacobian(data, data.valid)
+            change = float(likelihood.log_jacobian(data, data.valid).mean())
+            scores["valid/elbo_units"] = self.kept["valid/elbo"] + change
         if len(data.spec.kinds) > 1:
             parts = likelihood.by_kind(variant, data, data.valid, self._plan.seed)
             scores |= {f"valid/reconstruction_{kind}": float(part.mean()) for kind, part in parts.items()}

@@ -18,7 +18,8 @@ from pathlib import Path
 from pipeline import cli
 from variants import InputError
 
-VIEWS = ("Trials", "Variants", "Samples", "Reruns")
+BY_CRITERION = ("Variants by elbo", "Variants by probe", "Variants by reconstruction")
+VIEWS = ("Trials", "Variants", *BY_CRITERION, "Samples", "Reruns")
 START_TIMEOUT = 120  # seconds within which MLflow must start
 
 

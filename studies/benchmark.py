@@ -33,8 +33,8 @@ class Suite:
 
     `smallest_effects` maps each monitored metric to the smallest change that matters, as a share of the baseline's
     value. `anchors` are names of `studies.anchors`; their scores with an expectation are monitored too, with
-    `anchor_effect` as the smallest change. The probability of a false alarm in `monthly` reruns is at most 5%. `parts`
-    and `sizes` are passed on to the evaluation.
+    `anchor_effect` as the smallest change. The probability of a false alarm in `monthly` reruns is about 5% at most.
+    `parts` and `sizes` are passed on to the evaluation.
     """
 
     about: str
@@ -92,7 +92,7 @@ def _nightly() -> Suite:
             name: Case(name, "mnist-rows" if name == "vrae" else "mnist", epochs, {**_LARGE, **settings})
             for name, (epochs, settings) in budgets.items()
         },
-        parts=("bounds", "annealing", "latents", "probe", "clusters", "samples", "anomaly", "generation"),
+        parts=("bounds", "annealing", "latents", "probe", "clusters", "samples", "one_class", "generation"),
         sizes={"ais_n": 20, "ais_temperatures": 200, "gap_n": 10, "draws": 3},
         smallest_effects={
             "test/elbo": 0.002, "test/iw500": 0.002, "test/reconstruction": 0.005, "probe/linear_all": 0.005,

@@ -26,7 +26,7 @@ import torch
 import variants
 from pipeline import cli, machine, trainer
 from pipeline.data import Data, Kind, Source, load
-from pipeline.evaluate import baselines, downstream, likelihood
+from pipeline.evaluate import anomaly, baselines, likelihood
 from pipeline.metrics import Undefined, defined
 from variants import Batch
 
@@ -69,7 +69,9 @@ def scores(name: str, data: Data, epochs: int, seed: int) -> dict[str, float]:
     for model, log_p in baselines.log_p(data, data.test).items():
         if not isinstance(log_p, Undefined):
             values[f"log p(x), {model}"] = float(log_p.mean()) + jacobian
-    return values | defined(downstream.outliers(variant, data))
+    found = defined(anomaly.detect(variant, data))
+    areas = {name: area.value for name, area in found.areas().items()}
+    return values | {"share of anomalies": found.share} | areas
 
 
 def main(words: list[str]) -> int:

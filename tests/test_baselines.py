@@ -308,3 +308,6 @@ def test_the_verdict_names_the_best_baseline_that_a_model_does_not_beat() -> Non
     words = "no better than trivial (a Gaussian with full covariance: -9.00 nats)"
     assert baselines.verdict(-9.0, titles) == baselines.verdict(-11.0, titles) == words
     assert baselines.verdict(-8.9, titles) == baselines.verdict(-8.9, {}) == ""
+    errors = {"independent columns": 9.0, "a Gaussian with full covariance": 0.1}
+    assert baselines.verdict(-8.81, titles, errors) == words  # by 1.9 standard errors
+    assert baselines.verdict(-8.79, titles, errors) == ""

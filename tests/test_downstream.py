@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline import data
 from pipeline.data import Data, Preprocessing, Source
-from pipeline.evaluate import classifier, downstream, hidden_values
+from pipeline.evaluate import anomaly, areas, classifier, downstream, hidden_values
 from pipeline.metrics import Undefined, defined
 from variants import Batch, DataSpec, InputError, Variant
 from variants.aae import AAE
@@ -128,12 +128,12 @@ def test_anomalies_are_seen_by_the_score_that_can_see_them() -> None:
     w = variant.decoder.weight.detach()  # type: ignore[union-attr]
     across = torch.linalg.svd(w.T)[2][-1] * 6
     along, _ = odd(plane, w[:, 0] * 6)
-    scores = run(downstream.anomaly, variant, plane, along, 0)
-    assert scores["latent"] > 0.99
-    assert scores["reconstruction"] < 0.9  # a code is drawn towards the prior, which leaves a little
-    scores = run(downstream.anomaly, variant, plane, odd(plane, across)[0], 0)
-    assert scores["reconstruction"] > 0.99
-    assert abs(scores["latent"] - 0.5) < 0.1
+    scores = anomaly.one_class(variant, plane, along, 0)
+    assert scores["latent"].value > 0.99
+    assert scores["reconstruction"].value < 0.9  # a code is drawn towards the prior, which leaves a little
+    scores = anomaly.one_class(variant, plane, odd(plane, across)[0], 0)
+    assert scores["reconstruction"].value > 0.99
+    assert abs(scores["latent"].value - 0.5) < 0.1
 
 
 def test_anomaly_by_the_bound_is_that_of_the_exact_likelihood() -> None:
@@ -143,11 +143,11 @@ def test_anomaly_by_the_bound_is_that_of_the_exact_likelihood() -> None:
     density = torch.distributions.MultivariateNormal(b, w @ w.T + 0.36 * torch.eye(4))
     exact = roc_auc_score(strange, -density.log_prob(split.x).numpy())
     assert 0.55 < exact < 0.95
-    scores = run(downstream.anomaly, variant, plane, split, 0)
-    assert scores["iw"] == pytest.approx(exact, abs=1e-3)  # with the exact posterior every draw is exact
-    flipped = run(downstream.anomaly, variant, plane, replace(split, y=1 - split.y), 0)  # type: ignore[operator]
-    assert flipped["iw"] == pytest.approx(1 - exact, abs=1e-3)
-    assert "class 7 as normal" in reason(downstream.anomaly(variant, plane, split, 7))
+    scores = anomaly.one_class(variant, plane, split, 0)
+    assert scores["iw"].value == pytest.approx(exact, abs=1e-3)  # with the exact posterior every draw is exact
+    flipped = anomaly.one_class(variant, plane, replace(split, y=1 - split.y), 0)  # type: ignore[operator]
+    assert flipped["iw"].value == pytest.approx(1 - exact, abs=1e-3)
+    assert "class '7' as normal" in anomaly.why_not_normal(plane, split, 7)
 
 
 def test_a_score_of_the_variant_itself_is_high_for_the_ordinary() -> None:
@@ -157,8 +157,8 @@ def test_a_score_of_the_variant_itself_is_high_for_the_ordinary() -> None:
     split, strange = odd(plane, torch.full((4,), 3.0))
     with torch.no_grad():
         score = aae.terms(split, torch.zeros(())).extras["discriminator_score"]
-    scores = run(downstream.anomaly, aae, plane, split, 0)
-    assert scores["discriminator"] == pytest.approx(roc_auc_score(strange, -score.numpy()))
+    scores = anomaly.one_class(aae, plane, split, 0)
+    assert scores["discriminator"].value == pytest.approx(roc_auc_score(strange, -score.numpy()))
     assert "elbo" not in scores
 
 
@@ -169,9 +169,9 @@ def test_mahalanobis_is_that_of_scipy_and_leaves_dead_columns_out() -> None:
     known, points = rng.standard_normal((200, 3)) @ rng.standard_normal((3, 3)) + 2, rng.standard_normal((5, 3))
     inverse = np.linalg.inv(np.cov(known, rowvar=False))
     wanted = [mahalanobis(p, known.mean(axis=0), inverse) for p in points]
-    assert downstream.mahalanobis(points, known) == pytest.approx(wanted)
+    assert anomaly.mahalanobis(points, known) == pytest.approx(wanted)
     dead = [np.column_stack([x, np.zeros(len(x))]) for x in (points, known)]
-    assert downstream.mahalanobis(*dead) == pytest.approx(wanted)
+    assert anomaly.mahalanobis(*dead) == pytest.approx(wanted)
 
 
 def test_imputation_finds_the_exact_conditional() -> None:
@@ -328,24 +328,128 @@ def test_the_sum_of_hidden_counts_is_not_known(is_missing: bool) -> None:
         assert values == pytest.approx(exact.numpy(), rel=1e-4)
 
 
-def test_a_rare_class_is_looked_for_as_outliers() -> None:
-    variant, plane, _ = linear_gaussian(1.0)
+Payments = tuple[Variant, Data, Any, Any]
+
+
+@pytest.fixture(scope="module")
+def payments() -> Payments:
+    """A model that knows the density of payments exactly, 2,000 test payments, that density and the frauds among them.
+
+    40 of the test payments are frauds, and 20 are refunds; of the 1,980 training payments, 20 are of each.
+    """
+    variant, _, _ = linear_gaussian(1.0)
     w, b = variant.decoder.weight.detach(), variant.decoder.bias.detach()  # type: ignore[union-attr, operator]
-    split, strange = odd(plane, torch.tensor([2.0, 1.0, -1.0, 0.6]))
-    split, strange = split[slice(0, 240)], strange[:240]
-    spec = DataSpec(name="plane", shape=(4,), likelihood="gaussian", classes=2)
-    scores = run(downstream.outliers, variant, table(spec, split, split))
-    density = torch.distributions.MultivariateNormal(b, w @ w.T + 0.36 * torch.eye(4)).log_prob(split.x).numpy()
-    assert scores["share"] == pytest.approx(40 / 240)
-    assert scores["roc_iw"] == pytest.approx(roc_auc_score(strange, -density), abs=1e-3)
-    assert scores["precision_recall_iw"] == pytest.approx(average_precision_score(strange, -density), abs=5e-3)
-    assert 0.55 < scores["roc_isolation_forest"] < 0.95
-    flipped = run(downstream.outliers, variant, table(spec, *[replace(split, y=1 - split.y)] * 2))  # type: ignore[operator]
-    assert flipped == scores  # the rarer class is the strange one, whatever its number
-    even, _ = odd(plane, torch.ones(4))
-    assert "two classes of which one is rare" in reason(downstream.outliers(variant, table(spec, even, even)))
-    no_rare = split[slice(0, 200)]
-    assert "has 0 of 200 examples" in reason(downstream.outliers(variant, table(spec, split, no_rare)))
+    density = torch.distributions.MultivariateNormal(b, w @ w.T + 0.36 * torch.eye(4))
+    torch.manual_seed(0)
+    x = density.sample((2000,))
+    y = torch.ones(2000, dtype=torch.int64)
+    y[:40], y[40:60] = 0, 2
+    x[:40] += torch.tensor([2.0, 1.0, -1.0, 0.6])
+    x[40:60] += torch.tensor([0.0, 0.0, 1.0, 1.0])
+    spec = DataSpec(name="payments", shape=(4,), likelihood="gaussian", classes=3)
+    made = table(spec, Batch(x, y)[slice(20, 2000)], Batch(x, y))
+    names = replace(made.preprocessing, class_names=("fraud", "ok", "refund"))
+    return variant, replace(made, preprocessing=names), -density.log_prob(x).numpy(), y.numpy()
+
+
+def test_anomalies_are_the_classes_other_than_the_most_frequent_one(payments: Payments) -> None:
+    """The areas are those of the exact density, whatever the order of the classes."""
+    variant, made, score, y = payments
+    found = run(anomaly.detect, variant, made)
+    assert made.preprocessing.class_names[found.normal] == "ok"
+    assert found.share == pytest.approx(60 / 2000)
+    assert found.trained_share == pytest.approx(40 / 1980)
+    values = found.areas()
+    assert values["roc_iw"].value == pytest.approx(roc_auc_score(y != 1, score), abs=1e-3)
+    assert values["precision_recall_iw"].value == pytest.approx(average_precision_score(y != 1, score), abs=5e-3)
+    assert values["roc_iw"].value > 0.8
+    assert values["precision_recall_iw"].value > 5 * found.share
+    centred = np.linalg.norm((made.test.x - made.train.x.mean(0)).numpy(), axis=1)
+    assert values["roc_distance_from_mean"].value == pytest.approx(roc_auc_score(y != 1, centred), abs=1e-4)
+    assert 0.6 < values["roc_isolation_forest"].value < values["roc_iw"].value
+    assert found.remark(made) == "class 'ok' counts as normal in the detection of anomalies"
+
+    train, test = (replace(part, y=torch.tensor([2, 0, 1])[part.y]) for part in (made.train, made.test))
+    assert run(anomaly.detect, variant, replace(made, train=train, test=test)).areas() == values
+
+
+def test_each_class_is_compared_with_the_normal_one_by_its_name(payments: Payments) -> None:
+    variant, made, score, y = payments
+    rows = run(anomaly.detect, variant, made).by_class(made)
+    assert (rows["class"], rows["n"], rows["score"]) == (["fraud", "refund"], [40, 20], ["iw", "iw"])
+    for i, c in enumerate((0, 2)):
+        chosen = (y == c) | (y == 1)
+        assert rows["roc"][i] == pytest.approx(roc_auc_score(y[chosen] == c, score[chosen]), abs=1e-3)
+        assert rows["share"][i] == pytest.approx((y == c).sum() / chosen.sum())
+        assert rows["precision_recall"][i] > rows["share"][i]
+    no_refunds = replace(made, test=made.test[torch.tensor([0, 1, *range(60, 2000)])])
+    rows = run(anomaly.detect, variant, no_refunds).by_class(made)
+    assert (rows["n"], rows["roc"][1], rows["precision_recall_error"][1]) == ([2, 0], None, None)
+
+
+def test_the_normal_class_is_named_as_in_the_data(payments: Payments) -> None:
+    variant, made, score, y = payments
+    found = run(anomaly.detect, variant, made, anomaly.class_number(made, "fraud"))
+    assert found.areas()["roc_iw"].value == pytest.approx(roc_auc_score(y != 0, score), abs=1e-3)
+    remark = found.remark(made)
+    assert "class 'fraud' counts as normal" in remark
+    assert "no better than trivial (" in remark
+    assert "was trained on the classes that count as anomalies here, too: 99% of the training examples" in remark
+    with pytest.raises(InputError, match="class 'Fraud': expected a class of payments, which are fraud, ok, refund"):
+        anomaly.class_number(made, "Fraud")
+    only_ok = replace(made, test=made.test[slice(60, 2000)])
+    assert "class 'ok' as normal: expected test examples of it and of other classes" in reason(
+        anomaly.detect(variant, only_ok)
+    )
+
+
+def test_a_rare_class_is_never_the_one_class_that_a_model_is_trained_on(payments: Payments, digits: Data) -> None:
+    assert anomaly.frequent_classes(payments[1], 3) == [1]
+    counts = np.bincount(digits.train.y.numpy())  # type: ignore[union-attr]
+    chosen = anomaly.frequent_classes(digits, 3)
+    assert sorted(counts[chosen]) == sorted(counts)[-3:]
+    assert sorted(anomaly.frequent_classes(digits, 10)) == list(range(10))
+
+
+def test_areas_are_those_of_scikit_learn_also_with_ties() -> None:
+    rng = np.random.default_rng(0)
+    for score in (rng.standard_normal(300), rng.integers(0, 5, 300).astype(float), np.zeros(300)):
+        is_positive = rng.random(300) < 0.1
+        assert areas.roc_area(score, is_positive).value == pytest.approx(roc_auc_score(is_positive, score))
+        precision = areas.average_precision(score, is_positive).value
+        assert precision == pytest.approx(average_precision_score(is_positive, score))
+    perfect = areas.roc_area(np.arange(10.0), np.arange(10) > 5)
+    assert perfect == (1.0, None)
+    assert areas.roc_area(np.arange(10.0), np.arange(10) == 5).error is None
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.5])
+def test_errors_of_areas_are_the_spread_over_samples(shift: float) -> None:
+    """A random score has a ROC area of 0.5 within its error. The error of the average precision is rough for it."""
+    is_positive = np.arange(500) < 40
+    scores = np.random.default_rng(1).standard_normal((200, 500)) + shift * is_positive
+    for area, reference, rel in (
+        (areas.roc_area, roc_auc_score, 0.2), (areas.average_precision, average_precision_score, 0.2 if shift else 0.4),
+    ):  # fmt: skip
+        spread = np.std([reference(is_positive, score) for score in scores])
+        errors = [area(score, is_positive).error or 0.0 for score in scores[:40]]
+        assert np.mean(errors) == pytest.approx(spread, rel=rel)
+
+    value, error = areas.roc_area(scores[0], is_positive)
+    assert (abs(value - 0.5) < 2 * (error or 0.0)) == (shift == 0)
+
+
+def test_a_difference_of_areas_has_the_error_of_pairs() -> None:
+    """Two scores that see almost the same differ by little, with an error that is much smaller than that of each."""
+    rng = np.random.default_rng(2)
+    is_positive = np.arange(400) < 60
+    first = rng.standard_normal((200, 400)) + is_positive
+    second = first + 0.2 * rng.standard_normal(first.shape)
+    differences = [areas.roc_difference(a, b, is_positive) for a, b in zip(first, second, strict=True)]
+    expected = areas.roc_area(first[0], is_positive).value - areas.roc_area(second[0], is_positive).value
+    assert differences[0].value == pytest.approx(expected)
+    spread = np.std([difference.value for difference in differences])
+    assert np.mean([difference.error or 0.0 for difference in differences]) == pytest.approx(spread, rel=0.2)
 
 
 def test_missing_values_look_the_same_to_the_classifier_whatever_they_hold() -> None:

@@ -1,6 +1,7 @@
 """Likelihoods: bounds, annealing and kernel densities against closed forms and explicit loops."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
 from pipeline.data import Data, Preprocessing, Source
-from pipeline.evaluate import ais, likelihood
+from pipeline.evaluate import ais, likelihood, probe, suite
+from pipeline.evaluate.context import Sizes
 from pipeline.metrics import Undefined, defined
 from variants import Batch, DataSpec, InputError, Variant
 from variants.aae import AAE
@@ -291,6 +293,53 @@ def test_rate_and_distortion_are_those_of_the_tempered_posterior() -> None:
         distortion = (away / (2 * s**2)).mean() + 2 * math.log(2 * math.pi * s**2)
         assert float(annealed.rate[t]) == pytest.approx(float(rate), abs=0.1)
         assert float(annealed.distortion[t]) == pytest.approx(float(distortion), abs=0.15)
+
+
+def test_the_choice_of_the_annealed_examples_does_not_move_the_corrected_estimate() -> None:
+    """Three disjoint sets, of which the plain means differ by much, give log p(x) of all; the bound alone does not."""
+    variant, data, exact = linear_gaussian(0.05)  # the bound of one sample is 2 nats below log p(x)
+    truth, few, by_likelihood = float(exact.mean()), 60, exact.argsort()
+    sizes = Sizes(iw_k=1, iw_n=300, ais_n=few, ais_temperatures=100, gap_n=2)
+    for start in (20, 120, 220):
+        chosen = by_likelihood[start : start + few]
+        order = torch.empty(300, dtype=torch.int64)
+        taken = torch.zeros(300, dtype=torch.bool)
+        taken[probe.subset_positions(300, few)] = True
+        order[taken], order[~taken] = chosen, torch.tensor(sorted(set(range(300)) - set(chosen.tolist())))
+        ordered = replace(data, test=data.test[order])
+        (part,) = suite.run(variant, ordered, sizes=sizes, only=("annealing",))
+        scores = {s.name: s for s in part.scores}
+        value, error = (getattr(scores["test/ais"], name) or math.nan for name in ("value", "error"))
+        less = scores["test/ais_less_iw"]
+        assert abs(value - truth) < 3.5 * (less.error or 0)
+        assert abs(value - (less.value or 0) - truth) > 3.5 * (less.error or 0)
+        assert (scores["test/ais"].n, scores["test/ais_subset"].n, less.n) == (300, few, few)
+        assert error == pytest.approx(math.hypot(less.error or 0, float(exact.std()) / math.sqrt(300)), rel=0.2)
+        subset = scores["test/ais_subset"]
+        assert subset.value == pytest.approx(float(exact[chosen].mean()), abs=0.1)
+        assert (abs((subset.value or 0) - truth) > 5 * (less.error or 0)) == (start != 120)
+
+
+def test_rows_have_the_scores_of_their_own_examples() -> None:
+    """With the exact posterior, the bounds of each example are its log p(x)."""
+    variant, data, exact = linear_gaussian(1.0)
+    sizes = Sizes(iw_k=5, iw_n=100, ais_n=50, ais_temperatures=100, gap_n=2)
+    rows = [part.rows for part in suite.run(variant, data, sizes=sizes, only=("bounds", "annealing"))]
+    for column, n, tolerance in (("iw", 100, 1e-4), ("ais", 50, 1.5), ("elbo", 300, 1.5)):
+        values = (rows[0] | rows[1])[column]
+        known = ~np.isnan(values)
+        assert known.sum() == n
+        np.testing.assert_allclose(values[known], exact.numpy()[known], atol=tolerance)
+    np.testing.assert_allclose(rows[0]["elbo"], -rows[0]["kl"] - rows[0]["reconstruction"])
+
+
+def test_the_monte_carlo_error_is_the_spread_of_repeated_evaluations() -> None:
+    variant, data, _ = linear_gaussian(2.0)
+    terms = [likelihood.drawn_terms(variant, data, data.test, 4, seed) for seed in range(60)]
+    scores = [suite._drawn("test/reconstruction", t.totals.sums["reconstruction"], t.reconstruction) for t in terms]
+    spread = np.std([s.value for s in scores])
+    assert spread == pytest.approx(np.mean([s.monte_carlo_error for s in scores]), rel=0.25)
+    assert all((s.error or 0) > (s.monte_carlo_error or 0) for s in scores)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from PIL import Image
 
 import variants
 from pipeline import data
-from pipeline.compare.figures import side_by_side
+from pipeline.compare import examples
 from pipeline.data import Data, Source
 from pipeline.evaluate import drawing, pictures, plot, table_pictures
 from variants import Variant
@@ -298,7 +298,7 @@ def test_missing_pixels_are_grey_in_the_examples_and_in_the_originals() -> None:
     loaded = data.load(Source(place="holes"), values)
     side = 32  # 8 images of 8 pixels are 256 pixels wide, and the gap between two is 2
     model = built(loaded)
-    _, _, png = next(side_by_side({"vae": (model, loaded)}, {}))
+    _, _, png = next(examples.strips({"vae": (model, loaded)}, {}))
     compared = np.asarray(Image.open(io.BytesIO(png)))
     for drawn in (compared, pictures.examples(loaded), pictures.reconstructions(model, loaded)):
         pixels = drawn[2 : 2 + side, 2 : 2 + side, 0].reshape(8, 4, 8, 4)[:, 0, :, 0]

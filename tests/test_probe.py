@@ -11,7 +11,8 @@ from sklearn.metrics import balanced_accuracy_score
 
 import variants
 from pipeline import data, trainer
-from pipeline.evaluate import baselines, probe, quick
+from pipeline.evaluate import baselines, codes, probe, quick, suite
+from pipeline.evaluate.context import Sizes
 from variants import Batch, InputError
 
 RNG = np.random.default_rng(0)
@@ -96,6 +97,55 @@ def test_balanced_accuracy_counts_every_class_equally() -> None:
     assert probe.balanced_accuracy(labels, predicted) == pytest.approx((1 + 5 / 11 + 2 / 4) / 3)
     assert probe.balanced_accuracy(labels, predicted) == pytest.approx(balanced_accuracy_score(labels, predicted))
     assert probe.balanced_accuracy(np.array([0, 0, 1]), np.array([0, 2, 1])) == pytest.approx(0.75)
+
+
+def test_the_error_of_balanced_accuracy_is_its_spread_over_samples() -> None:
+    """In simulated test splits with a fixed number of examples of each class."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [200, 50, 20])
+    right = rng.random((150, len(labels))) < np.array([0.95, 0.7, 0.4])[labels]
+    predicted = np.where(right, labels, 3)
+    values = [probe.balanced_accuracy(labels, each) for each in predicted]
+    errors = [probe.balanced_error(labels, each) or 0 for each in predicted]
+    assert np.std(values) == pytest.approx(np.mean(errors), rel=0.15)
+    assert probe.balanced_error(np.array([0, 0, 1]), np.array([0, 1, 1])) is None
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "better"), [(0, 0, False), (1, 0, False), (5, 0, False), (6, 0, True), (0, 9, False),
+                                   (20, 10, False), (21, 8, True)],
+)  # fmt: skip
+def test_a_classifier_is_better_only_if_chance_does_not_explain_it(wins: int, losses: int, better: bool) -> None:
+    """The p-values of an exact sign test are 2 / 2^5 for 5 to 0, and 2 / 2^6 for 6 to 0."""
+    correct, other = np.ones(500), np.ones(500)
+    other[:wins] = 0
+    correct[wins : wins + losses] = 0
+    assert probe.is_better(correct, other) == better
+
+
+def test_finals_are_judged_by_the_probe_that_trials_are_chosen_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the same examples, the scores of both are equal, and each row says whether its own example is correct."""
+    monkeypatch.setattr(probe.subset, "__defaults__", (150,))  # fewer than there are training examples
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [300, 60, 40])
+    x = rng.standard_normal((400, 5)) * [1, 1, 5, 5, 5] + y[:, None] * [1.5, 0, 0, 0, 0]
+    loaded = data.load(data.Source(place="mine"), {"x": x, "y": y})
+    test = replace(loaded.test, y=torch.where(torch.arange(len(loaded.test)) % 7 > 0, loaded.test.y, -1))
+    loaded = replace(loaded, valid=test, test=test)
+    torch.manual_seed(0)
+    model = variants.build("vae", variants.get("vae").config_type(latent=3), loaded.spec)
+    (part,) = suite.run(model, loaded, sizes=Sizes(labels=(10,), draws=2), only=("probe",))
+    scores = {s.name: s for s in part.scores}
+    chosen = quick.scores(model, loaded) | quick.baselines(loaded)
+    assert scores["probe/test_accuracy"].value == chosen["probe/accuracy"]
+    assert scores["probe/test_balanced_accuracy"].value == chosen["probe/balanced_accuracy"]
+    assert scores["probe/raw_test_accuracy"].value == chosen["probe/raw_pixels"]
+    train = probe.subset(loaded.train)
+    fitted = probe.fit(codes.encode_split(model, loaded, train), codes.labels_of(train))
+    expected = (fitted.predict(codes.encode_split(model, loaded, test)) == test.y.numpy()).astype(float)
+    np.testing.assert_array_equal(part.rows["correct"], np.where(test.y < 0, np.nan, expected))
+    np.testing.assert_array_equal(part.rows["label"], np.where(test.y < 0, np.nan, test.y))
+    assert "no better than trivial" in part.remark
 
 
 def test_areas_of_a_rare_class_are_those_of_its_pairs_and_ranks() -> None:

@@ -24,7 +24,7 @@ from variants.vae import VAE
 
 SMALL = context.Sizes(
     iw_k=20, iw_n=30, ais_n=4, ais_chains=2, ais_temperatures=20, gap_n=3, labels=(10, 50), draws=2, samples=60,
-    anomaly_classes=2, anomaly_steps=20, anomaly_n=60, imputed=6, augmented=20,
+    one_class_most=2, one_class_steps=20, one_class_n=60, imputed=6, augmented=20,
 )  # fmt: skip
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "vae": ("digits", {}),
@@ -80,7 +80,19 @@ def test_every_score_has_a_value_or_a_reason(case: str) -> None:
         return scores[name].value is None
 
     assert undefined("test/elbo") == undefined("test/iw20") == case.startswith("aae")
-    assert undefined("test/ais") == (case in ("aae semi", "cvae network"))
+    assert undefined("test/ais_subset") == (case in ("aae semi", "cvae network"))
+    assert undefined("test/ais") == (case in ("aae", "aae semi", "cvae network"))
+    frame = report.rows(loaded, parts)
+    assert len(frame) == len(loaded.test)
+    for column, name in {"elbo": "test/elbo", "kl": "test/kl", "reconstruction": "test/reconstruction",
+                         "iw": "test/iw20", "ais": "test/ais_subset", "correct": "probe/test_accuracy",
+                         "correct_majority": "probe/majority_all"}.items():  # fmt: skip
+        assert (column in frame) != undefined(name), name
+        if column in frame:
+            score, known = scores[name], frame[column].dropna()
+            assert known.mean() == pytest.approx(score.value, rel=1e-5)
+            assert len(known) == score.n
+            assert score.error == pytest.approx(known.std() / math.sqrt(len(known)), rel=1e-5)
     assert undefined(f"use/generation_accuracy_{classifier.HASH}") == (case not in ("cvae", "aae semi"))
     assert undefined("use/forecast_model") == (not case.startswith("vrae"))
     assert undefined("use/imputation_gibbs") == (case in ("vrae teacher", "cvae quadrants", "cvae network"))
@@ -161,7 +173,9 @@ def test_every_kind_of_value_is_evaluated(kind: str, name: str) -> None:
         "use/interpolation_jump",
         "probe/roc_area_all",
     } <= defined
-    assert {"use/outlier_roc_reconstruction", "use/outlier_precision_recall_isolation_forest"} <= defined
+    assert {"use/anomaly_roc_reconstruction", "use/anomaly_precision_recall_isolation_forest"} <= defined
+    assert parts["anomaly"].tables["anomaly_by_class"]["class"] == ["rare"]
+    assert set(parts["one_class"].tables["one_class"]["normal"]) == {"common"}
     assert {"use/imputation_mean", "use/imputation_gibbs" if kind == "counts" else "use/imputation_encoder"} <= defined
     assert ("test/elbo_units" in defined) == (kind != "counts" and name != "aae")
     assert ("use/imputation_rmse" in defined) == (kind == "mixed")
@@ -213,8 +227,8 @@ def test_an_elbo_that_a_constant_model_reaches_is_called_trivial() -> None:
     assert "no better than trivial" in part.remark
 
 
-def test_the_scores_are_those_of_the_trainer(tmp_path: Path) -> None:
-    """-ELBO and its parts as validation counts them, and the same again at the same seed."""
+def test_the_scores_are_those_of_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one draw, -ELBO and its parts exactly as validation counts them; with more, only the noise is smaller."""
     loaded = data.load("digits")
     model = built("vae", loaded, {}, epochs=4)
     as_valid = replace(loaded, valid=loaded.test)
@@ -222,9 +236,14 @@ def test_the_scores_are_those_of_the_trainer(tmp_path: Path) -> None:
     one, two = (next(suite.run(model, loaded, sizes=SMALL, only=("bounds",), seed=0)).scores for _ in range(2))
     assert one == two
     scores = {s.name: s for s in one}
-    assert scores["test/elbo"].value == pytest.approx(
-        -float(scored.sums["reconstruction"] + scored.sums["kl"]) / len(loaded.test)
-    )
+    elbo = -float(scored.sums["reconstruction"] + scored.sums["kl"]) / len(loaded.test)
+    noise = scores["test/elbo"].monte_carlo_error or 0
+    assert 0 < noise < 0.5 * (scores["test/elbo"].error or 0)
+    assert abs((scores["test/elbo"].value or 0) - elbo) < 4 * noise * math.sqrt(32)
+    assert (scores["test/elbo"].n, scores["test/elbo"].k) == (179, 32)
+    monkeypatch.setattr(context, "EXAMPLES_AND_DRAWS", len(loaded.test))
+    drawn = {s.name: s for s in next(suite.run(model, loaded, sizes=SMALL, only=("bounds",))).scores}
+    assert (drawn["test/elbo"].value, drawn["test/elbo"].k, drawn["test/elbo"].monte_carlo_error) == (elbo, 1, None)
     assert scores["test/iw20"].k == 20
     assert scores["test/iw20"].n == 30
     assert 0 < (scores["test/iw20"].error or 0) < 5
@@ -278,7 +297,7 @@ def test_data_without_labels(tmp_path: Path) -> None:
     spec = replace(loaded.spec, classes=0)
     loaded = replace(loaded, preprocessing=replace(loaded.preprocessing, spec=spec), **bare)
     parts = {p.name: p for p in suite.run(built("vae", loaded, {}), loaded, sizes=SMALL)}
-    for name in ("probe", "clusters", "samples", "anomaly", "augmentation"):
+    for name in ("probe", "clusters", "samples", "anomaly", "one_class", "augmentation"):
         assert all(f.value is None and "label" in f.reason for f in parts[name].scores), name
     assert {s.name: s for s in parts["bounds"].scores}["test/iw20"].value is not None
 
@@ -291,7 +310,8 @@ def test_a_run_gets_its_evaluation(folder: Path, command: Command) -> None:
         run.dataset(loaded)
         run.metrics({"latent/active_units": 4.0, "probe/accuracy": 0.5}, 2)
         run.model(model, loaded, {"valid/elbo": -1.0}, 2)
-    done = command("evaluate", "--run", run.id, "--only", "bounds", "--only", "latents", "--only", "probe")
+    parts = [word for name in ("bounds", "latents", "probe", "anomaly") for word in ("--only", name)]
+    done = command("evaluate", "--run", run.id, "--normal", "7", *parts)
     assert done.returncode == 0, done.stderr
     assert "test/iw500" in done.stdout
     assert "nats per example" in done.stdout
@@ -308,6 +328,10 @@ def test_a_run_gets_its_evaluation(folder: Path, command: Command) -> None:
     assert by_name["test/iw500"].items() >= {"k": 500, "n": 179, "unit": "nats per example", "seed": 0}.items()
     assert facts["digest"] == loaded.digest
     assert len(facts["vectors"]["kl_per_dimension"]) == 4
+    table = facts["tables"]["anomaly_by_class"]
+    assert table["class"] == ["0", "1", "2", "3", "4", "5", "6", "8", "9"]
+    shown = json.loads(Path(client.download_artifacts(run.id, "anomaly_by_class.json")).read_text())
+    assert shown["columns"] == list(table)
     assert facts["environment"]["torch"] == torch.__version__.split("+")[0] or facts["environment"]["torch"]
 
     model.spec = replace(model.spec, class_shares=())  # as older versions, which did not know them, saved it
@@ -385,6 +409,28 @@ def test_every_metric_of_a_trial_is_known(case: str, folder: Path) -> None:
     for name in [*names, *quick.baselines(loaded)]:
         known = metrics.find(name)
         assert known.unit and known.about and known.better in ("maximize", "minimize", ""), name
+
+
+@pytest.mark.parametrize("kind", ["random", "test file"])
+def test_rows_of_an_evaluation_name_the_rows_of_the_source(kind: str, folder: Path) -> None:
+    x, other = np.random.default_rng(0).standard_normal((2, 60, 3))
+    np.savez("mine.npz", x=x)
+    np.savez("other.npz", x=other)
+    loaded = data.load(Source(place="mine.npz", test=None if kind == "random" else "other.npz"))
+    row = report.rows(loaded, [])["row"].to_numpy()
+    source = (x if kind == "random" else other)[row]
+    assert len(row) == len(loaded.test) == len(set(row))
+    assert np.corrcoef(source[:, 1], loaded.test.x[:, 1].numpy())[0, 1] == pytest.approx(1)
+
+
+def test_the_error_of_few_labels_is_of_the_examples_and_of_the_draws() -> None:
+    """Against the spread of simulated evaluations, in each of which examples and draws are new."""
+    rng = np.random.default_rng(0)
+    easy, lucky = rng.normal(1, 1, (300, 1, 200)), rng.normal(0, 0.5, (300, 5, 1))
+    correct = (easy + lucky + rng.normal(0, 0.3, (300, 5, 200)) > 0).astype(float)
+    scores = [suite._over_draws("probe/linear_10", each, k=10) for each in correct]
+    spread = np.std([s.value for s in scores])
+    assert spread == pytest.approx(np.mean([s.error for s in scores]), rel=0.15)
 
 
 def test_names_are_written_down_once() -> None:

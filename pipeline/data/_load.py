@@ -38,6 +38,8 @@ class Data:
     preprocessing: Preprocessing
     description: Description | None = None
     factors: tuple[Factors, Factors, Factors] | None = None  # of train, valid and test
+    test_rows: Tensor | None = None  # (N,) positions of the test examples among all of their source, from 0
+    drawn: tuple[str, ...] = ()  # the splits that `--split-seed` changes: validation, test, both or none
 
     @property
     def spec(self) -> DataSpec:
@@ -176,7 +178,8 @@ def load(source: str | Source, content: Any = None, *, binarized: bool = True) -
         factors = (train_factors, valid_factors, test_factors)
     return Data(
         train=splits[0], valid=splits[1], test=splits[2], digest=digest, preprocessing=preprocessing,
-        description=describe(raw, index), factors=factors,
+        description=describe(raw, index), factors=factors, drawn=raw.drawn,
+        test_rows=index[2] if source.test is None else torch.arange(len(index[2])),
     )  # fmt: skip
 
 

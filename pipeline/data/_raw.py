@@ -109,6 +109,7 @@ class Raw:
     times: NDArray[np.float64] | None = None  # (N,) by which a split by time orders the examples
     step: str = ""  # the time between two steps of sequences, such as "1 day"
     division: str = ""  # a clause that says how the examples were split
+    drawn: tuple[str, ...] = ()  # the splits that the split seed changes: validation, test, both or none
     notes: tuple[str, ...] = ()  # what was decided or left out; each is a clause without a full stop
     warnings: tuple[str, ...] = ()  # what may be wrong, in the same form
 

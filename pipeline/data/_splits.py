@@ -37,19 +37,17 @@ def split(raw: Raw, *, test: bool = True) -> tuple[Raw, list[torch.Tensor]]:
     source = raw.source
     if source.split == "group" and raw.groups is None:
         raise InputError(f"{source}: --split group needs --group COLUMN, the column that names the group of each row")
-    has_seed = True
     if raw.splits is not None and source.split is not None:
         note = f"the splits that the data have are not used, because --split {source.split} was given"
         raw = replace(raw, splits=None, notes=(*raw.notes, note))
     if raw.splits is not None:
-        raw, index, has_seed = _given(raw, test)
+        raw, index = _given(raw, test)
     elif source.split == "time":
         raw, index = _by_time(raw, test)
-        has_seed = False
     else:
-        raw, parts = _at_random(raw, np.arange(len(raw.x)), test)
+        raw, parts = _at_random(replace(raw, drawn=PARTS[1 : 2 + test]), np.arange(len(raw.x)), test)
         index = [torch.from_numpy(part) for part in parts]
-    if source.split_seed != SPLIT_SEED and not has_seed:
+    if source.split_seed != SPLIT_SEED and not raw.drawn:
         raise InputError(
             f"{source}: --split-seed has no effect, because the examples are split {raw.division}; leave it out"
         )
@@ -167,8 +165,8 @@ def _allows_few_rows(raw: Raw) -> bool:
     return True
 
 
-def _given(raw: Raw, test: bool) -> tuple[Raw, list[torch.Tensor], bool]:
-    """Return the data's own splits, and whether one of them was drawn at random out of the training split."""
+def _given(raw: Raw, test: bool) -> tuple[Raw, list[torch.Tensor]]:
+    """Return the data's own splits. Those that are missing are drawn at random out of the training split."""
     assert raw.splits is not None
     train, valid, held_out = raw.splits
     if not len(train):
@@ -178,13 +176,13 @@ def _given(raw: Raw, test: bool) -> tuple[Raw, list[torch.Tensor], bool]:
             f"{raw.source}: --test was given, but the data have a test split of their own; leave --test out"
         )
     if len(valid) and (len(held_out) or not test):
-        return replace(raw, division="as given in the data"), raw.splits if test else [train, valid], False
+        return replace(raw, division="as given in the data"), raw.splits if test else [train, valid]
     missing = [name for name, part in zip(PARTS[1 : 2 + test], (valid, held_out), strict=False) if not len(part)]
     raw, parts = _at_random(raw, train.numpy(), test=len(missing) == 2)
     drawn = dict(zip(("training", *missing), map(torch.from_numpy, parts), strict=True))
     index = [drawn.get(name, part) for name, part in zip(PARTS, raw.splits or (), strict=True)][: 2 + test]
     division = f"as given in the data, with a random part of the training examples for {listed(missing)}"
-    return replace(raw, division=division), index, True
+    return replace(raw, division=division, drawn=tuple(missing)), index
 
 
 def _by_time(raw: Raw, test: bool) -> tuple[Raw, list[torch.Tensor]]:

@@ -10,7 +10,9 @@ clusters          whether clusters of the codes agree with the classes
 disentanglement   whether single latent dimensions correspond to single factors
 samples           how samples compare with real examples, in the features of a classifier
 classifier        that classifier: one for each data set, trained by a fixed recipe
-downstream        anomalies, interpolation, samples of a class, forecasts, augmentation
+anomaly           how well scores of a model find examples of other classes than a normal one
+areas             areas under ROC and precision-recall curves, with standard errors
+downstream        interpolation, samples of a class, forecasts, augmentation
 hidden_values     how well values that are hidden from a model are predicted
 imputation        expected values, and draws, of missing values given the observed ones
 pictures          reconstructions, samples, traversals and others, as arrays of pixels

@@ -21,14 +21,15 @@ ABOUT = """Score a trained model on the test split, with every metric that is de
 
 A metric that is undefined is shown with the reason instead of a number. With --run, scores and pictures are added to
 the model's run in MLflow, together with evaluation.json, which holds every score with its unit, size, error and the
-versions of libraries. With --model they are written into the folder "evaluation" in the model's folder. Make choices on
-validation data, and use this command once, at the end."""
+versions of libraries, and rows.parquet, which holds scores of each test example. With --model they are written into the
+folder "evaluation" in the model's folder. Make choices on validation data, and use this command once, at the end."""
 
-EPILOG = """parts (--only): bounds annealing latents probe clusters disentanglement samples anomaly outliers
+EPILOG = """parts (--only): bounds annealing latents probe clusters disentanglement samples anomaly one_class
 imputation interpolation generation forecast augmentation
 
 examples:
   python -m pipeline.evaluate --run 5b1f0e6c...                    the run id is shown on the page of the run in MLflow
+  python -m pipeline.evaluate --model my-model --only anomaly --normal ok     all classes but ok are anomalies
   python -m pipeline.evaluate --model my-model --dataset mnist     a folder with a saved model
   python -m pipeline.evaluate --model my-model --dataset mine.npz --only probe --only samples
 """
@@ -41,10 +42,13 @@ def main(words: list[str]) -> int:
     parser.add_argument(
         "--only", action="append", default=[], metavar="PART", help="compute this part only; may be repeated"
     )
+    parser.add_argument(
+        "--normal", metavar="CLASS", help="the class that counts as normal when anomalies are detected (most frequent)"
+    )
     arguments = parser.parse_args(words)
 
     from pipeline import machine
-    from pipeline.evaluate import report, suite
+    from pipeline.evaluate import anomaly, report, suite
     from pipeline.progress import Display
     from variants import InputError
 
@@ -57,31 +61,37 @@ def main(words: list[str]) -> int:
             "leave these options out, or use --model"
         )
     names = suite.names(arguments.only)
+    if arguments.normal is not None and not {"anomaly", "one_class"} & set(names):
+        raise InputError("--normal is for the parts anomaly and one_class; with --only, name one of them")
     threads = machine.prepare(arguments.threads)
     device = machine.device(arguments.device)
     display = Display()
     run, variant, loaded = _load(arguments, options.options, device)
+    normal = None if arguments.normal is None else anomaly.class_number(loaded, arguments.normal)
     if run is None:
         machine.writable(arguments.model / "evaluation")
     display.say("\n".join(loaded.inspect().summary()))
     begin = time.perf_counter()
     parts = []
-    scored = suite.run(variant, loaded, only=tuple(arguments.only), seed=arguments.seed)
+    scored = suite.run(variant, loaded, only=tuple(arguments.only), seed=arguments.seed, normal=normal)
     with display.progress("evaluation", len(names)) as progress:
         for name in names:
             progress.start(name, name)
             parts.append(next(scored))
             progress.finish(name)
     about = report.about(variant, loaded, parts, arguments.seed, machine.environment(device, threads))
+    rows = report.rows(loaded, parts)
     if run is None:
-        where = report.write(arguments.model / "evaluation", parts, about)
+        where = report.write(arguments.model / "evaluation", parts, about, rows)
     else:
-        where = report.log(run, parts, about)
+        where = report.log(run, parts, about, rows)
         problem = run.close()
         if problem:
             where += f" once `python -m pipeline.sync` has sent it ({problem})"
     display.show(report.table(parts))
     for part in parts:
+        for name, columns in part.tables.items():
+            display.show(report.other_table(name, columns))
         if part.remark:
             display.say(part.remark)
     display.say(f"{time.perf_counter() - begin:.0f} s; everything is in {where}")

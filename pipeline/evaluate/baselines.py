@@ -90,19 +90,28 @@ def means(values: Mapping[str, Tensor | Undefined]) -> dict[str, float]:
 
 def titled(scores: Mapping[str, float], spec: DataSpec) -> dict[str, float]:
     """Return the scores of baselines (`baseline/...`) among `scores`, by titles that a reader understands."""
-    columns = "independent channels" if spec.steps else f"independent {'pixels' if len(spec.shape) == 3 else 'columns'}"
-    titles = {**TITLES, "independent": columns}
+    of = titles(spec)
     names = {name: name.rpartition("_")[2] for name in scores if name.startswith("baseline/")}
-    return {titles[short]: scores[name] for name, short in names.items()}
+    return {of[short]: scores[name] for name, short in names.items()}
 
 
-def verdict(bound: float, titles: Mapping[str, float]) -> str:
+def titles(spec: DataSpec) -> dict[str, str]:
+    """Return what each baseline is called in words."""
+    values = "channels" if spec.steps else "pixels" if len(spec.shape) == 3 else "columns"
+    return {**TITLES, "independent": f"independent {values}"}
+
+
+def verdict(bound: float, titles: Mapping[str, float], errors: Mapping[str, float] | None = None) -> str:
     """Return a clause that says that a bound of log p(x) is no better than the best baseline; "" if it is better.
 
-    `titles` has the mean log p(x) of each baseline on the same examples, in nats, as `titled` returns it.
+    Args:
+        bound: The mean bound over examples, in nats.
+        titles: The mean log p(x) of each baseline on the same examples, in nats, as `titled` returns it.
+        errors: The standard error of the difference between the bound and each baseline, over the same examples. The
+            bound is better if it exceeds the best baseline by more than 1.96 errors. Without errors, any excess counts.
     """
     best = max(titles, key=lambda title: titles[title], default=None)
-    if best is None or bound > titles[best]:
+    if best is None or bound > titles[best] + 1.96 * (errors or {}).get(best, 0.0):
         return ""
     return f"no better than trivial ({best}: {titles[best]:.2f} nats)"
 

@@ -1,4 +1,4 @@
-"""What people use a VAE for: anomaly detection, interpolation, generation, forecasts and augmentation.
+"""What people use a VAE for: interpolation, generation, forecasts and augmentation. `anomaly` detects anomalies.
 
 Each function takes a variant and data, and returns scores by name; `Undefined` if the variant cannot do the task.
 """
@@ -13,118 +13,13 @@ from torch import Tensor
 
 from pipeline import machine
 from pipeline.data import Data
-from pipeline.evaluate import baselines, classifier, drawing, likelihood, probe
-from pipeline.evaluate.codes import encode_split, labelled, labels_of, sampled_codes, why_no_probe
-from pipeline.metrics import Undefined, defined
+from pipeline.evaluate import baselines, classifier, probe
+from pipeline.evaluate.codes import labelled, sampled_codes, why_no_probe
+from pipeline.metrics import Undefined
 from variants import Batch, Variant
 from variants.base import Inputs
 
 Array = NDArray[np.float64]
-RARE = 0.25  # the rarer of two classes counts as outliers if its share of the training examples is smaller
-
-
-def anomaly(variant: Variant, data: Data, split: Batch, normal: int, k: int = 50) -> dict[str, float] | Undefined:
-    """Return how well scores tell examples of other classes from those of class `normal`.
-
-    Each value is the area under the ROC curve; 0.5 is chance. The variant and `data.train` are of the normal class
-    only; a variant that is conditioned on a class gets that one. What indicates an anomaly: a high `reconstruction`
-    -E log p(x|z); a low `elbo` or `iw` bound (`k` draws), if q has a density; a code far from those of the training
-    examples (`latent`, Mahalanobis distance); and a low score of the variant's own, such as `discriminator`.
-
-    Examples of the split whose label is unknown take no part. The result is undefined if the others are not both of
-    this class and of other classes.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    split = labelled(split)
-    y = split.y
-    if y is None or not 0 < int(torch.eq(y, normal).sum()) < len(y):
-        return Undefined(f"class {normal} as normal: expected examples of it, and of others, in {data.spec.name}")
-    of_class = replace(split, y=torch.full_like(y, normal) if variant.conditioned_on == "y" else None)
-    is_anomaly = torch.ne(y, normal).cpu().numpy()
-    scores = anomaly_scores(variant, data, of_class, k, marginal=False)
-    return {name: float(roc_auc_score(is_anomaly, score)) for name, score in scores.items()}
-
-
-def outliers(variant: Variant, data: Data, k: int = 50) -> dict[str, float] | Undefined:
-    """Return how well anomaly scores of a model separate the test examples of a rare class from the others.
-
-    The model was trained on both classes, without the labels. `roc_SCORE` is the area under the ROC curve, which is 0.5
-    by chance. `precision_recall_SCORE` is the average precision, which by chance is the `share` of the rare class. The
-    scores are those of `anomaly`, and that of an isolation forest of 200 trees for comparison (Liu et al. 2008).
-
-    The result is undefined unless there are two classes, of which the rarer one has less than 25% of the training
-    examples.
-    """
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    counts = np.bincount(labels_of(labelled(data.train)), minlength=data.spec.classes)
-    split = labelled(data.test)
-    if len(counts) != 2 or not counts.min() < RARE * counts.sum():
-        return Undefined(f"{data.spec.name} does not have two classes of which one is rare (less than {RARE:.0%})")
-    is_rare = labels_of(split) == counts.argmin()
-    if not 0 < is_rare.sum() < len(is_rare):
-        return Undefined(
-            f"the test split of {data.spec.name} has {is_rare.sum()} of {len(is_rare)} examples of the rare class"
-        )
-    scores = anomaly_scores(variant, data, split.unlabelled, k)
-    values = {"share": float(is_rare.mean())}
-    for name, score in (scores | {"isolation_forest": _isolation_forest(data, split)}).items():
-        values[f"roc_{name}"] = float(roc_auc_score(is_rare, score))
-        values[f"precision_recall_{name}"] = float(average_precision_score(is_rare, score))
-    return values
-
-
-def anomaly_scores(variant: Variant, data: Data, split: Batch, k: int, *, marginal: bool = True) -> dict[str, Array]:
-    """Return scores of each example, (N,), by name, which are high for examples unlike the training data.
-
-    `anomaly` describes them. With `marginal`, the bound `iw` sums over the classes of a conditional variant.
-    """
-    parts: dict[str, list[Tensor]] = {}
-    variant.eval()
-    with machine.seeded(variant.device, 0):
-        for batch in data.batches(split):
-            terms = variant.terms(batch, torch.zeros((), device=variant.device))
-            parts.setdefault("reconstruction", []).append(terms.reconstruction)
-            if terms.elbo is not None:
-                parts.setdefault("elbo", []).append(-terms.elbo)
-            for name in (n for n in terms.extras if n.endswith("_score")):
-                parts.setdefault(name.removesuffix("_score"), []).append(-terms.extras[name])
-    scores = {name: torch.cat(values).double().cpu().numpy() for name, values in parts.items()}
-    if "elbo" in scores:
-        scores["iw"] = -defined(likelihood.importance_weighted(variant, data, split, k, marginal=marginal)).numpy()
-    if len(data.train) > 1:  # one example has no covariance
-        scores["latent"] = mahalanobis(encode_split(variant, data, split), encode_split(variant, data, data.train))
-    return scores
-
-
-def _isolation_forest(data: Data, split: Batch) -> Array:
-    """Return the score of an isolation forest, (N,); higher is more unusual. Missing values are set to column means."""
-    from sklearn.ensemble import IsolationForest
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
-
-    values = []
-    for part in (data.train, split):
-        x = torch.cat([drawing.with_gaps(batch.x, batch.known) for batch in data.batches(part)])
-        values.append(x.flatten(1).cpu().numpy())
-    impute = SimpleImputer(keep_empty_features=True)
-    forest = make_pipeline(impute, IsolationForest(n_estimators=200, random_state=0)).fit(values[0])
-    score: Array = -forest.score_samples(values[1])
-    return score
-
-
-def mahalanobis(points: Array, known: Array) -> Array:
-    """Return the Mahalanobis distance of points (N, Z) from the mean of `known` points (M, Z): (N,).
-
-    Columns whose standard deviation is below a hundredth of the largest one are left out.
-    """
-    active = known.std(axis=0) > 0.01 * known.std(axis=0).max()
-    points, known = points[:, active], known[:, active]
-    inverse = np.linalg.pinv(np.atleast_2d(np.cov(known, rowvar=False)), rcond=1e-8, hermitian=True)
-    difference = points - known.mean(axis=0)
-    distance: Array = np.sqrt(np.einsum("ni,ij,nj->n", difference, inverse, difference).clip(min=0))
-    return distance
 
 
 def interpolation(

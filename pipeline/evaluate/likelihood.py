@@ -6,18 +6,22 @@ differently from the other two, so its values must not be shown beside theirs as
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import machine
 from pipeline.data import Data
 from pipeline.evaluate.codes import sampled_codes
 from pipeline.metrics import Undefined
+from pipeline.trainer import Totals
 from variants import Batch, DataSpec, InputError, Variant
 from variants.base.contract import ValueKind
 
+Array = NDArray[np.float64]
 ROWS = 2000  # decoder inputs at a time; on a CPU, more of them do not fit into the cache and are slower
 
 
@@ -49,20 +53,51 @@ def importance_weighted(
     return torch.cat(bounds).cpu()
 
 
-def by_kind(variant: Variant, data: Data, split: Batch, seed: int = 0) -> dict[ValueKind, Tensor]:
-    """Return -log p(x|z) of the values of each kind, with one z ~ q(z|x): (N,), in nats, float64, on the CPU.
+@dataclass(frozen=True)
+class DrawnTerms:
+    """The terms of the ELBO at beta = 1 of N examples, with several draws of z ~ q(z|x), in nats per example.
 
-    The sum over kinds is the reconstruction that `trainer.score` returns with the same seed. If q(z|x) has no density,
-    z is the code of the example; if the variant draws a random z all the same, its reconstruction differs from the sum.
+    `totals` are the sums over all examples and draws. `kl` is None if q(z|x) has no density.
+    """
+
+    totals: Totals
+    reconstruction: Array  # (draws, N)
+    kl: Array | None  # (draws, N)
+
+
+def drawn_terms(variant: Variant, data: Data, split: Batch, draws: int, seed: int = 0) -> DrawnTerms:
+    """Return the terms of the ELBO of each example of a split. The first draw is that of `trainer.score`."""
+    totals, step = Totals(), torch.zeros((), device=split.x.device)
+    each: dict[str, list[Tensor]] = {"reconstruction": [], "kl": []}
+    variant.eval()
+    with machine.seeded(split.x.device, seed):
+        for _ in range(draws):
+            for batch in data.batches(split):
+                terms = variant.terms(batch, step)
+                totals.add(terms, len(batch))
+                each["reconstruction"].append(terms.reconstruction.double().cpu())
+                each["kl"] += [] if terms.kl is None else [terms.kl.double().cpu()]
+    reconstruction, kl = (torch.cat(p).view(draws, -1).numpy() if p else None for p in each.values())
+    assert reconstruction is not None
+    return DrawnTerms(totals, reconstruction, kl)
+
+
+def by_kind(variant: Variant, data: Data, split: Batch, seed: int = 0, *, draws: int = 1) -> dict[ValueKind, Tensor]:
+    """Return -log p(x|z) of the values of each kind, the mean over z ~ q(z|x): (N,), in nats, float64, on the CPU.
+
+    The sum over kinds is the reconstruction of `drawn_terms` with as many draws and the same seed. If q(z|x) has no
+    density, z is the code of the example; if the variant draws a random z all the same, its reconstruction differs from
+    the sum.
     """
     parts: dict[ValueKind, list[Tensor]] = {}
     variant.eval()
     with machine.seeded(split.x.device, seed):
-        for batch in data.batches(split):
-            nll = -variant.log_likelihood(sampled_codes(variant, batch), batch)
-            for kind, belongs in variant.spec.kinds.items():
-                parts.setdefault(kind, []).append(nll[..., belongs.to(nll.device)].flatten(1).sum(1).double().cpu())
-    return {kind: torch.cat(values) for kind, values in parts.items()}
+        for _ in range(draws):
+            for batch in data.batches(split):
+                nll = -variant.log_likelihood(sampled_codes(variant, batch), batch)
+                for kind, belongs in variant.spec.kinds.items():
+                    parts.setdefault(kind, []).append(nll[..., belongs.to(nll.device)].flatten(1).sum(1).double().cpu())
+    return {kind: torch.cat(values).view(draws, -1).mean(0) for kind, values in parts.items()}
 
 
 def every_class(variant: Variant, batch: Batch) -> list[Batch]:
@@ -102,9 +137,9 @@ def bound(variant: Variant, batch: Batch, k: int) -> Tensor | Undefined:
     return weighted[1].logsumexp(1) - math.log(k)
 
 
-def mean_log_jacobian(data: Data, split: Batch) -> float:
-    """Return what has to be added to the mean of log p(x) of a split to get it in the units of the source, in nats."""
-    return float(torch.cat([data.preprocessing.log_jacobian(batch) for batch in data.batches(split)]).mean())
+def log_jacobian(data: Data, split: Batch) -> Tensor:
+    """Return what has to be added to log p(x) of each example to get it in the units of the source: (N,), in nats."""
+    return torch.cat([data.preprocessing.log_jacobian(batch) for batch in data.batches(split)])
 
 
 def bits_per_dimension(log_p: float, spec: DataSpec) -> float:

@@ -6,20 +6,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from variants import Batch, InputError
 
 Array = NDArray[np.float64]
 Classes = NDArray[np.int64]
+LEVEL = 0.05  # of the test whether a classifier is better than another one
 TRAINING_EXAMPLES = 10_000  # at most; more take minutes and change the accuracy by less than another seed does
 
 
 def subset(split: Batch, n: int = TRAINING_EXAMPLES) -> Batch:
     """Return `n` examples of a split, drawn with a fixed seed; all of them if there are no more."""
-    if len(split) <= n:
-        return split
-    index = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:n]
-    return split[index.sort().values.to(split.x.device)]
+    return split if len(split) <= n else split[subset_positions(len(split), n).to(split.x.device)]
+
+
+def subset_positions(total: int, n: int) -> Tensor:
+    """Return the sorted positions of the examples of `subset` in a split of `total`; those of fewer are among them."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:n].sort().values
 
 
 def fit(train_x: Array, train_y: Classes) -> Any:
@@ -60,6 +64,31 @@ def balanced_accuracy(labels: Classes, predicted: Classes) -> float:
     return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
 
 
+def balanced_error(labels: Classes, predicted: Classes) -> float | None:
+    """Return the standard error of `balanced_accuracy`, whose examples are a random sample of each class.
+
+    It is the root of the sum over the K classes of s² / (n K²), where s² is the variance of being predicted correctly
+    among the n examples of a class. It is None if a class has a single example, which has no variance.
+    """
+    groups = [predicted[labels == c] == c for c in np.unique(labels)]
+    if min(map(len, groups)) < 2:
+        return None
+    return float(np.sqrt(sum(group.var(ddof=1) / len(group) for group in groups)) / len(groups))
+
+
+def is_better(correct: Array, other: Array) -> bool:
+    """Return whether a classifier is correct more often than another one on the same examples, by more than chance.
+
+    Both arrays (N,) are 1 where a prediction is correct, and 0 elsewhere. This is the exact form of McNemar's test
+    (1947; two-sided, at the level of 5%): if both classifiers are equally good, then of the examples on which just one
+    is correct, each favours either with a probability of one half. Fewer than six such examples are never enough.
+    """
+    from scipy.stats import binomtest
+
+    wins, losses = int((correct > other).sum()), int((correct < other).sum())
+    return wins > losses and bool(binomtest(wins, wins + losses).pvalue < LEVEL)
+
+
 def areas(labels: Classes, probability: Array, positive: int) -> dict[str, float]:
     """Return the areas under the ROC curve and the precision-recall curve, `roc_area` and `precision_recall_area`.
 
@@ -80,8 +109,13 @@ def majority(train_y: Classes, test_y: Classes) -> float:
 
     It is what a classifier reaches without looking at the code.
     """
-    classes, counts = np.unique(train_y, return_counts=True)
-    return float(np.mean(test_y == classes[counts.argmax()]))
+    return float(np.mean(test_y == most_frequent(train_y)))
+
+
+def most_frequent(labels: Classes) -> int:
+    """Return the most frequent class of labels (N,); the first one if several are equally frequent."""
+    classes, counts = np.unique(labels, return_counts=True)
+    return int(classes[counts.argmax()])
 
 
 def random_projection(train_x: Array, test_x: Array, dimensions: int) -> tuple[Array, Array]:

@@ -1,5 +1,9 @@
 """The scores that every trial gets. They are quick to compute and use training and validation data only."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,7 +22,7 @@ from pipeline.evaluate.codes import (
     why_no_probe,
 )
 from pipeline.metrics import Undefined
-from variants import Variant
+from variants import Batch, Variant
 
 
 def scores(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict[str, float]:
@@ -55,9 +59,9 @@ def scores(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict
 
 def _probe_scores(variant: Variant, data: Data, valid: NDArray[np.float64]) -> dict[str, float]:
     """Return the scores of a probe by name. `valid` are the codes of the validation examples, (N, Z)."""
-    train, known = probe.subset(labelled(data.train)), labels_of(data.valid) >= 0
-    train_y, valid_y = labels_of(train), labels_of(data.valid)[known]
-    classifier = probe.fit(encode_split(variant, data, train), train_y)
+    known = labels_of(data.valid) >= 0
+    valid_y = labels_of(data.valid)[known]
+    classifier = fitted_probe(data, partial(encode_split, variant, data))
     predicted = classifier.predict(valid[known])
     every_y = labels_of(labelled(data.train))
     values = {
@@ -66,10 +70,25 @@ def _probe_scores(variant: Variant, data: Data, valid: NDArray[np.float64]) -> d
         "majority": probe.majority(every_y, valid_y),
     }
     if len(classifier.classes_) == len(np.unique(valid_y)) == 2:
-        classes, counts = np.unique(train_y, return_counts=True)
+        classes, counts = np.unique(labels_of(probe.subset(labelled(data.train))), return_counts=True)
         rarer = int(counts.argmin())
         values |= probe.areas(valid_y, classifier.predict_proba(valid[known])[:, rarer], int(classes[rarer]))
     return values
+
+
+def fitted_probe(data: Data, features: Callable[[Batch], NDArray[np.float64]]) -> Any:
+    """Return the probe by whose accuracy trials are chosen, fitted to the features (N, D) of training examples.
+
+    It is that of `probe.fit`, on at most 10,000 examples whose label is known.
+    """
+    train = probe.subset(labelled(data.train))
+    return probe.fit(features(train), labels_of(train))
+
+
+@once_for_data
+def raw_probe(data: Data) -> Any:
+    """Return the same probe of the raw values. It depends only on the data."""
+    return fitted_probe(data, partial(raw_values, data))
 
 
 @once_for_data
@@ -95,9 +114,9 @@ def baselines(data: Data) -> dict[str, float]:
     scores = {f"{trivial.PREFIX}{name}": value for name, value in values.items()}
     if why_no_probe(data, "validation"):
         return scores
-    train, valid = probe.subset(labelled(data.train)), labelled(data.valid)
-    raw = raw_values(data, train), raw_values(data, valid)
-    return {**scores, "probe/raw_pixels": probe.accuracy(raw[0], labels_of(train), raw[1], labels_of(valid))}
+    valid = labelled(data.valid)
+    correct = raw_probe(data).predict(raw_values(data, valid)) == labels_of(valid)
+    return {**scores, "probe/raw_pixels": float(np.mean(correct))}
 
 
 def probe_metric(data: Data) -> str | Undefined:

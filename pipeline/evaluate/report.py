@@ -1,11 +1,12 @@
-"""An evaluation as a table, as a file, and in a run of MLflow."""
+"""An evaluation as a table, as files, and in a run of MLflow."""
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.table import Table
 
 import variants
@@ -15,9 +16,13 @@ from pipeline.evaluate.context import Part, Score
 from variants import Variant
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline.tracker import Run
 
 FILE = "evaluation.json"
+ROWS = "rows.parquet"
+TABLE = "scores.json"  # shown as a table on the page of a run
 
 
 def about(
@@ -37,32 +42,62 @@ def about(
         "environment": dict(environment),
         "words": [p.remark for p in parts if p.remark],
         "vectors": {name: values for p in parts for name, values in p.vectors.items()},
+        "tables": {name: columns for p in parts for name, columns in p.tables.items()},
         "scores": [score.record(seed) for p in parts for score in p.scores],
     }
 
 
-def write(folder: Path, parts: Iterable[Part], facts: Mapping[str, Any]) -> str:
-    """Write the file, and the pictures as PNG, into a folder. Return the path of the file."""
+def rows(data: Data, parts: Iterable[Part]) -> "pd.DataFrame":
+    """Return the scores of each test example, which are NaN for an example that was not scored.
+
+    The column `row` is the position of the example in its source, counted from 0, or in the test split for data that do
+    not know it. The others are:
+
+    elbo, reconstruction, kl    nats, as in `test/elbo`: means over the draws of z
+    iw, ais                     log p(x), nats, by the importance weighted bound and by annealing
+    baseline_NAME               log p(x), nats, under a simple baseline model
+    label                       the class, counted from 0
+    correct                     1 if the probe of `probe/test_accuracy` predicts this class, else 0
+    correct_NAME                the same for a trivial probe: `raw`, `untrained` or `majority`
+    """
+    import pandas as pd
+
+    row = np.arange(len(data.test)) if data.test_rows is None else data.test_rows.numpy()
+    return pd.DataFrame({"row": row, **{name: column for part in parts for name, column in part.rows.items()}})
+
+
+def write(folder: Path, parts: Iterable[Part], facts: Mapping[str, Any], rows: "pd.DataFrame") -> str:
+    """Write the file, the scores of each example, and the pictures as PNG, into a folder. Return the file's path."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
         for name, pixels in part.pictures.items():
             Image.fromarray(pixels).save(folder / f"{name}.png")
+    rows.to_parquet(folder / ROWS, index=False)
     (folder / FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return str(folder / FILE)
 
 
-def log(run: "Run", parts: Iterable[Part], facts: Mapping[str, Any]) -> str:
-    """Log the scores, the pictures, the file, and the remarks as a tag, to a run of MLflow. Return where they are."""
+def log(run: "Run", parts: Sequence[Part], facts: Mapping[str, Any], rows: "pd.DataFrame") -> str:
+    """Log the scores, the pictures, the files, and the remarks as a tag, to a run of MLflow. Return where they are."""
     for part in parts:
         run.metrics({s.name: s.value for s in part.scores if s.value is not None}, 0)
         for name, pixels in part.pictures.items():
             run.picture(name, pixels, 0)
+        for name, columns in part.tables.items():
+            run.table(f"{name}.json", columns)
     if facts["words"]:
         run.tags({"verdict": "; ".join(facts["words"])})
     run.text(FILE, json.dumps(facts, indent=2) + "\n")
-    return f"run {run.id} of MLflow, in metrics, pictures and {FILE}"
+    run.parquet(ROWS, rows)
+    scores = [score for part in parts for score in part.scores if score.value is not None]
+    run.table(TABLE, {
+        "metric": [s.name for s in scores], "value": [s.value for s in scores],
+        "standard error": [s.error for s in scores], "n": [s.n for s in scores], "k": [s.k for s in scores],
+        "unit": [metrics.find(s.name).unit for s in scores],
+    })  # fmt: skip
+    return f"run {run.id} of MLflow, in metrics, pictures, {FILE}, {TABLE} and {ROWS}"
 
 
 def table(parts: Iterable[Part]) -> Table:
@@ -80,6 +115,14 @@ def table(parts: Iterable[Part]) -> Table:
                 continue
             n, k = ("" if size is None else f"{size:,}" for size in (score.n, score.k))
             page.add_row(score.name, _value(score), better, metric.unit, n, k)
+    return page
+
+
+def other_table(name: str, columns: Mapping[str, list[Any]]) -> Table:
+    """Return one of the `tables` of a part; "—" where it has no value."""
+    page = Table(*columns, title=name.replace("_", " "), title_justify="left")
+    for row in zip(*columns.values(), strict=True):
+        page.add_row(*("—" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
     return page
 
 

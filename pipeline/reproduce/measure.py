@@ -169,10 +169,10 @@ def evaluation(models: Models) -> dict[str, float]:
     images = {hashlib.sha256(m.data.test.x.cpu().numpy().tobytes()).hexdigest() for m in models.values()}
     if len(images) > 1:
         raise InputError("the models have different test images; expected the same values, in whatever shape")
-    sizes = context.Sizes(ais_temperatures=300, anomaly_steps=300)
+    sizes = context.Sizes(ais_temperatures=300, one_class_steps=300)
     scores: dict[str, float] = {}
     for name, m in models.items():
-        scores |= _parts(name, m, ("bounds", "annealing", "latents", "probe", "samples", "anomaly"), sizes)
+        scores |= _parts(name, m, ("bounds", "annealing", "latents", "probe", "samples", "one_class"), sizes)
         scores[f"{name}/seconds"] = m.seconds
     return scores
 

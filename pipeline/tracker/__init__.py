@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -221,6 +222,13 @@ class Tracker:
         with tempfile.TemporaryDirectory() as folder:
             return Path(self.client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
 
+    def parquet(self, run_id: str, path: str) -> Any:
+        """Return an artifact of a run that `Run.parquet` saved, as a pandas data frame."""
+        import pandas as pd
+
+        with tempfile.TemporaryDirectory() as folder:
+            return pd.read_parquet(self.client.download_artifacts(run_id, path, folder))
+
     def register(self, name: str, model_id: str, alias: str) -> None:
         """Set the alias of the registered model `name` to a model, which becomes a version of it if it is none yet."""
         try:
@@ -236,6 +244,16 @@ class Tracker:
                 name, model.artifact_location, run_id=model.source_run_id, model_id=model_id
             ).version
         self.client.set_registered_model_alias(name, alias, version)
+
+    def group(self, groups: Mapping[str, str]) -> None:
+        """Set the group of each final, given by the id of its run; MLflow's page shows the mean over a group.
+
+        Finals that are not among them belong to an earlier comparison, and get a group that says so.
+        """
+        for record in self.find(kind="final"):
+            group = groups.get(record.id, f"{record.tags['variant']} (not in the latest comparison)")
+            if record.tags.get("group") != group:
+                self.client.set_tag(record.id, "group", group)
 
     def mark_ended(self, run_id: str, state: State) -> None:
         """Set the state of a run whose process died without a journal on this machine."""

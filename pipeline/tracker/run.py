@@ -132,6 +132,11 @@ class Run:
         self._journal.file(path).write_text(text, encoding="utf-8")
         self._file(path)
 
+    def parquet(self, path: str, frame: Any) -> None:
+        """Save a pandas data frame, without its index, as the artifact `path`. `Tracker.parquet` reads it."""
+        frame.to_parquet(self._journal.file(path), index=False)
+        self._file(path)
+
     def _file(self, path: str) -> None:
         self._add("file", file=path, path=str(Path(path).parent) if "/" in path else "")
 

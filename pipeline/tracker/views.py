@@ -26,6 +26,7 @@ PICTURES = (
 )  # fmt: skip
 PICTURE_STEP = 0  # of the final pictures of all trials, which end at different epochs: a view shows a single step
 PORT = 5000
+CRITERIA = ("elbo", "probe", "reconstruction")  # by which a comparison chooses configurations
 KINDS = ("real", "positive", "count", "binary", "category")  # the kinds of values that a reconstruction is split into
 COLOURS = (  # of trials: Tol's bright, vibrant and muted schemes, which colour-blind readers can tell apart
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#0077bb", "#33bbee", "#ee3377",
@@ -39,10 +40,12 @@ Section = tuple[str, Sequence[Card], dict[str, int]]
 
 
 def write(client: MlflowClient, experiment: str, searched: Iterable[str]) -> None:
-    """Write the views Trials, Variants and Samples of an experiment, given by its id.
+    """Write the views of the trials and finals of an experiment, given by its id.
 
     `searched` are the names of the parameters that the parallel coordinates show. The view Variants shows the finals
-    of each variant, or its trials as long as there are no finals.
+    by their tag `group`, which names the variant and the criteria that chose the configuration. As long as there are no
+    finals, it shows the trials of each variant. The views "Variants by CRITERION" have the finals that one criterion
+    chose, and so the means of a report, also if it has several repetitions.
     """
     has_finals = bool(client.search_runs([experiment], "tags.kind = 'final'", max_results=1))
     _write(client, experiment, _views(list(searched), has_finals))
@@ -118,24 +121,30 @@ def _views(searched: list[str], has_finals: bool) -> dict[str, dict[str, Any]]:
     cost: Section = ("Cost", [_bar("time/trial_seconds"), _line("time/examples_per_second")], {"columns": 2})
     pictures: Section = ("Pictures", [_images(*PICTURES[:2])], {"columns": 1, "cardHeight": 460})
     all_pictures: Section = ("Side by side", [_images(*PICTURES)], {"columns": 1, "cardHeight": 1600})
-    tested: Section = (
-        "Finals on the test split, mean over seeds",
+    tested: Section = (  # the metrics by which a report compares variants, and what stands beside them
+        "Finals on the test split, mean over the finals of a configuration",
         [
-            _bar("test/elbo"), _bar("test/iw500"), _bar("test/ais"), _bar("probe/linear_all"),
-            _bar("test/reconstruction"), _bar("test/kl"), _scatter("test/kl", "test/reconstruction"),
-            _scatter("test/elbo", "probe/linear_all"), _bar("time/trial_seconds"),
+            _bar("test/elbo"), _bar("probe/test_accuracy"), _bar("probe/test_balanced_accuracy"),
+            _bar("test/reconstruction"), _bar("test/kl"), _bar("test/iw500"), _bar("test/ais"),
+            _scatter("test/kl", "test/reconstruction"), _scatter("test/elbo", "probe/test_accuracy"),
+            _bar("time/trial_seconds"),
         ],
         {"columns": 3},
     )  # fmt: skip
     trials = "tags.kind = 'trial'"
     compared = _state(f"{trials} and tags.state = 'complete'", [parts, codes, cost], searched, group="variant")
+    chosen = {}
     if has_finals:
         finals = "tags.kind = 'final' and tags.state = 'complete'"
-        compared = _state(finals, [tested, parts], [], group="variant")
+        compared = _state(finals, [tested, parts], [], group="group")
+        for criterion in CRITERIA:
+            runs = f"{finals} and tags.group LIKE '%(%{criterion}%)'"
+            chosen[f"Variants by {criterion}"] = _state(runs, [tested, parts], [], group="variant")
     return {
         "Trials": _state(trials, [parts, pictures, codes, search, cost], searched),
         "Variants": compared,
         "Samples": _state(trials, [all_pictures], searched, runListHidden=True),
+        **chosen,
     }  # fmt: skip
 
 
