@@ -18,7 +18,6 @@ from mlflow import MlflowClient
 import variants
 from pipeline import compare, data, metrics, trainer
 from pipeline.compare import protocol, report
-from pipeline.compare.analysis import PPCA, Criterion, board
 from pipeline.compare.protocol import CompareRequest
 from pipeline.evaluate import pictures
 from pipeline.evaluate.context import Sizes
@@ -30,106 +29,14 @@ from pipeline.tracker import Tracker
 from pipeline.tracker.journal import Journal
 from variants import InputError
 
-ELBO = protocol.CRITERIA[0]
 WORDS = ("--run", "--trials", "1", "--epochs", "3", "--variant", "vae", "--variant", "aae", "--threads", "1")
-
-
-def finals(**scores: list[float | None]) -> pd.DataFrame:
-    """Return a row for each seed; None stands for a seed that failed."""
-    rows: list[dict[str, Any]] = []
-    for variant, values in scores.items():
-        for seed, value in enumerate(values):
-            row = {"variant": variant, "seed": seed, "state": "complete" if value is not None else "failed"}
-            rows.append({**row, "test/elbo": value, "reason": None if value is not None else "diverged"})
-    return pd.DataFrame(rows)
-
-
-def test_a_difference_is_stated_with_its_interval_and_in_the_order_of_the_board() -> None:
-    result = board(ELBO, finals(vae=[-91.0, -91.2, -90.9, -91.1, -91.3], hvae=[-89.1, -89.2, -89.0, -89.2, -89.5]), {})
-    assert [r.variant for r in result.rows] == ["hvae", "vae"]
-    assert re.fullmatch(
-        r"hvae beats vae by 1\.9 \[1\.81, 1\.99\] nats per example, with 5 seeds \(p = .*\)\.", result.conclusions[0]
-    )
-    assert result.pairs[0].significant
-    assert result.rows[0].rank.high == 1  # type: ignore[union-attr]
-    assert result.pairs[0].chance.value == 1
-
-
-def test_a_lower_reconstruction_is_better() -> None:
-    lower = Criterion(
-        name="reconstruction",
-        question="?",
-        validation_metric="valid/reconstruction",
-        test_metric="test/reconstruction",
-    )
-    frame = finals(a=[80.0, 80.1, 80.2], b=[90.0, 90.3, 90.1]).rename(columns={"test/elbo": "test/reconstruction"})
-    result = board(lower, frame, {})
-    assert [r.variant for r in result.rows] == ["a", "b"]
-    assert result.pairs[0].better == "a"
-    assert result.pairs[0].difference.mean.value == pytest.approx(10.03, abs=0.01)
-
-
-def test_the_better_variant_of_a_pair_is_named_first() -> None:
-    result = board(ELBO, finals(a=[-92.0, -92.1, -92.2], b=[-90.0, -90.3, -90.1]), {})
-    (pair,) = result.pairs
-    assert (pair.better, pair.worse) == ("b", "a")
-    assert pair.difference.mean.value == pytest.approx(1.967, abs=1e-3)
-    assert result.conclusions[0].startswith("b beats a by 1.97")
-
-
-def test_noise_is_not_a_winner() -> None:
-    result = board(ELBO, finals(a=[-90.0, -92.0, -91.0, -93.0, -89.0], b=[-91.5, -90.5, -92.0, -91.0, -90.5]), {})
-    assert "cannot be told apart with 5 seeds" in result.conclusions[0]
-    assert not result.pairs[0].significant
-
-
-def test_pairs_are_of_the_seeds_that_both_have() -> None:
-    result = board(ELBO, finals(a=[-90.0, None, -91.0, -90.5], b=[-92.0, -50.0, -93.0, -92.5]), {})
-    assert result.pairs[0].difference.pairs == 3
-    assert result.pairs[0].better == "a"  # although b's mean is higher, due to the seed that a lacks
-    assert {r.variant: r.seeds for r in result.rows} == {"a": 3, "b": 4}
-
-
-@pytest.mark.parametrize(
-    ("frame", "reasons", "sentence"),
-    [
-        (finals(a=[-90.0]), {}, "a is the only variant with a score here"),
-        (finals(a=[-90.0], b=[-91.0]), {}, "a is ahead of b by 1 nats per example, but one seed is no evidence."),
-        (finals(a=[None, None]), {}, "No variant has a score here."),
-        (finals(a=[-90.0, -91.0], b=[None, None]), {}, "a is the only variant"),
-        (finals(a=[-90.0, -91.0]), {"aae": "no trial has valid/elbo"}, "a is the only variant"),
-    ],
-)
-def test_what_is_missing_is_stated(frame: pd.DataFrame, reasons: dict[str, str], sentence: str) -> None:
-    result = board(ELBO, frame, reasons)
-    assert sentence in result.conclusions[0]
-    for row in result.rows:
-        assert (row.mean is None) == (row.reason != "")
-    assert {r.variant for r in result.rows} == {*frame["variant"], *reasons}
-
-
-def test_a_variant_that_does_not_beat_the_baselines_is_called_no_better_than_trivial() -> None:
-    """The best baseline counts, PPCA among them; the likelihood of a part of x given the rest is not compared."""
-    frame = finals(good=[-90.0, -91.0], bad=[-96.0, -97.0], given=[-120.0, -120.0])
-    frame["conditioned_on"] = np.where(frame["variant"] == "given", "x", None)
-    titles = {"independent columns": -99.0, "a Gaussian with full covariance": -95.0}
-    result = board(ELBO, frame, {}, titles)
-    words = "no better than trivial (a Gaussian with full covariance: -95.00 nats)"
-    assert {r.variant: r.trivial for r in result.rows} == {"good": "", "bad": words, "given": ""}
-    assert [line for line in result.conclusions if "trivial" in line] == [f"bad is {words}."]
-    table = report._board_table(result).set_index("variant")
-    assert table["mean"].to_dict() == {
-        "good": "-90.5", "bad": "-96.5", "given": "-120", "independent columns": "-99",
-        "a Gaussian with full covariance": "-95",
-    }  # fmt: skip
-    frame[PPCA] = -80.0
-    assert board(ELBO, frame, {}, titles).rows[0].trivial == "no better than trivial (probabilistic PCA: -80.00 nats)"
 
 
 def test_every_metric_of_a_criterion_exists() -> None:
     """A metric that nothing measures would be a column that is missing without a word."""
     for criterion in (*protocol.CRITERIA, protocol.BALANCED_PROBE):
-        for name in (criterion.validation_metric, criterion.test_metric, *criterion.related_metrics):
+        trivial = [t.metric for t in criterion.trivial]
+        for name in (criterion.validation_metric, criterion.test_metric, *criterion.related_metrics, *trivial):
             assert metrics.find(name).about, name
         assert criterion.validation_metric.startswith("valid/") or criterion.name == "probe"
         assert not criterion.test_metric.startswith("valid/")
@@ -202,8 +109,8 @@ def test_a_comparison_chooses_by_validation_scores_and_trains_each_final_once(mo
     chosen = {(c.criterion, c.variant): c.key for c in result.choices}
     for b in result.boards:
         for row in b.rows:
-            scores = frame[frame["config"] == chosen[b.criterion.name, row.variant]][b.criterion.test_metric]
-            assert (row.seeds, row.mean.value) == (2, pytest.approx(scores.mean()))
+            scores = frame[frame["config"] == chosen[b.criterion.name, row.name]][b.criterion.test_metric]
+            assert (row.mean.repetitions, row.mean.value) == (2, pytest.approx(scores.mean()))
     for variant, weights in result.weights.items():
         ids = frame[frame["config"] == chosen["elbo", variant]]["run"]
         assert {runs[i].data.params["weights"] for i in ids} == {str(weights)}
@@ -250,16 +157,55 @@ def test_finals_are_trained_on_seeds_that_no_search_used() -> None:
     assert min(fresh) > request.seed + 1000  # a search of a thousand trials would not use them either
 
 
+@pytest.mark.usefixtures("small_finals")
+def test_a_repetition_has_a_split_a_search_and_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one is that of a comparison without repetitions, and further ones do not change earlier ones."""
+    request = replace(small_request("vae", "beta", train=True, trials=1), seeds=None)
+    once, twice = compared(replace(request, seeds=1)), compared(replace(request, repeats=2))
+    assert once.finals["run"].tolist() == twice.finals.loc[twice.finals["repetition"] == 0, "run"].tolist()
+    assert (once.design.unit, twice.design.unit, twice.design.overlap) == ("seed", "repetition", 12 / 96)
+    first, second = (r.candidates["vae"] for r in twice.repetitions)
+    assert first.data.digest != second.data.digest
+    assert (first.study.name, second.study.name) == ("vae-bare", "vae-bare-repetition-2")
+    assert second.study.seed != first.study.seed
+    assert set(twice.finals["seed"]) == {10_000, 10_100}
+    assert sorted(twice.finals["unit"].unique()) == [0, 1]
+    assert {b.criterion.name: {r.mean.repetitions for r in b.rows} for b in twice.boards} == {
+        "elbo": {2}, "reconstruction": {2},
+    }  # fmt: skip
+    tags = {r.data.tags["group"] for r in stores.runs("final", "bare")}
+    assert tags == {"vae (elbo, reconstruction)", "beta (elbo, reconstruction)"}
+    train, trained = trainer.train, []
+    monkeypatch.setattr(trainer, "train", lambda *a, **k: trained.append(1) or train(*a, **k))
+    thrice = compared(replace(request, repeats=3))
+    assert len(trained) == 4  # a trial and a final of both variants
+    assert thrice.finals.iloc[: len(twice.finals)]["run"].tolist() == twice.finals["run"].tolist()
+
+
+@pytest.mark.usefixtures("small_finals")
+def test_repetitions_share_a_test_split_that_the_data_bring() -> None:
+    np.savez("bare.npz", x_train=np.random.default_rng(0).random((100, 6)).astype("float32"),
+             x_test=np.random.default_rng(1).random((40, 6)).astype("float32"))  # fmt: skip
+    result = compared(replace(small_request("vae", "beta", train=True, trials=1), seeds=1, repeats=2))
+    assert result.design.overlap is None
+    assert any("a test split of its own, which all repetitions share" in warning for warning in result.warnings)
+    assert {row.mean.rows for row in result.boards[0].rows} == {40}
+
+
 @pytest.mark.slow
 def test_one_command_gives_a_report(command: Command, folder: Path) -> None:
     """From an empty folder to a page that needs no network, tables, runs and models. A second run trains nothing."""
     done = command("compare", *WORDS, "--seeds", "2")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "Which variant models the data best? vae" in done.stdout
+    assert re.search(r"Which variant models the data best\? (Even the best variant, )?vae", done.stdout)
     page = (folder / "reports" / "digits" / "report.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "—" in page and "no trial has valid/elbo" in page
+    shown = page[page.index("<body>") : page.index("In detail")]
+    for words in ("--repeats 5", "All variants by all criteria", "raw values", "reconstructions of aae"):
+        assert words in shown
+    assert "<figure>" not in shown and page.count("<details>") >= 10  # what is not an answer is folded
     assert "no importances: 1 complete trial, at least 10 are needed" in page
     assert "python -m pipeline.compare --run --trials 1" in page
     tables = folder / "reports" / "digits" / "tables"
@@ -320,11 +266,13 @@ def test_a_report_states_what_is_missing(folder: Path, monkeypatch: pytest.Monke
     reason = "cvae needs class labels, and data set bare has none; condition=quadrants needs none"
     assert comparison.left_out == {"cvae": reason}
     assert [b.criterion.name for b in comparison.boards] == ["elbo", "reconstruction"]
-    assert {r.variant: r.seeds for r in comparison.boards[1].rows} == {"vae": 3, "beta": 2, "aae": 3, "cvae": 0}
+    units = {r.name: r.mean and r.mean.repetitions for r in comparison.boards[1].rows}
+    assert units == {"vae": 3, "beta": 2, "aae": 3, "cvae": None}
     assert comparison.warnings[1:] == ["beta with seed 10001 failed: epoch 1: train/loss is infinite or not a number"]
     tracker = Tracker("bare")
     page = report.write(comparison, tracker, folder / "out", "again").page.read_text()
-    for words in ("beta with seed 10001 failed", "no trial has valid/elbo", "needs class labels", "vae-bare@champion"):
+    shown = ("beta with seed 10001 failed", "1 of 3 finals", "no trial has valid/elbo", "needs class labels")
+    for words in (*shown, "vae-bare@champion"):
         assert words in page
     report.log(comparison, report.Report(folder / "out" / "report.html", report._tables(comparison)), tracker)
 
@@ -348,7 +296,7 @@ def test_ranks_over_several_data_sets(command: Command, folder: Path) -> None:
     assert "Which VAE variant for one, two?" in page
     ranks = pd.read_csv(folder / "reports" / "across" / "ranks_reconstruction.csv")
     assert set(ranks["variant"]) == {"vae", "aae"}
-    assert ranks["rank"].sum() == pytest.approx(3)
+    assert ranks["average rank"].sum() == pytest.approx(3)
     assert not (folder / "reports" / "across" / "ranks_elbo.csv").exists()  # one variant alone has it
     for name in ("one", "two"):
         assert (folder / "reports" / name / "report.html").exists()
@@ -372,9 +320,9 @@ def test_no_choice_depends_on_the_test_split(folder: Path, monkeypatch: pytest.M
         )
         base = data.load("digits")
         sources, _ = protocol._sources(request.variants, base)
-        studies = {v: protocol._study(request, v, d, (), Display()) for v, d in sources.items()}
+        studies = {v: protocol._study(request, 0, v, d, (), Display()) for v, d in sources.items()}
         candidates = {v: protocol.Candidate(v, sources[v].source, sources[v], s) for v, s in studies.items() if s}
-        choices = protocol._choices(candidates, protocol._criteria(candidates))
+        choices = protocol._choices(candidates, protocol._criteria(candidates, {}))
         return [(c.criterion, c.variant, c.trial, c.key) for c in choices]
 
     first = chosen("sqlite:///clean.db")
@@ -393,6 +341,8 @@ def test_bad_input_ends_before_anything_starts(folder: Path) -> None:
     for request, words in (
         (CompareRequest(variants=("bta",)), "did you mean beta"),
         (CompareRequest(dataset="minst"), "unknown data set 'minst'"),
+        (CompareRequest(repeats=25), "--repeats 25: expected 1 to 24"),
+        (CompareRequest(matters={"loss": 1.0}), "--matters loss: expected one of elbo, probe, reconstruction"),
     ):
         with pytest.raises(InputError, match=words):
-            protocol.run(request, Display())
+            protocol.check(request, [request.dataset])

@@ -16,9 +16,9 @@ from pipeline import data, metrics, trainer
 from pipeline.compare import protocol, report
 from pipeline.compare.protocol import CompareRequest
 from pipeline.data import Data
-from pipeline.evaluate import classifier, context, downstream, pictures, quick, suite
+from pipeline.evaluate import anomaly, classifier, context, pictures, quick, suite
 from pipeline.executor import Compute
-from pipeline.metrics import Undefined
+from pipeline.metrics import Undefined, defined
 from pipeline.progress import Display
 from pipeline.study import summary
 from pipeline.study.driver import StudyRequest, run
@@ -27,9 +27,9 @@ from variants import Batch, InputError, Variant
 from variants.cvae import CVAE
 
 SMALL = context.Sizes(
-    labels=(10, 50), draws=2, samples=30, anomaly_classes=2, anomaly_steps=4, anomaly_n=60, augmented=20
+    labels=(10, 50), draws=2, samples=30, one_class_most=2, one_class_steps=4, one_class_n=60, augmented=20
 )
-NEEDS_LABELS = ("probe", "clusters", "samples", "anomaly", "generation", "augmentation")
+NEEDS_LABELS = ("probe", "clusters", "samples", "anomaly", "one_class", "generation", "augmentation")
 SPLITS = ("train", "valid", "test")
 STEP = torch.tensor(0.0)
 
@@ -98,8 +98,10 @@ def test_examples_without_a_label_take_no_part_in_probes_and_clusters(digits: Da
 
 def test_examples_without_a_label_are_neither_normal_nor_anomalies(digits: Data) -> None:
     some = partly_labelled(digits, ("test",))
-    areas = [downstream.anomaly(built(digits), digits, d.test, 1, k=2) for d in (some, only_labelled(some))]
+    areas = [anomaly.one_class(built(digits), digits, d.test, 1, k=2) for d in (some, only_labelled(some))]
     assert areas[0] == areas[1]
+    found = [defined(anomaly.detect(built(digits), d, k=2)).areas() for d in (some, only_labelled(some))]
+    assert found[0] == found[1]
 
 
 @torch.no_grad()
@@ -270,18 +272,18 @@ def test_uneven_classes_from_the_search_to_the_report(
         assert candidate.study.objectives == ("valid/elbo", "probe/balanced_accuracy")
     board = next(b for b in comparison.boards if b.criterion.name == "probe")
     assert (board.criterion.validation_metric, board.criterion.test_metric) == (
-        "probe/balanced_accuracy", "probe/balanced_all",
+        "probe/balanced_accuracy", "probe/test_balanced_accuracy",
     )  # fmt: skip
     share = float(comparison.finals["probe/majority_all"].mean())
     for row in board.rows:
-        assert row.mean is not None and row.related is not None
-        assert row.related["probe/majority_all"] == pytest.approx(share) and row.related["probe/linear_all"] <= 1
+        assert row.mean is not None and row.related["probe/test_accuracy"].value <= 1
+        assert row.related["probe/majority_all"].value == pytest.approx(share)
     (answer,) = (a for a in report.answers(comparison) if a.startswith(board.criterion.question))
-    assert f"Always predicting the most frequent class has an accuracy of {share:.4g}." in answer
+    assert f"always predicting the most frequent class has an accuracy of {share:.4g}." in answer
     page = report.write(comparison, Tracker("rare"), folder / "report", "again").page.read_text()
     assert "probe/majority_all" in page and "The classes are uneven" in page
     table = pd.read_csv(folder / "report" / "tables" / "board_probe.csv")
-    assert {"probe/linear_all", "probe/majority_all"} <= set(table.columns)
+    assert {"probe/test_accuracy", "probe/majority_all"} <= set(table.columns)
 
 
 @pytest.mark.slow

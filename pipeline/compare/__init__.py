@@ -1,9 +1,10 @@
 """Compares variants on a data set: which one, with which settings, and how certain the answer is.
 
-statistics   estimates, intervals and tests on plain arrays
-analysis     leaderboards, tests of every pair of variants, and conclusions in sentences
+statistics   means, intervals and probabilities on plain arrays
+analysis     leaderboards, verdicts on every pair of variants, and conclusions in sentences
 protocol     studies, choices on validation data, finals on fresh seeds
 figures      the figures of the report
+examples     the same test examples by every variant
 report       the report as one HTML file, its tables, and what is logged to MLflow
 across       ranks over several data sets
 

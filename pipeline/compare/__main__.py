@@ -1,5 +1,7 @@
 """`python -m pipeline.compare`: compare variants on a data set, and write a report."""
 
+import argparse
+import math
 import shlex
 from dataclasses import replace
 
@@ -8,20 +10,35 @@ from pipeline import cli
 ABOUT = """Compare all variants on one data set, and write a report.
 
 The configuration of each variant is chosen on validation data among the trials of its study, trained again on fresh
-seeds, and scored once on the test split. --run first searches each variant, until its trials have spent the budget. It
-is the same for each variant: 1000 epochs, or what --budget says. With --trials alone, each variant has as many trials,
-and the report says what they spent. After the default settings, a new search tries the best settings of the other
-variants whose searches have ended. Trainings that exist are used again, so a comparison that was interrupted continues
-with the same command. The report is one HTML file, with its tables (CSV, LaTeX) and figures beside it; MLflow holds
-everything, too."""
+seeds, and scored once on the test split. This compares the chosen configurations on one split of the data. To compare
+the variants themselves, add --repeats 5: the split, the searches and the finals are repeated from the start, and the
+differences between repetitions give intervals and probabilities. --run first searches each variant, until its trials
+have spent the budget. It is the same for each variant: 1000 epochs, or what --budget says. With --trials alone, each
+variant has as many trials, and the report says what they spent. After the default settings, a new search tries the
+best settings of the other variants whose searches have ended. Trainings that exist are used again, so a comparison
+that was interrupted, or that gets more repetitions, continues with the same command. The report is one HTML file, with
+its tables (CSV, LaTeX) and figures beside it; MLflow holds everything, too."""
 
 EPILOG = """examples:
   python -m pipeline.compare --run                                       all variants on the built-in digits
   python -m pipeline.compare --run --budget 90epochs --epochs 30 --seeds 3     a quick look
+  python -m pipeline.compare --run --repeats 5                           verdicts on variants, five times as long
   python -m pipeline.compare --dataset mnist                             only variants that have a study
   python -m pipeline.compare --dataset mine.npz --variant vae --variant hvae --run
   python -m pipeline.compare --dataset digits --dataset sprites --run    also ranks over both data sets
 """
+
+
+def _matters(text: str) -> tuple[str, float]:
+    """Read an option such as `elbo=0.2`."""
+    name, _, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a criterion and a number, such as elbo=0.2")
+    return name, number
 
 
 def main(arguments: list[str]) -> int:
@@ -35,18 +52,31 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--variant", action="append", metavar="NAME", help="a variant; may be repeated (all)")
     parser.add_argument("--run", action="store_true", help="search variants that have not spent the budget yet")
-    parser.add_argument("--seeds", type=cli.positive, metavar="N", help="number of fresh seeds of each final (5)")
+    parser.add_argument(
+        "--repeats",
+        type=cli.positive,
+        metavar="K",
+        help="repeat split, searches and finals K times; needed for statements about variants, e.g. 5 (1)",
+    )
+    parser.add_argument(
+        "--seeds", type=cli.positive, metavar="N", help="number of fresh seeds of each final (5; 1 with --repeats)"
+    )
+    parser.add_argument(
+        "--matters", type=_matters, action="append", metavar="CRITERION=X",
+        help="smallest difference that matters, in nats for elbo (0.05) and reconstruction (0.15), a share for probe (0.005)",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
 
     from pipeline.compare import across, protocol, report
     from pipeline.progress import Display
     from pipeline.tracker import Tracker, views
 
-    fields = ("budget", "trials", "epochs", "timeout", "seeds", "seed", "storage")
+    fields = ("budget", "trials", "epochs", "timeout", "repeats", "seeds", "seed", "storage")
     request = protocol.CompareRequest(
         **{name: getattr(options, name) for name in fields if getattr(options, name) is not None},
         variants=tuple(options.variant or ()),
         train=options.run,
+        matters=dict(options.matters or ()),
         compute=cli.compute(options),
     )
     places = dict.fromkeys(options.dataset or [protocol.CompareRequest.dataset])

@@ -1,4 +1,7 @@
-"""Ranks over several data sets, for each criterion among the variants that have a score on all of them."""
+"""Ranks over several data sets, for each criterion among the variants that have a score on all of them.
+
+The data sets are the unit: each variant has one score on each of them, the mean of its board.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +12,11 @@ from scipy import stats
 
 from pipeline import pages
 from pipeline.compare import figures, statistics
-from pipeline.compare.analysis import Board
-from pipeline.compare.protocol import CRITERIA, Comparison
-from pipeline.compare.statistics import Array
+from pipeline.compare.analysis import Board, Criterion
+from pipeline.compare.protocol import Comparison
+from pipeline.compare.statistics import RankTest
+
+FEW = 5  # with fewer data sets than this, ranks show little
 
 
 def write(
@@ -22,46 +27,44 @@ def write(
     `reports` holds the path of each data set's own report. Returns the page, and the answers in sentences.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = sorted({v for c in comparisons for v in c.candidates})
+    boards: dict[str, dict[str, Board]] = {}  # by criterion and data set
+    for comparison in comparisons:
+        for board in comparison.boards:
+            boards.setdefault(board.criterion.name, {})[comparison.dataset] = board
     parts, charts, answers = [], {}, []
-    for criterion in CRITERIA:
-        boards = [(c, b) for c in comparisons for b in c.boards if b.criterion.name == criterion.name]
-        scores = {comparison.dataset: _scores(comparison, board) for comparison, board in boards}
-        ranked = [n for n in names if scores and all(n in s for s in scores.values())]
-        unranked = [n for n in names if n not in ranked and any(n in s for s in scores.values())]
-        missing = [f"{n} has no rank, because it has no score on {_without(n, scores)}" for n in unranked]
+    for name, of_datasets in boards.items():
+        criterion = next(iter(of_datasets.values())).criterion
+        scores = {
+            dataset: {r.name: board.criterion.sign * r.mean.value for r in board.rows if r.mean is not None}
+            for dataset, board in of_datasets.items()
+        }
+        variants = sorted({v for of_dataset in scores.values() for v in of_dataset})
+        ranked = [v for v in variants if all(v in of_dataset for of_dataset in scores.values())]
         if len(ranked) < 2 or len(scores) < 2:
             continue
-        seeds = sorted(set.intersection(*(set(s[n].index) for s in scores.values() for n in ranked)))
-        if not seeds:
-            continue
-        by_seed: dict[str, Array] = {
-            n: criterion.sign * np.stack([s[n].loc[seeds].to_numpy(dtype=float) for s in scores.values()], axis=1)
-            for n in ranked
-        }
-        averages = statistics.ranks(by_seed)
-        places = stats.rankdata(-np.stack([s.mean(0) for s in by_seed.values()]), axis=0)  # (V, T)
-        by_dataset = {n: dict(zip(scores, map(float, places[i]), strict=True)) for i, n in enumerate(ranked)}
-        rows = [
-            {
-                "variant": n, "rank": f"{averages[n].value:.2f}",
-                "95% interval": f"[{averages[n].low:.2f}, {averages[n].high:.2f}]",
-                **{dataset: f"{rank:g}" for dataset, rank in by_dataset[n].items()},
-            }
-            for n in sorted(ranked, key=lambda n: averages[n].value)
-        ]  # fmt: skip
-        table = pd.DataFrame(rows)
-        table.to_csv(folder / f"ranks_{criterion.name}.csv", index=False)
-        charts[criterion.name] = figures.ranks(averages, by_dataset, names)
-        (folder / f"ranks_{criterion.name}.png").write_bytes(charts[criterion.name]["light"])
-        parts.append({"criterion": criterion, "missing": missing, "table": pages.table(table)})
-        first = rows[0]
-        answers.append(
-            f"{criterion.question} {first['variant']}: its average rank is {first['rank']} {first['95% interval']}, "
-            f"over {len(scores)} data sets and {len(seeds)} seeds."
-        )
+        by_variant = {v: np.array([of_dataset[v] for of_dataset in scores.values()]) for v in ranked}
+        test = statistics.rank_test(by_variant)
+        places = stats.rankdata(-np.stack(list(by_variant.values())), axis=0)
+        by_dataset = {v: dict(zip(scores, map(float, places[i]), strict=True)) for i, v in enumerate(ranked)}
+        order = sorted(ranked, key=lambda v: test.ranks[v])
+        table = pd.DataFrame([
+            {"variant": v, "average rank": f"{test.ranks[v]:.2f}", **{d: f"{r:g}" for d, r in by_dataset[v].items()}}
+            for v in order
+        ])  # fmt: skip
+        table.to_csv(folder / f"ranks_{name}.csv", index=False)
+        charts[name] = figures.critical_difference(test, by_dataset)
+        (folder / f"ranks_{name}.png").write_bytes(charts[name]["light"])
+        missing = [
+            f"{v} has no rank, because it has no score on {_without(v, scores)}" for v in variants if v not in ranked
+        ]
+        parts.append({"criterion": criterion, "test": test, "missing": missing, "table": pages.table(table)})
+        answers.append(_answer(criterion, test, order))
     if not answers:
         answers.append("There are no ranks, because no two variants have a score on all of these data sets.")
+    elif len(comparisons) < FEW:
+        answers.append(
+            f"Ranks over {len(comparisons)} data sets show little: compare variants on at least {FEW}, better on ten."
+        )
     html = pages.page(
         "across", title=f"Which VAE variant for {', '.join(c.dataset for c in comparisons)}?",
         subtitle=f"{len(comparisons)} data sets, each with its own report.", answers=answers, parts=parts,
@@ -72,16 +75,21 @@ def write(
     return page, answers
 
 
+def _answer(criterion: Criterion, test: RankTest, order: Sequence[str]) -> str:
+    """Say which variant has the best average rank, and which ones it is better than."""
+    first = order[0]
+    rank = f"{test.ranks[first]:.2f} over {test.datasets} data sets"
+    text = f"{criterion.question} {first} has the best average rank, {rank}."
+    if len(order) - 1 < test.critical_difference:
+        return (
+            f"{text} No difference of ranks could be told from chance here: the critical difference is "
+            f"{test.critical_difference:.2f}, and the largest possible one is {len(order) - 1}."
+        )
+    behind = [v for v in order if test.ranks[v] - test.ranks[first] >= test.critical_difference]
+    better = f"It is better than {', '.join(behind)}" if behind else "It cannot be told apart from any other one"
+    difference = f"Nemenyi's critical difference: {test.critical_difference:.2f}"
+    return f"{text} {better} ({difference}; Friedman's test: p = {test.p:.2g})."
+
+
 def _without(name: str, scores: Mapping[str, Mapping[str, object]]) -> str:
     return ", ".join(dataset for dataset in scores if name not in scores[dataset])
-
-
-def _scores(comparison: Comparison, board: Board) -> "dict[str, pd.Series[float]]":
-    """Return the test scores by seed of each variant that has any."""
-    keys = {c.variant: c.key for c in comparison.choices if c.criterion == board.criterion.name}
-    scores = {}
-    for row in board.rows:
-        if row.mean is not None:
-            runs = comparison.finals[comparison.finals["config"] == keys[row.variant]]
-            scores[row.variant] = runs.set_index("seed")[board.criterion.test_metric].dropna()
-    return scores

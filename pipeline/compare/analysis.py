@@ -1,20 +1,30 @@
-"""Turns the scores of finals into leaderboards, tests of every pair of variants, and conclusions in sentences."""
+"""Turns the scores of finals into leaderboards, verdicts on every pair of variants, and conclusions in sentences."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from pipeline import metrics
 from pipeline.compare import statistics
-from pipeline.compare.statistics import Difference, Estimate
-from pipeline.evaluate.baselines import TITLES, verdict
+from pipeline.compare.statistics import Array, Chances, Mean, Verdict
 
-ALPHA = 0.05
-PPCA = "baseline/test_ppca"  # differs between variants, because it has as many latent dimensions as the model
+NO_BETTER = "no better than trivial"  # begins the note of a variant that does not exceed a trivial model
+NOT_CLEARLY_BETTER = "not clearly better than trivial"  # if it exceeds it by less than the error allows to say
+TRIVIAL_NOTES = (NO_BETTER, NOT_CLEARLY_BETTER)
+Rows = Mapping[str, Array]  # column -> (N,), the scores of the test examples of a final
+
+
+@dataclass(frozen=True)
+class Trivial:
+    """What a model has to beat: a metric of every final, its column of scores by example, and its name in words."""
+
+    metric: str
+    rows: str
+    title: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +36,9 @@ class Criterion:
         question: The question in a sentence.
         validation_metric: Chooses the configuration of each variant among its trials.
         test_metric: Ranks the variants by their finals.
+        rows: The column with the scores of single test examples, whose mean is the test metric.
+        matters: The smallest difference that matters, in the unit of the metric.
+        trivial: What a useful model exceeds.
         related_metrics: Further test metrics that are shown beside it, without a conclusion.
         caution: What a reader has to know about the metric.
     """
@@ -34,6 +47,9 @@ class Criterion:
     question: str
     validation_metric: str
     test_metric: str
+    rows: str
+    matters: float
+    trivial: tuple[Trivial, ...] = ()
     related_metrics: tuple[str, ...] = ()
     caution: str = ""
 
@@ -46,161 +62,318 @@ class Criterion:
     def direction(self) -> str:
         return "lower is better" if self.sign < 0 else "higher is better"
 
+    @property
+    def unit(self) -> str:
+        return metrics.find(self.test_metric).unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What was repeated.
+
+    Args:
+        unit: "repetition" if the split, the search and the training were; "seed" if only the training was.
+        asked: The number of repetitions, or of seeds.
+        overlap: The number of test examples divided by that of training examples if each repetition has its own split;
+            None if all of them share one split.
+    """
+
+    unit: Literal["seed", "repetition"]
+    asked: int
+    overlap: float | None = None
+
+    def count(self, n: int) -> str:
+        """Return a number of units in words, such as `5 repetitions`."""
+        return f"{n} {self.unit}{'s' * (n != 1)}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class BoardRow:
-    """The scores of one variant, in the metric's own unit. If there is no `mean`, `reason` says why.
+    """The score of one variant, or of something trivial, in the metric's own unit.
 
-    `trivial` is a clause such as "no better than trivial (...)" if the mean does not exceed all baselines, and
-    otherwise empty.
+    If there is no `mean`, `reason` says why. `notes` are clauses that belong beside the score, such as "no better than
+    trivial (raw values: 0.93)".
     """
 
-    variant: str
-    seeds: int
-    mean: Estimate | None = None  # with Student's interval
-    middle: Estimate | None = None  # the interquartile mean, with a bootstrap interval
-    rank: Estimate | None = None
-    related: Mapping[str, float] | None = None  # mean over seeds of each related metric
+    name: str
+    mean: Mean | None = None
+    related: Mapping[str, Mean] = field(default_factory=dict)
     reason: str = ""
-    trivial: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two variants, of which `better` has the better mean over the seeds that both have."""
+    """Two variants, of which `first` has the better mean over the units that both have.
 
-    better: str
-    worse: str
-    difference: Difference  # how much better, so its mean is positive, also for metrics of which lower is better
-    chance: Estimate  # the probability of improvement
-    p: float  # after Holm's correction for all pairs
-    significant: bool
+    Args:
+        first: The variant with the better mean.
+        second: The other one.
+        difference: How much better the first one is, so its mean is not negative.
+        interval: The interval of the difference; those of all pairs of a board hold at once.
+        chances: The probabilities that the first one is better, practically equal or worse; None without an error.
+        verdict: The verdict on the first variant.
+        needed: For an undecided pair, the number of units that would probably decide it; None if they would not.
+        reason: Why there can be no verdict; otherwise empty.
+    """
+
+    first: str
+    second: str
+    difference: Mean
+    interval: tuple[float, float]
+    chances: Chances | None
+    verdict: Verdict
+    needed: int | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """The leaderboard of one criterion. `baselines` maps the title of each simple baseline to its score."""
+    """The leaderboard of one criterion."""
 
     criterion: Criterion
+    design: Design
     rows: list[BoardRow]  # the best first, and those without a score last
+    trivial: list[BoardRow]  # the best first
     pairs: list[Pair]
     conclusions: list[str]  # sentences
-    baselines: Mapping[str, float]
+
+    def verdicts(self, variant: str) -> dict[str, Verdict]:
+        """Return the verdict on a variant against each other one."""
+        opposite: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"}
+        ahead = {p.second: p.verdict for p in self.pairs if p.first == variant}
+        return ahead | {p.first: opposite.get(p.verdict, p.verdict) for p in self.pairs if p.second == variant}
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """The scores of a variant by unit, with higher ones better, and those of the test examples if they were kept."""
+
+    values: "pd.Series[float]"
+    rows: Mapping[int, Array]
+
+    def of(self, units: Sequence[int]) -> tuple[Array, list[Array] | None]:
+        rows = [self.rows[unit] for unit in units] if all(unit in self.rows for unit in units) else None
+        return self.values.loc[list(units)].to_numpy(dtype=float), rows
 
 
 def board(
     criterion: Criterion,
     finals: pd.DataFrame,
-    reasons: Mapping[str, str],
-    baselines: Mapping[str, float] | None = None,
+    rows: Mapping[str, Rows],
+    design: Design,
+    *,
+    reasons: Mapping[str, str] | None = None,
+    notes: Mapping[str, Sequence[str]] | None = None,
 ) -> Board:
     """Rank the variants by one criterion.
 
     Args:
         criterion: The criterion.
-        finals: One row for each run: variant, seed, state, reason, and a column for each metric.
+        finals: One row for each run: run, variant, unit, state, reason, and a column for each metric. Several runs of
+            one variant and unit are averaged.
+        rows: The scores of the test examples of each run, by the id of the run.
+        design: What was repeated.
         reasons: For each variant that is missing in `finals`, the reason.
-        baselines: The title of each baseline with its mean test score; empty if the criterion has no baselines.
+        notes: Clauses on variants that belong beside their scores.
     """
-    sign, unit, baselines = criterion.sign, metrics.find(criterion.test_metric).unit, baselines or {}
-    scores: dict[str, pd.Series[float]] = {}
+    scores: dict[str, _Scores] = {}
     without_score = []
+    failed = {str(v): runs for v, runs in finals[finals["state"] != "complete"].groupby("variant")}
     for variant, runs in finals.groupby("variant", sort=True):
-        name = str(variant)
-        values = runs.set_index("seed").get(criterion.test_metric, pd.Series(dtype=float)).dropna().sort_index()
-        if len(values):
-            scores[name] = values
+        own = _scores(runs, criterion.test_metric, criterion.rows, rows, criterion.sign)
+        if len(own.values):
+            scores[str(variant)] = own
             continue
-        failures = runs.get("reason", pd.Series(dtype=object)).dropna()
-        reason = f"all seeds failed: {failures.iloc[0]}" if len(failures) else "undefined for this variant"
-        without_score.append(BoardRow(variant=name, seeds=0, reason=reason))
-    without_score += [BoardRow(variant=v, seeds=0, reason=reason) for v, reason in reasons.items()]
-    ranks = _ranks(scores, sign)
-    order = sorted(scores, key=lambda name: -sign * float(np.mean(scores[name].to_numpy(dtype=float))))
-    rows = [_row(name, scores[name], finals, criterion, ranks.get(name), baselines) for name in order]
-    pairs = _pairs(scores, sign)
-    conclusions = [*_conclusions(order, pairs, unit), *(f"{r.variant} is {r.trivial}." for r in rows if r.trivial)]
+        problem = failed.get(str(variant))
+        reason = "undefined for this variant" if problem is None else f"all finals failed: {problem['reason'].iloc[0]}"
+        without_score.append(BoardRow(name=str(variant), reason=reason))
+    without_score += [BoardRow(name=name, reason=reason) for name, reason in (reasons or {}).items()]
+    order = sorted(scores, key=lambda name: -float(scores[name].values.mean()))
+    trivial = [t for t in criterion.trivial if t.metric in finals and finals[t.metric].notna().any()]
+    failures = {n: _failures(runs, finals[finals["variant"] == n]) for n, runs in failed.items()}
+    ranked, clauses = [], {}
+    for name in order:
+        runs = finals[finals["variant"] == name]
+        mean = statistics.mean(*scores[name].of(list(scores[name].values.index)), overlap=design.overlap)
+        clauses[name] = _no_better(criterion, scores[name], runs, rows, trivial, design)
+        lost = [f"{failures[name]} failed"] if name in failures else []
+        row = BoardRow(
+            name=name,
+            mean=statistics.scaled(mean, criterion.sign),
+            related=_related(criterion, runs, design),
+            notes=(*filter(None, [clauses[name]]), *lost, *(notes or {}).get(name, ())),
+        )
+        ranked.append(row)
+    pairs = _pairs(scores, failures, criterion.matters, design)
     return Board(
-        criterion=criterion, rows=[*rows, *without_score], pairs=pairs, conclusions=conclusions, baselines=baselines
-    )
+        criterion=criterion, design=design, rows=[*ranked, *without_score], pairs=pairs,
+        trivial=_trivial_rows(finals, rows, trivial, criterion.sign, design),
+        conclusions=[
+            *_conclusions(order, pairs, criterion, design),
+            *(f"{name} is {clause}." for name, clause in clauses.items() if clause),
+        ],
+    )  # fmt: skip
 
 
-def _row(
-    name: str,
-    scores: "pd.Series[float]",
-    finals: pd.DataFrame,
-    criterion: Criterion,
-    rank: Estimate | None,
-    baselines: Mapping[str, float],
-) -> BoardRow:
-    values = scores.to_numpy(dtype=float)
-    runs = finals[finals["variant"] == name]
-    related = {m: float(runs[m].mean()) for m in criterion.related_metrics if m in runs and runs[m].notna().any()}
-    mean = statistics.paired(values, np.zeros_like(values)).mean
-    if PPCA in related and baselines:
-        baselines = {**baselines, TITLES["ppca"]: related[PPCA]}
-    is_conditional = "conditioned_on" in runs and (runs["conditioned_on"] == "x").any()
-    return BoardRow(
-        variant=name,
-        seeds=len(values),
-        mean=mean,
-        middle=statistics.interval(statistics.iqm, values[:, None]),
-        rank=rank,
-        related=related,
-        trivial="" if is_conditional else verdict(mean.value, baselines),
-    )
+def _scores(runs: pd.DataFrame, metric: str, column: str, rows: Mapping[str, Rows], sign: float) -> _Scores:
+    scored = runs[runs[metric].notna()] if metric in runs else runs.iloc[:0]
+    values = sign * scored.groupby("unit")[metric].mean() if len(scored) else pd.Series(dtype=float)
+    by_unit: dict[int, list[Array]] = {}
+    for unit, run in zip(scored["unit"], scored["run"], strict=True):
+        own = rows.get(run, {}).get(column)
+        by_unit.setdefault(int(unit), []).append(np.empty(0) if own is None else sign * own[~np.isnan(own)])
+    means = {u: np.mean(each, axis=0) for u, each in by_unit.items() if min(map(len, each)) > 1}
+    return _Scores(values, means)
 
 
-def _ranks(scores: Mapping[str, "pd.Series[float]"], sign: float) -> dict[str, Estimate]:
-    """Rank the variants over the seeds that all of them have; empty if there are none."""
-    if len(scores) < 2:
-        return {}
-    shared = sorted(set.intersection(*(set(s.index) for s in scores.values())))
-    if not shared:
-        return {}
-    return statistics.ranks({n: sign * s.loc[shared].to_numpy(dtype=float)[:, None] for n, s in scores.items()})
+def _related(criterion: Criterion, runs: pd.DataFrame, design: Design) -> dict[str, Mean]:
+    """Return the mean over units of each related metric that is defined."""
+    means = {}
+    for metric in criterion.related_metrics:
+        if metric in runs and runs[metric].notna().any():
+            values = runs.groupby("unit")[metric].mean().dropna().to_numpy(dtype=float)
+            means[metric] = statistics.mean(values, overlap=design.overlap)
+    return means
 
 
-def _pairs(scores: Mapping[str, "pd.Series[float]"], sign: float) -> list[Pair]:
-    tests = []
-    for better, worse in combinations(scores, 2):
-        shared = sorted(set(scores[better].index) & set(scores[worse].index))
-        if not shared:
+def _trivial_rows(
+    finals: pd.DataFrame, rows: Mapping[str, Rows], trivial: Sequence[Trivial], sign: float, design: Design
+) -> list[BoardRow]:
+    """Return the scores of trivial models, the best first; of those that differ between variants, the best score."""
+    by_variant = [runs for _, runs in finals.groupby("variant")]
+    result = []
+    for t in trivial:
+        scores = [own for runs in by_variant if len((own := _scores(runs, t.metric, t.rows, rows, sign)).values)]
+        best = max(scores, key=lambda own: float(own.values.mean()))
+        mean = statistics.mean(*best.of(list(best.values.index)), overlap=design.overlap)
+        result.append((mean.value, BoardRow(name=t.title, mean=statistics.scaled(mean, sign))))
+    return [row for _, row in sorted(result, key=lambda pair: -pair[0])]
+
+
+def _no_better(
+    criterion: Criterion, own: _Scores, runs: pd.DataFrame, rows: Mapping[str, Rows], trivial: Sequence[Trivial],
+    design: Design,
+) -> str:  # fmt: skip
+    """Return a clause that names the best trivial model which a variant does not clearly exceed, or an empty text."""
+    if "conditioned_on" in runs and (runs["conditioned_on"] == "x").any():
+        return ""  # its score is of a part of the example, and does not compare
+    unbeaten = []
+    for t in trivial:
+        other = _scores(runs, t.metric, t.rows, rows, criterion.sign)
+        units = [u for u in own.values.index if u in other.values.index]
+        if not units:
             continue
-        a, b = (sign * scores[n].loc[shared].to_numpy(dtype=float) for n in (better, worse))
-        if b.mean() > a.mean():
-            better, worse, a, b = worse, better, b, a
-        chance = statistics.interval(statistics.improvement, a[:, None], b[:, None])
-        tests.append((better, worse, statistics.paired(a, b), chance))
-    corrected = statistics.holm([difference.p for _, _, difference, _ in tests])
-    return [
-        Pair(better=better, worse=worse, difference=difference, chance=chance, p=p, significant=p < ALPHA)
-        for (better, worse, difference, chance), p in zip(tests, corrected, strict=True)
-    ]
+        difference = _difference(own, other, units, design)
+        chances = difference.chances(0.0)
+        if difference.value <= 0 or (chances and chances.better < statistics.PROBABLE):
+            unbeaten.append((float(other.values.loc[units].mean()), t.title, difference.value <= 0))
+    if not unbeaten:
+        return ""
+    value, title, is_behind = max(unbeaten)
+    amount = _in_unit(f"{criterion.sign * value:.4g}", criterion.unit)
+    return f"{NO_BETTER if is_behind else NOT_CLEARLY_BETTER} ({title}: {amount})"
 
 
-def _conclusions(order: list[str], pairs: list[Pair], unit: str) -> list[str]:
+def _failures(failed: pd.DataFrame, runs: pd.DataFrame) -> str:
+    return f"{len(failed)} of {len(runs)} finals"
+
+
+def _difference(a: _Scores, b: _Scores, units: Sequence[int], design: Design) -> Mean:
+    """Return the mean difference of two variants, in pairs of units, and of test examples where they are known."""
+    (x, of_x), (y, of_y) = a.of(units), b.of(units)
+    rows = None
+    if of_x and of_y and all(len(p) == len(q) for p, q in zip(of_x, of_y, strict=True)):
+        rows = [p - q for p, q in zip(of_x, of_y, strict=True)]
+    return statistics.mean(x - y, rows, overlap=design.overlap)
+
+
+def _pairs(scores: Mapping[str, _Scores], failures: Mapping[str, str], matters: float, design: Design) -> list[Pair]:
+    pairs = []
+    level = statistics.simultaneous_level(len(scores) * (len(scores) - 1) // 2)
+    for first, second in combinations(scores, 2):
+        units = sorted(set(scores[first].values.index) & set(scores[second].values.index))
+        if not units:
+            continue
+        difference = _difference(scores[first], scores[second], units, design)
+        if difference.value < 0:
+            first, second, difference = second, first, statistics.scaled(difference, -1.0)
+        chances = difference.chances(matters)
+        if any(name in failures for name in (first, second)):
+            lost = [f"{failures[name]} of {name}" for name in (first, second) if name in failures]
+            reason = f"{' and '.join(lost)} failed"
+        elif len(units) < design.asked:
+            reason = f"only {len(units)} of {design.count(design.asked)} have scores of both"
+        elif len(units) == 1:
+            reason = f"one {design.unit} is no evidence"
+        elif chances is None:
+            reason = f"their difference is the same in all {design.count(len(units))}, so its error is unknown"
+        else:
+            reason = ""
+        chances = None if reason else chances
+        verdict: Verdict = chances.verdict if chances else "undecided"
+        needed = difference.repetitions_needed(matters) if chances and verdict == "undecided" else None
+        pairs.append(Pair(
+            first=first, second=second, difference=difference, interval=difference.interval(level), chances=chances,
+            verdict=verdict, needed=needed, reason=reason,
+        ))  # fmt: skip
+    return pairs
+
+
+def _conclusions(order: Sequence[str], pairs: Sequence[Pair], criterion: Criterion, design: Design) -> list[str]:
     """Return a sentence for each pair, in the order of the leaderboard."""
     if not order:
         return ["No variant has a score here."]
     if len(order) == 1:
         return [f"{order[0]} is the only variant with a score here, so there is nothing to compare it with."]
-    sentences = []
-    for pair in sorted(pairs, key=lambda p: (order.index(p.better), order.index(p.worse))):
-        mean, n = pair.difference.mean, pair.difference.pairs
-        difference = f"{mean.value:.3g} [{mean.low:.3g}, {mean.high:.3g}] {unit}"
-        correction = f" after correction for {len(pairs)} pairs" if len(pairs) > 1 else ""
-        if math.isnan(pair.p):
-            sentences.append(
-                f"{pair.better} is ahead of {pair.worse} by {mean.value:.3g} {unit}, but one seed is no evidence."
-            )
-        elif pair.significant:
-            sentences.append(
-                f"{pair.better} beats {pair.worse} by {difference}, with {n} seeds (p = {pair.p:.2g}{correction})."
-            )
-        else:
-            sentences.append(
-                f"{pair.better} and {pair.worse} cannot be told apart with {n} seeds: the difference is {difference} "
-                f"(p = {pair.p:.2g}{correction})."
-            )
+    ordered = sorted(pairs, key=lambda p: (order.index(p.first), order.index(p.second)))
+    sentences = [_sentence(pair, criterion, design) for pair in ordered]
+    if len(pairs) > 1:
+        sentences.append(
+            f"The intervals in brackets hold for all {len(pairs)} pairs at once, so they may include 0 where the "
+            "probability for a single pair is high."
+        )
     return sentences
+
+
+def _sentence(pair: Pair, criterion: Criterion, design: Design) -> str:
+    unit, n, c = criterion.unit, pair.difference.repetitions, pair.chances
+    low, high = pair.interval
+    if c is None:
+        amount = _in_unit(f"{pair.difference.value:.3g}", unit)
+        return f"There is no verdict on {pair.first} and {pair.second}, because {pair.reason}; they differ by {amount}."
+    amount = f"{_in_unit(f'{pair.difference.value:.3g}', unit)} [{low:.3g}, {high:.3g}]"
+    evidence = f"{design.count(n)}{f' and {pair.difference.rows} test examples' if pair.difference.rows else ''}"
+    first, second, place = pair.first, pair.second, ""
+    if design.unit == "seed":
+        first, second, place = f"the configuration of {first}", f"that of {second}", "On this split, "
+    if pair.verdict == "better":
+        return f"{place}{first} is better than {second} by {amount}, with {_probability(c.better)} ({evidence})."
+    if pair.verdict == "equal":
+        return (
+            f"{place}{first} and {second} are practically equal: they differ by less than "
+            f"{_in_unit(f'{criterion.matters:g}', unit)}, with {_probability(c.equal)} ({evidence}). The difference is "
+            f"{amount}."
+        )
+    needed = f"About {design.count(pair.needed)} would probably decide" if pair.needed else _hopeless(design)
+    return (
+        f"{place}{first} and {second} cannot be told apart with {evidence}. {pair.first} is ahead by {amount}: it is "
+        f"better with {_probability(c.better)}, practically equal (closer than {criterion.matters:g}) with "
+        f"{_probability(c.equal)} and worse with {_probability(c.worse)}. {needed}."
+    )
+
+
+def _in_unit(number: str, unit: str) -> str:
+    """Return a number with its unit; a share has none."""
+    return number if unit == "share" else f"{number} {unit}"
+
+
+def _probability(value: float) -> str:
+    """Return a probability in words; none is called 0 or 1."""
+    if 0.005 <= value <= 0.995:
+        return f"probability {value:.2f}"
+    return "a probability above 0.99" if value > 0.5 else "a probability below 0.01"
+
+
+def _hopeless(design: Design) -> str:
+    return f"Even {statistics.MOST_REPETITIONS} {design.unit}s would probably not decide"

@@ -2,43 +2,55 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from pipeline import machine, metrics
-from pipeline.compare import statistics
+from pipeline import metrics
 from pipeline.compare.analysis import Board
-from pipeline.data import Data
-from pipeline.evaluate import drawing, pictures
-from variants import Batch, Variant
+from pipeline.compare.statistics import RankTest
 
 THEMES = {  # colours of text, background and grid
     "light": ("#1b1b1b", "#ffffff", "#dddddd"), "dark": ("#e8e8e8", "#16181c", "#3a3d42"),
 }  # fmt: skip
+COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#56b4e9")  # of seaborn's "colorblind"
 MARKERS = "osD^vP*Xhp<>"
-COLUMNS = 10  # examples side by side
-Draw = Callable[[Any, Mapping[str, Any]], None]  # receives the axes and the colours of the variants
+LINES = ("-", "--", ":")
+TRIVIAL = "#8a8f98"  # grey that can be seen on both backgrounds
 
 
-def palette(names: Sequence[str]) -> dict[str, Any]:
-    """Return a colour for each variant. Up to ten of them are safe for colour-blind readers."""
-    name = "colorblind" if len(names) <= 10 else "husl"
-    return dict(zip(names, seaborn.color_palette(name, len(names)), strict=True))
+@dataclass(frozen=True)
+class Style:
+    """The colour, marker and kind of line of a variant. Those of up to 21 variants differ in colour or kind of line."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+Draw = Callable[[Any, Mapping[str, Style]], None]  # receives the axes and the styles of the variants
+
+
+def styles(names: Sequence[str]) -> dict[str, Style]:
+    n = len(COLOURS)
+    return {
+        name: Style(COLOURS[i % n], MARKERS[i % len(MARKERS)], LINES[i // n % len(LINES)])
+        for i, name in enumerate(names)
+    }
 
 
 def figure(
-    draw: Draw, names: Sequence[str], size: tuple[float, float] = (7.2, 3.8), columns: int = 1
+    draw: Draw, names: Sequence[str], size: tuple[float, float] = (7.2, 3.8), **grid_of_axes: Any
 ) -> dict[str, bytes]:
-    """Return what `draw` draws as PNG, by theme. `size` is in inches."""
+    """Return what `draw` draws as PNG, by theme. `size` is in inches; `grid_of_axes` is passed to `Figure.subplots`."""
     images = {}
     for theme, (text, background, grid) in THEMES.items():
         style = {
@@ -49,7 +61,7 @@ def figure(
         }  # fmt: skip
         with matplotlib.rc_context(style):
             canvas = FigureCanvasAgg(Figure(figsize=size, dpi=130, layout="constrained"))
-            draw(canvas.figure.subplots(1, columns), palette(names))
+            draw(canvas.figure.subplots(**grid_of_axes), styles(names))
             stream = io.BytesIO()
             canvas.figure.savefig(stream, format="png")
             images[theme] = stream.getvalue()
@@ -65,52 +77,80 @@ def uris(themes: Mapping[str, bytes]) -> dict[str, str]:
     return {theme: uri(png) for theme, png in themes.items()}
 
 
-def ranks(
-    averages: Mapping[str, statistics.Estimate], by_dataset: Mapping[str, Mapping[str, float]], names: Sequence[str]
-) -> dict[str, bytes]:
-    """Draw the average rank of each variant with its interval, and small, its rank on each data set.
-
-    `by_dataset` holds the rank by variant and data set.
-    """
-    order = sorted(averages, key=lambda name: averages[name].value)
-    datasets = list(next(iter(by_dataset.values())))
-
-    def draw(ax: Any, colours: Mapping[str, Any]) -> None:
-        for place, name in enumerate(order):
-            e = averages[name]
-            for marker, source in zip(MARKERS, datasets, strict=False):
-                ax.plot(by_dataset[name][source], place, marker=marker, color=colours[name], alpha=0.45, markersize=5)
-            ax.errorbar(
-                e.value, place, xerr=[[e.value - e.low], [e.high - e.value]], fmt="|", color=colours[name], capsize=4,
-                markersize=14, markeredgewidth=2.5,
-            )  # fmt: skip
-        for marker, source in zip(MARKERS, datasets, strict=False):
-            ax.plot([], [], marker=marker, color="grey", linestyle="", label=source)
-        ax.set(yticks=range(len(order)), yticklabels=order, xlabel="rank, 1 is best", xlim=(0.7, len(order) + 0.3))
-        ax.invert_yaxis()
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-
-    return figure(draw, names, size=(7.2, 1.2 + 0.45 * len(order)))
-
-
 def leaderboard(board: Board, finals: pd.DataFrame, names: Sequence[str]) -> dict[str, bytes]:
-    """Draw a dot for each seed, and the mean of each variant with its 95% interval. The best is on top."""
-    rows = [r for r in board.rows if r.mean is not None]
+    """Draw a dot for each unit, and the mean of each variant with its 95% interval. The best is on top.
 
-    def draw(ax: Any, colours: Mapping[str, Any]) -> None:
-        for place, row in enumerate(rows):
-            assert row.mean is not None
-            values = finals.loc[finals["variant"] == row.variant, board.criterion.test_metric].dropna()
-            ax.plot(values, [place] * len(values), "o", color=colours[row.variant], alpha=0.45, markersize=4)
-            bounded = np.isfinite(row.mean.low)
-            reach = [[row.mean.value - row.mean.low], [row.mean.high - row.mean.value]] if bounded else None
-            ax.errorbar(row.mean.value, place, xerr=reach, fmt="D", color=colours[row.variant], capsize=4, markersize=6)
-        metric = board.criterion.test_metric
-        ax.set(yticks=range(len(rows)), yticklabels=[r.variant for r in rows])
-        ax.set(xlabel=f"{metric} ({metrics.find(metric).unit}; {board.criterion.direction})")
-        ax.invert_yaxis()
+    Trivial models are below in grey, each with a dashed line. Those that are far from all variants are only named.
 
-    return figure(draw, names, size=(7.2, 1.2 + 0.45 * len(rows)))
+    Args:
+        board: The leaderboard.
+        finals: The runs of the configurations on it, with the columns variant, unit and the metric.
+        names: The names of all variants.
+    """
+    metric = board.criterion.test_metric
+    scored = {r.name: r.mean for r in board.rows if r.mean is not None}
+    trivial = {r.name: r.mean for r in board.trivial if r.mean is not None}
+    dots = {n: finals[finals["variant"] == n].groupby("unit")[metric].mean().dropna() for n in scored}
+    reaches = [v for m in scored.values() for v in m.interval() if math.isfinite(v)]
+    values = np.array([*reaches, *(v for d in dots.values() for v in d)])
+    span = float(np.ptp(values)) or abs(float(values[0])) * 0.1 or 1.0
+    low, high = values.min() - span, values.max() + span
+    far = [name for name, m in trivial.items() if not low < m.value < high]
+
+    def draw(ax: Any, styles: Mapping[str, Style]) -> None:
+        for place, (name, mean) in enumerate(scored.items()):
+            colour, interval = styles[name].colour, mean.interval()
+            ax.plot(dots[name], [place] * len(dots[name]), "o", color=colour, alpha=0.45, markersize=4)
+            if math.isfinite(interval[0]):
+                ax.plot(interval, [place] * 2, "|-", color=colour, markersize=8)
+            ax.plot(mean.value, place, "D", color=colour, markersize=6)
+        for place, (name, mean) in enumerate(trivial.items(), len(scored)):
+            if name in far:
+                side = 0.0 if mean.value < low else 1.0
+                ax.text(
+                    side, place, f" {'<' if side == 0 else ''} {mean.value:.4g} {'>' if side else ''} ", color=TRIVIAL,
+                    transform=ax.get_yaxis_transform(), ha="right" if side else "left", va="center", fontsize=8,
+                )  # fmt: skip
+            else:
+                ax.axvline(mean.value, linestyle="--", color=TRIVIAL, linewidth=1)
+                ax.plot(mean.value, place, "D", color=TRIVIAL, markersize=5)
+        ax.set(yticks=range(len(scored) + len(trivial)), yticklabels=[*scored, *trivial])
+        for label in ax.get_yticklabels()[len(scored) :]:
+            label.set_color(TRIVIAL)
+        ax.set(xlabel=f"{metric} ({board.criterion.unit}; {board.criterion.direction})")
+        ax.set_ylim(len(scored) + len(trivial) - 0.4, -0.6)  # the best is on top
+
+    return figure(draw, names, size=(7.2, 0.9 + 0.32 * (len(scored) + len(trivial))))
+
+
+def critical_difference(test: RankTest, by_dataset: Mapping[str, Mapping[str, float]]) -> dict[str, bytes]:
+    """Draw the average rank of each variant, and small, its rank on each data set (Demsar 2006, figure 1).
+
+    A grey bar joins variants whose average ranks differ by less than the critical difference. `by_dataset` holds the
+    rank by variant and data set.
+    """
+    order = sorted(test.ranks, key=lambda name: test.ranks[name])
+    ranks = [test.ranks[name] for name in order]
+    groups: list[tuple[int, int]] = []
+    for i, rank in enumerate(ranks):
+        last = max(j for j, other in enumerate(ranks) if other - rank < test.critical_difference)
+        if last > i and (not groups or last > groups[-1][1]):
+            groups.append((i, last))
+
+    def draw(ax: Any, styles: Mapping[str, Style]) -> None:
+        for place, name in enumerate(order):
+            own = list(by_dataset[name].values())
+            ax.plot(own, [place] * len(own), styles[name].marker, color=styles[name].colour, alpha=0.4, markersize=4)
+            ax.plot(ranks[place], place, "|", color=styles[name].colour, markersize=16, markeredgewidth=3)
+        for k, (first, last) in enumerate(groups):
+            x = len(order) + 0.35 + 0.12 * k
+            ax.plot([x, x], [first - 0.2, last + 0.2], color=TRIVIAL, linewidth=4, solid_capstyle="butt")
+        ax.plot([1, min(len(order), 1 + test.critical_difference)], [-0.8] * 2, "|-", color=TRIVIAL, linewidth=1.5)
+        ax.text(1, -1.0, f"critical difference {test.critical_difference:.2f}", color=TRIVIAL, fontsize=8)
+        ax.set(yticks=range(len(order)), yticklabels=order, xticks=range(1, len(order) + 1), xlabel="rank (1 is best)")
+        ax.set(xlim=(0.7, len(order) + 0.45 + 0.12 * len(groups)), ylim=(len(order) - 0.5, -1.6))
+
+    return figure(draw, sorted(order), size=(7.2, 1.3 + 0.34 * len(order)))
 
 
 def scatter(
@@ -121,9 +161,9 @@ def scatter(
     `x` and `y` are (metric of trials, metric of finals, label).
     """
 
-    def draw(ax: Any, colours: Mapping[str, Any]) -> None:
-        for marker, name in zip(MARKERS, names, strict=False):
-            for frame, axes, style in (
+    def draw(ax: Any, styles: Mapping[str, Style]) -> None:
+        for name, style in styles.items():
+            for frame, axes, look in (
                 (trials, (x[0], y[0]), {"s": 12, "alpha": 0.35}), (finals, (x[1], y[1]), {"s": 60, "alpha": 0.9}),
             ):  # fmt: skip
                 if not {*axes} <= set(frame.columns):
@@ -131,13 +171,12 @@ def scatter(
                 points = frame[frame["variant"] == name].dropna(subset=list(axes))
                 label = name if frame is finals and len(points) else None
                 ax.scatter(
-                    points[axes[0]], points[axes[1]], marker=marker, color=[colours[name]], linewidth=0, label=label,
-                    **style,
+                    points[axes[0]], points[axes[1]], marker=style.marker, color=[style.colour], linewidth=0,
+                    label=label, **look,
                 )  # fmt: skip
         ax.set(xlabel=x[2], ylabel=y[2])
         _zoom(ax, trials, finals, x, y)
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        _legend(ax)
 
     return figure(draw, names, size=(7.2, 4.2))
 
@@ -158,78 +197,56 @@ def _zoom(ax: Any, trials: pd.DataFrame, finals: pd.DataFrame, x: tuple[str, ...
         set_limits(low - margin, high + margin)
 
 
-def curves(points: pd.DataFrame, metric: str, names: Sequence[str]) -> dict[str, bytes]:
-    """Draw the mean over seeds by epoch, with a band from the lowest to the highest seed.
+def _legend(ax: Any) -> None:
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
-    `points` has the columns variant, seed, epoch and the metric.
+
+def curves(points: pd.DataFrame, metric: str, names: Sequence[str]) -> dict[str, bytes]:
+    """Draw the mean over finals by epoch, with a band from the lowest to the highest.
+
+    `points` has the columns variant, epoch and the metric.
     """
 
-    def draw(ax: Any, colours: Mapping[str, Any]) -> None:
+    def draw(ax: Any, styles: Mapping[str, Style]) -> None:
         valid = points.dropna(subset=[metric])
-        for name in names:
+        for name, style in styles.items():
             curve = valid[valid["variant"] == name]
             if len(curve):
                 epochs = curve.groupby("epoch")[metric]
                 mean, low, high = epochs.mean(), epochs.min(), epochs.max()
-                ax.plot(mean.index, mean, color=colours[name], label=name)
-                ax.fill_between(mean.index, low, high, color=colours[name], alpha=0.2, linewidth=0)
+                ax.plot(mean.index, mean, color=style.colour, linestyle=style.line, label=name)
+                ax.fill_between(mean.index, low, high, color=style.colour, alpha=0.15, linewidth=0)
         later = valid[valid["epoch"] > valid["epoch"].max() * 0.05][metric]
         if len(later) > 3:
             low, high = later.quantile(0.02), later.max()
             ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         ax.set(xlabel="epoch", ylabel=f"{metric} ({metrics.find(metric).unit})")
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        _legend(ax)
 
     return figure(draw, names)
 
 
 def probes(finals: pd.DataFrame, names: Sequence[str]) -> dict[str, bytes]:
-    """Draw the accuracy of a linear probe by its number of labels, mean over seeds.
+    """Draw the accuracy of a linear probe by its number of labels, mean over finals.
 
     A dashed line shows raw values, and a dotted line shows always predicting the most frequent class.
     """
     columns = [c for c in finals.columns if c.startswith("probe/linear_") and not c.endswith("_all")]
     counts = sorted(int(c.rsplit("_", 1)[1]) for c in columns)
 
-    def draw(ax: Any, colours: Mapping[str, Any]) -> None:
-        for marker, name in zip(MARKERS, names, strict=False):
+    def draw(ax: Any, styles: Mapping[str, Style]) -> None:
+        for name, style in styles.items():
             runs = finals[finals["variant"] == name]
             values = [runs[f"probe/linear_{n}"].mean() for n in counts]
-            ax.plot(counts, values, marker=marker, color=colours[name], label=name)
+            ax.plot(counts, values, marker=style.marker, color=style.colour, linestyle=style.line, label=name)
         raw = [finals[f"probe/raw_linear_{n}"].mean() for n in counts if f"probe/raw_linear_{n}" in finals]
         if len(raw) == len(counts):
-            ax.plot(counts, raw, linestyle="--", color="grey", label="raw values")
+            ax.plot(counts, raw, linestyle="--", color=TRIVIAL, label="raw values")
         if "probe/majority_all" in finals:
-            ax.axhline(finals["probe/majority_all"].mean(), linestyle=":", color="grey", label="most frequent class")
-        ax.set(xscale="log", xlabel="number of labels", ylabel="test accuracy of a linear probe")
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-
-    return figure(draw, names)
-
-
-def budgets(trials: pd.DataFrame, metric: str, better: str, names: Sequence[str]) -> dict[str, bytes]:
-    """Draw the expected best validation score of n trials, with its standard deviation (Dodge et al. 2019)."""
-    sign = -1.0 if better == "minimize" else 1.0
-
-    def draw(ax: Any, colours: Mapping[str, Any]) -> None:
-        means = []
-        for marker, name in zip(MARKERS, names, strict=False):
-            values = trials.loc[trials["variant"] == name, metric].dropna().to_numpy(dtype=float)
-            if not len(values):
-                continue
-            mean, spread = statistics.expected_best(sign * values)
-            n = np.arange(1, len(values) + 1)
-            ax.plot(n, sign * mean, marker=marker, markersize=3, color=colours[name], label=name)
-            ax.fill_between(
-                n, sign * (mean - spread), sign * (mean + spread), color=colours[name], alpha=0.12, linewidth=0
-            )
-            means.append(sign * mean)
-        ax.set(xlabel="trials", ylabel=f"expected best {metric}")
-        if means:
-            values = np.concatenate(means)
-            margin = 0.1 * (values.max() - values.min() or 1.0)
-            ax.set_ylim(values.min() - margin, values.max() + margin)
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+            ax.axhline(finals["probe/majority_all"].mean(), linestyle=":", color=TRIVIAL, label="most frequent class")
+        ax.set(xscale="log", xlabel="number of labels", ylabel="test accuracy of a linear probe (share)")
+        _legend(ax)
 
     return figure(draw, names)
 
@@ -237,59 +254,16 @@ def budgets(trials: pd.DataFrame, metric: str, better: str, names: Sequence[str]
 def spectra(kl: Mapping[str, Sequence[float]], names: Sequence[str]) -> dict[str, bytes]:
     """Draw the sorted KL per latent dimension of each variant. A dashed line at 0.01 nats marks unused units."""
 
-    def draw(ax: Any, colours: Mapping[str, Any]) -> None:
-        for marker, name in zip(MARKERS, names, strict=False):
+    def draw(ax: Any, styles: Mapping[str, Style]) -> None:
+        for name, style in styles.items():
             if name in kl:
                 values = np.sort(np.clip(kl[name], 1e-5, None))[::-1]
                 ax.plot(
-                    np.arange(1, len(values) + 1), values, marker=marker, markersize=4, color=colours[name], label=name
-                )
-        ax.axhline(0.01, linestyle="--", color="grey", linewidth=1)
+                    np.arange(1, len(values) + 1), values, marker=style.marker, markersize=4, color=style.colour,
+                    linestyle=style.line, label=name,
+                )  # fmt: skip
+        ax.axhline(0.01, linestyle="--", color=TRIVIAL, linewidth=1)
         ax.set(yscale="log", xlabel="latent dimension, sorted", ylabel="KL (nats)")
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        _legend(ax)
 
     return figure(draw, names)
-
-
-def side_by_side(
-    models: Mapping[str, tuple[Variant, Data]], kl: Mapping[str, Sequence[float]]
-) -> Iterator[tuple[str, str, bytes]]:
-    """Yield strips of reconstructions of the same test images, samples and traversals; nothing for other data.
-
-    A strip is (kind, variant or "original", PNG). `kl` holds the KL per dimension of variants that have one.
-    """
-    first = next(iter(models.values()))[1]
-    if first.layout != "images":
-        return
-    index = torch.randperm(len(first.test), generator=torch.Generator().manual_seed(2))[:COLUMNS]
-    originals = first.batch(first.test, index.to(first.test.x.device))
-    yield "reconstructions", "original", _strip(drawing.with_gaps(originals.x, originals.known), first)
-    for name, (variant, data) in models.items():
-        with machine.seeded(variant.device, 0):
-            batch = data.batch(data.test, index.to(variant.device))
-            yield "reconstructions", name, _strip(variant.decode(variant.encode(batch), batch), data)
-            if variant.conditioned_on != "x":
-                yield "samples", name, _strip(variant.sample(2 * COLUMNS), data)
-                yield "traversals", name, _strip(_traversals(variant, batch, kl.get(name)), data)
-
-
-def _traversals(variant: Variant, batch: Batch, kl: Sequence[float] | None, rows: int = 3) -> Tensor:
-    """Decode the first code with one dimension in each row moved by 3 standard deviations of the prior to either side.
-
-    The dimensions are those with the highest KL, or without a KL, those in which codes vary most.
-    """
-    prior, codes = variant.sample_prior(1000), variant.encode(batch)
-    order = np.argsort(codes.var(0).cpu().numpy() if kl is None else np.asarray(kl))[::-1][:rows]
-    z = codes[:1].repeat(rows * COLUMNS, 1)
-    for row, dimension in enumerate(order.tolist()):
-        reach = 3 * prior[:, dimension].std()
-        z[row * COLUMNS : (row + 1) * COLUMNS, dimension] = torch.linspace(-1, 1, COLUMNS, device=z.device) * reach
-    return variant.decode(z, batch[torch.zeros(len(z), dtype=torch.int64, device=z.device)])
-
-
-def _strip(values: Tensor, data: Data) -> bytes:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(pictures.grid(values, data, columns=COLUMNS)).save(stream, format="png")
-    return stream.getvalue()

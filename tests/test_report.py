@@ -1,0 +1,251 @@
+"""What the report of a comparison says and shows, for made-up finals and untrained models."""
+
+import math
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import variants
+from pipeline import data, ui
+from pipeline.compare import across, examples, figures, protocol, report
+from pipeline.compare.analysis import NO_BETTER, Board, BoardRow, Criterion, Design, Trivial, board
+from pipeline.compare.statistics import Mean, rank_test
+from pipeline.data import Source
+from pipeline.tracker import views
+
+RAW = Trivial("baseline/test_gaussian", "baseline_gaussian", "a Gaussian")
+ELBO = Criterion(
+    name="elbo", question="Which variant models the data best?", validation_metric="valid/elbo",
+    test_metric="test/elbo", rows="elbo", matters=0.05,
+)  # fmt: skip
+RECONSTRUCTION = replace(
+    ELBO, name="reconstruction", test_metric="test/reconstruction", validation_metric="valid/reconstruction"
+)
+FIVE = Design(unit="repetition", asked=5, overlap=1 / 8)
+SEEDS = Design(unit="seed", asked=5)
+NOISE = np.array([0.0, 0.1, -0.1, 0.05, -0.05])
+
+
+def finals(trivial: float = -99.0, **scores: Any) -> pd.DataFrame:
+    """Return a final for each unit; one whose score is NaN has failed."""
+    rows = [
+        {
+            "run": f"{variant}{unit}", "variant": variant, "unit": unit, "test/elbo": value, "conditioned_on": None,
+            "state": "failed" if math.isnan(value) else "complete", "reason": "diverged", RAW.metric: trivial,
+        }
+        for variant, values in scores.items() for unit, value in enumerate(values)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def comparison(frame: pd.DataFrame, design: Design = FIVE, **criterion: Any) -> Any:
+    """Return what the sentences of a report are made from: a board of the ELBO, with a trivial model."""
+    judged = replace(ELBO, trivial=(RAW,), **criterion)
+    return SimpleNamespace(boards=[board(judged, frame, {}, design)], design=design, finals=frame)
+
+
+def test_the_answer_groups_the_others_by_their_verdicts() -> None:
+    other = np.array([0.3, -0.2, 0.25, -0.3, 0.1])
+    frame = finals(
+        hvae=-20 + NOISE, vae=-25 + NOISE[::-1], beta=-26 + NOISE[::-1], aae=-20.001 + NOISE + 0.001 * NOISE[::-1],
+        cvae=-20.33 + other, vrae=[-24, -24.1, math.nan, math.nan, -24.2],
+    )  # fmt: skip
+    (answer,) = report.answers(comparison(frame))
+    assert answer.startswith(
+        "Which variant models the data best? hvae: -20.000 ± 0.045 nats per example (5 repetitions, "
+    )
+    assert "better than trivial (the best of that kind is a Gaussian: -99)" in answer
+    assert "It is better than vae and beta; practically equal to aae." in answer
+    assert re.search(r"With 5 repetitions, it cannot be told apart from cvae \(about \d+ repetitions would", answer)
+    assert answer.endswith("There is no verdict on hvae and vrae: 2 of 5 finals of vrae failed.")
+
+
+def test_a_best_variant_that_is_no_better_than_trivial_is_not_celebrated() -> None:
+    (answer,) = report.answers(comparison(finals(trivial=-19.0, hvae=-20 + NOISE, vae=-25 + NOISE[::-1])))
+    assert answer.startswith(f"{ELBO.question} Even the best variant, hvae, is {NO_BETTER} (a Gaussian: -19 nats")
+    assert "better than trivial (the best" not in answer
+    assert "Among the variants, hvae is better than vae." in answer
+
+
+def test_seeds_of_one_split_are_no_statement_about_variants() -> None:
+    frame = finals(hvae=-20 + NOISE, vae=-25 + NOISE[::-1])
+    assert not any("--repeats" in line for line in report.answers(comparison(frame)))
+    *_, last = report.answers(comparison(frame, SEEDS))
+    assert "the chosen configurations on this split" in last and "--repeats 5" in last
+
+
+def test_without_a_score_there_is_no_answer() -> None:
+    (answer,) = report.answers(comparison(finals(hvae=[math.nan, math.nan])))
+    assert answer == f"{ELBO.question} There is no answer, because no variant has test/elbo."
+
+
+def test_one_table_has_all_variants_by_all_criteria_with_marks_and_trivial_rows() -> None:
+    frame = finals(trivial=-24.0, hvae=-20 + NOISE, vae=-25 + NOISE[::-1])
+    notes = {"vae": ["2 of 5 finals collapsed"]}
+    lower = frame.rename(columns={"test/elbo": "test/reconstruction"})
+    lower["test/reconstruction"] *= -1
+    boards = [
+        board(cast(Any, comparison(frame).boards[0].criterion), frame, {}, FIVE, notes=notes),
+        board(RECONSTRUCTION, lower, {}, FIVE, notes=notes, reasons={"aae": "it has no study"}),
+    ]
+    best, worse, missing = report._score_rows(boards)
+    assert (best["name"], worse["name"], missing["name"]) == ("hvae", "vae", "aae")
+    assert [cell["mark"] for cell in best["cells"]] == ["best mean"] * 2
+    assert [cell["mark"] for cell in worse["cells"]] == ["worse"] * 2
+    assert best["cells"][0]["value"] == "-20.000 ± 0.045" and best["cells"][0]["n"] == "5"
+    assert worse["notes"] == ["2 of 5 finals collapsed"]  # once, beside the name
+    assert [cell["notes"] for cell in worse["cells"]] == [[NO_BETTER], []]
+    assert missing["cells"][1] == {"value": "—", "notes": ["it has no study"]}
+    (gaussian,) = report._trivial_rows(boards)
+    assert (gaussian["name"], gaussian["cells"][0]["value"][:3]) == ("a Gaussian", "-24")
+    table = report._board_table(boards[0]).set_index("name")
+    assert table["against the best"].to_dict() == {"hvae": "best mean", "vae": "worse", "a Gaussian": "trivial"}
+    pairs = report._pairs_table(boards[0]).iloc[0]
+    assert (pairs["first"], pairs["P(better)"], pairs["n needed"]) == ("hvae", "> 0.99", "—")
+
+
+def table_models(names: tuple[str, ...] = ("vae", "aae")) -> Any:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({
+        "height (cm)": rng.normal(170, 9, 200).round(1), "visits": rng.poisson(4, 200),
+        "smoker": np.where(rng.random(200) < 0.4, "yes", "no"), "city": rng.choice(["Lyon", "Nice", "Paris"], 200),
+        "price ($)": np.exp(rng.normal(10, 1, 200)), "ill": rng.choice(["mild", "severe"], 200),
+    })  # fmt: skip
+    frame.loc[::3, "height (cm)"] = np.nan
+    loaded = data.load(Source(place="people", label="ill"), frame)
+    torch.manual_seed(0)
+    built = {n: variants.build(n, variants.get(n).config_type(), loaded.spec).eval() for n in names}
+    return frame, {name: (model, loaded) for name, model in built.items()}
+
+
+@torch.no_grad()
+def test_the_same_rows_of_a_table_are_shown_in_its_units_and_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examples, "ROWS", 20)
+    frame, models = table_models()
+    columns, rows = examples.rows(models)
+    assert columns == [c for c in frame if c != "ill"]
+    assert len(rows) == 20
+    assert 0 < sum("missing" in row.values["data"] for row in rows) < 20
+    for row in rows:
+        assert row.title.endswith(("(mild)", "(severe)"))
+        assert list(row.values) == ["data", "vae", "aae"]
+        shown = dict(zip(columns, row.values["data"], strict=True))
+        (source,) = frame[np.isclose(frame["price ($)"], float(shown["price ($)"].replace(",", "")), rtol=1e-3)].index
+        assert (shown["smoker"], shown["city"]) == (frame["smoker"][source], frame["city"][source])
+        assert shown["visits"] == str(frame["visits"][source])
+        height = frame["height (cm)"][source]
+        assert shown["height (cm)"] == ("missing" if np.isnan(height) else f"{height:.4g}")
+        for name in ("vae", "aae"):
+            texts = dict(zip(columns, row.values[name], strict=True))
+            assert texts["smoker"].startswith("yes ") and texts["smoker"].endswith("%")
+            assert texts["city"] in ("Lyon", "Nice", "Paris")
+            assert 100 < float(texts["height (cm)"]) < 240  # also where the value is missing
+
+
+@torch.no_grad()
+def test_each_variant_reconstructs_the_same_series_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    series = [
+        np.stack([np.linspace(0, 9, n) + i, 300 + 10 * np.sin(np.arange(n))], 1)
+        for i, n in enumerate([12, 9, 15, 8] * 10)
+    ]
+    loaded = data.load(Source(place="waves"), series)
+    model = variants.build("vrae", variants.get("vrae").config_type(), loaded.spec).eval()
+    drawn: list[Any] = []
+    subplots = Figure.subplots
+
+    def recorded(self: Figure, *words: Any, **options: Any) -> Any:
+        drawn.append(subplots(self, *words, **options))
+        return drawn[-1]
+
+    monkeypatch.setattr(Figure, "subplots", recorded)
+    assert examples.series({"first": (model, loaded), "second": (model, loaded)}).keys() == {"light", "dark"}
+    axes = drawn[0]
+    assert axes.shape == (2, examples.PANELS)
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["first", "second"]
+    for above, below in axes.T:
+        (true, own), (same, _) = above.lines, below.lines
+        np.testing.assert_array_equal(true.get_ydata(), same.get_ydata())
+        assert len(own.get_ydata()) == len(true.get_ydata()) in (8, 9, 12, 15)
+    assert axes[0, 1].lines[0].get_ydata() == pytest.approx(300, abs=11)  # in the units of the source
+    assert examples.rows({"first": (model, loaded)}) == ([], [])
+
+
+@torch.no_grad()
+def test_tables_have_samples_beside_each_other_and_no_strips_of_pixels() -> None:
+    _, models = table_models(("vae",))
+    assert [(kind, name) for kind, name, _ in examples.strips(models, {})] == [("samples", "vae")]
+    assert examples.series(models) == {}
+
+
+def test_no_two_of_many_variants_look_alike() -> None:
+    looks = figures.styles([f"v{i}" for i in range(20)]).values()
+    assert len({(s.colour, s.line) for s in looks}) == len({(s.colour, s.marker) for s in looks}) == 20
+
+
+def named(scores: dict[str, float], dataset: str) -> Any:
+    """Return a comparison in which the reconstruction is the ELBO with the other sign, so that lower is better."""
+    boards = []
+    for criterion in (ELBO, RECONSTRUCTION):
+        means = {n: Mean(value=criterion.sign * v, spread=1.0, repetitions=5) for n, v in scores.items()}
+        rows = [BoardRow(name=n, mean=mean) for n, mean in means.items()]
+        boards.append(Board(criterion=criterion, design=FIVE, rows=rows, trivial=[], pairs=[], conclusions=[]))
+    return SimpleNamespace(dataset=dataset, boards=boards)
+
+
+@pytest.mark.parametrize(
+    ("datasets", "words"),
+    [
+        (2, "No difference of ranks could be told from chance here: the critical difference is 2.34, and the largest"),
+        (12, "a has the best average rank, 1.00 over 12 data sets. It is better than b, c (Nemenyi's"),
+    ],
+)
+def test_over_several_data_sets_the_data_set_is_the_unit(tmp_path: Any, datasets: int, words: str) -> None:
+    each = [named({"a": 3.0, "b": 2.0, "c": 1.0, **({"d": 0.0} if i else {})}, f"set{i}") for i in range(datasets)]
+    page, answers = across.write(each, tmp_path, "again", {})
+    assert words in answers[0] and words in answers[1]
+    assert any("show little" in line for line in answers) == (datasets == 2)
+    text = page.read_text()
+    assert "d has no rank, because it has no score on set0" in text and "data:image/png" in text
+    for name in ("elbo", "reconstruction"):
+        ranks = pd.read_csv(tmp_path / f"ranks_{name}.csv").set_index("variant")
+        assert ranks["average rank"].to_dict() == ranks["set1"].to_dict() == {"a": 1.0, "b": 2.0, "c": 3.0}
+
+
+@pytest.mark.parametrize(("datasets", "joined"), [(12, []), (3, [[-0.2, 1.2], [0.8, 2.2]])])
+def test_variants_whose_ranks_are_close_are_joined(
+    monkeypatch: pytest.MonkeyPatch, datasets: int, joined: list[list[float]]
+) -> None:
+    """Ranks differ by 1; the critical difference is 0.96 with 12 data sets, and 1.91 with 3."""
+    test = rank_test({name: np.arange(float(datasets)) - place for place, name in enumerate("abc")})
+    bars: list[list[float]] = []
+    plot = Axes.plot
+
+    def recorded(self: Any, x: Any, y: Any, *words: Any, **options: Any) -> Any:
+        if options.get("linewidth") == 4:
+            bars.append(list(y))
+        return plot(self, x, y, *words, **options)
+
+    monkeypatch.setattr(Axes, "plot", recorded)
+    figures.critical_difference(test, {name: {"x": rank} for name, rank in test.ranks.items()})
+    assert bars == joined * 2  # on a light and on a dark page
+
+
+def test_the_page_of_mlflow_has_the_same_metrics_and_one_configuration_in_a_group() -> None:
+    pages = views._views([], has_finals=True)
+    judged = {c.name: c.test_metric for c in protocol.CRITERIA}
+    judged["balanced"] = protocol.BALANCED_PROBE.test_metric
+    for name in ("Variants", *ui.BY_CRITERION):
+        drawn = {card.get("metricKey") for card in pages[name]["compareRunCharts"] if not card["deleted"]}
+        assert set(judged.values()) <= drawn
+        (group,) = pages[name]["groupBy"]["groupByKeys"]
+        assert group["groupByData"] == ("group" if name == "Variants" else "variant")
+        assert name == "Variants" or f"LIKE '%(%{name.split()[-1]}%)'" in pages[name]["searchFilter"]
+    assert {f"Variants by {c.name}" for c in protocol.CRITERIA} == {*ui.BY_CRITERION}
