@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument(
         "--matters", type=_matters, action="append", metavar="CRITERION=X",
-        help="smallest difference that matters, in nats for elbo (0.05) and reconstruction (0.15), a share for probe (0.005)",
+        help="smallest difference that matters: elbo (0.05) and reconstruction (0.15) in nats, probe (0.005) as a share",
     )  # fmt: skip
     options = parser.parse_args(arguments)
 
