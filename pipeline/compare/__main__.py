@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument(
         "--matters", type=_matters, action="append", metavar="CRITERION=X",
-        help="smallest difference that matters: elbo (0.05) and reconstruction (0.15) in nats, probe (0.005) as a share",
+        help="what difference matters: elbo (0.05) and reconstruction (0.15) in nats, probe (0.005) as a share",
     )  # fmt: skip
     options = parser.parse_args(arguments)
 
