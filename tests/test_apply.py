@@ -100,6 +100,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(saved: Path, tmp_path: Pat
     assert peaks[1] < 1.1 * peaks[0]
 
 
+@pytest.mark.slow
 def test_images_come_back_as_images_and_sequences_as_rows(saved: Path, tmp_path: Path) -> None:
     pictures = tmp_path / "rebuilt"
     words = ["reconstruct", "--model", str(saved / "images"), "--data", str(saved / "pictures"), "--out", str(pictures)]

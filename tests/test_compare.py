@@ -182,6 +182,7 @@ def test_a_repetition_has_a_split_a_search_and_a_seed_of_its_own(monkeypatch: py
     assert thrice.finals.iloc[: len(twice.finals)]["run"].tolist() == twice.finals["run"].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_finals")
 def test_repetitions_share_a_test_split_that_the_data_bring() -> None:
     np.savez("bare.npz", x_train=np.random.default_rng(0).random((100, 6)).astype("float32"),

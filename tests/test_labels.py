@@ -254,6 +254,7 @@ def test_a_study_that_was_started_with_the_accuracy_continues_with_it(
     assert "study beta-rare was started with the objective probe/accuracy, and keeps it" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_uneven_classes_from_the_search_to_the_report(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -207,6 +207,7 @@ def test_half_a_line_is_removed_before_more_is_written(half: str, folder: Path) 
     assert record.tags["state"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_sync_reports_what_it_did(folder: Path, command: Command) -> None:
     assert command("sync").stdout == "everything is in MLflow\n"
     journal = Journal("digits", "dead")
