@@ -262,7 +262,6 @@ def test_a_column_that_is_constant_in_training_keeps_its_unit() -> None:
         assert all(1e-6 < spread <= 10 for group in data.spec.groups for spread in group.spread)
 
 
-@pytest.mark.slow
 def test_counts_given_their_sum_are_fitted_with_it() -> None:
     """Rows differ only in their sums: a multinomial given the sum fits; without the sum, counts are overdispersed."""
     x = RNG.poisson(RNG.gamma(1, 50, (N, 1)) * RNG.dirichlet(np.ones(10)), (N, 10)).astype(float)
