@@ -220,7 +220,7 @@ def _ratio(samples: Sequence[Sample]) -> float:
 
 
 def _log_chi2(df: int) -> float:
-    """Return the expectation of the logarithm of a mean of `df` squares of standard normal values."""
+    """Return E[log(X / df)], where X has a chi-squared distribution with `df` degrees of freedom."""
     return float(special.digamma(df / 2)) - math.log(df / 2)
 
 

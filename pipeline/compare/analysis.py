@@ -255,7 +255,10 @@ def _no_better(
     criterion: Criterion, own: _Scores, runs: pd.DataFrame, rows: Mapping[str, Rows], trivial: Sequence[Trivial],
     design: Design,
 ) -> str:  # fmt: skip
-    """Return a clause that names the best trivial model which a variant does not clearly exceed, or an empty text."""
+    """Return a note such as "no better than trivial (raw values: 0.93)"; empty if the variant exceeds all of them.
+
+    The note names the best of the trivial models that the variant does not exceed with the probability `PROBABLE`.
+    """
     if "conditioned_on" in runs and (runs["conditioned_on"] == "x").any():
         return ""  # its score is of a part of the example, and does not compare
     unbeaten = []
@@ -369,7 +372,7 @@ def _in_unit(number: str, unit: str) -> str:
 
 
 def _probability(value: float) -> str:
-    """Return a probability in words; none is called 0 or 1."""
+    """Return a probability in words. Values near 0 or 1 become "below 0.01" or "above 0.99"."""
     if 0.005 <= value <= 0.995:
         return f"probability {value:.2f}"
     return "a probability above 0.99" if value > 0.5 else "a probability below 0.01"

@@ -254,7 +254,7 @@ def _range(interval: tuple[float, float], places: int) -> str:
 
 
 def _probability(value: float) -> str:
-    """Return a probability; none is called 0 or 1."""
+    """Return a probability as text. Values near 0 or 1 are written as "< 0.01" or "> 0.99"."""
     return "< 0.01" if value < 0.01 else "> 0.99" if value > 0.99 else f"{value:.2f}"
 
 

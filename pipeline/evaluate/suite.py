@@ -295,7 +295,7 @@ def _probe(context: Context) -> Part:
 def _probe_of_trials(
     context: Context, tested: Mapping[str, Array], test_y: NDArray[np.int64]
 ) -> tuple[list[Score], dict[str, Array]]:
-    """Score the very probe by whose validation accuracy trials are chosen, and the same probe of trivial features.
+    """Score the probe that also chooses trials by its validation accuracy, on the codes and on trivial features.
 
     Args:
         context: The model and its data.
