@@ -156,7 +156,7 @@ def formerly_called_different(scores: Array) -> Array:
 
 def evaluate() -> None:
     """Print how often equal and unequal searches are called better or worse."""
-    from pipeline.compare.protocol import CRITERIA
+    from pipeline.compare.criteria import CRITERIA
 
     matters = {c.name: c.matters for c in CRITERIA}
     for name, scores in read().items():

@@ -238,10 +238,10 @@ def test_what_does_not_fit_is_refused_and_leaves_no_file(
     assert [p.name for p in tmp_path.iterdir()] == ["new.csv"]
 
 
-def test_a_result_never_replaces_a_file(saved: Path, tmp_path: Path, command: Command) -> None:
+def test_a_result_never_replaces_a_file(saved: Path, tmp_path: Path, command: Command, call: Command) -> None:
     (tmp_path / "out.csv").write_text("precious")
     words = ("encode", "--model", str(saved / "table"), "--data", str(saved / "new.csv"))
-    done = command("apply", *words, "--out", str(tmp_path / "out.csv"))
+    done = call("apply", *words, "--out", str(tmp_path / "out.csv"))
     assert done.returncode == 2
     assert "exists already" in done.stderr and "Traceback" not in done.stderr
     assert (tmp_path / "out.csv").read_text() == "precious"
@@ -250,7 +250,7 @@ def test_a_result_never_replaces_a_file(saved: Path, tmp_path: Path, command: Co
     assert "300 examples" in done.stdout
     table().assign(more=1).to_csv(tmp_path / "wider.csv", index=False)
     words = ("encode", "--model", str(saved / "table"), "--data", str(tmp_path / "wider.csv"))
-    assert "more" in command("apply", *words, "--out", str(tmp_path / "wider-codes.csv")).stdout
+    assert "more" in call("apply", *words, "--out", str(tmp_path / "wider-codes.csv")).stdout
 
 
 @pytest.mark.filterwarnings("ignore:.*type hint is inferred as AnyType:UserWarning")  # of MLflow about itself

@@ -19,8 +19,8 @@ from stores import runs, trials
 
 import studies
 from pipeline import cli, executor, training_run
-from pipeline.compare import protocol, report
-from pipeline.compare.protocol import CompareRequest
+from pipeline.compare import protocol, tables
+from pipeline.compare.request import CompareRequest
 from pipeline.evaluate import pictures
 from pipeline.evaluate.context import Sizes
 from pipeline.executor import Compute, Ended, Resources
@@ -384,7 +384,9 @@ def test_a_comparison_gives_each_variant_the_same_epochs_and_says_so() -> None:
     result = compared(budget=SearchBudget(epochs=5))
     spent = {v: c.study.spent_epochs for v, c in result.candidates.items()}
     assert spent == {"vae": 4, "beta": 5}
-    assert result.equal_budget.startswith("Each variant was searched with an equal budget, to within one trial: vae 4 ")
+    assert result.equal_budget.startswith(
+        "Each variant was searched with an equal budget of epochs, to within one trial: vae 4 "
+    )
     assert [line for line in result.warnings if "budgets differ" in line] == []
     (warning,) = [line for line in result.warnings if "ended at the cap" in line]
     assert (
@@ -392,7 +394,7 @@ def test_a_comparison_gives_each_variant_the_same_epochs_and_says_so() -> None:
     )
     result = compared(budget=SearchBudget(epochs=7))
     assert {v: c.study.spent_epochs for v, c in result.candidates.items()} == {"vae": 7, "beta": 7}
-    table = report._cost_table(result).set_index("variant")
+    table = tables.cost_table(result).set_index("variant")
     assert table["search, epochs"].to_dict() == {"vae": 7, "beta": 7}
     assert table["cut off"].to_dict() == {"vae": 1, "beta": 1}
     assert set(table["budget"]) == {"7 epochs"}

@@ -1,6 +1,6 @@
 """The contract, tested for every registered variant with every kind of data that it accepts.
 
-To test one variant: `uv run pytest tests/test_contract.py -n0 -k NAME`.
+To test one variant: `uv run pytest tests/test_contract.py -n0 -k NAME`, and on a GPU with `--device cuda`.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from torch import Tensor
 
 import studies
 import variants
-from pipeline import trainer
+from pipeline import machine, trainer
 from pipeline.metrics import objectives
 from pipeline.study.space import Outline, outline
 from variants import Batch, Config, DataSpec, InputError, Terms, Variant
@@ -57,6 +57,14 @@ SPECS = {
     ),
 }  # fmt: skip
 STEP = torch.tensor(5.0)
+DEVICE = torch.device("cpu")  # of models and batches; the option `--device` changes it
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _device(request: pytest.FixtureRequest) -> None:
+    global DEVICE
+    DEVICE = machine.device(request.config.getoption("--device"))
+    torch.backends.cudnn.allow_tf32 = False  # otherwise convolutions on CUDA round to 10 bits
 
 
 def losses(terms: Terms) -> dict[str, Tensor]:
@@ -91,7 +99,7 @@ def examples(spec: DataSpec, n: int = 6, seed: int = 0) -> Batch:
         x = x * mask[..., None]
     if spec.exposure:
         exposure = x[..., spec.kinds["count"]].sum(-1) if spec.exposure == "sum" else 0.5 + torch.arange(n)
-    return Batch(x, y, mask, observed=observed, exposure=exposure)
+    return Batch(x, y, mask, observed=observed, exposure=exposure).to(DEVICE)
 
 
 def of_kinds(values: Tensor, spec: DataSpec) -> dict[ValueKind, Tensor]:
@@ -107,7 +115,7 @@ def fits(name: str, spec: DataSpec) -> bool:
 def make(name: str, spec: DataSpec, **settings: object) -> Variant:
     torch.manual_seed(0)
     cls = variants.get(name)
-    return cls(cls.config_type(latent=4, width=16, **settings), spec)  # type: ignore[arg-type]
+    return cls(cls.config_type(latent=4, width=16, **settings), spec).to(DEVICE)  # type: ignore[arg-type]
 
 
 @pytest.fixture(
@@ -163,7 +171,7 @@ def test_terms_score_each_example_by_itself(case: tuple[Variant, Batch], monkeyp
     variant, batch = case
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     variant.eval()
-    whole, part = variant.terms(batch, STEP), variant.terms(batch[torch.arange(2)], STEP)
+    whole, part = variant.terms(batch, STEP), variant.terms(batch[torch.arange(2, device=DEVICE)], STEP)
     torch.testing.assert_close(whole.reconstruction[:2], part.reconstruction)
     if whole.kl is not None and part.kl is not None:
         torch.testing.assert_close(whole.kl[:2], part.kl)
@@ -201,7 +209,7 @@ def test_samples_look_like_data_and_have_the_mean_that_decode_returns(case: tupl
     variant, batch = case
     variant.eval()
     one = batch[slice(5, 6)]
-    many = one[torch.zeros(4000, dtype=torch.int64)]
+    many = one[torch.zeros(4000, dtype=torch.int64, device=DEVICE)]
     with torch.no_grad():
         z = variant.encode(one)
         samples, mean = variant.sample_x(z.expand(4000, -1), many), variant.decode(z, one)
@@ -244,17 +252,17 @@ def test_prior_from_noise_has_the_distribution_of_the_prior(case: tuple[Variant,
     """By a change of variables: log p(z) = log N(e) - log |dz/de|, up to a constant for a given class."""
     variant, batch = case
     variant.eval()
-    many = batch[torch.zeros(4000, dtype=torch.int64)]
+    many = batch[torch.zeros(4000, dtype=torch.int64, device=DEVICE)]
     sampled, transformed = (
         variant.sample_prior(4000, many),
-        variant.prior_from_noise(torch.randn(4000, variant.sample_prior(1).shape[1]), many),
+        variant.prior_from_noise(torch.randn(4000, variant.sample_prior(1).shape[1], device=DEVICE), many),
     )
     scale = sampled.std(0)
     assert ((sampled.mean(0) - transformed.mean(0)) / scale).abs().max() < 0.12
     assert (transformed.std(0) / scale - 1).abs().max() < 0.12
     variant, one = variant.double(), dataclasses.replace(batch, x=batch.x.double())[slice(0, 1)]
     differences = []
-    for e in torch.randn(3, sampled.shape[1], dtype=torch.float64).split(1):
+    for e in torch.randn(3, sampled.shape[1], dtype=torch.float64, device=DEVICE).split(1):
         slope = torch.autograd.functional.jacobian(lambda n: variant.prior_from_noise(n, one)[0], e)[:, 0]
         expected = -0.5 * e.square().sum() - torch.linalg.slogdet(slope)[1]
         differences.append(variant.log_prior(variant.prior_from_noise(e, one), one) - expected)
@@ -283,7 +291,7 @@ def test_joint_and_posterior_agree_with_the_elbo(case: tuple[Variant, Batch]) ->
     variant.eval()
     if variant.sample_posterior(batch) is None:
         pytest.skip("q has no density")
-    many = batch[torch.arange(6).repeat_interleave(400)]
+    many = batch[torch.arange(6, device=DEVICE).repeat_interleave(400)]
     with torch.no_grad():
         samples = variant.sample_posterior(many)
         assert samples is not None
@@ -315,7 +323,7 @@ def test_pictures_are_rows_and_columns_of_data(case: tuple[Variant, Batch]) -> N
 
 def test_saved_and_loaded_is_the_same_model(case: tuple[Variant, Batch], tmp_path: Path) -> None:
     variant, batch = case
-    loaded = variants.load(variants.save(variant, tmp_path / "model"))
+    loaded = variants.load(variants.save(variant, tmp_path / "model")).to(DEVICE)
     assert type(loaded) is type(variant)
     assert loaded.config == variant.config
     assert loaded.spec == variant.spec
@@ -375,7 +383,7 @@ def test_a_batch_keeps_all_its_fields() -> None:
     batch = examples(spec)
     names = [f.name for f in dataclasses.fields(Batch)]
     assert all(getattr(batch, name) is not None for name in names)
-    for rows in (slice(1, 4), torch.tensor([3, 0, 3])):
+    for rows in (slice(1, 4), torch.tensor([3, 0, 3], device=DEVICE)):
         assert all(torch.equal(getattr(batch[rows], name), getattr(batch, name)[rows]) for name in names)
     whole = Batch.cat([batch[slice(0, 2)], batch[slice(2, 6)]])
     assert all(torch.equal(getattr(whole, name), getattr(batch, name)) for name in names)

@@ -13,8 +13,8 @@ from conftest import Command
 
 import variants
 from pipeline import data, metrics, trainer
-from pipeline.compare import protocol, report
-from pipeline.compare.protocol import CompareRequest
+from pipeline.compare import protocol, report, sentences
+from pipeline.compare.request import CompareRequest
 from pipeline.data import Data
 from pipeline.evaluate import anomaly, classifier, context, pictures, quick, suite
 from pipeline.executor import Compute
@@ -279,8 +279,8 @@ def test_uneven_classes_from_the_search_to_the_report(
     for row in board.rows:
         assert row.mean is not None and row.related["probe/test_accuracy"].value <= 1
         assert row.related["probe/majority_all"].value == pytest.approx(share)
-    (answer,) = (a for a in report.answers(comparison) if a.startswith(board.criterion.question))
-    assert f"always predicting the most frequent class has an accuracy of {share:.4g}." in answer
+    (answer,) = (a for a in sentences.answers(comparison) if a.startswith(board.criterion.question))
+    assert f"always predicting the most frequent class has an accuracy of {share:.4g}. (Errors" in answer
     page = report.write(comparison, Tracker("rare"), folder / "report", "again").page.read_text()
     assert "probe/majority_all" in page and "The classes are uneven" in page
     table = pd.read_csv(folder / "report" / "tables" / "board_probe.csv")

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 
 import variants
 from pipeline import data, ui
-from pipeline.compare import across, examples, figures, protocol, report
-from pipeline.compare.analysis import NO_BETTER, Board, BoardRow, Criterion, Design, Trivial, board
+from pipeline.compare import across, criteria, examples, figures, sentences, tables
+from pipeline.compare.analysis import NO_BETTER, Board, BoardRow, Design, board
+from pipeline.compare.criteria import Criterion, Trivial
 from pipeline.compare.statistics import Mean, rank_test
 from pipeline.data import Source
 from pipeline.tracker import views
@@ -58,32 +59,50 @@ def test_the_answer_groups_the_others_by_their_verdicts() -> None:
         hvae=-20 + NOISE, vae=-25 + NOISE[::-1], beta=-26 + NOISE[::-1], aae=-20.001 + NOISE + 0.001 * NOISE[::-1],
         cvae=-20.33 + other, vrae=[-24, -24.1, math.nan, math.nan, -24.2],
     )  # fmt: skip
-    (answer,) = report.answers(comparison(frame))
+    (answer,) = sentences.answers(comparison(frame))
     assert answer.startswith(
-        "Which variant models the data best? hvae: -20.000 ± 0.045 nats per example (5 repetitions, "
+        "Which variant models the data best? hvae has the best mean, -20.000 ± 0.045 nats per example (5 repetitions, "
     )
     assert "better than trivial (the best of that kind is a Gaussian: -99)" in answer
     assert "It is better than vae and beta; practically equal to aae." in answer
-    assert re.search(r"With 5 repetitions, it cannot be told apart from cvae \(about \d+ repetitions would", answer)
+    assert re.search(
+        r"With 5 repetitions, it cannot be told apart from cvae \(about \d+ repetitions have an even", answer
+    )
     assert answer.endswith("There is no verdict on hvae and vrae: 2 of 5 finals of vrae failed.")
 
 
 def test_a_best_variant_that_is_no_better_than_trivial_is_not_celebrated() -> None:
-    (answer,) = report.answers(comparison(finals(trivial=-19.0, hvae=-20 + NOISE, vae=-25 + NOISE[::-1])))
-    assert answer.startswith(f"{ELBO.question} Even the best variant, hvae, is {NO_BETTER} (a Gaussian: -19 nats")
+    (answer,) = sentences.answers(comparison(finals(trivial=-19.0, hvae=-20 + NOISE, vae=-25 + NOISE[::-1])))
+    assert answer.startswith(f"{ELBO.question} Even hvae, which has the best mean, -20.000 ± 0.045 nats per example (5")
+    assert f", is {NO_BETTER} (a Gaussian: -19 nats per example)." in answer
     assert "better than trivial (the best" not in answer
     assert "Among the variants, hvae is better than vae." in answer
 
 
 def test_seeds_of_one_split_are_no_statement_about_variants() -> None:
     frame = finals(hvae=-20 + NOISE, vae=-25 + NOISE[::-1])
-    assert not any("--repeats" in line for line in report.answers(comparison(frame)))
-    *_, last = report.answers(comparison(frame, SEEDS))
+    assert not any("--repeats" in line for line in sentences.answers(comparison(frame)))
+    *_, last = sentences.answers(comparison(frame, SEEDS))
     assert "the chosen configurations on this split" in last and "--repeats 5" in last
 
 
+def test_better_than_trivial_is_said_only_where_it_was_tested() -> None:
+    """One of five finals failed, or one seed has no error; the mean alone exceeds the trivial model."""
+    one = Design(unit="seed", asked=1)
+    for frame, design in ((finals(hvae=[-20.0, -20.1, -20.2, -20.1, math.nan]), FIVE), (finals(hvae=[-20.0]), one)):
+        assert "trivial" not in sentences.answers(comparison(frame, design))[0]
+    assert "better than trivial" in sentences.answers(comparison(finals(hvae=-20 + NOISE)))[0]
+
+
+def test_the_answer_names_variants_that_share_no_repetition_with_the_first() -> None:
+    nan = math.nan
+    frame = finals(hvae=[-20, -20.1, nan, nan, nan], vae=[nan, nan, -25, -25.1, -25.2])
+    (answer,) = sentences.answers(comparison(frame))
+    assert answer.endswith("There is no verdict on hvae and vae: no repetition has scores of both.")
+
+
 def test_without_a_score_there_is_no_answer() -> None:
-    (answer,) = report.answers(comparison(finals(hvae=[math.nan, math.nan])))
+    (answer,) = sentences.answers(comparison(finals(hvae=[math.nan, math.nan])))
     assert answer == f"{ELBO.question} There is no answer, because no variant has test/elbo."
 
 
@@ -96,7 +115,7 @@ def test_one_table_has_all_variants_by_all_criteria_with_marks_and_trivial_rows(
         board(cast(Any, comparison(frame).boards[0].criterion), frame, {}, FIVE, notes=notes),
         board(RECONSTRUCTION, lower, {}, FIVE, notes=notes, reasons={"aae": "it has no study"}),
     ]
-    best, worse, missing = report._score_rows(boards)
+    best, worse, missing = tables.score_rows(boards)
     assert (best["name"], worse["name"], missing["name"]) == ("hvae", "vae", "aae")
     assert [cell["mark"] for cell in best["cells"]] == ["best mean"] * 2
     assert [cell["mark"] for cell in worse["cells"]] == ["worse"] * 2
@@ -104,11 +123,11 @@ def test_one_table_has_all_variants_by_all_criteria_with_marks_and_trivial_rows(
     assert worse["notes"] == ["2 of 5 finals collapsed"]  # once, beside the name
     assert [cell["notes"] for cell in worse["cells"]] == [[NO_BETTER], []]
     assert missing["cells"][1] == {"value": "—", "notes": ["it has no study"]}
-    (gaussian,) = report._trivial_rows(boards)
+    (gaussian,) = tables.trivial_rows(boards)
     assert (gaussian["name"], gaussian["cells"][0]["value"][:3]) == ("a Gaussian", "-24")
-    table = report._board_table(boards[0]).set_index("name")
+    table = tables.board_table(boards[0]).set_index("name")
     assert table["against the best"].to_dict() == {"hvae": "best mean", "vae": "worse", "a Gaussian": "trivial"}
-    pairs = report._pairs_table(boards[0]).iloc[0]
+    pairs = tables.pairs_table(boards[0]).iloc[0]
     assert (pairs["first"], pairs["P(better)"], pairs["n needed"]) == ("hvae", "> 0.99", "—")
 
 
@@ -190,12 +209,16 @@ def test_no_two_of_many_variants_look_alike() -> None:
     assert len({(s.colour, s.line) for s in looks}) == len({(s.colour, s.marker) for s in looks}) == 20
 
 
-def named(scores: dict[str, float], dataset: str) -> Any:
-    """Return a comparison in which the reconstruction is the ELBO with the other sign, so that lower is better."""
+def named(scores: dict[str, float], dataset: str, notes: tuple[str, ...] = ()) -> Any:
+    """Return a comparison in which the reconstruction is the ELBO with the other sign, so that lower is better.
+
+    The variant `no_score` has neither.
+    """
     boards = []
     for criterion in (ELBO, RECONSTRUCTION):
         means = {n: Mean(value=criterion.sign * v, spread=1.0, repetitions=5) for n, v in scores.items()}
-        rows = [BoardRow(name=n, mean=mean) for n, mean in means.items()]
+        rows = [BoardRow(name=n, mean=mean, notes=notes) for n, mean in means.items()]
+        rows.append(BoardRow(name="no_score", reason="undefined for this variant"))
         boards.append(Board(criterion=criterion, design=FIVE, rows=rows, trivial=[], pairs=[], conclusions=[]))
     return SimpleNamespace(dataset=dataset, boards=boards)
 
@@ -203,8 +226,8 @@ def named(scores: dict[str, float], dataset: str) -> Any:
 @pytest.mark.parametrize(
     ("datasets", "words"),
     [
-        (2, "No difference of ranks could be told from chance here: the critical difference is 2.34, and the largest"),
-        (12, "a has the best average rank, 1.00 over 12 data sets. It is better than b, c (Nemenyi's"),
+        (2, "Even ranks on which so few data sets agree cannot be told from chance (Friedman's test: p = 0.135; "),
+        (12, "a has the best average rank, 1.00 over 12 data sets. It is better than b and c (Friedman's test: p < "),
     ],
 )
 def test_over_several_data_sets_the_data_set_is_the_unit(tmp_path: Any, datasets: int, words: str) -> None:
@@ -213,10 +236,19 @@ def test_over_several_data_sets_the_data_set_is_the_unit(tmp_path: Any, datasets
     assert words in answers[0] and words in answers[1]
     assert any("show little" in line for line in answers) == (datasets == 2)
     text = page.read_text()
-    assert "d has no rank, because it has no score on set0" in text and "data:image/png" in text
+    assert "d has no rank, because it has no score on set0." in text and "data:image/png" in text
+    assert "no_score has no rank, because it has no score on set0" in text
     for name in ("elbo", "reconstruction"):
         ranks = pd.read_csv(tmp_path / f"ranks_{name}.csv").set_index("variant")
         assert ranks["average rank"].to_dict() == ranks["set1"].to_dict() == {"a": 1.0, "b": 2.0, "c": 3.0}
+
+
+def test_ranks_of_variants_that_are_no_better_than_trivial_say_so(tmp_path: Any) -> None:
+    notes = ("no better than trivial (raw values: 9)",)
+    each = [named({"a": 3.0, "b": 2.0}, f"set{i}", notes if i < 2 else ()) for i in range(3)]
+    _, answers = across.write(each, tmp_path, "again", {})
+    assert "On set0 and set1, even the best variant is not clearly better than trivial." in answers[0]
+    assert "cannot be told from chance (sign test: p = 0.250)" in answers[0]
 
 
 @pytest.mark.parametrize(("datasets", "joined"), [(12, []), (3, [[-0.2, 1.2], [0.8, 2.2]])])
@@ -240,12 +272,13 @@ def test_variants_whose_ranks_are_close_are_joined(
 
 def test_the_page_of_mlflow_has_the_same_metrics_and_one_configuration_in_a_group() -> None:
     pages = views._views([], has_finals=True)
-    judged = {c.name: c.test_metric for c in protocol.CRITERIA}
-    judged["balanced"] = protocol.BALANCED_PROBE.test_metric
+    judged = {c.name: c.test_metric for c in criteria.CRITERIA}
+    judged["balanced"] = criteria.BALANCED_PROBE.test_metric
     for name in ("Variants", *ui.BY_CRITERION):
         drawn = {card.get("metricKey") for card in pages[name]["compareRunCharts"] if not card["deleted"]}
         assert set(judged.values()) <= drawn
         (group,) = pages[name]["groupBy"]["groupByKeys"]
         assert group["groupByData"] == ("group" if name == "Variants" else "variant")
         assert name == "Variants" or f"LIKE '%(%{name.split()[-1]}%)'" in pages[name]["searchFilter"]
-    assert {f"Variants by {c.name}" for c in protocol.CRITERIA} == {*ui.BY_CRITERION}
+        assert pages[name]["searchFilter"].endswith(")'")  # no finals that are not in the latest comparison
+    assert {f"Variants by {c.name}" for c in criteria.CRITERIA} == {*ui.BY_CRITERION}

@@ -206,6 +206,8 @@ def test_two_variants_are_compared_by_the_sign_test() -> None:
     test = s.rank_test({"a": first, "b": second})
     assert test.p == pytest.approx(2 / 2**5)
     assert test.ranks == pytest.approx({"a": 13 / 12, "b": 23 / 12})
+    assert not test.tells_apart("a", "b")  # although the difference exceeds Nemenyi's critical one
+    assert s.rank_test({"a": first, "b": first - 1}).tells_apart("a", "b")  # six wins
     assert s.rank_test({"a": first, "b": first}).p == 1
     assert s.rank_test({"a": first, "b": first, "c": first}).p == 1
     with pytest.raises(InputError, match="at least two"):

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 import variants
 from pipeline import data, metrics, trainer
 from pipeline.data import Column, Data, Kind, Preprocessing, Raw, Source
-from pipeline.evaluate import classifier, codes, context, likelihood, quick, report, suite
+from pipeline.evaluate import classifier, clusters, codes, context, likelihood, quick, report, suite
 from pipeline.tracker import Tracker
 from pipeline.training_run import TrainingPlan, TrainingRun
 from variants import Batch, InputError, Variant
@@ -250,6 +250,29 @@ def test_the_scores_are_those_of_the_trainer(monkeypatch: pytest.MonkeyPatch) ->
     assert (scores["test/iw20"].value or 0) > (scores["test/elbo"].value or 0) - 2
 
 
+def test_every_share_area_and_mean_has_its_error_and_its_number_of_examples() -> None:
+    """The others are statistics of all examples together. Clusters are compared with the labels that are known."""
+    y = np.arange(400) % 3 // 2
+    x = np.random.default_rng(0).standard_normal((400, 4)) + y[:, None]
+    loaded = data.load(Source(place="mine"), {"x": x, "y": y})
+    labels = codes.labels_of(loaded.test).copy()
+    labels[::4] = -1
+    loaded = replace(loaded, test=replace(loaded.test, y=torch.from_numpy(labels)))
+    model = built("vae", loaded, {}, epochs=1)
+    only = ("latents", "probe", "clusters", "anomaly", "imputation", "interpolation")
+    parts = list(suite.run(model, loaded, sizes=SMALL, only=only))
+    scores = {s.name: s for p in parts for s in p.scores if s.value is not None}
+    of_all = {
+        "latent/active_units_kl", "latent/active_units_cov", "latent/dimension_kl", "latent/mutual_information",
+        *(f"latent/{method}_{score}" for method in ("kmeans", "mixture") for score in ("ari", "nmi")),
+    }  # fmt: skip
+    assert {name for name, score in scores.items() if score.error is None} == of_all
+    assert all(score.n for score in scores.values())
+    known = labels >= 0
+    expected = clusters.scores(codes.encode_split(model, loaded, loaded.test)[known], labels[known])
+    assert metrics.defined(expected) == {name: scores[f"latent/{name}"].value for name in metrics.defined(expected)}
+
+
 def test_codes_are_made_without_labels() -> None:
     """Also of a variant that breaks the contract, and would put the label into its code."""
 
@@ -302,7 +325,7 @@ def test_data_without_labels(tmp_path: Path) -> None:
     assert {s.name: s for s in parts["bounds"].scores}["test/iw20"].value is not None
 
 
-def test_a_run_gets_its_evaluation(folder: Path, command: Command) -> None:
+def test_a_run_gets_its_evaluation(folder: Path, command: Command, call: Command) -> None:
     """Metrics, pictures and the file join the run of the trial, whose state stays; a folder gets them as files."""
     loaded = data.load("digits")
     model = built("vae", loaded, {})
@@ -336,7 +359,7 @@ def test_a_run_gets_its_evaluation(folder: Path, command: Command) -> None:
 
     model.spec = replace(model.spec, class_shares=())  # as older versions, which did not know them, saved it
     saved = variants.save(model, folder / "model")
-    done = command("evaluate", "--model", str(saved), "--only", "bounds")
+    done = call("evaluate", "--model", str(saved), "--only", "bounds", "--threads", "1")
     assert done.returncode == 0, done.stderr
     same = {f["name"]: f["value"] for f in json.loads((saved / "evaluation" / report.FILE).read_text())["scores"]}
     assert same["test/elbo"] == pytest.approx(by_name["test/elbo"]["value"], rel=1e-5)
@@ -352,8 +375,8 @@ def test_a_run_gets_its_evaluation(folder: Path, command: Command) -> None:
         (("--model", "nowhere", "--only", "poetry"), "'poetry': expected bounds, annealing"),
     ],
 )
-def test_bad_input_is_told_in_a_line(command: Command, words: tuple[str, ...], message: str) -> None:
-    done = command("evaluate", *words)
+def test_bad_input_is_told_in_a_line(call: Command, words: tuple[str, ...], message: str) -> None:
+    done = call("evaluate", *words, "--threads", "1")
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

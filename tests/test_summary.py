@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.compare import report
+from pipeline.compare import tables
 from pipeline.metrics import OBJECTIVES, Undefined
 from pipeline.study import store, summary
 from pipeline.study.results import MIN_IMPORTANCE_TRIALS, importances
@@ -229,7 +229,7 @@ def test_a_comparison_says_from_how_many_trials_importances_come_or_why_there_ar
         "vae": SimpleNamespace(complete=17, importances={"valid/elbo": {"lr": 0.75, "latent": 0.25}}),
     }
     candidates = {name: SimpleNamespace(study=study) for name, study in studies.items()}
-    table = report._importances_table(cast(Any, SimpleNamespace(candidates=candidates)))
+    table = tables.importances_table(cast(Any, SimpleNamespace(candidates=candidates)))
     assert table.to_dict("records") == [
         {
             "variant": "beta", "objective": "valid/elbo", "lr": "—", "latent": "—",

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from pipeline.compare import analysis
-from pipeline.compare.analysis import Board, Criterion, Design, Rows, Trivial
-from pipeline.compare.protocol import CRITERIA
+from pipeline.compare.analysis import Board, Design, Rows
+from pipeline.compare.criteria import CRITERIA, Criterion, Trivial
 
 ELBO, PROBE, RECONSTRUCTION = (replace(c, trivial=()) for c in CRITERIA)
 RAW = Trivial("probe/raw_test_accuracy", "correct_raw", "raw values")
@@ -154,7 +154,7 @@ def test_repetitions_decide_or_say_how_many_would(difference: float, scale: floa
     assert pair.difference.error == pytest.approx(scale * SPREAD.std(ddof=1) * math.sqrt(1 / 5 + 1 / 8))
     if verdict == "undecided":
         assert pair.needed and pair.needed > 5
-        assert f"About {pair.needed} repetitions would probably decide" in result.conclusions[0]
+        assert f"About {pair.needed} repetitions have an even chance to decide" in result.conclusions[0]
     hopeless = board(ELBO, {**scores, "vae": beta + 0.05 + SPREAD}, repetitions(5))
     assert "Even 100 repetitions would probably not decide" in hopeless.conclusions[0]
 
@@ -174,7 +174,8 @@ def test_the_unit_is_the_repetition_and_not_the_test_example() -> None:
 def test_one_seed_is_no_evidence() -> None:
     result = board(ELBO, {"vae": [-20.0], "beta": [-30.0]}, seeds(1))
     assert result.conclusions == [
-        "There is no verdict on vae and beta, because one seed is no evidence; they differ by 10 nats per example."
+        "There is no verdict on vae and beta, because one seed is no evidence; their means over "
+        "1 seed differ by 10 nats per example."
     ]
 
 
@@ -193,3 +194,45 @@ def test_intervals_of_more_pairs_are_wider() -> None:
     two = board(ELBO, {name: scores[name] for name in ("vae", "beta")}, repetitions(3)).pairs[0].interval
     three = next(p for p in board(ELBO, scores, repetitions(3)).pairs if p.second == "beta").interval
     assert three[0] < two[0] < two[1] < three[1]
+
+
+def test_variants_without_a_common_unit_are_not_compared_in_words() -> None:
+    nan = math.nan
+    scores = {"vae": [-20.0, -20.1, nan, nan], "beta": [nan, nan, -30.0, -30.1], "aae": [-25.0, -25.2, -25.1, -25.3]}
+    result = board(ELBO, scores, repetitions(4))
+    assert {(p.first, p.second) for p in result.pairs} == {("vae", "aae"), ("aae", "beta")}
+    assert "vae and beta are not compared, because no repetition has scores of both." in result.conclusions
+
+
+@pytest.mark.parametrize("variants", [2, 3])
+def test_intervals_and_probabilities_are_explained_where_both_are_shown(variants: int) -> None:
+    scores = {name: [-20.0 - i, -20.4 - i, -20.2 - 2 * i] for i, name in enumerate(("vae", "beta", "aae")[:variants])}
+    *_, last = board(ELBO, scores, repetitions(3)).conclusions
+    assert "an interval may include 0 where the probability is high" in last
+    assert ("all 3 of them hold at once" in last) == (variants == 3)
+
+
+@pytest.mark.parametrize(
+    ("metric", "rows"), [("probe/raw_test_acuracy", "correct_raw"), ("probe/raw_test_accuracy", "corect_raw")]
+)
+def test_a_trivial_model_with_a_misspelt_name_is_an_error_and_not_left_out(metric: str, rows: str) -> None:
+    frame = finals(PROBE.test_metric, {"vae": [0.9, 0.9]}).assign(**{RAW.metric: 0.8})
+    kept: dict[str, Rows] = {run: {"correct": hits(450), "correct_raw": hits(400)} for run in frame["run"]}
+    with pytest.raises(KeyError, match=r"acuracy|corect"):
+        analysis.board(replace(PROBE, trivial=(Trivial(metric, rows, "raw values"),)), frame, kept, seeds(2))
+
+
+@pytest.mark.parametrize(
+    ("scores", "asked", "beats"), [([-20.0, -20.3], 2, True), ([-20.0, math.nan], 2, False), ([-20.0, -20.3], 3, False),
+                                   ([-20.0], 1, False), ([-40.0, -40.1], 2, False)],
+)  # fmt: skip
+def test_a_variant_beats_trivial_models_only_by_all_units_and_with_an_error(
+    scores: list[float], asked: int, beats: bool
+) -> None:
+    criterion = replace(ELBO, trivial=(Trivial("baseline/test_ppca", "baseline_ppca", "PPCA"),))
+    frame = finals("test/elbo", {"vae": scores}).assign(**{"baseline/test_ppca": -30.0})
+    assert analysis.board(criterion, frame, {}, seeds(asked)).rows[0].beats_trivial == beats
+    one_more_failed = pd.concat([frame, frame.iloc[:1].assign(**{"test/elbo": math.nan, "state": "failed"})])
+    assert not analysis.board(criterion, one_more_failed, {}, seeds(asked)).rows[0].beats_trivial
+    frame["conditioned_on"] = "x"
+    assert not analysis.board(criterion, frame, {}, seeds(asked)).rows[0].beats_trivial

@@ -168,9 +168,8 @@ def _answers(
 ) -> list[str]:
     verdict = overall(verdicts)
     lines = [f"{verdict}: {MEANINGS[verdict]} in the rerun of {_time(now.started)}."]
-    bad = [f"{v.series}: {v.verdict}" for v in verdicts if v.verdict in (*control_chart.ALARMS, "suspect")]
-    if bad:
-        lines.append("; ".join(bad))
+    bad = [v for v in verdicts if v.verdict in (*control_chart.ALARMS, "suspect")]
+    lines += [f"{v.series}: {v.verdict}, {_detail(v)}" for v in bad]
     if base:
         period = f"{_time(base[0].started)} to {_time(base[-1].started)}"
         lines.append(f"It is compared with the baseline {baseline}: {len(base)} reruns, {period}.")

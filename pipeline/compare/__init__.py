@@ -1,11 +1,18 @@
 """Compares variants on a data set: which one, with which settings, and how certain the answer is.
 
+criteria     what the variants are compared by, and what a difference has to exceed to matter
 statistics   means, intervals and probabilities on plain arrays
+formats      numbers as text
 analysis     leaderboards, verdicts on every pair of variants, and conclusions in sentences
-protocol     studies, choices on validation data, finals on fresh seeds
+request      what a user asks for
+searches     a study of each variant, and the configurations that are chosen on validation data
+remarks      warnings, and notes beside single scores
+protocol     repetitions of the searches, finals on fresh seeds, and the results
+sentences    the answers at the top of the report
+tables       the tables of the report
 figures      the figures of the report
 examples     the same test examples by every variant
-report       the report as one HTML file, its tables, and what is logged to MLflow
+report       the report as one HTML file, and what is logged to MLflow
 across       ranks over several data sets
 
 `load("digits")` returns the tracked scores as pandas frames, for plots of your own.

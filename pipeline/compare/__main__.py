@@ -67,21 +67,22 @@ def main(arguments: list[str]) -> int:
     )  # fmt: skip
     options = parser.parse_args(arguments)
 
-    from pipeline.compare import across, protocol, report
+    from pipeline.compare import across, protocol, report, sentences
+    from pipeline.compare.request import CompareRequest, check
     from pipeline.progress import Display
     from pipeline.tracker import Tracker, views
 
     fields = ("budget", "trials", "epochs", "timeout", "repeats", "seeds", "seed", "storage")
-    request = protocol.CompareRequest(
+    request = CompareRequest(
         **{name: getattr(options, name) for name in fields if getattr(options, name) is not None},
         variants=tuple(options.variant or ()),
         train=options.run,
         matters=dict(options.matters or ()),
         compute=cli.compute(options),
     )
-    places = dict.fromkeys(options.dataset or [protocol.CompareRequest.dataset])
+    places = dict.fromkeys(options.dataset or [CompareRequest.dataset])
     sources = [cli.source(options, str(place)) for place in places]
-    protocol.check(request, sources)
+    check(request, sources)
     display = Display()
     command = shlex.join(["python", "-m", "pipeline.compare", *arguments])
     comparisons, pages = [], {}
@@ -90,7 +91,7 @@ def main(arguments: list[str]) -> int:
         dataset, tracker = comparison.dataset, Tracker(comparison.dataset)
         written = report.write(comparison, tracker, options.out / dataset, command)
         champions = report.log(comparison, written, tracker)
-        for answer in report.answers(comparison):
+        for answer in sentences.answers(comparison):
             display.say(answer)
         if comparison.equal_budget:
             display.say(comparison.equal_budget)

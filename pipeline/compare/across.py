@@ -3,6 +3,7 @@
 The data sets are the unit: each variant has one score on each of them, the mean of its board.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pandas as pd
 from scipy import stats
 
 from pipeline import pages
-from pipeline.compare import figures, statistics
-from pipeline.compare.analysis import Board, Criterion
+from pipeline.compare import figures, formats, statistics
+from pipeline.compare.analysis import TRIVIAL_NOTES, Board
+from pipeline.compare.criteria import Criterion
 from pipeline.compare.protocol import Comparison
 from pipeline.compare.statistics import RankTest
 
@@ -38,7 +40,7 @@ def write(
             dataset: {r.name: board.criterion.sign * r.mean.value for r in board.rows if r.mean is not None}
             for dataset, board in of_datasets.items()
         }
-        variants = sorted({v for of_dataset in scores.values() for v in of_dataset})
+        variants = sorted({r.name for board in of_datasets.values() for r in board.rows})
         ranked = [v for v in variants if all(v in of_dataset for of_dataset in scores.values())]
         if len(ranked) < 2 or len(scores) < 2:
             continue
@@ -55,18 +57,22 @@ def write(
         charts[name] = figures.critical_difference(test, by_dataset)
         (folder / f"ranks_{name}.png").write_bytes(charts[name]["light"])
         missing = [
-            f"{v} has no rank, because it has no score on {_without(v, scores)}" for v in variants if v not in ranked
+            f"{v} has no rank, because it has no score on {formats.listed([d for d in scores if v not in scores[d]])}"
+            for v in variants
+            if v not in ranked
         ]
-        parts.append({"criterion": criterion, "test": test, "missing": missing, "table": pages.table(table)})
-        answers.append(_answer(criterion, test, order))
+        parts.append({"criterion": criterion, "test": _result(test), "missing": missing, "table": pages.table(table)})
+        answers.append(_answer(criterion, test, order) + _no_better(of_datasets))
     if not answers:
         answers.append("There are no ranks, because no two variants have a score on all of these data sets.")
     elif len(comparisons) < FEW:
         answers.append(
-            f"Ranks over {len(comparisons)} data sets show little: compare variants on at least {FEW}, better on ten."
+            f"Ranks over {len(comparisons)} data sets show little: the tests find only differences on which nearly all "
+            f"of them agree, so finding none says little. Compare variants on at least {FEW}, better on ten."
         )
+    reports = {dataset: os.path.relpath(report, folder) for dataset, report in reports.items()}
     html = pages.page(
-        "across", title=f"Which VAE variant for {', '.join(c.dataset for c in comparisons)}?",
+        "across", title=f"Which VAE variant for {formats.listed([c.dataset for c in comparisons])}?",
         subtitle=f"{len(comparisons)} data sets, each with its own report.", answers=answers, parts=parts,
         figures={n: figures.uris(themes) for n, themes in charts.items()}, reports=reports, command=command,
     )  # fmt: skip
@@ -77,19 +83,31 @@ def write(
 
 def _answer(criterion: Criterion, test: RankTest, order: Sequence[str]) -> str:
     """Say which variant has the best average rank, and which ones it is better than."""
-    first = order[0]
+    first, last = order[0], order[-1]
     rank = f"{test.ranks[first]:.2f} over {test.datasets} data sets"
     text = f"{criterion.question} {first} has the best average rank, {rank}."
-    if len(order) - 1 < test.critical_difference:
-        return (
-            f"{text} No difference of ranks could be told from chance here: the critical difference is "
-            f"{test.critical_difference:.2f}, and the largest possible one is {len(order) - 1}."
-        )
-    behind = [v for v in order if test.ranks[v] - test.ranks[first] >= test.critical_difference]
-    better = f"It is better than {', '.join(behind)}" if behind else "It cannot be told apart from any other one"
-    difference = f"Nemenyi's critical difference: {test.critical_difference:.2f}"
-    return f"{text} {better} ({difference}; Friedman's test: p = {test.p:.2g})."
+    agreement = statistics.rank_test({v: np.full(test.datasets, -float(i)) for i, v in enumerate(order)})
+    if not agreement.tells_apart(first, last):
+        return f"{text} Even ranks on which so few data sets agree cannot be told from chance ({_result(agreement)})."
+    behind = [v for v in order if test.tells_apart(first, v)]
+    better = f"It is better than {formats.listed(behind)}" if behind else "It cannot be told apart from any other one"
+    return f"{text} {better} ({_result(test)})."
 
 
-def _without(name: str, scores: Mapping[str, Mapping[str, object]]) -> str:
-    return ", ".join(dataset for dataset in scores if name not in scores[dataset])
+def _result(test: RankTest) -> str:
+    """Return the result of the test in words."""
+    p = f"p = {test.p:.3f}" if test.p >= 0.001 else "p < 0.001"
+    if len(test.ranks) == 2:
+        return f"sign test: {p}"
+    return f"Friedman's test: {p}; Nemenyi's critical difference: {test.critical_difference:.2f}"
+
+
+def _no_better(boards: Mapping[str, Board]) -> str:
+    """Return a sentence on the data sets on which even the best variant is not clearly better than trivial, or nothing.
+
+    It begins with a space.
+    """
+    trivial = [d for d, board in boards.items() if any(n.startswith(TRIVIAL_NOTES) for n in board.rows[0].notes)]
+    if not trivial:
+        return ""
+    return f" On {formats.listed(trivial)}, even the best variant is not clearly better than trivial."

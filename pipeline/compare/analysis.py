@@ -8,63 +8,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from pipeline import metrics
 from pipeline.compare import statistics
+from pipeline.compare.criteria import Criterion, Trivial
+from pipeline.compare.formats import in_unit, probability_in_words
 from pipeline.compare.statistics import Array, Chances, Mean, Verdict
 
 NO_BETTER = "no better than trivial"  # begins the note of a variant that does not exceed a trivial model
 NOT_CLEARLY_BETTER = "not clearly better than trivial"  # if it exceeds it by less than the error allows to say
 TRIVIAL_NOTES = (NO_BETTER, NOT_CLEARLY_BETTER)
 Rows = Mapping[str, Array]  # column -> (N,), the scores of the test examples of a final
-
-
-@dataclass(frozen=True)
-class Trivial:
-    """What a model has to beat: a metric of every final, its column of scores by example, and its name in words."""
-
-    metric: str
-    rows: str
-    title: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Criterion:
-    """A question that a comparison answers by one metric.
-
-    Args:
-        name: A short name, such as `elbo`.
-        question: The question in a sentence.
-        validation_metric: Chooses the configuration of each variant among its trials.
-        test_metric: Ranks the variants by their finals.
-        rows: The column with the scores of single test examples, whose mean is the test metric.
-        matters: The smallest difference that matters, in the unit of the metric.
-        trivial: What a useful model exceeds.
-        related_metrics: Further test metrics that are shown beside it, without a conclusion.
-        caution: What a reader has to know about the metric.
-    """
-
-    name: str
-    question: str
-    validation_metric: str
-    test_metric: str
-    rows: str
-    matters: float
-    trivial: tuple[Trivial, ...] = ()
-    related_metrics: tuple[str, ...] = ()
-    caution: str = ""
-
-    @property
-    def sign(self) -> float:
-        """1 if a higher test score is better, else -1."""
-        return -1.0 if metrics.find(self.test_metric).better == "minimize" else 1.0
-
-    @property
-    def direction(self) -> str:
-        return "lower is better" if self.sign < 0 else "higher is better"
-
-    @property
-    def unit(self) -> str:
-        return metrics.find(self.test_metric).unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +44,8 @@ class BoardRow:
     """The score of one variant, or of something trivial, in the metric's own unit.
 
     If there is no `mean`, `reason` says why. `notes` are clauses that belong beside the score, such as "no better than
-    trivial (raw values: 0.93)".
+    trivial (raw values: 0.93)". `beats_trivial` is whether it exceeds each trivial model in all units that were asked
+    for, with the probability `PROBABLE`; it is False where this is not known.
     """
 
     name: str
@@ -100,6 +53,7 @@ class BoardRow:
     related: Mapping[str, Mean] = field(default_factory=dict)
     reason: str = ""
     notes: tuple[str, ...] = ()
+    beats_trivial: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +130,9 @@ def board(
         design: What was repeated.
         reasons: For each variant that is missing in `finals`, the reason.
         notes: Clauses on variants that belong beside their scores.
+
+    Raises:
+        KeyError: The scores of the test examples of a run were kept, but those of a metric are not among them.
     """
     scores: dict[str, _Scores] = {}
     without_score = []
@@ -196,13 +153,14 @@ def board(
     for name in order:
         runs = finals[finals["variant"] == name]
         mean = statistics.mean(*scores[name].of(list(scores[name].values.index)), overlap=design.overlap)
-        clauses[name] = _no_better(criterion, scores[name], runs, rows, trivial, design)
+        clauses[name], beats_trivial = _against_trivial(criterion, scores[name], runs, rows, trivial, design)
         lost = [f"{failures[name]} failed"] if name in failures else []
         row = BoardRow(
             name=name,
             mean=statistics.scaled(mean, criterion.sign),
             related=_related(criterion, runs, design),
             notes=(*filter(None, [clauses[name]]), *lost, *(notes or {}).get(name, ())),
+            beats_trivial=beats_trivial and name not in failures,
         )
         ranked.append(row)
     pairs = _pairs(scores, failures, criterion.matters, design)
@@ -221,7 +179,7 @@ def _scores(runs: pd.DataFrame, metric: str, column: str, rows: Mapping[str, Row
     values = sign * scored.groupby("unit")[metric].mean() if len(scored) else pd.Series(dtype=float)
     by_unit: dict[int, list[Array]] = {}
     for unit, run in zip(scored["unit"], scored["run"], strict=True):
-        own = rows.get(run, {}).get(column)
+        own = rows[run][column] if run in rows else None
         by_unit.setdefault(int(unit), []).append(np.empty(0) if own is None else sign * own[~np.isnan(own)])
     means = {u: np.mean(each, axis=0) for u, each in by_unit.items() if min(map(len, each)) > 1}
     return _Scores(values, means)
@@ -251,31 +209,34 @@ def _trivial_rows(
     return [row for _, row in sorted(result, key=lambda pair: -pair[0])]
 
 
-def _no_better(
+def _against_trivial(
     criterion: Criterion, own: _Scores, runs: pd.DataFrame, rows: Mapping[str, Rows], trivial: Sequence[Trivial],
     design: Design,
-) -> str:  # fmt: skip
-    """Return a note such as "no better than trivial (raw values: 0.93)"; empty if the variant exceeds all of them.
+) -> tuple[str, bool]:  # fmt: skip
+    """Return a note such as "no better than trivial (raw values: 0.93)", and `BoardRow.beats_trivial`.
 
-    The note names the best of the trivial models that the variant does not exceed with the probability `PROBABLE`.
+    The note names the best of the trivial models that the variant does not exceed with the probability `PROBABLE`. It
+    is empty if the variant exceeds all of them, or if the error of the difference is not known.
     """
     if "conditioned_on" in runs and (runs["conditioned_on"] == "x").any():
-        return ""  # its score is of a part of the example, and does not compare
-    unbeaten = []
+        return "", False  # its score is of a part of the example, and does not compare
+    unbeaten, is_known = [], bool(trivial)
     for t in trivial:
         other = _scores(runs, t.metric, t.rows, rows, criterion.sign)
         units = [u for u in own.values.index if u in other.values.index]
+        is_known &= len(units) >= design.asked
         if not units:
             continue
         difference = _difference(own, other, units, design)
         chances = difference.chances(0.0)
+        is_known &= chances is not None
         if difference.value <= 0 or (chances and chances.better < statistics.PROBABLE):
             unbeaten.append((float(other.values.loc[units].mean()), t.title, difference.value <= 0))
     if not unbeaten:
-        return ""
+        return "", is_known
     value, title, is_behind = max(unbeaten)
-    amount = _in_unit(f"{criterion.sign * value:.4g}", criterion.unit)
-    return f"{NO_BETTER if is_behind else NOT_CLEARLY_BETTER} ({title}: {amount})"
+    amount = in_unit(f"{criterion.sign * value:.4g}", criterion.unit)
+    return f"{NO_BETTER if is_behind else NOT_CLEARLY_BETTER} ({title}: {amount})", False
 
 
 def _failures(failed: pd.DataFrame, runs: pd.DataFrame) -> str:
@@ -292,6 +253,7 @@ def _difference(a: _Scores, b: _Scores, units: Sequence[int], design: Design) ->
 
 
 def _pairs(scores: Mapping[str, _Scores], failures: Mapping[str, str], matters: float, design: Design) -> list[Pair]:
+    """Return each pair of variants that have scores of a common unit."""
     pairs = []
     level = statistics.simultaneous_level(len(scores) * (len(scores) - 1) // 2)
     for first, second in combinations(scores, 2):
@@ -324,17 +286,24 @@ def _pairs(scores: Mapping[str, _Scores], failures: Mapping[str, str], matters: 
 
 
 def _conclusions(order: Sequence[str], pairs: Sequence[Pair], criterion: Criterion, design: Design) -> list[str]:
-    """Return a sentence for each pair, in the order of the leaderboard."""
+    """Return a sentence for each pair, in the order of the leaderboard, and what the numbers in them mean."""
     if not order:
         return ["No variant has a score here."]
     if len(order) == 1:
         return [f"{order[0]} is the only variant with a score here, so there is nothing to compare it with."]
     ordered = sorted(pairs, key=lambda p: (order.index(p.first), order.index(p.second)))
     sentences = [_sentence(pair, criterion, design) for pair in ordered]
-    if len(pairs) > 1:
+    compared = {frozenset((p.first, p.second)) for p in pairs}
+    sentences += [
+        f"{a} and {b} are not compared, because no {design.unit} has scores of both."
+        for a, b in combinations(order, 2)
+        if frozenset((a, b)) not in compared
+    ]
+    if any(pair.chances for pair in pairs):
+        at_once = f", and all {len(pairs)} of them hold at once" if len(pairs) > 1 else ""
         sentences.append(
-            f"The intervals in brackets hold for all {len(pairs)} pairs at once, so they may include 0 where the "
-            "probability for a single pair is high."
+            f"The {statistics.LEVEL:.0%} intervals in brackets are two-sided{at_once}, while each probability is about "
+            "one direction of its own pair. So an interval may include 0 where the probability is high."
         )
     return sentences
 
@@ -343,39 +312,33 @@ def _sentence(pair: Pair, criterion: Criterion, design: Design) -> str:
     unit, n, c = criterion.unit, pair.difference.repetitions, pair.chances
     low, high = pair.interval
     if c is None:
-        amount = _in_unit(f"{pair.difference.value:.3g}", unit)
-        return f"There is no verdict on {pair.first} and {pair.second}, because {pair.reason}; they differ by {amount}."
-    amount = f"{_in_unit(f'{pair.difference.value:.3g}', unit)} [{low:.3g}, {high:.3g}]"
+        amount = in_unit(f"{pair.difference.value:.3g}", unit)
+        return (
+            f"There is no verdict on {pair.first} and {pair.second}, because {pair.reason}; their means "
+            f"over {design.count(n)} differ by {amount}."
+        )
+    amount = f"{in_unit(f'{pair.difference.value:.3g}', unit)} [{low:.3g}, {high:.3g}]"
     evidence = f"{design.count(n)}{f' and {pair.difference.rows} test examples' if pair.difference.rows else ''}"
     first, second, place = pair.first, pair.second, ""
     if design.unit == "seed":
         first, second, place = f"the configuration of {first}", f"that of {second}", "On this split, "
     if pair.verdict == "better":
-        return f"{place}{first} is better than {second} by {amount}, with {_probability(c.better)} ({evidence})."
+        return (
+            f"{place}{first} is better than {second} by {amount}, with {probability_in_words(c.better)} ({evidence})."
+        )
     if pair.verdict == "equal":
         return (
             f"{place}{first} and {second} are practically equal: they differ by less than "
-            f"{_in_unit(f'{criterion.matters:g}', unit)}, with {_probability(c.equal)} ({evidence}). The difference is "
-            f"{amount}."
+            f"{in_unit(f'{criterion.matters:g}', unit)}, with {probability_in_words(c.equal)} ({evidence}). The "
+            f"difference is {amount}."
         )
-    needed = f"About {design.count(pair.needed)} would probably decide" if pair.needed else _hopeless(design)
+    needed = f"About {design.count(pair.needed)} have an even chance to decide" if pair.needed else _hopeless(design)
     return (
-        f"{place}{first} and {second} cannot be told apart with {evidence}. {pair.first} is ahead by {amount}: it is "
-        f"better with {_probability(c.better)}, practically equal (closer than {criterion.matters:g}) with "
-        f"{_probability(c.equal)} and worse with {_probability(c.worse)}. {needed}."
+        f"{place}{first} and {second} cannot be told apart with {evidence}. The mean of {pair.first} is better "
+        f"by {amount}: {pair.first} is better with {probability_in_words(c.better)}, practically equal (closer than "
+        f"{criterion.matters:g}) with {probability_in_words(c.equal)} and worse with {probability_in_words(c.worse)}. "
+        f"{needed}."
     )
-
-
-def _in_unit(number: str, unit: str) -> str:
-    """Return a number with its unit; a share has none."""
-    return number if unit == "share" else f"{number} {unit}"
-
-
-def _probability(value: float) -> str:
-    """Return a probability in words. Values near 0 or 1 become "below 0.01" or "above 0.99"."""
-    if 0.005 <= value <= 0.995:
-        return f"probability {value:.2f}"
-    return "a probability above 0.99" if value > 0.5 else "a probability below 0.01"
 
 
 def _hopeless(design: Design) -> str:

@@ -126,14 +126,13 @@ def leaderboard(board: Board, finals: pd.DataFrame, names: Sequence[str]) -> dic
 def critical_difference(test: RankTest, by_dataset: Mapping[str, Mapping[str, float]]) -> dict[str, bytes]:
     """Draw the average rank of each variant, and small, its rank on each data set (Demsar 2006, figure 1).
 
-    A grey bar joins variants whose average ranks differ by less than the critical difference. `by_dataset` holds the
-    rank by variant and data set.
+    A grey bar joins variants that cannot be told apart. `by_dataset` holds the rank by variant and data set.
     """
     order = sorted(test.ranks, key=lambda name: test.ranks[name])
     ranks = [test.ranks[name] for name in order]
     groups: list[tuple[int, int]] = []
-    for i, rank in enumerate(ranks):
-        last = max(j for j, other in enumerate(ranks) if other - rank < test.critical_difference)
+    for i, name in enumerate(order):
+        last = max(j for j, other in enumerate(order) if not test.tells_apart(name, other))
         if last > i and (not groups or last > groups[-1][1]):
             groups.append((i, last))
 
@@ -145,8 +144,10 @@ def critical_difference(test: RankTest, by_dataset: Mapping[str, Mapping[str, fl
         for k, (first, last) in enumerate(groups):
             x = len(order) + 0.35 + 0.12 * k
             ax.plot([x, x], [first - 0.2, last + 0.2], color=TRIVIAL, linewidth=4, solid_capstyle="butt")
-        ax.plot([1, min(len(order), 1 + test.critical_difference)], [-0.8] * 2, "|-", color=TRIVIAL, linewidth=1.5)
-        ax.text(1, -1.0, f"critical difference {test.critical_difference:.2f}", color=TRIVIAL, fontsize=8)
+        if len(order) > 2:  # two variants are compared by the sign test
+            difference = f"critical difference {test.critical_difference:.2f}"
+            ax.plot([1, 1 + test.critical_difference], [-0.8] * 2, "|-", color=TRIVIAL, linewidth=1.5)
+            ax.text(1, -1.0, difference, color=TRIVIAL, fontsize=8)
         ax.set(yticks=range(len(order)), yticklabels=order, xticks=range(1, len(order) + 1), xlabel="rank (1 is best)")
         ax.set(xlim=(0.7, len(order) + 0.45 + 0.12 * len(groups)), ylim=(len(order) - 0.5, -1.6))
 
@@ -221,6 +222,7 @@ def curves(points: pd.DataFrame, metric: str, names: Sequence[str]) -> dict[str,
         if len(later) > 3:
             low, high = later.quantile(0.02), later.max()
             ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(xlabel="epoch", ylabel=f"{metric} ({metrics.find(metric).unit})")
         _legend(ax)
 
@@ -263,6 +265,7 @@ def spectra(kl: Mapping[str, Sequence[float]], names: Sequence[str]) -> dict[str
                     linestyle=style.line, label=name,
                 )  # fmt: skip
         ax.axhline(0.01, linestyle="--", color=TRIVIAL, linewidth=1)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(yscale="log", xlabel="latent dimension, sorted", ylabel="KL (nats)")
         _legend(ax)
 

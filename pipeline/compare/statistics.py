@@ -177,7 +177,8 @@ class RankTest:
 
     Attributes:
         ranks: The average rank of each variant; 1 is the best.
-        p: The probability of ranks as unequal as these if all variants were equal (Friedman 1937).
+        p: The probability of ranks as unequal as these if all variants were equal: that of Friedman's test (1937), or
+            of the sign test for two variants.
         critical_difference: Two average ranks that differ by less cannot be told apart (Nemenyi 1963), at 5%.
         datasets: The number of data sets.
     """
@@ -186,6 +187,11 @@ class RankTest:
     p: float
     critical_difference: float
     datasets: int
+
+    def tells_apart(self, first: str, second: str) -> bool:
+        """Return whether the ranks of two variants differ, which needs that p is at most 5% (Demsar 2006)."""
+        distance = abs(self.ranks[first] - self.ranks[second])
+        return self.p <= 1 - LEVEL and distance >= self.critical_difference
 
 
 def rank_test(scores: Mapping[str, Array]) -> RankTest:

@@ -18,8 +18,9 @@ from torch import Tensor
 from pipeline import machine
 from pipeline.data import Data
 from pipeline.evaluate import drawing, likelihood
-from pipeline.evaluate.areas import Area, average_precision, roc_area, roc_difference
+from pipeline.evaluate.areas import average_precision, roc_area, roc_difference
 from pipeline.evaluate.codes import encode_split, labelled, labels_of, raw_values, why_no_labels
+from pipeline.evaluate.estimates import Estimate
 from pipeline.metrics import Undefined, defined
 from variants import Batch, InputError, Variant
 
@@ -57,7 +58,7 @@ class Detection:
         """The score that stands for the model: a bound of log p(x), as in `pipeline.apply anomaly`, if it has one."""
         return "iw" if "iw" in self.scores else "reconstruction"
 
-    def areas(self) -> dict[str, Area]:
+    def areas(self) -> dict[str, Estimate]:
         """Return the areas under both curves for each score, as `roc_SCORE` and `precision_recall_SCORE`."""
         return {
             f"{curve}_{name}": area(score, self.is_anomaly)
@@ -192,7 +193,7 @@ def why_not_one_class(variant: Variant, data: Data, split: Batch, normals: Seque
     return next((reason for c in normals if (reason := why_not_normal(data, split, c))), "")
 
 
-def one_class(variant: Variant, data: Data, split: Batch, normal: int, k: int = 50) -> dict[str, Area]:
+def one_class(variant: Variant, data: Data, split: Batch, normal: int, k: int = 50) -> dict[str, Estimate]:
     """Return the area under the ROC curve of each score of a model that was trained on the normal class alone.
 
     This is the protocol of one-class detection (Ruff et al. 2018, section 4.2). The variant and `data.train` are of the

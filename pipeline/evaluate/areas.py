@@ -1,26 +1,16 @@
 """Areas under the curves of a score (N,) that is high for positive examples, with standard errors over the examples."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.evaluate.estimates import Estimate
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 RESAMPLES = 100  # of the bootstrap
 
 
-class Area(NamedTuple):
-    """An area under a curve, and its standard error over examples; None if it cannot be estimated."""
-
-    value: float
-    error: float | None
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f}" + ("" if self.error is None else f" ± {self.error:.3f}")
-
-
-def roc_area(score: Array, is_positive: Flags) -> Area:
+def roc_area(score: Array, is_positive: Flags) -> Estimate:
     """Return the area under the ROC curve, with the standard error of DeLong et al. 1988.
 
     The area is the probability that a positive example has a higher score than a negative one; a tie counts half. There
@@ -29,13 +19,13 @@ def roc_area(score: Array, is_positive: Flags) -> Area:
     return _mean(*_shares_below_and_above(score, is_positive))
 
 
-def roc_difference(first: Array, second: Array, is_positive: Flags) -> Area:
+def roc_difference(first: Array, second: Array, is_positive: Flags) -> Estimate:
     """Return the ROC area of the first score minus that of the second, of the same examples (DeLong et al. 1988)."""
     of_first, of_second = (_shares_below_and_above(score, is_positive) for score in (first, second))
     return _mean(of_first[0] - of_second[0], of_first[1] - of_second[1])
 
 
-def average_precision(score: Array, is_positive: Flags) -> Area:
+def average_precision(score: Array, is_positive: Flags) -> Estimate:
     """Return the area under the precision-recall curve as the average precision, with its standard error.
 
     By chance, the area is the share of positive examples. The error is the standard deviation over bootstrap samples,
@@ -54,13 +44,13 @@ def average_precision(score: Array, is_positive: Flags) -> Area:
     rng, weights, areas = np.random.default_rng(0), np.ones(len(score)), []
     value = area(weights)
     if is_positive.sum() < 2:
-        return Area(value, None)
+        return Estimate(value, None)
     for _ in range(RESAMPLES):
         for group in (is_positive, ~is_positive):
             n = int(group.sum())
             weights[group] = rng.multinomial(n, np.full(n, 1 / n))
         areas.append(area(weights))
-    return Area(value, _above_0(float(np.std(areas, ddof=1))))
+    return Estimate(value, _above_0(float(np.std(areas, ddof=1))))
 
 
 def _shares_below_and_above(score: Array, is_positive: Flags) -> tuple[Array, Array]:
@@ -76,13 +66,13 @@ def _shares_below_and_above(score: Array, is_positive: Flags) -> tuple[Array, Ar
     return below, above
 
 
-def _mean(positive: Array, negative: Array) -> Area:
+def _mean(positive: Array, negative: Array) -> Estimate:
     """Return the mean of what `_shares_below_and_above` returns, or of differences of it."""
     value = float(positive.mean())
     if min(len(positive), len(negative)) < 2:
-        return Area(value, None)
+        return Estimate(value, None)
     variance = positive.var(ddof=1) / len(positive) + negative.var(ddof=1) / len(negative)
-    return Area(value, _above_0(float(np.sqrt(variance))))
+    return Estimate(value, _above_0(float(np.sqrt(variance))))
 
 
 def _above_0(error: float) -> float | None:

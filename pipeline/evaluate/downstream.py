@@ -3,7 +3,6 @@
 Each function takes a variant and data, and returns scores by name; `Undefined` if the variant cannot do the task.
 """
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from pipeline import machine
 from pipeline.data import Data
 from pipeline.evaluate import baselines, classifier, probe
 from pipeline.evaluate.codes import labelled, sampled_codes, why_no_probe
+from pipeline.evaluate.estimates import Estimate, root_mean_square
 from pipeline.metrics import Undefined
 from variants import Batch, Variant
 from variants.base import Inputs
@@ -24,12 +24,13 @@ Array = NDArray[np.float64]
 
 def interpolation(
     variant: Variant, data: Data, split: Batch, pairs: int = 200, steps: int = 10
-) -> dict[str, float] | Undefined:
-    """Return how evenly decoded examples change on straight lines between codes; both values are at least 1.
+) -> dict[str, Array] | Undefined:
+    """Return how evenly decoded examples change on straight lines between codes of N pairs: (N,) each, at least 1.
 
     `jump` is the longest step of a line divided by the mean step; it is `steps` if all change happens in one step.
     `length` is the length of the path through the decoded means divided by the distance of its ends. Distances are
-    between values as a network reads them, such as log(1 + x) of counts.
+    between values as a network reads them, such as log(1 + x) of counts. No example is in two pairs. Pairs that decode
+    to the same example are left out.
     """
     if variant.conditioned_on == "x":
         return Undefined(f"{type(variant).__name__} decodes a code only together with the observed part of an image")
@@ -47,8 +48,8 @@ def interpolation(
         return Undefined("all codes decode to the same example, so nothing lies between them")
     moves, ends = moves[distinct], ends[distinct]
     return {
-        "jump": float((moves.max(1).values / moves.mean(1)).mean()),
-        "length": float((moves.sum(1) / ends).mean()),
+        "jump": (moves.max(1).values / moves.mean(1)).cpu().numpy(),
+        "length": (moves.sum(1) / ends).cpu().numpy(),
     }
 
 
@@ -71,18 +72,18 @@ def generation(variant: Variant, data: Data, each: int = 100) -> dict[str, float
     return scores
 
 
-def forecast(variant: Variant, data: Data, split: Batch, draws: int = 10) -> dict[str, float] | Undefined:
+def forecast(variant: Variant, data: Data, split: Batch, draws: int = 10) -> dict[str, Estimate] | Undefined:
     """Return the root mean square error of forecasts of the second half of sequences from the first half.
 
     It is in the units of the data as they were given; lower is better. The forecast of the `model` is the mean of
     `draws` continuations. The baselines are `persistence`, the last known value, and `mean`, the mean of each step in
-    the training data. Missing values are left out.
+    the training data. Missing values are left out. The errors are over sequences.
     """
     if split.mask is None:
         return Undefined(f"{data.spec.name} holds no sequences")
     half = (split.mask.sum(1) + 1) // 2
     squared: dict[str, list[Tensor]] = {"model": [], "persistence": [], "mean": []}
-    counts = []
+    counts: list[Tensor] = []
     scale = data.preprocessing.scale.to(variant.device, torch.float32)
     known = baselines.is_known(data.train)
     mean = (torch.cat([b.x for b in data.batches(data.train)]) * known).sum(0) / known.sum(0).clamp(min=1)
@@ -101,13 +102,14 @@ def forecast(variant: Variant, data: Data, split: Batch, draws: int = 10) -> dic
             position = torch.where(known & before, steps, -1).max(1, keepdim=True).values
             last = torch.where(position < 0, 0.0, batch.x.gather(1, position.clamp(min=0)))
             ahead = known & ~before
-            counts.append(ahead.sum())
+            counts.append(ahead.flatten(1).sum(1))
             for name, guess in (("model", model), ("persistence", last), ("mean", mean)):
-                squared[name].append(torch.where(ahead, (guess - batch.x) * scale, 0.0).double().square().sum())
-    total = float(torch.stack(counts).sum())
-    if not total:
+                error = torch.where(ahead, (guess - batch.x) * scale, 0.0).double()
+                squared[name].append(error.square().flatten(1).sum(1))
+    known_ahead = torch.cat(counts).cpu().numpy()
+    if not known_ahead.any():
         return Undefined("no value of the second half of these sequences is known")
-    return {name: math.sqrt(float(torch.stack(parts).sum()) / total) for name, parts in squared.items()}
+    return {name: root_mean_square(torch.cat(parts).cpu().numpy(), known_ahead) for name, parts in squared.items()}
 
 
 def augmentation(

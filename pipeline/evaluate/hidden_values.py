@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline import machine
 from pipeline.data import Data
 from pipeline.evaluate import baselines, drawing, likelihood, probe
+from pipeline.evaluate.estimates import Estimate, root_mean_square
 from pipeline.evaluate.imputation import conditional_mean
 from pipeline.metrics import Undefined
 from variants import Batch, DataSpec, Variant
@@ -123,12 +124,12 @@ def _draws(
     return torch.stack(log_p, 1).view(shape), torch.stack(log_weights, 1).view(shape) if log_weights else None
 
 
-def imputation_error(variant: Variant, data: Data, split: Batch) -> dict[str, float] | Undefined:
+def imputation_error(variant: Variant, data: Data, split: Batch) -> dict[str, Estimate] | Undefined:
     """Return the root mean square error of hidden real values of a table, in standard deviations of their columns.
 
     `rmse` is the error of `conditional_mean`. `rmse_mean`, which is about 1, is the error of the column means of the
     training data, and `rmse_knn` that of the means of the 20 nearest training examples. Lower is better. The rows and
-    the hidden values are those of `imputation`.
+    the hidden values are those of `imputation`, and the errors are over rows.
     """
     from sklearn.impute import KNNImputer
 
@@ -154,7 +155,11 @@ def imputation_error(variant: Variant, data: Data, split: Batch) -> dict[str, fl
     imputer = KNNImputer(n_neighbors=min(NEIGHBOURS, len(train)), keep_empty_features=True).fit(train)
     nearest = torch.from_numpy(imputer.transform(incomplete)).to(true.x)
     guesses = {"rmse": guess, "rmse_mean": torch.zeros_like(true.x), "rmse_knn": nearest}
-    return {name: float((x - true.x)[chosen].double().square().mean().sqrt()) for name, x in guesses.items()}
+    counts = chosen.sum(1).cpu().numpy()
+    return {
+        name: root_mean_square(_sum((x - true.x).double().square(), chosen).cpu().numpy(), counts)
+        for name, x in guesses.items()
+    }
 
 
 def _why_no_imputation(variant: Variant) -> str:

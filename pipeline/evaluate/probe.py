@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.evaluate.areas import average_precision, roc_area
+from pipeline.evaluate.estimates import Estimate
 from variants import Batch, InputError
 
 Array = NDArray[np.float64]
@@ -89,18 +91,17 @@ def is_better(correct: Array, other: Array) -> bool:
     return wins > losses and bool(binomtest(wins, wins + losses).pvalue < LEVEL)
 
 
-def areas(labels: Classes, probability: Array, positive: int) -> dict[str, float]:
+def areas(labels: Classes, probability: Array, positive: int) -> dict[str, Estimate]:
     """Return the areas under the ROC curve and the precision-recall curve, `roc_area` and `precision_recall_area`.
 
     `probability` (N,) is the predicted probability of the class `positive`, and `labels` (N,) are of two classes. The
-    second area is the average precision. By chance, the first area is 0.5, and the second the share of the class.
+    second area is the average precision. By chance, the first area is 0.5, and the second the share of the class. The
+    errors are those of other examples with the same classifier.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     truth = labels == positive
     return {
-        "roc_area": float(roc_auc_score(truth, probability)),
-        "precision_recall_area": float(average_precision_score(truth, probability)),
+        "roc_area": roc_area(probability, truth),
+        "precision_recall_area": average_precision(probability, truth),
     }
 
 

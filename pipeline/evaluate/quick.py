@@ -72,7 +72,8 @@ def _probe_scores(variant: Variant, data: Data, valid: NDArray[np.float64]) -> d
     if len(classifier.classes_) == len(np.unique(valid_y)) == 2:
         classes, counts = np.unique(labels_of(probe.subset(labelled(data.train))), return_counts=True)
         rarer = int(counts.argmin())
-        values |= probe.areas(valid_y, classifier.predict_proba(valid[known])[:, rarer], int(classes[rarer]))
+        areas = probe.areas(valid_y, classifier.predict_proba(valid[known])[:, rarer], int(classes[rarer]))
+        values |= {name: area.value for name, area in areas.items()}
     return values
 
 

@@ -32,7 +32,6 @@ from pipeline.evaluate import (
     quick,
     samples,
 )
-from pipeline.evaluate.areas import Area
 from pipeline.evaluate.codes import (
     encode_split,
     labelled,
@@ -43,6 +42,7 @@ from pipeline.evaluate.codes import (
     why_no_probe,
 )
 from pipeline.evaluate.context import Context, Part, Score, Sizes
+from pipeline.evaluate.estimates import Estimate
 from pipeline.metrics import Undefined
 from variants import Batch, InputError, Variant
 from variants.base.contract import DENSITIES
@@ -353,7 +353,12 @@ def _clusters(context: Context) -> Part:
     else:
         values = clusters.scores(context.codes[known], context.labels[known], context.seed)
     methods = [f"{method}_{score}" for method in ("kmeans", "mixture") for score in ("ari", "nmi", "accuracy")]
-    return Part(name="clusters", scores=_named("latent/", values, methods, n=int(known.sum())))
+    n = int(known.sum())
+    scores = [
+        s if s.value is None or not s.name.endswith("_accuracy") else _accuracy(s.name, s.value, n=n)
+        for s in _named("latent/", values, methods, n=n)
+    ]
+    return Part(name="clusters", scores=scores)
 
 
 def _disentanglement(context: Context) -> Part:
@@ -407,9 +412,7 @@ def _anomaly(context: Context) -> Part:
         names = ("share", "roc_reconstruction", "precision_recall_reconstruction")
         return Part(name="anomaly", scores=_undefined((f"use/anomaly_{name}" for name in names), detection.reason))
     n = len(detection.labels)
-    scores = [Score(name="use/anomaly_share", value=detection.share, n=n)]
-    for name, area in detection.areas().items():
-        scores.append(Score(name=f"use/anomaly_{name}", value=area.value, n=n, error=area.error))
+    scores = [_accuracy("use/anomaly_share", detection.share, n=n), *_named("use/anomaly_", detection.areas(), [], n=n)]
     if "iw" not in detection.scores:
         missing = [f"use/anomaly_{curve}_{name}" for name in ("elbo", "iw") for curve in anomaly.CURVES]
         scores += _undefined(missing, NO_DENSITY)
@@ -425,7 +428,7 @@ def _one_class(context: Context) -> Part:
     if reason := anomaly.why_not_one_class(variant, data, split, normals):
         return Part(name="one_class", scores=_undefined(["use/one_class_reconstruction"], reason))
     table: dict[str, list[Any]] = {name: [] for name in ("normal", "seed", "n", "score", "roc", "roc_error")}
-    areas: dict[str, list[list[Area]]] = {}
+    areas: dict[str, list[list[Estimate]]] = {}
     for normal in normals:
         for i in range(sizes.one_class_seeds):
             learner = _trained_on(normal, context, context.seed + i)
@@ -441,7 +444,7 @@ def _one_class(context: Context) -> Part:
     return Part(name="one_class", scores=scores, tables={"one_class": table}, remark=remark)
 
 
-def _one_class_score(name: str, areas: list[list[Area]], n: int) -> Score:
+def _one_class_score(name: str, areas: list[list[Estimate]], n: int) -> Score:
     """Return the mean of the areas of each seed (outer list) and class (inner list), on the same n examples.
 
     Classes are tasks of different difficulty, so only the seeds are repetitions. The error over examples is at most the
@@ -482,7 +485,10 @@ def _imputation(context: Context) -> Part:
 
 def _interpolation(context: Context) -> Part:
     values = downstream.interpolation(context.variant, context.data, context.data.test)
-    return Part(name="interpolation", scores=_named("use/interpolation_", values, ["jump", "length"]))
+    names = {name: f"use/interpolation_{name}" for name in ("jump", "length")}
+    if isinstance(values, Undefined):
+        return Part(name="interpolation", scores=_undefined(names.values(), values.reason))
+    return Part(name="interpolation", scores=[_average(names[name], each) for name, each in values.items()])
 
 
 def _generation(context: Context) -> Part:
@@ -530,7 +536,7 @@ def _undefined(names: Iterable[str], reason: str) -> list[Score]:
 
 def _named(
     prefix: str,
-    values: Mapping[str, float] | Undefined,
+    values: Mapping[str, float | Estimate] | Undefined,
     names: Iterable[str],
     *,
     suffix: str = "",
@@ -540,7 +546,11 @@ def _named(
     """Return a score for each value; if they are undefined, a reason for each of `names`."""
     if isinstance(values, Undefined):
         return _undefined((prefix + name + suffix for name in names), values.reason)
-    return [Score(name=prefix + name + suffix, value=value, n=n, k=k) for name, value in values.items()]
+    scores = []
+    for name, given in values.items():
+        value, error = given if isinstance(given, Estimate) else (given, None)
+        scores.append(Score(name=prefix + name + suffix, value=value, n=n, error=error, k=k))
+    return scores
 
 
 def _average(name: str, each: Array, *, k: int | None = None) -> Score:

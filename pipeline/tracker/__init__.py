@@ -251,7 +251,7 @@ class Tracker:
         Finals that are not among them belong to an earlier comparison, and get a group that says so.
         """
         for record in self.find(kind="final"):
-            group = groups.get(record.id, f"{record.tags['variant']} (not in the latest comparison)")
+            group = groups.get(record.id, f"{record.tags['variant']}, not in the latest comparison")
             if record.tags.get("group") != group:
                 self.client.set_tag(record.id, "group", group)
 

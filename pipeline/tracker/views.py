@@ -136,7 +136,8 @@ def _views(searched: list[str], has_finals: bool) -> dict[str, dict[str, Any]]:
     chosen = {}
     if has_finals:
         finals = "tags.kind = 'final' and tags.state = 'complete'"
-        compared = _state(finals, [tested, parts], [], group="group")
+        latest = f"{finals} and tags.group LIKE '%)'"  # those of the latest comparison, such as `vae (elbo, probe)`
+        compared = _state(latest, [tested, parts], [], group="group")
         for criterion in CRITERIA:
             runs = f"{finals} and tags.group LIKE '%(%{criterion}%)'"
             chosen[f"Variants by {criterion}"] = _state(runs, [tested, parts], [], group="variant")

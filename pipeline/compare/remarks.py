@@ -1,0 +1,112 @@
+"""What a reader has to know before believing a comparison: warnings about all of it, and notes on single variants."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pandas as pd
+
+from pipeline.compare.criteria import Criterion
+from pipeline.compare.request import DEFAULT_BUDGET, CompareRequest
+from pipeline.compare.searches import Candidate, Choice, Repetition
+from pipeline.data import Data
+from pipeline.study import budget
+from pipeline.study.budget import Goal
+from pipeline.study.results import StudyRecord
+
+NEARLY_VAE = (0.8, 1.25)  # a model whose KL has a weight in this range is nearly a VAE
+
+
+def warnings(
+    request: CompareRequest, data: Data, repetitions: Sequence[Repetition], frame: pd.DataFrame, is_equal_budget: bool
+) -> list[str]:
+    """Return sentences, without a full stop, that a reader has to know before believing the tables."""
+    candidates, warnings = repetitions[0].candidates, []
+    if len(candidates) > 1 and not is_equal_budget:
+        spent = _spent(repetitions)
+        warnings.append(f"the budgets differ ({spent}): a variant may win only because it was searched for longer")
+    warnings += _capped(candidates, frame)
+    for _, row in frame[frame["state"] != "complete"].iterrows():
+        warnings.append(f"{row['variant']} with seed {row['seed']} failed: {row['reason']}")
+    if request.repeats == 1 and request.finals == 1:
+        warnings.append("one seed allows neither intervals nor verdicts; use --seeds 5, or better --repeats 5")
+    if request.repeats > 1 and "test" not in data.drawn:
+        warnings.append(
+            f"{data.spec.name} has a test split of its own, which all repetitions share: the verdicts are about this "
+            "test split, and their intervals contain the error over its examples"
+        )
+    if len(candidates) == 1:
+        warnings.append(f"{next(iter(candidates))} is the only variant: there is nothing to compare it with")
+    return warnings
+
+
+def _capped(candidates: Mapping[str, Candidate], frame: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence on the finals that were trained for all epochs and did not run out of patience."""
+    if "time/epochs" not in frame:  # finals of an older version
+        return
+    by_epochs: dict[int, list[str]] = {}
+    for variant, candidate in candidates.items():
+        epochs, patience = candidate.study.epochs, candidate.study.patience
+        finals = frame[(frame["variant"] == variant) & frame["time/epochs"].notna()]
+        waited = finals["time/epochs"] - finals["time/best_epoch"]
+        capped = int(((finals["time/epochs"] >= epochs) & ((waited < patience) | (patience == 0))).sum())
+        if capped:
+            by_epochs.setdefault(epochs, []).append(f"{capped} of {len(finals)} finals of {variant}")
+    for epochs, capped_finals in by_epochs.items():
+        yield (
+            f"{' and '.join(capped_finals)} ended at the cap of {epochs} epochs, before their patience ran out: the "
+            "ranking is then also one of speed; give more --epochs, with another --storage for the new studies"
+        )
+
+
+def equal_budget(repetitions: Sequence[Repetition], goal: Goal) -> str:
+    """Return a sentence that says what each search spent if the amounts differ by at most a trial; otherwise ""."""
+    records = [c.study for r in repetitions for c in r.candidates.values()]
+    unit = goal.budget or DEFAULT_BUDGET  # a number of trials is no budget, and is judged by its epochs
+    amounts = [record.spent(unit) for record in records]
+    if len(records) < 2 or max(amounts) - min(amounts) > max(record.longest_trial(unit) for record in records):
+        return ""
+    kind = "epochs" if unit.seconds is None else "seconds"
+    return f"Each variant was searched with an equal budget of {kind}, to within one trial: {_spent(repetitions)}."
+
+
+def _spent(repetitions: Sequence[Repetition]) -> str:
+    """Return what the searches of each variant have spent, in words."""
+    amounts: dict[str, list[StudyRecord]] = {}
+    for repetition in repetitions:
+        for variant, candidate in repetition.candidates.items():
+            amounts.setdefault(variant, []).append(candidate.study)
+    searches = f" in {len(repetitions)} searches" if len(repetitions) > 1 else ""
+    return ", ".join(
+        f"{variant} {sum(s.spent_epochs for s in records)} epochs and {sum(s.seconds for s in records):.0f} s in "
+        f"{budget.count(sum(len(s.trials) for s in records))}{searches}"
+        for variant, records in amounts.items()
+    )
+
+
+def notes(criterion: Criterion, choices: Sequence[tuple[int, Choice]], finals: pd.DataFrame) -> dict[str, list[str]]:
+    """Return clauses that belong beside the scores of variants by one criterion.
+
+    Args:
+        criterion: The criterion.
+        choices: The configurations that it chose, each with the number of its repetition.
+        finals: Their finals, with the columns variant and remark.
+    """
+    notes: dict[str, list[str]] = {}
+    for variant, runs in finals.groupby("variant"):
+        collapsed = int(runs["remark"].fillna("").str.contains("collapsed").sum())
+        if collapsed:
+            notes.setdefault(str(variant), []).append(f"{collapsed} of {len(runs)} finals collapsed")
+    for variant, values in _kl_weights(choices).items():
+        low, high = NEARLY_VAE
+        if criterion.name == "elbo" and all(low <= value <= high for value in values):
+            shown = ", ".join(f"{value:.3g}" for value in values)
+            notes.setdefault(variant, []).append(f"nearly a plain VAE: its search chose beta = {shown}")
+    return notes
+
+
+def _kl_weights(choices: Sequence[tuple[int, Choice]]) -> dict[str, list[float]]:
+    """Return the weights of the KL that searches chose, by variant, for variants that have such a setting."""
+    weights: dict[str, list[float]] = {}
+    for _, choice in choices:
+        if isinstance(beta := getattr(choice.config, "beta", None), float):
+            weights.setdefault(choice.variant, []).append(beta)
+    return weights

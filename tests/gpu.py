@@ -1,0 +1,408 @@
+"""Check and time everything that depends on a CUDA GPU, in one call of about four minutes.
+
+    python tests/gpu.py --out FOLDER [--device cuda] [--only CHECK]
+
+Each check runs in its own process with a time limit. A check that fails does not stop the others. The log of each check
+and `results.json` are written into the folder, and a table is printed last. Times are recorded, never judged.
+"""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+import variants
+from pipeline import machine, trainer
+from pipeline.data import Data, Source, as_sequences, load
+from variants import Batch, DataSpec, Variant
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+ENVIRONMENT["MLFLOW_DISABLE_TELEMETRY"] = "true"
+CONFIGS: dict[str, dict[str, Any]] = {
+    "vae": {}, "beta": {}, "hvae": {}, "cvae": {}, "aae": {"encoder": "gaussian"}, "vrae": {},
+}  # fmt: skip
+
+
+def run(*words: str) -> None:
+    """Run `python -m ...` in the current folder. Raises `CalledProcessError`."""
+    print("$", *words, flush=True)
+    subprocess.run([sys.executable, "-m", *words], env=ENVIRONMENT, check=True)
+
+
+def dataset(name: str) -> str:
+    """Return the data set on which a variant is checked."""
+    sequences = "mask" in variants.get(name).required_fields
+    return (as_sequences("digits") or "digits") if sequences else "digits"
+
+
+def build(name: str, spec: DataSpec, **settings: Any) -> Variant:
+    torch.manual_seed(0)
+    return variants.build(name, variants.get(name).config_type(**settings), spec)
+
+
+def make_files() -> None:
+    """Write a table with values of all kinds, a table of counts, and images of 28x28 into the current folder."""
+    rng, n = np.random.default_rng(0), 600
+    real, category = rng.normal(size=n), rng.choice(list("abc"), n)
+    mixed = {"real": real, "price": np.exp(3 * real + rng.normal(size=n)), "visits": rng.poisson(4.0, n)}
+    table = pd.DataFrame({**mixed, "yes": rng.integers(0, 2, n), "kind": category})
+    table.mask(rng.random(table.shape) < 0.1).to_csv("mixed.csv", index=False)
+    rates = np.exp(rng.normal(size=(n, 2)) @ rng.normal(size=(2, 12)))
+    pd.DataFrame(rng.poisson(rates), columns=[f"gene{i}" for i in range(12)]).to_csv("counts.csv", index=False)
+    np.savez("images.npz", x=rng.integers(0, 2, (n, 28, 28), dtype=np.uint8), y=rng.integers(0, 3, n))
+
+
+def contract(device: str, small: bool) -> str:
+    tests = [str(ROOT / "tests" / "test_contract.py"), "--device", device, "-n", "2" if small else "8", "-W", "default"]
+    words = ["pytest", *tests, "-p", "no:cacheprovider", "--tb", "short", "-k", "hvae and shapes" if small else ""]
+    with subprocess.Popen(
+        [sys.executable, "-m", *words], env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = process.stdout.read().splitlines()
+    print("\n".join(lines))
+    if process.returncode:
+        raise AssertionError("\n".join(line for line in lines[-40:] if line.startswith("FAILED")) + f"\n{lines[-1]}")
+    return lines[-1]
+
+
+def study(name: str, place: str, *fixed: str) -> Callable[[str, bool], str]:
+    """Return a check that runs a short study."""
+
+    def check(device: str, small: bool) -> str:
+        make_files()
+        where = place or dataset(name)
+        words = ["--variant", name, "--dataset", where, "--device", device, "--trials", "2", "--epochs", "3"]
+        run("pipeline.study", *words, *(word for setting in fixed for word in ("--fix", setting)))
+        return f"2 trials of {name} on {where}"
+
+    return check
+
+
+def workers(device: str, small: bool) -> str:
+    words = ["--variant", "vae", "--dataset", "digits", "--device", device, "--trials", "4", "--epochs", "3"]
+    run("pipeline.study", *words, "--workers", "2")
+    return "4 trials, 2 at a time"
+
+
+def evaluate_and_apply(device: str, small: bool) -> str:
+    """Train on the device, evaluate there with all parts, and compare codes with those of the CPU."""
+    data = load("digits").to(machine.device(device))
+    variant = build("vae", data.spec)
+    trainer.fit(variant, data, epochs=3, seed=0)
+    variants.save(variant.eval(), Path("model"))
+    run("pipeline.evaluate", "--model", "model", "--dataset", "digits", "--device", device)
+    for what in (["encode", "--data", "digits"], ["score", "--data", "digits"], ["sample", "--n", "8"]):
+        run("pipeline.apply", *what, "--model", "model", "--out", f"{what[0]}.npz")
+    with torch.no_grad():
+        batch = next(iter(data.batches(data.test)))
+        there = variant.encode(batch).cpu()
+        here = variants.load(Path("model")).eval().encode(batch.to("cpu"))
+    difference = float((there - here).abs().max())
+    assert difference < 1e-3, f"codes differ by {difference}"
+    return f"codes differ by at most {difference:.1e}"
+
+
+def same_terms(device: str, small: bool) -> str:
+    """Compare the terms of one batch in fp32 with those of the CPU: the same weights, and noise of zeros."""
+    noise, torch.randn_like = torch.randn_like, torch.zeros_like  # type: ignore[assignment]
+    worst, found = 0.0, []
+    for name in CONFIGS:
+        data = load(dataset(name))
+        batch = next(iter(data.batches(data.test)))
+        variant = build(name, data.spec, **CONFIGS[name]).eval()
+        of_each = []
+        for place in ("cpu", device):
+            with torch.no_grad():
+                terms = variant.to(place).terms(batch.to(place), torch.zeros((), device=place))
+            of_each.append({"reconstruction": terms.reconstruction, "kl": terms.kl, "elbo": terms.elbo})
+        for part, here in of_each[0].items():
+            there = of_each[1][part]
+            if here is not None and there is not None:
+                scale = here.abs().mean().clamp(min=1e-6)  # of the batch, because a KL may be near 0
+                error = float((here - there.cpu()).abs().max() / scale)
+                worst = max(worst, error)
+                print(f"{name} {part}: relative difference {error:.1e}")
+                if error > 1e-4:
+                    found.append(f"{name} {part} {error:.1e}")
+    torch.randn_like = noise
+    assert not found, "; ".join(found)
+    return f"largest relative difference {worst:.1e}"
+
+
+def same_training(device: str, small: bool) -> str:
+    """Compare the validation ELBO after 3 epochs on the device, in each precision, with 3 seeds on the CPU."""
+    data = load("digits")
+
+    def elbo(place: str, precision: trainer.Precision, seed: int) -> float:
+        there = data.to(machine.device(place))
+        *_, last = trainer.train(build("vae", data.spec), there, epochs=3, seed=seed, precision=precision)
+        return last.metrics["valid/elbo"]
+
+    cpu = [elbo("cpu", "fp32", seed) for seed in range(3)]
+    found = {p: [elbo(device, p, seed) for seed in range(3)] for p in ("fp32", "bf16", "auto")}
+    print(cpu, found)
+    middle = float(np.mean(cpu))
+    off = {p: float(np.mean(values)) - middle for p, values in found.items()}
+    assert all(math.isfinite(v) and abs(v) < 0.05 * abs(middle) for v in off.values()), f"{middle} on the CPU; {off}"
+    return f"ELBO {middle:.2f} on the CPU; " + ", ".join(f"{p} {v:+.2f}" for p, v in off.items())
+
+
+def resumed(device: str, small: bool) -> str:
+    """Compare the weights of a training that continued from a checkpoint in a new process with an undisturbed one."""
+    results = []
+    for name in CONFIGS:
+        data = load(dataset(name)).to(machine.device(device))
+        variant = build(name, data.spec, **CONFIGS[name])
+        snapshots = [e.snapshot() for e in trainer.train(variant, data, epochs=4, seed=0)]
+        again = build(name, data.spec, **CONFIGS[name])
+        torch.rand(5, device=device)  # a random state that the checkpoint has to replace
+        *_, last = trainer.train(again, data, epochs=4, seed=0, resume=snapshots[1])
+        whole, parts = snapshots[-1], last.snapshot()
+        difference = max(
+            float((whole[k].double() - v.double()).abs().max()) for k, v in parts.items() if "weights" in k
+        )
+        print(f"{name}: weights differ by at most {difference:.1e}")
+        assert difference < 1e-2, f"{name}: weights differ by {difference}"
+        results.append(f"{name} {'exact' if difference == 0 else f'{difference:.0e}'}")
+    return ", ".join(results)
+
+
+def killed(device: str, small: bool) -> str:
+    """Kill a study with SIGKILL during its first trial, and continue it."""
+    words = ["--variant", "vae", "--dataset", "digits", "--device", device, "--trials", "1"]
+    words += ["--epochs", "60" if small else "400"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.study", *words], env=ENVIRONMENT, start_new_session=True
+    )
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None and not list(Path().rglob("*.safetensors")):
+        time.sleep(0.2)
+    time.sleep(0.5)
+    was_running = process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    run("pipeline.study", *words)
+    return f"continued after kill -9 ({'during' if was_running else 'AFTER THE END OF'} the first trial)"
+
+
+def random_images(n: int, device: str) -> Data:
+    """Return data like MNIST: n training examples of 28x28 random bits."""
+    small = load(Source(place="images.npz"))
+    draw = (torch.rand(n, 1, 28, 28) < 0.2).float()
+    part = Batch(draw, torch.arange(n) % 3)
+    return replace(small, train=part, valid=part[slice(0, 128)]).to(machine.device(device))
+
+
+def layer_seconds(variant: Variant, batch: Batch, steps: int) -> float:
+    """Return the seconds of the linear and convolutional layers of so many steps, forwards and backwards."""
+    calls: list[tuple[nn.Module, Tensor]] = []
+    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    hooks = [
+        m.register_forward_hook(lambda m, inputs, _: calls.append((m, torch.randn_like(inputs[0]))))
+        for m in variant.modules()
+        if isinstance(m, kinds)
+    ]
+    variant.terms(batch, torch.zeros((), device=batch.x.device))
+    for hook in hooks:
+        hook.remove()
+    for i, (_, x) in enumerate(calls):
+        x.requires_grad_(i > 0)
+
+    def step() -> None:
+        for module, x in calls:
+            y = module(x)
+            torch.autograd.grad(y, [*module.parameters(), *([x] if x.requires_grad else [])], y.detach())
+
+    return timed(step, steps, batch.x.device)
+
+
+def timed(step: Callable[[], Any], steps: int, device: torch.device) -> float:
+    for _ in range(3):
+        step()
+    trainer._synchronize(device)
+    begin = time.perf_counter()
+    for _ in range(steps):
+        step()
+    trainer._synchronize(device)
+    return time.perf_counter() - begin
+
+
+def graph_seconds(variant: Variant, batch: Batch, steps: int, bf16: bool) -> float:
+    """Return the seconds of so many replays of a CUDA graph that holds a whole training step."""
+    optimizer = torch.optim.Adam(variant.parameters(), lr=1e-3, capturable=True, fused=True)
+    step_number = torch.zeros((), device=batch.x.device)
+
+    def step() -> None:
+        with torch.autocast("cuda", torch.bfloat16, enabled=bf16, cache_enabled=False):
+            loss = variant.terms(batch, step_number).losses["loss"]
+        assert isinstance(loss, Tensor)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return timed(graph.replay, steps, batch.x.device)
+
+
+def speed(network: str, width: int, batch: int) -> Callable[[str, bool], str]:
+    """Return a measurement of the seconds that an epoch of 60,000 images takes."""
+
+    def check(device: str, small: bool) -> str:
+        make_files()
+        spec = load(Source(place="images.npz")).spec
+        on_cuda = device != "cpu"
+        settings: dict[str, Any] = {"latent": 20, "width": width, "batch": batch, "network": network}
+        n = 2000 if small else 60_000
+        sizes = {"cpu": 10 * batch if small or network == "conv" else 20_000 // batch * batch, device: n}
+        seconds: dict[str, float] = {}
+
+        def epoch(place: str, precision: trainer.Precision) -> float:
+            data = random_images(sizes[place], place)
+            epochs = trainer.train(build("vae", spec, **settings), data, epochs=3, seed=0, precision=precision)
+            times = [e.metrics["time/train_seconds"] for e in islice(epochs, 3 if place != "cpu" else 2)]
+            return min(times[1:]) * 60_000 / sizes[place]
+
+        seconds["cpu"] = epoch("cpu", "fp32")
+        if on_cuda:
+            torch.cuda.reset_peak_memory_stats()
+        for precision in ("fp32", "bf16", "auto"):
+            seconds[precision] = epoch(device, precision)
+            print(precision, seconds, flush=True)
+        data, steps = random_images(4 * batch, device), 60_000 // batch if on_cuda else 3
+        part = data.train[slice(0, batch)]
+        memory = f"; peak {torch.cuda.max_memory_allocated() / 1e6:.0f} MB" if on_cuda else ""
+        scale = 60_000 / batch / steps
+        seconds["floor"] = layer_seconds(build("vae", spec, **settings).to(device), part, steps) * scale
+        if on_cuda:
+            for name, bf16 in (("graph fp32", False), ("graph bf16", True)):
+                try:
+                    seconds[name] = graph_seconds(build("vae", spec, **settings).to(device), part, steps, bf16)
+                except RuntimeError as error:
+                    print(name, error)
+        print(json.dumps(seconds))
+        base = seconds["auto"]
+        return f"auto {base:.3f} s; of it: " + ", ".join(f"{k} {v / base:.2f}" for k, v in seconds.items()) + memory
+
+    return check
+
+
+def floats(device: str, small: bool) -> str:
+    """Report the settings that decide which precision fp32 has on this GPU."""
+    tf32 = f"TF32: products {torch.backends.cuda.matmul.allow_tf32}, convolutions {torch.backends.cudnn.allow_tf32}"
+    gpu = torch.cuda.get_device_name() if device != "cpu" else "CPU"
+    return f"{gpu}, torch {torch.__version__}, {machine.cores()} cores, {tf32}"
+
+
+CHECKS: dict[str, tuple[Callable[[str, bool], str], int]] = {  # with the seconds that it may take
+    "contract": (contract, 150), "devices": (floats, 40), "terms": (same_terms, 60), "training": (same_training, 60),
+    "resumed": (resumed, 120), "killed": (killed, 110), "workers": (workers, 90), "evaluate": (evaluate_and_apply, 130),
+    **{f"study {name}": (study(name, ""), 90) for name in CONFIGS},
+    "study mixed": (study("vae", "mixed.csv"), 90), "study counts": (study("vae", "counts.csv"), 90),
+    "study conv": (study("vae", "images.npz", "network=conv"), 90),
+}  # fmt: skip
+SPEEDS: dict[str, tuple[Callable[[str, bool], str], int]] = {
+    f"speed {network} {width} batch {batch}": (speed(network, width, batch), 60)
+    for network, width, batch in (
+        ("mlp", 400, 128), ("mlp", 400, 1024), ("mlp", 1000, 128), ("mlp", 1000, 1024), ("conv", 400, 128),
+        ("conv", 400, 1024),
+    )
+}  # fmt: skip
+
+
+def carry_out(name: str, options: Any) -> dict[str, Any]:
+    """Run a check in its own process and its own folder, and return its outcome."""
+    limit = (CHECKS | SPEEDS)[name][1] * (3 if options.small else 1)
+    folder = options.work / name.replace(" ", "_")
+    folder.mkdir(parents=True)
+    log, begin = folder / "log.txt", time.monotonic()
+    words = [sys.executable, str(Path(__file__).resolve()), "--check", name, "--device", options.device]
+    environment = {k: v for k, v in ENVIRONMENT.items() if k != "MLFLOW_TRACKING_URI"}
+    environment |= {} if name in SPEEDS else {"OMP_NUM_THREADS": "2"}
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            words + ["--small"] * options.small, cwd=folder, stdout=stream, stderr=stream, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            code: int | str = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            code = f"no end after {limit} s"
+    text = log.read_text(errors="replace")
+    lines = text.strip().splitlines()
+    found = lines[-1].removeprefix("RESULT ") if code == 0 and lines else f"exit {code}: " + "\n".join(lines[-12:])
+    result = {
+        "check": name,
+        "ok": code == 0,
+        "seconds": round(time.monotonic() - begin, 1),
+        "found": found,
+        "log": text,
+    }
+    print(f"{name}: {'ok' if code == 0 else 'FAILED'} after {result['seconds']} s", flush=True)
+    return result
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("gpu"), help="folder for logs and results.json (gpu)")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:0, or cpu to try the program itself (cuda)")
+    parser.add_argument("--only", action="append", metavar="CHECK", help="run this check only; may be repeated")
+    parser.add_argument("--small", action="store_true", help="use little data, to try the program itself on a CPU")
+    parser.add_argument("--check", choices=(CHECKS | SPEEDS).keys(), help="run one check in this process and folder")
+    options = parser.parse_args()
+    if options.check:
+        machine.prepare()
+        print("RESULT " + (CHECKS | SPEEDS)[options.check][0](options.device, options.small))
+        return 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    options.work = Path(tempfile.mkdtemp())
+    results = []
+    for result in outcomes(options):  # written after each check, in case that the machine stops
+        results.append(result)
+        summary = [{k: v for k, v in r.items() if k != "log"} for r in results]
+        (options.out / "results.json").write_text(json.dumps(summary, indent=1))
+        (options.out / "logs.txt").write_text("".join(f"\n##### {r['check']}\n{r['log']}" for r in results))
+    print("\ncheck                          seconds  result")
+    for r in sorted(results, key=lambda r: r["ok"]):
+        print(f"{r['check']:<30} {r['seconds']:>7}  {'' if r['ok'] else 'FAILED '}{r['found'][-700:]}")
+    return int(not all(r["ok"] for r in results))
+
+
+def outcomes(options: Any) -> Iterator[dict[str, Any]]:
+    """Yield the outcomes of all checks: first those of speed, one at a time, and then the others at the same time."""
+    chosen = [name for name in SPEEDS | CHECKS if not options.only or name in options.only]
+    yield from (carry_out(name, options) for name in chosen if name in SPEEDS)
+    with ThreadPoolExecutor(1 if options.small else 6) as pool:
+        yield from pool.map(lambda name: carry_out(name, options), [name for name in chosen if name in CHECKS])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
