@@ -118,7 +118,7 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"probe/((raw|untrained)_)?test_accuracy": Metric(
         "maximize", _SHARE, "the probe of probe/accuracy on test examples; on codes, raw values or untrained codes"
     ),
-    r"probe/((raw|untrained)_)?test_balanced_accuracy": Metric(
+    r"probe/((raw|untrained|majority)_)?test_balanced_accuracy": Metric(
         "maximize", _SHARE, "mean over classes of the share of test examples that this probe classifies correctly"
     ),
     r"probe/((raw|pca|untrained)_)?linear_(\d+|all)": Metric(

@@ -181,12 +181,12 @@ class TrainingRun:
     def remark(self, scores: Mapping[str, float], trivial: Mapping[str, float]) -> str:
         """Return a remark on a model that has failed to learn, and set it as a tag of the run; "" for other models.
 
-        A model has collapsed if no latent dimension has a mean KL above 0.01 nats on validation data. It is no better
+        Whether its code has collapsed is judged by the KL on validation data (`latents.has_collapsed`). It is no better
         than trivial if its ELBO, or its tighter `bound` if it has one, does not exceed all baselines: those in
         `trivial`, by their titles, and those among its `scores`. A model that is conditioned on a part of x is not
         compared with baselines, which model all of x.
         """
-        remarks = ["collapsed"] * (self._kl is not None and not latents.active_units_kl(self._kl))
+        remarks = ["collapsed"] * (self._kl is not None and latents.has_collapsed(self._kl))
         if "valid/elbo" in scores and self.variant.conditioned_on != "x":
             titles = {**trivial, **baselines.titled(scores, self.data.spec)}
             remarks += filter(None, [baselines.verdict(scores.get("valid/bound", scores["valid/elbo"]), titles)])

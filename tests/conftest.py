@@ -82,6 +82,13 @@ def folder(tmp_path: Path, _template: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no pictures, which take most of the time of a short study."""
+    monkeypatch.setattr("pipeline.evaluate.pictures.all_of", lambda *_: {})
+    monkeypatch.setattr("pipeline.study.summary.figures", lambda *_: [])
+
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

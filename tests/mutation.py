@@ -41,11 +41,15 @@ GROUPS = {  # modules of the pipeline, and the files of the tests that are to ca
     "final": ("final", "final compare"),
     "study": (
         "study/driver study/trial study/pruning study/sampler study/prior study/space study/store study/results",
-        "pruning sampler study survival",
+        "pruning sampler study study_command study_record survival",
     ),
     "tracker": ("tracker/journal tracker/sender tracker/run tracker/__init__", "tracking survival"),
-    "data": ("data/_load data/_raw data/_files data/_sequences data/_sequence_files", "data sequences"),
-    "compare": ("compare/statistics compare/analysis compare/protocol", "statistics compare"),
+    "data": ("data/_load data/_raw data/_files data/_sequences data/_sequence_files", "data sequences series"),
+    "compare": (
+        "compare/statistics compare/analysis compare/criteria compare/request compare/searches compare/protocol "
+        "compare/remarks compare/sentences compare/tables",
+        "statistics verdicts report compare",
+    ),
 }
 COSMIC_RAY = (
     "NumberReplacer", "ReplaceComparison", "ZeroIteration", "ReplaceBreak", "ReplaceContinue", "AddNot", "ReplaceTrue",

@@ -80,7 +80,10 @@ def test_a_comparison_chooses_by_validation_scores_and_trains_each_final_once(mo
     result = compared(request)
     assert (result.dataset, result.left_out) == ("bare", {})
     (capped,) = result.warnings
-    assert "finals of beta ended at the cap of 1 epochs, before their patience ran out" in capped
+    assert (
+        "4 of 4 finals of beta and 2 of 2 finals of vae ended at the cap of 1 epoch, before their patience ran out"
+        in capped
+    )
     criteria = ("elbo", "reconstruction")  # without labels there is no probe
     assert tuple(b.criterion.name for b in result.boards) == criteria
 
@@ -202,7 +205,7 @@ def test_one_command_gives_a_report(command: Command, folder: Path) -> None:
     assert re.search(r"Which variant models the data best\? (Even )?vae", done.stdout)
     page = (folder / "reports" / "digits" / "report.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
-    assert "—" in page and "no trial has valid/elbo" in page
+    assert "—" in page and "its q(z|x) has no density" in page
     shown = page[page.index("<body>") : page.index("In detail")]
     for words in ("--repeats 5", "All variants by all criteria", "raw values", "reconstructions of aae"):
         assert words in shown
@@ -272,7 +275,7 @@ def test_a_report_states_what_is_missing(folder: Path, monkeypatch: pytest.Monke
     assert comparison.warnings[1:] == ["beta with seed 10001 failed: epoch 1: train/loss is infinite or not a number"]
     tracker = Tracker("bare")
     page = report.write(comparison, tracker, folder / "out", "again").page.read_text()
-    shown = ("beta with seed 10001 failed", "1 of 3 finals", "no trial has valid/elbo", "needs class labels")
+    shown = ("beta with seed 10001 failed", "1 of 3 finals", "its q(z|x) has no density", "needs class labels")
     for words in (*shown, "vae-bare@champion"):
         assert words in page
     report.log(comparison, report.Report(folder / "out" / "report.html", tables.all_of(comparison)), tracker)

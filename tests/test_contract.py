@@ -72,6 +72,12 @@ def losses(terms: Terms) -> dict[str, Tensor]:
     return {name: loss if isinstance(loss, Tensor) else loss() for name, loss in terms.losses.items()}
 
 
+def assert_same(first: Tensor, second: Tensor) -> None:
+    """Two calls gave the same: exactly on a CPU, up to rounding on CUDA, where convolutions add up in varying order."""
+    tolerance = 0.0 if DEVICE.type == "cpu" else 1e-5
+    torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
+
+
 def of_kind(kind: ValueKind, draw: Tensor) -> Tensor:
     """Values of a kind from uniform ones."""
     return {
@@ -157,8 +163,9 @@ def test_terms_are_pure(case: tuple[Variant, Batch]) -> None:
     minimised = losses(first)
     torch.manual_seed(1)
     second = variant.terms(batch, STEP)
-    assert torch.equal(first.reconstruction, second.reconstruction)
-    assert all(torch.equal(minimised[k], loss) for k, loss in losses(second).items())
+    assert_same(first.reconstruction, second.reconstruction)
+    for name, loss in losses(second).items():
+        assert_same(loss, minimised[name])
     assert all(torch.equal(p, before[k]) for k, p in variant.named_parameters())
     variant.eval()
     before = {k: v.clone() for k, v in variant.state_dict().items()}
@@ -228,7 +235,8 @@ def test_samples_look_like_data_and_have_the_mean_that_decode_returns(case: tupl
         if kind == "real":
             assert spread.amin() > 0.9 * float(variant.observation.families[0].log_scale.detach().exp().min())  # type: ignore[index,union-attr]
         elif kind == "binary" and variant.factorized:
-            torch.testing.assert_close(spread, (means[kind] * (1 - means[kind])).sqrt(), atol=0.03, rtol=0)
+            # five standard errors: that of the standard deviation of n values of 0 or 1 is at most 1 / (2 sqrt(n))
+            torch.testing.assert_close(spread, (means[kind] * (1 - means[kind])).sqrt(), atol=0.04, rtol=0)
 
 
 def test_the_likelihood_has_each_value_and_is_zero_for_padding_and_missing_values(
@@ -372,7 +380,7 @@ def test_convolutions_read_images_with_holes(name: str) -> None:
     torch.manual_seed(1)
     expected = variant.terms(batch, STEP).reconstruction
     torch.manual_seed(1)
-    assert torch.equal(variant.terms(filled, STEP).reconstruction, expected)
+    assert_same(variant.terms(filled, STEP).reconstruction, expected)
     assert not torch.allclose(variant.encode(batch), variant.encode(dataclasses.replace(batch, observed=None)))
     assert (variant.log_likelihood(variant.sample_prior(2, batch), batch)[~batch.observed] == 0).all()  # type: ignore[operator]
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline import data
 from pipeline.data import Data, Preprocessing, Source
 from pipeline.evaluate import anomaly, areas, classifier, downstream, hidden_values
+from pipeline.evaluate.estimates import root_mean_square
 from pipeline.metrics import Undefined, defined
 from variants import Batch, DataSpec, InputError, Variant
 from variants.aae import AAE
@@ -404,7 +405,7 @@ def test_the_normal_class_is_named_as_in_the_data(payments: Payments) -> None:
     assert "class 'fraud' counts as normal" in remark
     assert "no better than trivial (" in remark
     assert "was trained on the classes that count as anomalies here, too: 99% of the training examples" in remark
-    with pytest.raises(InputError, match="class 'Fraud': expected a class of payments, which are fraud, ok, refund"):
+    with pytest.raises(InputError, match="--normal Fraud: expected a class of payments, which are fraud, ok, refund"):
         anomaly.class_number(made, "Fraud")
     only_ok = replace(made, test=made.test[slice(60, 2000)])
     assert "class 'ok' as normal: expected test examples of it and of other classes" in reason(
@@ -430,6 +431,17 @@ def test_areas_are_those_of_scikit_learn_also_with_ties() -> None:
     perfect = areas.roc_area(np.arange(10.0), np.arange(10) > 5)
     assert perfect == (1.0, None)
     assert areas.roc_area(np.arange(10.0), np.arange(10) == 5).error is None
+
+
+def test_the_error_of_a_root_mean_square_is_the_spread_over_samples() -> None:
+    """Of examples that have between 1 and 30 values."""
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 31, (400, 150)).astype(np.float64)
+    results = [root_mean_square(rng.chisquare(n), n) for n in counts]
+    assert np.mean([each.error or 0.0 for each in results]) == pytest.approx(
+        np.std([r.value for r in results]), rel=0.1
+    )
+    assert root_mean_square(np.array([8.0]), np.array([2.0])) == (2, None)
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.5])
@@ -527,7 +539,11 @@ class Copies(CVAE):
         return self.given_data.batch(test, torch.tensor(rows)).x
 
 
-def test_samples_of_a_class_are_recognised_by_the_classifier(digits: Data) -> None:
+def test_samples_of_a_class_are_recognised_by_the_classifier(
+    digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # this classifier is trained for a short time
+    monkeypatch.setitem(classifier.RECIPE, "steps", 200)
     variant = Copies(Copies.config_type(latent=2, width=4), digits.spec)
     variant.given_data = digits
     assert run(downstream.generation, variant, digits, each=5)["accuracy"] > 0.8

@@ -12,7 +12,7 @@ import variants
 from pipeline import data, final, trainer
 from pipeline import executor as executors
 from pipeline.data import Data
-from pipeline.evaluate import pictures, report
+from pipeline.evaluate import report
 from pipeline.evaluate.context import Sizes
 from pipeline.executor import Compute, Ended, Resources
 from pipeline.final import Final, FinalTask
@@ -28,15 +28,12 @@ BASE = Final(
 OTHER_SEED = dataclasses.replace(BASE, seed=10_001)
 
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
 @pytest.fixture(scope="module")
 def digits() -> Data:
     return data.load("digits")
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw no pictures, which take most of the time of a short training."""
-    monkeypatch.setattr(pictures, "all_of", lambda *_: {})
 
 
 def task(what: Final, digits: Data, tracker: Tracker, parent: str = "0", **changes: Any) -> FinalTask:

@@ -132,7 +132,7 @@ def test_finals_are_judged_by_the_probe_that_trials_are_chosen_by(monkeypatch: p
     loaded = data.load(data.Source(place="mine"), {"x": x, "y": y})
     test = replace(loaded.test, y=torch.where(torch.arange(len(loaded.test)) % 7 > 0, loaded.test.y, -1))
     loaded = replace(loaded, valid=test, test=test)
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # the untrained encoder beside it has the seed 0
     model = variants.build("vae", variants.get("vae").config_type(latent=3), loaded.spec)
     (part,) = suite.run(model, loaded, sizes=Sizes(labels=(10,), draws=2), only=("probe",))
     scores = {s.name: s for s in part.scores}

@@ -15,23 +15,24 @@ from matplotlib.figure import Figure
 
 import variants
 from pipeline import data, ui
-from pipeline.compare import across, criteria, examples, figures, sentences, tables
-from pipeline.compare.analysis import NO_BETTER, Board, BoardRow, Design, board
+from pipeline.compare import across, criteria, examples, figures, formats, remarks, sentences, tables
+from pipeline.compare.analysis import TRIVIAL_NOTES, Board, BoardRow, Design, board
 from pipeline.compare.criteria import Criterion, Trivial
 from pipeline.compare.statistics import Mean, rank_test
 from pipeline.data import Source
 from pipeline.tracker import views
 
-RAW = Trivial("baseline/test_gaussian", "baseline_gaussian", "a Gaussian")
+RAW = Trivial("baseline/test_gaussian", "a Gaussian")
 ELBO = Criterion(
     name="elbo", question="Which variant models the data best?", validation_metric="valid/elbo",
-    test_metric="test/elbo", rows="elbo", matters=0.05,
+    test_metric="test/elbo", matters=0.05,
 )  # fmt: skip
 RECONSTRUCTION = replace(
     ELBO, name="reconstruction", test_metric="test/reconstruction", validation_metric="valid/reconstruction"
 )
 FIVE = Design(unit="repetition", asked=5, overlap=1 / 8)
 SEEDS = Design(unit="seed", asked=5)
+NO_BETTER = TRIVIAL_NOTES[0]
 NOISE = np.array([0.0, 0.1, -0.1, 0.05, -0.05])
 
 
@@ -50,7 +51,8 @@ def finals(trivial: float = -99.0, **scores: Any) -> pd.DataFrame:
 def comparison(frame: pd.DataFrame, design: Design = FIVE, **criterion: Any) -> Any:
     """Return what the sentences of a report are made from: a board of the ELBO, with a trivial model."""
     judged = replace(ELBO, trivial=(RAW,), **criterion)
-    return SimpleNamespace(boards=[board(judged, frame, {}, design)], design=design, finals=frame)
+    judged_board = board(judged, frame, {}, design, examples="300 test examples")
+    return SimpleNamespace(boards=[judged_board], design=design, finals=frame)
 
 
 def test_the_answer_groups_the_others_by_their_verdicts() -> None:
@@ -61,10 +63,11 @@ def test_the_answer_groups_the_others_by_their_verdicts() -> None:
     )  # fmt: skip
     (answer,) = sentences.answers(comparison(frame))
     assert answer.startswith(
-        "Which variant models the data best? hvae has the best mean, -20.000 ± 0.045 nats per example (5 repetitions, "
+        "Which variant models the data best? hvae has the best mean of test/elbo (higher is better), -20.000 ± 0.045 "
+        "nats per example (5 repetitions, 300 test examples, 95% interval ["
     )
     assert "better than trivial (the best of that kind is a Gaussian: -99)" in answer
-    assert "It is better than vae and beta; practically equal to aae." in answer
+    assert "hvae is better than vae and beta; practically equal to aae." in answer
     assert re.search(
         r"With 5 repetitions, it cannot be told apart from cvae \(about \d+ repetitions have an even", answer
     )
@@ -73,7 +76,9 @@ def test_the_answer_groups_the_others_by_their_verdicts() -> None:
 
 def test_a_best_variant_that_is_no_better_than_trivial_is_not_celebrated() -> None:
     (answer,) = sentences.answers(comparison(finals(trivial=-19.0, hvae=-20 + NOISE, vae=-25 + NOISE[::-1])))
-    assert answer.startswith(f"{ELBO.question} Even hvae, which has the best mean, -20.000 ± 0.045 nats per example (5")
+    assert answer.startswith(
+        f"{ELBO.question} Even hvae, which has the best mean of test/elbo (higher is better), -20.0"
+    )
     assert f", is {NO_BETTER} (a Gaussian: -19 nats per example)." in answer
     assert "better than trivial (the best" not in answer
     assert "Among the variants, hvae is better than vae." in answer
@@ -90,7 +95,10 @@ def test_better_than_trivial_is_said_only_where_it_was_tested() -> None:
     """One of five finals failed, or one seed has no error; the mean alone exceeds the trivial model."""
     one = Design(unit="seed", asked=1)
     for frame, design in ((finals(hvae=[-20.0, -20.1, -20.2, -20.1, math.nan]), FIVE), (finals(hvae=[-20.0]), one)):
-        assert "trivial" not in sentences.answers(comparison(frame, design))[0]
+        assert "This is better than trivial" not in sentences.answers(comparison(frame, design))[0]
+    (answer, _) = sentences.answers(comparison(finals(hvae=[-20.0]), one))
+    assert "(1 seed, 300 test examples, the error is not known)" in answer
+    assert "This is not known to be better than trivial (a Gaussian: -99 nats per example), because" in answer
     assert "better than trivial" in sentences.answers(comparison(finals(hvae=-20 + NOISE)))[0]
 
 
@@ -164,7 +172,7 @@ def test_the_same_rows_of_a_table_are_shown_in_its_units_and_names(monkeypatch: 
         assert shown["height (cm)"] == ("missing" if np.isnan(height) else f"{height:.4g}")
         for name in ("vae", "aae"):
             texts = dict(zip(columns, row.values[name], strict=True))
-            assert texts["smoker"].startswith("yes ") and texts["smoker"].endswith("%")
+            assert texts["smoker"].startswith("yes: ") and texts["smoker"].endswith("%")
             assert texts["city"] in ("Lyon", "Nice", "Paris")
             assert 100 < float(texts["height (cm)"]) < 240  # also where the value is missing
 
@@ -251,6 +259,41 @@ def test_ranks_of_variants_that_are_no_better_than_trivial_say_so(tmp_path: Any)
     assert "cannot be told from chance (sign test: p = 0.250)" in answers[0]
 
 
+def test_ranks_say_which_means_are_of_fewer_repetitions(tmp_path: Any) -> None:
+    each = [named({"a": 3.0, "b": 2.0}, f"set{i}") for i in range(3)]
+    first = each[0].boards[0]
+    lost = Mean(value=3.0, spread=1.0, repetitions=3)
+    first.rows[0] = replace(first.rows[0], mean=lost)
+    page, answers = across.write(each, tmp_path, "again", {})
+    words = "a has scores of only 3 of 5 repetitions on set0"
+    assert words in answers[0] and words not in answers[1]
+    assert f"Warning: {words}." in page.read_text()
+
+
+def test_the_interval_of_a_share_ends_at_1() -> None:
+    mean = Mean(value=0.97, spread=0.03, repetitions=3)
+    assert formats.limits(mean, "share")[1] == 1 < formats.limits(mean, "nats")[1]
+    assert formats.interval(mean, "share").endswith(", 1.000]")
+
+
+def test_finals_at_the_cap_are_judged_by_the_search_of_their_own_repetition() -> None:
+    searches: Any = [
+        SimpleNamespace(number=n, candidates={"vae": SimpleNamespace(study=SimpleNamespace(epochs=e, patience=3))})
+        for n, e in enumerate([1, 9])
+    ]
+    frame = pd.DataFrame({"variant": "vae", "repetition": [0, 1, 1, 1], "time/epochs": [1, 5, 9, 9],
+                          "time/best_epoch": [1, 5, 8, 2]})  # fmt: skip
+    short, long = remarks._capped(searches, frame)
+    assert short.startswith("1 of 4 finals of vae ended at the cap of 1 epoch, before")
+    assert long.startswith("1 of 4 finals of vae ended at the cap of 9 epochs, before")
+
+
+def test_annealing_that_has_not_converged_is_warned_of() -> None:
+    finals = pd.DataFrame({"variant": ["aae", "aae", "vae"], "test/ais_gap": [2081.0, math.nan, 0.2]})
+    assert remarks.without_convergence(finals) == {"aae": 2081.0}
+    assert remarks.without_convergence(finals.drop(columns="test/ais_gap")) == {}
+
+
 @pytest.mark.parametrize(("datasets", "joined"), [(12, []), (3, [[-0.2, 1.2], [0.8, 2.2]])])
 def test_variants_whose_ranks_are_close_are_joined(
     monkeypatch: pytest.MonkeyPatch, datasets: int, joined: list[list[float]]
@@ -281,4 +324,9 @@ def test_the_page_of_mlflow_has_the_same_metrics_and_one_configuration_in_a_grou
         assert group["groupByData"] == ("group" if name == "Variants" else "variant")
         assert name == "Variants" or f"LIKE '%(%{name.split()[-1]}%)'" in pages[name]["searchFilter"]
         assert pages[name]["searchFilter"].endswith(")'")  # no finals that are not in the latest comparison
+    for criterion in criteria.CRITERIA:
+        page = pages[f"Variants by {criterion.name}"]
+        assert page["orderByKey"] == f"metrics.`{criterion.test_metric}`"
+        assert page["orderByAsc"] == (criterion.sign < 0)
+        assert f"the configurations that {criterion.name} chose" in page["compareRunSections"][0]["name"]
     assert {f"Variants by {c.name}" for c in criteria.CRITERIA} == {*ui.BY_CRITERION}

@@ -1,53 +1,30 @@
 """Studies as a person runs them: real processes, real stores."""
 
 import dataclasses
-import gc
-import io
-import os
 import re
-import sqlite3
-import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pandas
 import pytest
-import torch
 from conftest import Command
-from optuna.trial import TrialState
-from rich.console import Console
 from stores import client, curve, runs, trials
 
-import studies
 import variants
 from pipeline import executor as executors
-from pipeline import metrics, progress
 from pipeline.compare import protocol
 from pipeline.compare.__main__ import main as compare
 from pipeline.evaluate import pictures
 from pipeline.evaluate.context import Sizes
 from pipeline.executor import Compute, Ended
-from pipeline.progress import Display
-from pipeline.study import pruning, space, store, summary
+from pipeline.study import pruning, store
 from pipeline.study.driver import StudyRequest, run
-from pipeline.study.results import read_study
 from pipeline.study.trial import TrialTask
 from pipeline.tracker import Tracker, views
 from pipeline.trainer import Diverged
-from variants import Config, DataSpec, InputError
-
-QUICK = {"trials": 2, "epochs": 2, "compute": Compute(threads=1)}
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw no pictures, which take most of the time of a short study."""
-    monkeypatch.setattr(pictures, "all_of", lambda *_: {})
-    monkeypatch.setattr(summary, "figures", lambda *_: [])
+from variants import Config, InputError
 
 
 def quick(variant: str = "vae", **options: Any) -> StudyRequest:
@@ -194,7 +171,7 @@ def test_every_variant_is_searched_on_its_embedded_default(name: str, folder: Pa
 
 @pytest.mark.usefixtures("no_pictures")
 def test_the_best_models_can_be_loaded(folder: Path) -> None:
-    outcome = run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
+    outcome = run(quick(trials=2))
     experiment = client().get_experiment_by_name("digits")
     assert experiment is not None
     models = client().search_logged_models([experiment.experiment_id])
@@ -227,19 +204,19 @@ def test_the_same_seed_gives_the_same_study(folder: Path) -> None:
 
 @pytest.mark.usefixtures("no_pictures")
 def test_another_search_under_the_same_name_is_refused(folder: Path) -> None:
-    run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"'vae-digits' was started with epochs = 2, and 3 is asked for now"):
-        run(StudyRequest(variant="vae", trials=2, epochs=3, compute=Compute(threads=1)))
-    with pytest.raises(InputError, match=r"started with fix = \{\}, and \{'latent': 2\} is asked for now"):
-        run(StudyRequest(variant="vae", trials=2, epochs=2, compute=Compute(threads=1), fixed={"latent": 2}))
+    run(quick())
+    with pytest.raises(InputError, match="'vae-digits' was started with epochs = 1, and 2 is asked for now"):
+        run(quick(epochs=2))
+    with pytest.raises(InputError, match=r"started with fix = \{.*\}, and \{'latent': 2\} is asked for now"):
+        run(quick(fixed={"latent": 2}))
     with pytest.raises(InputError, match=r"started with objectives = \['valid/elbo'\]"):
-        run(StudyRequest(variant="beta", trials=2, epochs=2, compute=Compute(threads=1), study_name="vae-digits"))
-    assert len(trials("vae-digits")) == 2
+        run(quick("beta", study_name="vae-digits"))
+    assert len(trials("vae-digits")) == 1
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_pinned_parameters_are_not_searched(folder: Path) -> None:
-    outcome = run(StudyRequest(variant="beta", fixed={"latent": 3, "beta": 20.0, "batch": 50}, **QUICK))  # type: ignore[arg-type]
+    outcome = run(quick("beta", trials=2, fixed={"latent": 3, "beta": 20.0, "batch": 50}))
     assert all(t.params.keys() == {"width", "depth", "lr"} for t in outcome.study.trials)
     for child in runs("trial"):
         assert (child.data.params["latent"], child.data.params["beta"], child.data.params["batch"]) == (
@@ -252,7 +229,7 @@ def test_pinned_parameters_are_not_searched(folder: Path) -> None:
 @pytest.mark.usefixtures("no_pictures")
 def test_labels_of_one_class_alone_are_searched_without_a_probe(folder: Path) -> None:
     np.savez("one.npz", x=np.random.default_rng(0).random((60, 4)), y=np.zeros(60, int))
-    outcome = run(StudyRequest(variant="beta", dataset="one.npz", trials=1, epochs=1, compute=Compute(threads=1)))
+    outcome = run(quick("beta", dataset="one.npz"))
     assert outcome.objectives == ("valid/elbo",)
 
 
@@ -384,11 +361,7 @@ def test_a_study_that_was_deleted_and_started_again_has_new_runs(folder: Path) -
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_diverged_trial_fails_and_the_study_goes_on(folder: Path) -> None:
-    outcome = run(
-        StudyRequest(
-            variant="vae", trials=2, epochs=3, compute=Compute(threads=1), fixed={"lr": 1.0, "width": 64, "depth": 16}
-        )
-    )
+    outcome = run(quick(trials=2, epochs=3, fixed={"lr": 1.0, "width": 64, "depth": 16}))
     assert [t.state.name for t in outcome.study.trials] == ["FAIL", "FAIL"]
     for child in runs("trial"):
         assert (child.data.tags["state"], child.info.status) == ("failed", "FAILED")
@@ -407,123 +380,22 @@ def test_a_trial_that_raises_fails_with_its_reason(folder: Path, monkeypatch: py
         return terms(self, batch, step)
 
     monkeypatch.setattr(VAE, "terms", odd)
-    outcome = run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
+    outcome = run(quick(trials=2))
     assert [t.state.name for t in outcome.study.trials] == ["FAIL", "COMPLETE"]  # the first has the defaults
     failed = runs("trial")[0]
     assert failed.data.tags["reason"].startswith("ValueError: odd")
     assert "raise ValueError" in Path(client().download_artifacts(failed.info.run_id, "error.txt")).read_text()
     with pytest.raises(InputError, match="the first 3 trials all failed in the same way: ValueError: odd"):
-        run(
-            StudyRequest(
-                variant="vae", trials=9, epochs=2, compute=Compute(threads=1), fixed={"latent": 16}, study_name="always"
-            )
-        )
+        run(quick(trials=9, fixed={"latent": 16}, study_name="always"))
     assert len(trials("always")) == 3
-
-
-def test_when_no_trial_completes_the_exit_code_is_1(call: Command) -> None:
-    done = call("study", "--variant", "vae", "--trials", "1", "--epochs", "3", "--fix", "lr=1", "--fix", "depth=16",
-                "--fix", "width=64", "--threads", "1")  # fmt: skip
-    assert done.returncode == 1
-    assert "no trial was completed" in done.stderr
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_data_without_labels_are_searched_for_the_elbo_alone(folder: Path) -> None:
     np.savez("bare.npz", x=np.random.default_rng(0).normal(size=(200, 5)))
-    outcome = run(StudyRequest(variant="beta", dataset="bare.npz", **QUICK))  # type: ignore[arg-type]
+    outcome = run(quick("beta", dataset="bare.npz"))
     assert outcome.objectives == ("valid/elbo",)
     assert "probe/accuracy" not in runs("trial", "bare")[0].data.metrics
-
-
-BAD = [
-    (["--variant", "bta"], "unknown variant 'bta': did you mean beta"),
-    ([], "--variant is missing: expected one of aae, beta, cvae, hvae, vae, vrae"),
-    (["--variant", "vae", "--dataset", "minst"], "unknown data set 'minst'"),
-    (["--variant", "vae", "--dataset", "none.npz"], "there is no such file"),
-    (["--variant", "vae", "--fix", "beta=2"], "there is no parameter 'beta'"),
-    (["--variant", "vae", "--fix", "laten=2"], "did you mean latent"),
-    (["--variant", "vae", "--fix", "latent=0"], "--fix latent=0: expected 1 to 65536"),
-    (["--variant", "vae", "--fix", "latent=two"], "--fix latent=two: expected a whole number"),
-    (["--variant", "vae", "--fix", "latent"], "--fix latent: expected NAME=VALUE"),
-    (["--variant", "vae", "--fix", "network=conv"], "network='conv': digits has examples of 1x8x8"),
-    (["--variant", "vae", "--trials", "0"], "'0': expected a whole number, 1 or more"),
-    (["--variant", "vae", "--trials", "-3"], "'-3': expected a whole number, 1 or more"),
-    (["--variant", "vae", "--trials", "20", "--seed", "9981"], "--seed 9981: expected 0 to 9980 for 20 trials"),
-    (["--variant", "vae", "--seed", "-1"], "--seed -1: expected 0 to"),
-    (["--variant", "vae", "--timeout", "soon"], "'soon': expected seconds above 0"),
-    (["--variant", "vae", "--device", "cuda"], "sees 0 CUDA devices here"),
-    (["--variant", "vae", "--device", "tpu"], "expected auto, cpu, cuda"),
-    (["--variant", "vae", "--study-name", "../up"], "expected letters, digits"),
-    (["--variant", "vae", "--start-from", "gone"], "--start-from gone: there is no such finished study; the store has"),
-    (["--variant", "vae", "--storage", "sqlite:////proc/optuna.db"], "cannot"),
-    (["--variant", "vae", "--storage", "postgresql://me:secret@127.0.0.1:1/db"], "postgresql://me:***@127.0.0.1:1/db"),
-]
-
-
-@pytest.mark.parametrize(("words", "message"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
-def test_bad_input_ends_in_one_line_before_anything_starts(
-    words: list[str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if "cuda" in words and torch.cuda.is_available():
-        pytest.skip("this machine has CUDA")
-    from pipeline import cli
-    from pipeline.study.__main__ import main
-
-    monkeypatch.setattr(sys, "argv", ["study", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.run(main)
-    assert ended.value.code == 2
-    errors = capsys.readouterr().err
-    assert message in errors
-    assert "secret" not in errors
-    assert "Traceback" not in errors
-    assert not (folder / "mlruns").exists()
-
-
-def test_bad_input_on_the_command_line(command: Command) -> None:
-    done = command("study", "--variant", "bta")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: unknown variant 'bta'")
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_a_folder_that_cannot_be_written_to(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """/proc takes no file from anybody, root included."""
-    monkeypatch.chdir("/proc")
-    done = call("study", "--variant", "vae", "--trials", "1", "--threads", "1")
-    assert done.returncode == 2
-    assert "start in a folder" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_help_teaches(call: Command) -> None:
-    general = call("study", "--help").stdout
-    assert "examples:" in general
-    assert "beta     Higgins et al. 2017" in general
-    assert "searched: 0.25 to 8, log" in call("study", "--variant", "beta", "--help").stdout
-
-
-@pytest.mark.parametrize(
-    ("objective", "why"),
-    [
-        ("train/loss", "what is minimised contains weights that are searched"),
-        ("valid/loss", "what is minimised contains weights that are searched"),
-        ("test/elbo", "the test split is for the final report"),
-        ("valid/beauty", "not a metric that variants can be compared by"),
-    ],
-)
-def test_objectives_that_would_mislead_are_refused(objective: str, why: str) -> None:
-    with pytest.raises(InputError, match=why):
-        metrics.objectives((objective,), DataSpec(name="d", shape=(4,), likelihood="bernoulli", classes=2))
-
-
-def test_such_an_objective_stops_a_study_before_it_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = dataclasses.replace(studies.get("beta").STUDY, objectives=("train/loss",))
-    monkeypatch.setattr("studies.beta.STUDY", bad)
-    with pytest.raises(InputError, match="objective 'train/loss' is refused"):
-        run(StudyRequest(variant="beta", **QUICK))  # type: ignore[arg-type]
-    assert not Path("optuna.db").exists()
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -531,239 +403,9 @@ def test_no_test_example_is_touched(folder: Path, monkeypatch: pytest.MonkeyPatc
     """A study whose test split is poisoned ends with the same numbers."""
     from pipeline import data as datasets
 
-    clean = run(StudyRequest(variant="beta", study_name="clean", **QUICK))  # type: ignore[arg-type]
+    clean = run(quick("beta", trials=2, study_name="clean"))
     real = datasets.load("digits")
     broken = dataclasses.replace(real.test, x=real.test.x.float() * float("nan"))
     monkeypatch.setattr(datasets, "load", lambda *_, **__: dataclasses.replace(real, test=broken))
-    poisoned = run(StudyRequest(variant="beta", study_name="poisoned", **QUICK))  # type: ignore[arg-type]
+    poisoned = run(quick("beta", trials=2, study_name="poisoned"))
     assert [t.values for t in clean.study.trials] == [t.values for t in poisoned.study.trials]
-
-
-def test_pinned_values_take_the_type_of_their_field() -> None:
-    config = variants.get("beta").config_type
-    assert space.parse_fixed(["latent=2", "beta=3", "network=conv"], config) == {
-        "latent": 2,
-        "beta": 3.0,
-        "network": "conv",
-    }
-
-
-STORE = "sqlite:///optuna.db"
-
-
-def narrow(trial: Any) -> Any:
-    """A search space for the VAE whose width, which is not searched, is 8."""
-    return dataclasses.replace(Config(**studies.common(trial)), width=8)
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_a_trial_keeps_its_configuration_when_the_search_space_changes(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(StudyRequest(variant="vae", **QUICK, fixed={"width": 16}))  # type: ignore[arg-type]
-    before = read_study(STORE, "vae-digits")
-    monkeypatch.setattr("studies.vae.suggest", lambda trial: dataclasses.replace(narrow(trial), depth=3))
-    after = read_study(STORE, "vae-digits")
-    assert before is not None
-    assert before == after
-    trained = [r.data.params for r in runs("trial")]
-    assert [{k: str(v) for k, v in dataclasses.asdict(t.config).items()} for t in before.trials] == [
-        {k: params[k] for k in dataclasses.asdict(t.config)} for t, params in zip(before.trials, trained, strict=True)
-    ]
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_finals_train_with_the_patience_of_the_trials(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A study file that changes its patience afterwards changes neither the record nor a study that continues."""
-    run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
-    monkeypatch.setattr("studies.vae.STUDY", dataclasses.replace(studies.get("vae").STUDY, patience=3))
-    record = read_study(STORE, "vae-digits")
-    assert record is not None
-    assert record.patience == 15
-    with pytest.raises(InputError, match="was started with patience = 15, and 3 is asked for now"):
-        run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
-    with sqlite3.connect("optuna.db") as connection:  # a store of a version that did not record it
-        connection.execute(
-            "update study_user_attributes set value_json = replace(value_json, '\"patience\": 15, ', '') "
-            "where key = 'search'"
-        )
-    again = read_study(STORE, "vae-digits")
-    assert again is not None
-    assert again.patience == 3
-    run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("seed", [-1, 9_999, 10_000])
-def test_a_seed_that_would_reach_those_of_finals_is_refused(seed: int, folder: Path) -> None:
-    with pytest.raises(InputError, match=rf"--seed {seed}: expected 0 to 9998 for 2 trials, because finals use"):
-        run(StudyRequest(variant="vae", seed=seed, **QUICK))  # type: ignore[arg-type]
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_trials_of_an_older_version_are_rebuilt_with_a_warning(folder: Path) -> None:
-    run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
-    before = read_study(STORE, "vae-digits")
-    with sqlite3.connect("optuna.db") as connection:
-        connection.execute("delete from trial_user_attributes where key = 'config'")
-    with pytest.warns(UserWarning, match="2 of 2 trials come from an older version") as warned:
-        assert read_study(STORE, "vae-digits") == before
-    assert len(warned) == 1
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_a_configuration_that_the_variant_does_not_accept_any_more_is_an_error(folder: Path) -> None:
-    run(StudyRequest(variant="vae", **QUICK))  # type: ignore[arg-type]
-    with sqlite3.connect("optuna.db") as connection:
-        connection.execute("update trial_user_attributes set value_json = '{\"gone\": 1}' where key = 'config'")
-    with pytest.raises(InputError, match=r"trial 0 was run with a configuration .*gone"):
-        read_study(STORE, "vae-digits")
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_an_interrupted_trial_continues_with_its_own_configuration(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrialTask, "_train", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run(StudyRequest(variant="vae", trials=1, epochs=2, compute=Compute(threads=1)))
-    (interrupted,) = trials("vae-digits")
-    assert interrupted.state.name == "RUNNING"
-    monkeypatch.setattr("studies.vae.suggest", narrow)
-    run(StudyRequest(variant="vae", trials=1, epochs=2, compute=Compute(threads=1)))
-    (child,) = runs("trial")
-    assert child.data.tags["state"] == "complete"
-    assert child.data.params["width"] == str(interrupted.user_attrs["config"]["width"]) != "8"
-
-
-SEARCH = {
-    "variant": "vae", "dataset": "digits", "digest": "d" * 64, "objectives": ["valid/elbo"], "epochs": 9, "seed": 4,
-    "patience": 5, "fix": {"latent": 3}, "space": {"lr": "1e-4 to 1e-2, log"},
-}  # fmt: skip
-
-
-def test_a_study_is_read_as_plain_values(folder: Path) -> None:
-    """Each finished trial has its state, its scores and its configuration, fixed parameters included."""
-    assert read_study(STORE, "vae-digits") is None
-    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE)
-    with store.open_study(STORE, "vae-digits", ("valid/elbo",), SEARCH) as study:
-        for elbo, state in zip((-2.0, -1.0, None, -3.0), states, strict=True):
-            trial = study.ask()
-            config = space.suggest(studies.get("vae"), trial, {"latent": 3})
-            trial.set_user_attr(store.CONFIG, dataclasses.asdict(config))
-            if elbo is not None:
-                scores = {"valid/elbo": elbo, "valid/kl": -elbo, "time/trial_seconds": 2}
-                trial.set_user_attr("metrics", scores)
-            study.tell(trial, elbo if state == TrialState.COMPLETE else None, state=state)
-        study.ask()  # one that is running is not in the record
-        stored = study.trials
-    record = read_study(STORE, "vae-digits")
-    assert record is not None
-    assert [(t.number, t.state) for t in record.trials] == [
-        (0, "complete"), (1, "pruned"), (2, "failed"), (3, "complete"),
-    ]  # fmt: skip
-    for trial, frozen in zip(record.trials, stored, strict=False):
-        assert (trial.config.latent, trial.config.width) == (3, frozen.params["width"])
-        assert trial.params == frozen.params
-        assert "latent" not in trial.params
-    assert record.trials[2].metrics == {}
-    assert record.seconds == 6
-    assert (record.best("valid/elbo") or record.trials[1]).number == 0  # not the pruned one
-    assert (record.best("valid/kl") or record.trials[1]).number == 0  # of which lower is better
-    assert record.best("probe/accuracy") is None
-    assert record.complete == 2
-    assert record.importances == {"valid/elbo": metrics.Undefined("2 complete trials, at least 10 are needed")}
-    values = (record.name, record.variant, record.dataset, record.digest, record.objectives, record.epochs, record.seed)
-    assert values == ("vae-digits", "vae", "digits", "d" * 64, ("valid/elbo",), 9, 4)
-    assert record.patience == 5
-    assert read_study(STORE, "another") is None
-
-
-def test_a_study_of_another_program_is_refused(folder: Path) -> None:
-    optuna.create_study(storage=STORE, study_name="vae-digits")
-    with pytest.raises(InputError, match="'vae-digits' was made by another program"):
-        read_study(STORE, "vae-digits")
-    used = optuna.create_study(storage=STORE, study_name="used", direction="maximize")
-    used.tell(used.ask(), 1.0)
-    with pytest.raises(InputError, match="'used' was made by another program; give another --study-name"):
-        run(quick(study_name="used"))
-    optuna.create_study(storage=STORE, study_name="two", directions=["maximize", "minimize"])
-    with pytest.raises(InputError, match="'two' was made by another program"):
-        run(quick(study_name="two"))
-
-
-def test_a_task_leaves_no_connection_to_the_study_open(folder: Path) -> None:
-    """A worker runs many trials, and a database accepts a limited number of connections."""
-
-    def connections() -> int:
-        links = [os.readlink(p) for p in Path("/proc/self/fd").iterdir() if p.is_symlink()]
-        return sum(link.endswith("optuna.db") for link in links)
-
-    with store.open_study(STORE, "vae-digits", ("valid/elbo",), SEARCH):
-        before = connections()
-        gc.disable()  # it would close them at some time
-        try:
-            for _ in range(5):
-                with store.join_study(STORE, "vae-digits") as study:
-                    assert study.trials == []
-            assert connections() == before
-        finally:
-            gc.enable()
-
-
-def printing(stream: Any) -> Display:
-    """A display whose output is no terminal."""
-    display = Display()
-    display.console = Console(file=stream, width=200)
-    return display
-
-
-def test_without_a_terminal_a_long_trial_prints_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "INTERVAL", 0.2)
-    stream = io.StringIO()
-    train = TrialTask._train
-
-    def slow(*arguments: Any) -> Any:
-        time.sleep(0.7)
-        return train(*arguments)
-
-    monkeypatch.setattr(TrialTask, "_train", slow)
-    run(StudyRequest(variant="vae", trials=1, epochs=2, compute=Compute(threads=1)), printing(stream))
-    lines = stream.getvalue().splitlines()
-    assert lines[0] == "digits: 1,797 images of 8x8 pixels (height x width), 1 channel"
-    assert "study vae-digits: 0 of 1 trials finished, at most 2 epochs each" in lines
-    pattern = r"study vae-digits: 0 of 1 finished after \d+ s; running: trial 0.*"
-    assert len([line for line in lines if re.fullmatch(pattern, line)]) >= 2
-    assert len([line for line in lines if line.startswith("trial   0 complete ELBO -")]) == 1
-
-
-def test_the_lines_tell_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "INTERVAL", 0.1)
-    stream = io.StringIO()
-    with printing(stream).progress("study", 2) as shown:
-        shown.start("a", "trial 0", steps=9)
-        shown.update("a", 3, "ELBO -23.10")
-        deadline = time.monotonic() + 20
-        while "running" not in stream.getvalue() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        shown.finish("a")
-        shown.update("a", 4)  # a late message
-    assert "running: trial 0: epoch 3 of 9, ELBO -23.10" in stream.getvalue()
-    assert stream.getvalue().endswith("trial 0 done (1 of 2)\n")
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BrokenPipeError()])
-def test_output_that_fails_does_not_stop_the_work(error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken(io.StringIO):
-        def write(self, text: str) -> int:
-            raise error
-
-    monkeypatch.setattr("os.dup2", lambda *_: None)  # with which `rich` redirects the real output
-    display = printing(Broken())
-    with display.progress("study", 1) as shown:
-        shown.start("a", "trial 0")
-        shown.finish("a", "trial 0 complete")
-    display.say("done")

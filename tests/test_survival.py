@@ -1,6 +1,5 @@
 """Studies that are stopped, killed, refused or started twice: nothing is lost, and the same command continues."""
 
-import dataclasses
 import json
 import random
 import signal
@@ -14,6 +13,7 @@ import pytest
 from conftest import Command, environment
 from mlflow import MlflowClient
 from stores import client, curve, runs, trials
+from test_study import quick
 
 from pipeline import checkpoint
 from pipeline.executor import Compute
@@ -21,14 +21,11 @@ from pipeline.study.driver import StudyRequest, run
 from pipeline.tracker import Tracker
 from variants import InputError
 
-QUICK = StudyRequest(variant="vae", trials=2, epochs=2, compute=Compute(threads=1))
-
 
 def test_a_study_that_is_run_again_continues(folder: Path) -> None:
-    run(QUICK)
-    more = dataclasses.replace(QUICK, trials=3)
+    run(quick(trials=2))
     for _ in range(2):  # the second time there is nothing to do
-        trials = run(more).study.trials
+        trials = run(quick(trials=3)).study.trials
         assert len(trials) == len({json.dumps(t.params) for t in trials}) == 3
         assert len(runs("study")) == 1
 
@@ -149,14 +146,15 @@ def test_a_study_is_run_by_one_process(folder: Path) -> None:
         store._exclusive("sqlite:///optuna.db", "vae-digits"),
         pytest.raises(InputError, match="running in another process"),
     ):
-        run(QUICK)
+        run(quick())
 
 
 def test_two_trackers_may_open_a_fresh_store_at_once(tmp_path: Path) -> None:
-    code = "from pipeline.tracker import Tracker; print(Tracker('digits').experiment)"
-    lines = [[sys.executable, "-c", code]] * 3
-    started = [subprocess.Popen(x, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) for x in lines]
-    assert {p.communicate(timeout=120)[0].strip() for p in started} == {"1"}
+    code = "import os; from pipeline.tracker import Tracker; os.fork(); print(Tracker('digits').experiment)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == ["1", "1"], done.stderr
 
 
 def test_a_damaged_store_is_refused(folder: Path) -> None:

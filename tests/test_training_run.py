@@ -42,12 +42,6 @@ def small(digits: Data) -> Data:
     return dataclasses.replace(digits, train=digits.train[slice(0, 60)])
 
 
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw no pictures, which take most of the time of a short training."""
-    monkeypatch.setattr(pictures, "all_of", lambda *_: {})
-
-
 def trained(key: str, plan: TrainingPlan, loaded: Data, *cuts: int) -> tuple[TrainingRun, dict[str, float]]:
     """Train in a run with that key, interrupted after the epochs `cuts`. Returns the training and its scores."""
     for cut in cuts:

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.compare import analysis
+from pipeline.compare import analysis, protocol
 from pipeline.compare.analysis import Board, Design, Rows
-from pipeline.compare.criteria import CRITERIA, Criterion, Trivial
+from pipeline.compare.criteria import BALANCED_PROBE, CRITERIA, ROWS, Criterion, Trivial
 
 ELBO, PROBE, RECONSTRUCTION = (replace(c, trivial=()) for c in CRITERIA)
-RAW = Trivial("probe/raw_test_accuracy", "correct_raw", "raw values")
-MAJORITY = Trivial("probe/majority_all", "correct_majority", "the most frequent class")
+RAW = Trivial("probe/raw_test_accuracy", "raw values")
+MAJORITY = Trivial("probe/majority_all", "the most frequent class")
 Scores = Mapping[str, Sequence[float]]
 
 
@@ -51,10 +51,10 @@ def hits(right: int, n: int = 509) -> np.ndarray:
 
 def of_examples(answers: Mapping[str, np.ndarray], units: int, **trivial: np.ndarray) -> Board:
     """Return a board of accuracies. All seeds of a variant answer alike; `trivial` is of all variants."""
-    criterion = replace(PROBE, trivial=tuple(t for t in (RAW, MAJORITY) if t.rows in trivial))
+    criterion = replace(PROBE, trivial=tuple(t for t in (RAW, MAJORITY) if ROWS[t.metric] in trivial))
     frame = finals(PROBE.test_metric, {name: [float(a.mean())] * units for name, a in answers.items()})
     for t in criterion.trivial:
-        frame[t.metric] = trivial[t.rows].mean()
+        frame[t.metric] = trivial[ROWS[t.metric]].mean()
     rows: dict[str, Rows] = {
         run: {"correct": answers[name], **trivial} for run, name in zip(frame["run"], frame["variant"], strict=True)
     }
@@ -105,7 +105,7 @@ def test_scores_that_are_missing_leave_no_verdict() -> None:
 
 def test_a_variant_that_does_not_exceed_raw_values_is_called_trivial() -> None:
     result = of_examples({"vae": hits(90), "beta": hits(470)}, 3, correct_raw=hits(430), correct_majority=hits(100))
-    assert result.conclusions[-1] == "vae is no better than trivial (raw values: 0.8448)."
+    assert result.conclusions[-1] == "vae is no better than trivial (raw values: 0.845 ± 0.016)."
     assert [bool(row.notes) for row in result.rows] == [False, True]
     assert [row.name for row in result.trivial] == ["raw values", "the most frequent class"]
 
@@ -113,11 +113,11 @@ def test_a_variant_that_does_not_exceed_raw_values_is_called_trivial() -> None:
 def test_the_share_of_the_most_frequent_class_is_not_celebrated() -> None:
     """Always predicting the class is right about 498 of 509 rows, .978; two more rows, .982, are no evidence."""
     result = of_examples({"vae": hits(500)}, 5, correct_majority=hits(498))
-    assert "vae is not clearly better than trivial (the most frequent class: 0.9784)." in result.conclusions
+    assert "vae is not clearly better than trivial (the most frequent class: 0.9784 ± 0.0065)." in result.conclusions
 
 
 def test_a_variant_that_models_a_part_of_an_example_is_not_compared_with_trivial_models() -> None:
-    criterion = replace(ELBO, trivial=(Trivial("baseline/test_ppca", "baseline_ppca", "PPCA"),))
+    criterion = replace(ELBO, trivial=(Trivial("baseline/test_ppca", "PPCA"),))
     frame = finals("test/elbo", {"cvae": [-20.0, -20.3]}).assign(**{"baseline/test_ppca": -10.0})
     assert not analysis.board(criterion, frame.assign(conditioned_on="x"), {}, seeds(2)).rows[0].notes
     assert analysis.board(criterion, frame, {}, seeds(2)).rows[0].notes
@@ -212,14 +212,63 @@ def test_intervals_and_probabilities_are_explained_where_both_are_shown(variants
     assert ("all 3 of them hold at once" in last) == (variants == 3)
 
 
-@pytest.mark.parametrize(
-    ("metric", "rows"), [("probe/raw_test_acuracy", "correct_raw"), ("probe/raw_test_accuracy", "corect_raw")]
-)
-def test_a_trivial_model_with_a_misspelt_name_is_an_error_and_not_left_out(metric: str, rows: str) -> None:
+def test_a_score_of_examples_that_is_missing_or_misspelt_is_an_error_and_not_left_out() -> None:
+    with pytest.raises(KeyError, match="acuracy"):
+        Trivial("probe/raw_test_acuracy", "raw values")
     frame = finals(PROBE.test_metric, {"vae": [0.9, 0.9]}).assign(**{RAW.metric: 0.8})
-    kept: dict[str, Rows] = {run: {"correct": hits(450), "correct_raw": hits(400)} for run in frame["run"]}
-    with pytest.raises(KeyError, match=r"acuracy|corect"):
-        analysis.board(replace(PROBE, trivial=(Trivial(metric, rows, "raw values"),)), frame, kept, seeds(2))
+    kept: dict[str, Rows] = {run: {"correct": hits(450), "corect_raw": hits(400)} for run in frame["run"]}
+    with pytest.raises(KeyError, match="correct_raw"):
+        analysis.board(replace(PROBE, trivial=(RAW,)), frame, kept, seeds(2))
+
+
+@pytest.mark.parametrize(
+    ("right", "words"), [(397, "no better than"), (399, "not clearly better than"), (430, "better than")]
+)
+def test_the_accuracy_beside_a_balanced_one_is_compared_with_the_most_frequent_class(right: int, words: str) -> None:
+    """The differences of each test example count: without the error over them, two more rows would be better."""
+    balanced = replace(BALANCED_PROBE, trivial=())
+    frame = finals(balanced.test_metric, {"vae": [0.6, 0.61]})
+    frame = frame.assign(**{"probe/test_accuracy": right / 509, "probe/majority_all": 397 / 509})
+    columns: Rows = {"correct": hits(right), "correct_majority": hits(397), "balanced_correct": hits(308)}
+    (sentence,) = analysis.board(balanced, frame, dict.fromkeys(frame["run"], columns), seeds(2)).rows[0].remarks
+    assert sentence.startswith("Its probe/test_accuracy is 0.")
+    assert sentence.endswith(f", which is {words} always predicting the most frequent class (0.780 ± 0.018).")
+
+
+def test_errors_of_further_metrics_contain_that_over_test_examples() -> None:
+    """The same metric has one error, in the table of a criterion and among all scores."""
+    rng = np.random.default_rng(0)
+    frame = finals("test/elbo", {"vae": [-20.0, -20.1]}).assign(**{"test/kl": 3.0, "test/reconstruction": [17.0, 17.1]})
+    kept: dict[str, Rows] = {
+        run: {"elbo": rng.normal(-20, 2, 400), "kl": rng.normal(3, 2, 400), "reconstruction": rng.normal(17, 2, 400)}
+        for run in frame["run"]
+    }
+    related = analysis.board(RECONSTRUCTION, frame, kept, seeds(2)).rows[0].related["test/kl"]
+    assert related.rows == 400 and 0.04 < related.error < 0.11
+    own = analysis.board(ELBO, frame, kept, seeds(2)).rows[0].mean
+    assert own and analysis.mean_of(frame, "test/elbo", kept, seeds(2)) == own
+
+
+def test_the_error_of_corrected_annealing_contains_that_of_both_of_its_parts() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"row": np.arange(500), "iw": rng.normal(-100, 20, 500), "ais": np.nan})
+    frame.loc[:19, "ais"] = frame["iw"] + rng.normal(1, 4, 500)
+    frame.loc[400:, "iw"] = np.nan  # the bound is of 400 examples, and annealing of 20
+    difference = (frame["ais"] - frame["iw"]).dropna()
+    values = protocol._rows(frame)["ais_corrected"]
+    values = values[~np.isnan(values)]
+    assert (len(values), len(difference)) == (400, 20)
+    assert values.mean() == pytest.approx(frame["iw"].mean() + difference.mean())
+    expected = math.hypot(frame["iw"].sem(), difference.sem())
+    assert values.std() / math.sqrt(400) == pytest.approx(expected, rel=0.1)
+
+
+def test_a_reconstruction_is_compared_with_a_decoder_that_ignores_the_code() -> None:
+    frame = finals("test/reconstruction", {"vae": [20.0, 20.3], "beta": [28.0, 28.1]})
+    result = analysis.board(CRITERIA[2], frame.assign(**{"baseline/test_independent": -27.0}), {}, seeds(2))
+    assert [row.beats_trivial for row in result.rows] == [True, False]
+    assert result.conclusions[-1] == "beta is no better than trivial (independent: 27 nats per example)."
+    assert result.trivial[0].mean and result.trivial[0].mean.value == 27
 
 
 @pytest.mark.parametrize(
@@ -229,7 +278,7 @@ def test_a_trivial_model_with_a_misspelt_name_is_an_error_and_not_left_out(metri
 def test_a_variant_beats_trivial_models_only_by_all_units_and_with_an_error(
     scores: list[float], asked: int, beats: bool
 ) -> None:
-    criterion = replace(ELBO, trivial=(Trivial("baseline/test_ppca", "baseline_ppca", "PPCA"),))
+    criterion = replace(ELBO, trivial=(Trivial("baseline/test_ppca", "PPCA"),))
     frame = finals("test/elbo", {"vae": scores}).assign(**{"baseline/test_ppca": -30.0})
     assert analysis.board(criterion, frame, {}, seeds(asked)).rows[0].beats_trivial == beats
     one_more_failed = pd.concat([frame, frame.iloc[:1].assign(**{"test/elbo": math.nan, "state": "failed"})])

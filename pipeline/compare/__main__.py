@@ -101,9 +101,10 @@ def main(arguments: list[str]) -> int:
             display.say(f"{variant} was left out: {reason}")
         for uri in champions:
             display.say(f'to use this champion: from pipeline.model import Model; model = Model.load("{uri}")')
-        link = views.link(tracker.uri, tracker.experiment, "Variants")
+        view = f"Variants by {comparison.boards[0].criterion.name}"
+        link = views.link(tracker.uri, tracker.experiment, view)
         display.say(
-            f"in MLflow: python -m pipeline.ui --dataset {dataset} --view Variants --open; while it runs, {link}"
+            f'in MLflow: python -m pipeline.ui --dataset {dataset} --view "{view}" --open; while it runs, {link}'
         )
         display.say(f"the report: {written.page.absolute()}")
         comparisons.append(comparison)

@@ -61,8 +61,12 @@ def write(
             for v in variants
             if v not in ranked
         ]
-        parts.append({"criterion": criterion, "test": _result(test), "missing": missing, "table": pages.table(table)})
-        answers.append(_answer(criterion, test, order) + _no_better(of_datasets))
+        fewer = _fewer(of_datasets, ranked)
+        parts.append({
+            "criterion": criterion, "test": _result(test), "warnings": [*missing, *fewer], "table": pages.table(table),
+        })  # fmt: skip
+        few = f" Some ranks rest on fewer scores: {'; '.join(fewer)}." if fewer else ""
+        answers.append(_answer(criterion, test, order) + _no_better(of_datasets) + few)
     if not answers:
         answers.append("There are no ranks, because no two variants have a score on all of these data sets.")
     elif len(comparisons) < FEW:
@@ -100,6 +104,16 @@ def _result(test: RankTest) -> str:
     if len(test.ranks) == 2:
         return f"sign test: {p}"
     return f"Friedman's test: {p}; Nemenyi's critical difference: {test.critical_difference:.2f}"
+
+
+def _fewer(boards: Mapping[str, Board], ranked: Sequence[str]) -> list[str]:
+    """Return a clause on each ranked mean that is not of all repetitions or seeds, because finals failed."""
+    return [
+        f"{row.name} has scores of only {row.mean.repetitions} of {board.design.count(board.design.asked)} on {dataset}"
+        for dataset, board in boards.items()
+        for row in board.rows
+        if row.name in ranked and row.mean is not None and row.mean.repetitions < board.design.asked
+    ]
 
 
 def _no_better(boards: Mapping[str, Board]) -> str:

@@ -1,6 +1,6 @@
 """Turns the scores of finals into leaderboards, verdicts on every pair of variants, and conclusions in sentences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
@@ -8,14 +8,17 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from pipeline.compare import statistics
-from pipeline.compare.criteria import Criterion, Trivial
+from pipeline import metrics
+from pipeline.compare import formats, statistics
+from pipeline.compare.criteria import ROWS, Criterion, Trivial
 from pipeline.compare.formats import in_unit, probability_in_words
 from pipeline.compare.statistics import Array, Chances, Mean, Verdict
 
-NO_BETTER = "no better than trivial"  # begins the note of a variant that does not exceed a trivial model
-NOT_CLEARLY_BETTER = "not clearly better than trivial"  # if it exceeds it by less than the error allows to say
-TRIVIAL_NOTES = (NO_BETTER, NOT_CLEARLY_BETTER)
+BETTER, WORSE = "better than", "no better than"
+NOT_CLEARLY = "not clearly better than"  # better by less than the error allows to say
+NOT_KNOWN = "not known to be better than"  # with the better mean, and an unknown error
+TRIVIAL_NOTES = (f"{WORSE} trivial", f"{NOT_CLEARLY} trivial")  # begin the notes of variants that are called trivial
+NOT_KNOWN_NOTE = f"{NOT_KNOWN} trivial"
 Rows = Mapping[str, Array]  # column -> (N,), the scores of the test examples of a final
 
 
@@ -44,8 +47,9 @@ class BoardRow:
     """The score of one variant, or of something trivial, in the metric's own unit.
 
     If there is no `mean`, `reason` says why. `notes` are clauses that belong beside the score, such as "no better than
-    trivial (raw values: 0.93)". `beats_trivial` is whether it exceeds each trivial model in all units that were asked
-    for, with the probability `PROBABLE`; it is False where this is not known.
+    trivial (raw values: 0.93 ± 0.01)", and `remarks` are sentences about `related` metrics. `beats_trivial` is whether
+    it exceeds each trivial model in all units that were asked for, with the probability `PROBABLE`; it is False where
+    this is not known.
     """
 
     name: str
@@ -53,6 +57,7 @@ class BoardRow:
     related: Mapping[str, Mean] = field(default_factory=dict)
     reason: str = ""
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     beats_trivial: bool = False
 
 
@@ -83,7 +88,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """The leaderboard of one criterion."""
+    """The leaderboard of one criterion. `examples` says in words on how many test examples each unit was scored."""
 
     criterion: Criterion
     design: Design
@@ -91,6 +96,7 @@ class Board:
     trivial: list[BoardRow]  # the best first
     pairs: list[Pair]
     conclusions: list[str]  # sentences
+    examples: str = ""
 
     def verdicts(self, variant: str) -> dict[str, Verdict]:
         """Return the verdict on a variant against each other one."""
@@ -110,6 +116,11 @@ class _Scores:
         rows = [self.rows[unit] for unit in units] if all(unit in self.rows for unit in units) else None
         return self.values.loc[list(units)].to_numpy(dtype=float), rows
 
+    def mean(self, design: Design, units: Sequence[int] | None = None) -> Mean | None:
+        """Return the mean over units, by default over all; None if there is none."""
+        chosen = list(self.values.index) if units is None else list(units)
+        return statistics.mean(*self.of(chosen), overlap=design.overlap) if chosen else None
+
 
 def board(
     criterion: Criterion,
@@ -119,6 +130,7 @@ def board(
     *,
     reasons: Mapping[str, str] | None = None,
     notes: Mapping[str, Sequence[str]] | None = None,
+    examples: str = "",
 ) -> Board:
     """Rank the variants by one criterion.
 
@@ -130,15 +142,17 @@ def board(
         design: What was repeated.
         reasons: For each variant that is missing in `finals`, the reason.
         notes: Clauses on variants that belong beside their scores.
+        examples: On how many test examples each unit was scored, in words; empty if this is not known.
 
     Raises:
-        KeyError: The scores of the test examples of a run were kept, but those of a metric are not among them.
+        KeyError: The scores of the test examples of a run were kept, but those of a metric in `ROWS` are not among
+            them.
     """
     scores: dict[str, _Scores] = {}
     without_score = []
     failed = {str(v): runs for v, runs in finals[finals["state"] != "complete"].groupby("variant")}
     for variant, runs in finals.groupby("variant", sort=True):
-        own = _scores(runs, criterion.test_metric, criterion.rows, rows, criterion.sign)
+        own = _scores(runs, criterion.test_metric, rows, criterion.sign)
         if len(own.values):
             scores[str(variant)] = own
             continue
@@ -152,20 +166,22 @@ def board(
     ranked, clauses = [], {}
     for name in order:
         runs = finals[finals["variant"] == name]
-        mean = statistics.mean(*scores[name].of(list(scores[name].values.index)), overlap=design.overlap)
+        mean = scores[name].mean(design)
+        assert mean is not None
         clauses[name], beats_trivial = _against_trivial(criterion, scores[name], runs, rows, trivial, design)
         lost = [f"{failures[name]} failed"] if name in failures else []
         row = BoardRow(
             name=name,
             mean=statistics.scaled(mean, criterion.sign),
-            related=_related(criterion, runs, design),
+            related={m: of for m in criterion.related_metrics if (of := mean_of(runs, m, rows, design)) is not None},
+            remarks=tuple(_remarks(criterion, runs, rows, design)),
             notes=(*filter(None, [clauses[name]]), *lost, *(notes or {}).get(name, ())),
             beats_trivial=beats_trivial and name not in failures,
         )
         ranked.append(row)
     pairs = _pairs(scores, failures, criterion.matters, design)
     return Board(
-        criterion=criterion, design=design, rows=[*ranked, *without_score], pairs=pairs,
+        criterion=criterion, design=design, rows=[*ranked, *without_score], pairs=pairs, examples=examples,
         trivial=_trivial_rows(finals, rows, trivial, criterion.sign, design),
         conclusions=[
             *_conclusions(order, pairs, criterion, design),
@@ -174,25 +190,38 @@ def board(
     )  # fmt: skip
 
 
-def _scores(runs: pd.DataFrame, metric: str, column: str, rows: Mapping[str, Rows], sign: float) -> _Scores:
+def _scores(runs: pd.DataFrame, metric: str, rows: Mapping[str, Rows], sign: float) -> _Scores:
+    column = ROWS.get(metric)
     scored = runs[runs[metric].notna()] if metric in runs else runs.iloc[:0]
     values = sign * scored.groupby("unit")[metric].mean() if len(scored) else pd.Series(dtype=float)
     by_unit: dict[int, list[Array]] = {}
     for unit, run in zip(scored["unit"], scored["run"], strict=True):
-        own = rows[run][column] if run in rows else None
+        own = rows[run][column] if column and run in rows else None
         by_unit.setdefault(int(unit), []).append(np.empty(0) if own is None else sign * own[~np.isnan(own)])
     means = {u: np.mean(each, axis=0) for u, each in by_unit.items() if min(map(len, each)) > 1}
     return _Scores(values, means)
 
 
-def _related(criterion: Criterion, runs: pd.DataFrame, design: Design) -> dict[str, Mean]:
-    """Return the mean over units of each related metric that is defined."""
-    means = {}
-    for metric in criterion.related_metrics:
-        if metric in runs and runs[metric].notna().any():
-            values = runs.groupby("unit")[metric].mean().dropna().to_numpy(dtype=float)
-            means[metric] = statistics.mean(values, overlap=design.overlap)
-    return means
+def mean_of(runs: pd.DataFrame, metric: str, rows: Mapping[str, Rows], design: Design) -> Mean | None:
+    """Return the mean of a metric over the units of some runs, in its own sign; None if it is defined for none of them.
+
+    If the units share one split, its error contains that over test examples for the metrics in `ROWS` only.
+    """
+    return _scores(runs, metric, rows, 1.0).mean(design)
+
+
+def _remarks(criterion: Criterion, runs: pd.DataFrame, rows: Mapping[str, Rows], design: Design) -> Iterator[str]:
+    """Yield a sentence on each related metric that has a trivial model of its own."""
+    for metric, trivial in criterion.related_trivial.items():
+        sign = -1.0 if metrics.find(metric).better == "minimize" else 1.0
+        own = _scores(runs, metric, rows, sign)
+        mean, against = own.mean(design), _against(own, runs, rows, trivial, sign, design)
+        if mean is None or against is None:
+            continue
+        unit = metrics.find(metric).unit
+        score = in_unit(formats.number(statistics.scaled(mean, sign)), unit)
+        other = in_unit(formats.number(statistics.scaled(against.mean, sign)), unit)
+        yield f"Its {metric} is {score}, which is {against.words} {trivial.title} ({other})."
 
 
 def _trivial_rows(
@@ -202,10 +231,9 @@ def _trivial_rows(
     by_variant = [runs for _, runs in finals.groupby("variant")]
     result = []
     for t in trivial:
-        scores = [own for runs in by_variant if len((own := _scores(runs, t.metric, t.rows, rows, sign)).values)]
-        best = max(scores, key=lambda own: float(own.values.mean()))
-        mean = statistics.mean(*best.of(list(best.values.index)), overlap=design.overlap)
-        result.append((mean.value, BoardRow(name=t.title, mean=statistics.scaled(mean, sign))))
+        means = [_scores(runs, t.metric, rows, sign * t.factor).mean(design) for runs in by_variant]
+        best = max((mean for mean in means if mean is not None), key=lambda mean: mean.value)
+        result.append((best.value, BoardRow(name=t.title, mean=statistics.scaled(best, sign))))
     return [row for _, row in sorted(result, key=lambda pair: -pair[0])]
 
 
@@ -213,30 +241,51 @@ def _against_trivial(
     criterion: Criterion, own: _Scores, runs: pd.DataFrame, rows: Mapping[str, Rows], trivial: Sequence[Trivial],
     design: Design,
 ) -> tuple[str, bool]:  # fmt: skip
-    """Return a note such as "no better than trivial (raw values: 0.93)", and `BoardRow.beats_trivial`.
+    """Return a note such as "no better than trivial (raw values: 0.93 ± 0.01)", and `BoardRow.beats_trivial`.
 
     The note names the best of the trivial models that the variant does not exceed with the probability `PROBABLE`. It
-    is empty if the variant exceeds all of them, or if the error of the difference is not known.
+    is empty if the variant exceeds all of them.
     """
     if "conditioned_on" in runs and (runs["conditioned_on"] == "x").any():
         return "", False  # its score is of a part of the example, and does not compare
-    unbeaten, is_known = [], bool(trivial)
-    for t in trivial:
-        other = _scores(runs, t.metric, t.rows, rows, criterion.sign)
-        units = [u for u in own.values.index if u in other.values.index]
-        is_known &= len(units) >= design.asked
-        if not units:
-            continue
-        difference = _difference(own, other, units, design)
-        chances = difference.chances(0.0)
-        is_known &= chances is not None
-        if difference.value <= 0 or (chances and chances.better < statistics.PROBABLE):
-            unbeaten.append((float(other.values.loc[units].mean()), t.title, difference.value <= 0))
+    each = {t.title: _against(own, runs, rows, t, criterion.sign, design) for t in trivial}
+    compared = {title: against for title, against in each.items() if against is not None}
+    beats = bool(each) and all(a is not None and a.units >= design.asked and a.words == BETTER for a in each.values())
+    unbeaten = [(a.words != NOT_KNOWN, a.mean.value, title, a) for title, a in compared.items() if a.words != BETTER]
     if not unbeaten:
-        return "", is_known
-    value, title, is_behind = max(unbeaten)
-    amount = in_unit(f"{criterion.sign * value:.4g}", criterion.unit)
-    return f"{NO_BETTER if is_behind else NOT_CLEARLY_BETTER} ({title}: {amount})", False
+        return "", beats
+    _, _, title, worst = max(unbeaten, key=lambda found: found[:3])
+    score = in_unit(formats.number(statistics.scaled(worst.mean, criterion.sign)), criterion.unit)
+    return f"{worst.words} trivial ({title}: {score})", False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Against:
+    """How a variant compares with a trivial model: in words, the mean of the model, and the number of their units."""
+
+    words: str
+    mean: Mean
+    units: int
+
+
+def _against(
+    own: _Scores, runs: pd.DataFrame, rows: Mapping[str, Rows], trivial: Trivial, sign: float, design: Design
+) -> _Against | None:
+    """Compare a variant with a trivial model; None if no unit has scores of both."""
+    other = _scores(runs, trivial.metric, rows, sign * trivial.factor)
+    units = [u for u in own.values.index if u in other.values.index]
+    mean = other.mean(design, units)
+    if mean is None:
+        return None
+    difference = _difference(own, other, units, design)
+    chances = difference.chances(0.0)
+    if difference.value <= 0:
+        words = WORSE
+    elif chances is None:
+        words = NOT_KNOWN
+    else:
+        words = BETTER if chances.better >= statistics.PROBABLE else NOT_CLEARLY
+    return _Against(words=words, mean=mean, units=len(units))
 
 
 def _failures(failed: pd.DataFrame, runs: pd.DataFrame) -> str:
@@ -318,7 +367,8 @@ def _sentence(pair: Pair, criterion: Criterion, design: Design) -> str:
             f"over {design.count(n)} differ by {amount}."
         )
     amount = f"{in_unit(f'{pair.difference.value:.3g}', unit)} [{low:.3g}, {high:.3g}]"
-    evidence = f"{design.count(n)}{f' and {pair.difference.rows} test examples' if pair.difference.rows else ''}"
+    joined = " and" if design.overlap is None else ", each with"
+    evidence = design.count(n) + (f"{joined} {pair.difference.rows:,} test examples" if pair.difference.rows else "")
     first, second, place = pair.first, pair.second, ""
     if design.unit == "seed":
         first, second, place = f"the configuration of {first}", f"that of {second}", "On this split, "

@@ -113,6 +113,7 @@ def series(models: Models) -> dict[str, bytes]:
                 ax.plot(steps, true[i, : lengths[i], k], color=TRIVIAL, linewidth=2.5, alpha=0.6)
                 ax.plot(steps, values[i, : lengths[i], k], color=styles[name].colour, linewidth=1.1)
                 ax.tick_params(labelsize=6)
+                ax.xaxis.get_major_locator().set_params(integer=True)
                 if channels[k].values:
                     drawing.name_values(ax, "y", channels[k].values)
             axes[place][0].set_ylabel(name, fontsize=8)
@@ -155,7 +156,7 @@ def _text(value: float, column: ShownColumn, is_data: bool) -> str:
     if column.values and (is_data or column.kind == "category"):
         return column.values[int(value)].replace(r"\$", "$")
     if column.kind == "binary":
-        return f"{column.values[1]} {value:.0%}".replace(r"\$", "$")
+        return f"{column.values[1]}: {value:.0%}".replace(r"\$", "$")
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 

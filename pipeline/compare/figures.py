@@ -15,7 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pipeline import metrics
-from pipeline.compare.analysis import Board
+from pipeline.compare import formats
+from pipeline.compare.analysis import Board, Design, Rows, mean_of
 from pipeline.compare.statistics import RankTest
 
 THEMES = {  # colours of text, background and grid
@@ -91,7 +92,8 @@ def leaderboard(board: Board, finals: pd.DataFrame, names: Sequence[str]) -> dic
     scored = {r.name: r.mean for r in board.rows if r.mean is not None}
     trivial = {r.name: r.mean for r in board.trivial if r.mean is not None}
     dots = {n: finals[finals["variant"] == n].groupby("unit")[metric].mean().dropna() for n in scored}
-    reaches = [v for m in scored.values() for v in m.interval() if math.isfinite(v)]
+    intervals = {name: formats.limits(mean, board.criterion.unit) for name, mean in scored.items()}
+    reaches = [v for interval in intervals.values() for v in interval if math.isfinite(v)]
     values = np.array([*reaches, *(v for d in dots.values() for v in d)])
     span = float(np.ptp(values)) or abs(float(values[0])) * 0.1 or 1.0
     low, high = values.min() - span, values.max() + span
@@ -99,7 +101,7 @@ def leaderboard(board: Board, finals: pd.DataFrame, names: Sequence[str]) -> dic
 
     def draw(ax: Any, styles: Mapping[str, Style]) -> None:
         for place, (name, mean) in enumerate(scored.items()):
-            colour, interval = styles[name].colour, mean.interval()
+            colour, interval = styles[name].colour, intervals[name]
             ax.plot(dots[name], [place] * len(dots[name]), "o", color=colour, alpha=0.45, markersize=4)
             if math.isfinite(interval[0]):
                 ax.plot(interval, [place] * 2, "|-", color=colour, markersize=8)
@@ -229,8 +231,10 @@ def curves(points: pd.DataFrame, metric: str, names: Sequence[str]) -> dict[str,
     return figure(draw, names)
 
 
-def probes(finals: pd.DataFrame, names: Sequence[str]) -> dict[str, bytes]:
-    """Draw the accuracy of a linear probe by its number of labels, mean over finals.
+def probes(
+    finals: pd.DataFrame, rows: Mapping[str, Rows], design: Design, names: Sequence[str]
+) -> dict[str, bytes]:  # fmt: skip
+    """Draw the accuracy of a linear probe by its number of labels: the mean of the finals, and its standard error.
 
     A dashed line shows raw values, and a dotted line shows always predicting the most frequent class.
     """
@@ -240,8 +244,12 @@ def probes(finals: pd.DataFrame, names: Sequence[str]) -> dict[str, bytes]:
     def draw(ax: Any, styles: Mapping[str, Style]) -> None:
         for name, style in styles.items():
             runs = finals[finals["variant"] == name]
-            values = [runs[f"probe/linear_{n}"].mean() for n in counts]
-            ax.plot(counts, values, marker=style.marker, color=style.colour, linestyle=style.line, label=name)
+            means = {n: mean_of(runs, f"probe/linear_{n}", rows, design) for n in counts}
+            known = {n: mean for n, mean in means.items() if mean is not None}
+            ax.errorbar(
+                list(known), [mean.value for mean in known.values()], [mean.error for mean in known.values()],
+                marker=style.marker, color=style.colour, linestyle=style.line, label=name, capsize=2, elinewidth=1,
+            )  # fmt: skip
         raw = [finals[f"probe/raw_linear_{n}"].mean() for n in counts if f"probe/raw_linear_{n}" in finals]
         if len(raw) == len(counts):
             ax.plot(counts, raw, linestyle="--", color=TRIVIAL, label="raw values")

@@ -13,8 +13,14 @@ def number(mean: Mean) -> str:
     return f"{mean.value:.{places(mean)}f} ± {mean.error:.{places(mean)}f}"
 
 
-def interval(mean: Mean) -> str:
-    return bounds(mean.interval(), places(mean)) if mean.is_known else "unknown"
+def limits(mean: Mean, unit: str) -> tuple[float, float]:
+    """Return the interval of a mean. That of a share ends at 0 and at 1."""
+    low, high = mean.interval()
+    return (max(low, 0.0), min(high, 1.0)) if unit == "share" and mean.is_known else (low, high)
+
+
+def interval(mean: Mean, unit: str) -> str:
+    return bounds(limits(mean, unit), places(mean)) if mean.is_known else "unknown"
 
 
 def bounds(interval: tuple[float, float], places: int) -> str:

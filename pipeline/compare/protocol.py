@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from pipeline import data as datasets
@@ -237,9 +238,17 @@ def _rows(frame: pd.DataFrame) -> dict[str, Array]:
     """Return the scores of the test examples of a final, by column.
 
     Each column `correct` also has a form `balanced_correct`, whose mean is the mean over classes of the share that is
-    classified correctly.
+    classified correctly. The mean of `ais_corrected` is `test/ais`: the mean importance weighted bound of N examples,
+    plus the mean difference between annealing and this bound of n of them. Each of the N values is a bound plus this
+    mean difference, and for the n examples, plus N/n times how far their own difference deviates from it. So the
+    error of the mean contains the errors of both parts.
     """
     columns = {str(name): frame[name].to_numpy(dtype=float) for name in frame}
+    if {"iw", "ais"} <= columns.keys():
+        difference = columns["ais"] - columns["iw"]
+        weight = np.isfinite(columns["iw"]).sum() / max(1, np.isfinite(difference).sum())
+        mean = np.nanmean(difference)
+        columns["ais_corrected"] = columns["iw"] + mean + weight * np.nan_to_num(difference - mean)
     if "correct" in frame:
         known = frame["correct"].notna()
         counts = frame.loc[known, "label"].value_counts()
@@ -257,13 +266,33 @@ def _board(
     choices = [(r.number, c) for r in repetitions for c in r.choices if c.criterion == criterion.name]
     chosen = {(number, c.key) for number, c in choices}
     others = [v for v in frame["variant"].unique() if v not in {c.variant for _, c in choices}]
-    reasons = {**left_out, **dict.fromkeys(others, f"no trial has {criterion.validation_metric}")}
+    missing = f"no trial has {criterion.validation_metric}"
+    if criterion.name == "elbo":  # each complete trial of a variant whose q has a density has an ELBO
+        missing = "undefined, because its q(z|x) has no density"
+    reasons = {**left_out, **dict.fromkeys(others, missing)}
     is_chosen = [key in chosen for key in zip(frame["repetition"], frame["config"], strict=True)]
     titles = baselines.titles(data.spec)
     trivial = tuple(replace(t, title=titles.get(t.title, t.title)) for t in criterion.trivial)
     chosen_finals = frame[is_chosen]
     notes = remarks.notes(criterion, choices, chosen_finals)
-    return board(replace(criterion, trivial=trivial), chosen_finals, rows, design, reasons=reasons, notes=notes)
+    return board(
+        replace(criterion, trivial=trivial), chosen_finals, rows, design, reasons=reasons, notes=notes,
+        examples=_examples(criterion, data, design),
+    )  # fmt: skip
+
+
+def _examples(criterion: Criterion, data: Data, design: Design) -> str:
+    """Return on how many test examples each unit is scored, in words; for the probe, also how many are rare."""
+    each = f" in each {design.unit}" if design.overlap is not None else ""
+    if criterion.name != "probe" or data.test.y is None:
+        return f"{len(data.test):,} test examples{each}"
+    labels, counts = data.test.y[data.test.y >= 0].unique(return_counts=True)
+    names, rarest = data.preprocessing.class_names, int(counts.argmin())
+    name = names[int(labels[rarest])] if names else int(labels[rarest])
+    text = f"{int(counts.sum()):,} test examples{each}"
+    if counts[rarest] == counts.max():
+        return text
+    return f"{text}, with {int(counts[rarest]):,} of the rarest class ({name})"
 
 
 def _parent(tracker: Tracker, dataset: str, tags: Mapping[str, str]) -> Run:

@@ -1,17 +1,21 @@
 """What a reader has to know before believing a comparison: warnings about all of it, and notes on single variants."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from pipeline.compare import formats
 from pipeline.compare.criteria import Criterion
 from pipeline.compare.request import DEFAULT_BUDGET, CompareRequest
-from pipeline.compare.searches import Candidate, Choice, Repetition
+from pipeline.compare.searches import Choice, Repetition
 from pipeline.data import Data
+from pipeline.evaluate import latents
 from pipeline.study import budget
 from pipeline.study.budget import Goal
 from pipeline.study.results import StudyRecord
 
+OF_AIS = ("test/ais", "test/ais_subset", "test/ais_gap", "test/ais_less_iw")
+MOST_GAP = 1.0  # nats; annealed importance sampling has not converged if the mean gap of a variant is larger
 NEARLY_VAE = (0.8, 1.25)  # a model whose KL has a weight in this range is nearly a VAE
 
 
@@ -23,7 +27,13 @@ def warnings(
     if len(candidates) > 1 and not is_equal_budget:
         spent = _spent(repetitions)
         warnings.append(f"the budgets differ ({spent}): a variant may win only because it was searched for longer")
-    warnings += _capped(candidates, frame)
+    warnings += _capped(repetitions, frame)
+    warnings += [
+        f"annealed importance sampling has not converged for {variant}: on simulated data, its upper and lower bounds "
+        f"of log p(x) are {gap:,.3g} nats apart on average (test/ais_gap), at most {MOST_GAP:g} is expected; do not "
+        f"rely on its {formats.listed(OF_AIS[:2])}"
+        for variant, gap in without_convergence(frame).items()
+    ]
     for _, row in frame[frame["state"] != "complete"].iterrows():
         warnings.append(f"{row['variant']} with seed {row['seed']} failed: {row['reason']}")
     if request.repeats == 1 and request.finals == 1:
@@ -38,22 +48,33 @@ def warnings(
     return warnings
 
 
-def _capped(candidates: Mapping[str, Candidate], frame: pd.DataFrame) -> Iterator[str]:
+def without_convergence(finals: pd.DataFrame) -> dict[str, float]:
+    """Return the mean `test/ais_gap` of each variant for which it is larger than `MOST_GAP`."""
+    if "test/ais_gap" not in finals:
+        return {}
+    gaps = finals.groupby("variant")["test/ais_gap"].mean()
+    return {str(variant): float(gap) for variant, gap in gaps.items() if gap > MOST_GAP}
+
+
+def _capped(repetitions: Sequence[Repetition], frame: pd.DataFrame) -> Iterator[str]:
     """Yield a sentence on the finals that were trained for all epochs and did not run out of patience."""
     if "time/epochs" not in frame:  # finals of an older version
         return
-    by_epochs: dict[int, list[str]] = {}
-    for variant, candidate in candidates.items():
-        epochs, patience = candidate.study.epochs, candidate.study.patience
-        finals = frame[(frame["variant"] == variant) & frame["time/epochs"].notna()]
-        waited = finals["time/epochs"] - finals["time/best_epoch"]
-        capped = int(((finals["time/epochs"] >= epochs) & ((waited < patience) | (patience == 0))).sum())
-        if capped:
-            by_epochs.setdefault(epochs, []).append(f"{capped} of {len(finals)} finals of {variant}")
-    for epochs, capped_finals in by_epochs.items():
+    studies = {(r.number, variant): c.study for r in repetitions for variant, c in r.candidates.items()}
+    capped: dict[int, dict[str, int]] = {}  # by the largest number of epochs and the variant
+    trained = frame[frame["time/epochs"].notna()]
+    for _, final in trained.iterrows():
+        study = studies[final["repetition"], final["variant"]]
+        waited = final["time/epochs"] - final["time/best_epoch"]
+        if final["time/epochs"] >= study.epochs and (waited < study.patience or not study.patience):
+            of_variants = capped.setdefault(study.epochs, {})
+            of_variants[final["variant"]] = of_variants.get(final["variant"], 0) + 1
+    for epochs, of_variants in capped.items():
+        counts = [f"{n} of {(trained['variant'] == v).sum()} finals of {v}" for v, n in sorted(of_variants.items())]
         yield (
-            f"{' and '.join(capped_finals)} ended at the cap of {epochs} epochs, before their patience ran out: the "
-            "ranking is then also one of speed; give more --epochs, with another --storage for the new studies"
+            f"{formats.listed(counts)} ended at the cap of {epochs} epoch{'s' * (epochs != 1)}, before their patience "
+            "ran out: the ranking is then also one of speed; give more --epochs, with another --storage for the new "
+            "studies"
         )
 
 
@@ -94,7 +115,13 @@ def notes(criterion: Criterion, choices: Sequence[tuple[int, Choice]], finals: p
     for variant, runs in finals.groupby("variant"):
         collapsed = int(runs["remark"].fillna("").str.contains("collapsed").sum())
         if collapsed:
-            notes.setdefault(str(variant), []).append(f"{collapsed} of {len(runs)} finals collapsed")
+            notes.setdefault(str(variant), []).append(
+                f"{collapsed} of {len(runs)} finals collapsed ({latents.COLLAPSE})"
+            )
+    if criterion.name == "elbo":
+        for variant, gap in without_convergence(finals).items():
+            words = f"annealed importance sampling has not converged (test/ais_gap: {gap:,.3g} nats)"
+            notes.setdefault(variant, []).append(words)
     for variant, values in _kl_weights(choices).items():
         low, high = NEARLY_VAE
         if criterion.name == "elbo" and all(low <= value <= high for value in values):

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from pipeline import compare, metrics, pages
-from pipeline.compare import examples, figures, sentences, statistics, tables
+from pipeline.compare import examples, figures, remarks, sentences, statistics, tables
 from pipeline.compare.analysis import Board
+from pipeline.compare.criteria import ROWS
 from pipeline.compare.examples import Models
 from pipeline.compare.protocol import Comparison, run_key
 from pipeline.evaluate import report as evaluation
@@ -69,14 +70,19 @@ def write(comparison: Comparison, tracker: Tracker, folder: Path, command: str) 
         boards=[_board(board, files) for board in comparison.boards], strips=strips, titles=STRIPS,
         figures={name: figures.uris(themes) for name, themes in charts.items()},
         design=comparison.design, dataset=comparison.dataset,
-        conclusions=[(name, " ".join(d["words"])) for name, d in details.items() if d["words"]],
+        conclusions=[(name, " ".join(map(_as_sentence, d["words"]))) for name, d in details.items() if d["words"]],
         is_drawn=next(iter(comparison.candidates.values())).data.layout in ("lines", "table"),
         equal_budget=comparison.equal_budget, repetitions=len(comparison.repetitions),
         champions=[uri for uri, _, _ in _champions(comparison)], command=command, level=f"{statistics.LEVEL:.0%}",
+        most_gap=remarks.MOST_GAP, has_importances=tables.has_importances(comparison),
         **{name: pages.table(files[name]) for name in SHOWN},
     )  # fmt: skip
     (folder / "report.html").write_text(html, encoding="utf-8")
     return Report(folder / "report.html", files)
+
+
+def _as_sentence(clause: str) -> str:
+    return f"{clause[0].upper()}{clause[1:]}."
 
 
 def log(comparison: Comparison, report: Report, tracker: Tracker) -> list[str]:
@@ -157,7 +163,7 @@ def _figures(
             trials, finals, ("valid/elbo", "test/elbo", "ELBO (nats per example)"),
             (probe.validation_metric, probe.test_metric, label), names,
         )  # fmt: skip
-        charts["probes"] = figures.probes(main, names)
+        charts["probes"] = figures.probes(main, comparison.rows, comparison.design, names)
     charts["rate_distortion"] = figures.scatter(
         trials, finals, ("valid/kl", "test/kl", "rate: KL (nats per example)"),
         ("valid/reconstruction", "test/reconstruction", "distortion: reconstruction (nats per example)"), names,
@@ -184,6 +190,7 @@ def _curves(finals: pd.DataFrame, tracker: Tracker, metric: str) -> pd.DataFrame
 def _board(board: Board, files: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     name = board.criterion.name
     return {
-        "criterion": board.criterion, "conclusions": board.conclusions, "trivial": board.trivial,
+        "criterion": board.criterion, "conclusions": board.conclusions, "examples": board.examples,
+        "without_rows": [f"<code>{metric}</code>" for metric in board.criterion.related_metrics if metric not in ROWS],
         "table": pages.table(files[f"board_{name}"]), "pairs": pages.table(files[f"pairs_{name}"]),
     }  # fmt: skip

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from pipeline.compare import formats, statistics
-from pipeline.compare.analysis import TRIVIAL_NOTES, Board, BoardRow
+from pipeline.compare.analysis import NOT_KNOWN_NOTE, TRIVIAL_NOTES, Board, BoardRow
+from pipeline.compare.formats import in_unit
 from pipeline.compare.protocol import Comparison
 
 LISTED = 4  # the most names that are listed where "all others" says the same
@@ -26,31 +27,26 @@ def _answer(board: Board) -> str:
     if first is None or first.mean is None:
         return f"{criterion.question} There is no answer, because no variant has {criterion.test_metric}."
     mean = first.mean
-    interval = f", {statistics.LEVEL:.0%} interval {formats.interval(mean)}" if mean.is_known else ""
-    unit = "" if criterion.unit == "share" else f" {criterion.unit}"
-    score = f"{formats.number(mean)}{unit} ({design.count(mean.repetitions)}{interval})"
-    clause, accuracy = trivial_note(first), _accuracy(first, design.unit)
+    error = f"{statistics.LEVEL:.0%} interval {formats.interval(mean, criterion.unit)}"
+    evidence = [design.count(mean.repetitions), board.examples, error if mean.is_known else "the error is not known"]
+    score = f"{in_unit(formats.number(mean), criterion.unit)} ({', '.join(filter(None, evidence))})"
+    best = f"the best mean of {criterion.test_metric} ({criterion.direction}), {score}"
+    clause, remarks = trivial_note(first), "".join(f" {remark}" for remark in first.remarks)
     if clause:
-        return f"{criterion.question} Even {first.name}, which has the best mean, {score}, is {clause}.{accuracy}" + (
+        return f"{criterion.question} Even {first.name}, which has {best}, is {clause}.{remarks}" + (
             _verdicts(board, first.name, f" Among the variants, {first.name}")
         )
-    text = f"{criterion.question} {first.name} has the best mean, {score}.{accuracy}"
+    text = f"{criterion.question} {first.name} has {best}."
     if first.beats_trivial:
-        best = board.trivial[0]
-        assert best.mean is not None
-        text += f" This is better than trivial (the best of that kind is {best.name}: {formats.number(best.mean)})."
-    return text + _verdicts(board, first.name, " It")
-
-
-def _accuracy(row: BoardRow, unit: str) -> str:
-    """Return a sentence on the accuracy beside a balanced accuracy, which begins with a space; otherwise nothing."""
-    accuracy, share = (row.related.get(name) for name in ("probe/test_accuracy", "probe/majority_all"))
-    if accuracy is None or share is None:
-        return ""
-    return (
-        f" Its accuracy is {formats.number(accuracy)}; always predicting the most frequent class has an accuracy of "
-        f"{formats.number(share)}. (Errors of both are over {unit}s alone, and their difference was not tested.)"
-    )
+        trivial = board.trivial[0]
+        assert trivial.mean is not None
+        text += (
+            f" This is better than trivial (the best of that kind is {trivial.name}: {formats.number(trivial.mean)})."
+        )
+    unknown = next((note for note in first.notes if note.startswith(NOT_KNOWN_NOTE)), "")
+    if unknown:
+        text += f" This is {unknown}, because the error is not known."
+    return text + remarks + _verdicts(board, first.name, f" {first.name}" if remarks or first.beats_trivial else " It")
 
 
 def trivial_note(row: BoardRow) -> str:
@@ -102,8 +98,8 @@ def subtitle(comparison: Comparison) -> str:
     failed = len(comparison.finals) - complete
     size = len(next(iter(comparison.candidates.values())).data.test)
     text = f"{variants} variant{'s' * (variants != 1)}, {comparison.design.count(comparison.design.asked)}"
-    text += f", {complete} finals, each scored once on {size:,} test examples"
-    return f"{text}, and {failed} that failed." if failed else f"{text}."
+    text += f", {complete} finals (of each configuration that a criterion chose), each scored once on {size:,} test "
+    return f"{text}examples, and {failed} that failed." if failed else f"{text}examples."
 
 
 def how(comparison: Comparison) -> str:

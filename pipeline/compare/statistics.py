@@ -62,7 +62,8 @@ class Mean:
         repetitions: Their number, R.
         overlap: n_test / n_train if each repetition has its own split, otherwise 0.
         row_error: The standard error over the test examples if all repetitions share them, otherwise 0.
-        rows: The number of these test examples; 0 if scores of single examples are not known.
+        rows: The number of test examples of a repetition, the smallest one if splits differ; 0 if their single scores
+            are not known.
     """
 
     value: float
@@ -152,7 +153,8 @@ def mean(values: Array, rows: Sequence[Array] | None = None, *, overlap: float |
         return Mean(value=middle, spread=spread or math.nan, repetitions=n, overlap=overlap or 0.0)
     if overlap is not None:
         floor = math.sqrt(float(np.mean([r.var(ddof=1) / len(r) for r in rows])))
-        return Mean(value=middle, spread=max(spread, floor) if n > 1 else math.nan, repetitions=n, overlap=overlap)
+        spread = max(spread, floor) if n > 1 else math.nan
+        return Mean(value=middle, spread=spread, repetitions=n, overlap=overlap, rows=min(map(len, rows)))
     if len({len(r) for r in rows}) > 1:
         raise InputError("rows of repetitions on one split: expected the same test examples in all of them")
     each = np.stack(list(rows)).mean(axis=0)

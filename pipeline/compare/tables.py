@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from pipeline import metrics
-from pipeline.compare import formats, statistics
-from pipeline.compare.analysis import TRIVIAL_NOTES, Board, BoardRow
+from pipeline.compare import formats, remarks, statistics
+from pipeline.compare.analysis import TRIVIAL_NOTES, Board, BoardRow, mean_of
+from pipeline.compare.criteria import ROWS
 from pipeline.compare.protocol import Comparison
 from pipeline.compare.sentences import trivial_note
 from pipeline.metrics import Undefined
@@ -39,19 +40,24 @@ def trivial_rows(boards: Sequence[Board]) -> list[dict[str, Any]]:
     names = dict.fromkeys(name for by_name in by_board for name in by_name)
     empty = BoardRow(name="")
     return [
-        {"name": name, "notes": [], "cells": [_cell(by_name.get(name, empty), None) for by_name in by_board]}
+        {
+            "name": name,
+            "notes": [],
+            "cells": [_cell(of.get(name, empty), board, ()) for of, board in zip(by_board, boards, strict=True)],
+        }
         for name in names
     ]
 
 
-def _cell(row: BoardRow, board: Board | None, elsewhere: Iterable[str] = ()) -> dict[str, Any]:
+def _cell(row: BoardRow, board: Board, elsewhere: Iterable[str]) -> dict[str, Any]:
     """Return what a cell of the table shows: notes that are not shown `elsewhere`, and a mark against the best."""
     if row.mean is None:
         return {"value": "—", "notes": [row.reason] if row.reason else []}
+    interval = formats.interval(row.mean, board.criterion.unit) if row.mean.is_known else "error unknown"
     return {
-        "value": formats.number(row.mean), "interval": formats.interval(row.mean) if row.mean.is_known else "",
+        "value": formats.number(row.mean), "interval": interval,
         "n": f"{row.mean.repetitions}" + (f", {row.mean.rows:,} examples" if row.mean.rows else ""),
-        "mark": _mark(row.name, board) if board else "", "is_trivial": bool(trivial_note(row)),
+        "mark": "" if row in board.trivial else _mark(row.name, board), "is_trivial": bool(trivial_note(row)),
         "notes": [n.partition(" (")[0] if n.startswith(TRIVIAL_NOTES) else n for n in row.notes if n not in elsewhere],
     }  # fmt: skip
 
@@ -83,12 +89,16 @@ def board_table(board: Board) -> pd.DataFrame:
     """Return a row for each variant, and below, for each trivial model."""
     rows: list[dict[str, Any]] = []
     for r in (*board.rows, *board.trivial):
-        row: dict[str, Any] = {"name": r.name, "mean": "—", "notes": "; ".join([*r.notes, r.reason]).strip("; ")}
+        row: dict[str, Any] = {
+            "name": r.name,
+            "mean": "—",
+            "notes": "; ".join(filter(None, [*r.notes, *r.remarks, r.reason])),
+        }
         if r.mean is not None:
             places = formats.places(r.mean)
             row["mean"] = f"{r.mean.value:.{places}f}"
             row["standard error"] = f"{r.mean.error:.{places}f}" if r.mean.is_known else "—"
-            row[f"{statistics.LEVEL:.0%} interval"] = formats.interval(r.mean)
+            row[f"{statistics.LEVEL:.0%} interval"] = formats.interval(r.mean, board.criterion.unit)
             row["n"] = str(r.mean.repetitions)
             row["test examples"] = str(r.mean.rows or "—")
             row["against the best"] = "trivial" if r in board.trivial else _mark(r.name, board)
@@ -117,17 +127,25 @@ def pairs_table(board: Board) -> pd.DataFrame:
 
 
 def scores_table(comparison: Comparison) -> pd.DataFrame:
-    """Return a row for each metric and a column for each variant: mean and standard error over units, and their n."""
+    """Return a row for each metric, and a column for each variant: the mean, its standard error and the n of units.
+
+    If the units share one split, the column `error over` says of which metrics the error contains that over test
+    examples.
+    """
     finals, design = comparison.main_finals(), comparison.design
+    doubtful = remarks.without_convergence(finals)
     rows = []
     for metric in sorted(c for c in finals.columns if str(c).startswith(SCORES)):
         row: dict[str, Any] = {"metric": metric, "unit": metrics.find(metric).unit}
+        if design.overlap is None:
+            row["error over"] = f"{design.unit}s{' and test examples' * (metric in ROWS)}"
         for name, runs in finals.groupby("variant"):
-            values = runs.groupby("unit")[metric].mean().dropna().to_numpy(dtype=float)
+            mean = mean_of(runs, metric, comparison.rows, design)
             row[str(name)] = "—"
-            if len(values):
-                missing = f" (n = {len(values)})" if len(values) != design.asked else ""
-                row[str(name)] = formats.number(statistics.mean(values, overlap=design.overlap)) + missing
+            if mean is not None:
+                notes = [f"n = {mean.repetitions}"] * (mean.repetitions != design.asked)
+                notes += ["not converged"] * (str(name) in doubtful and metric in remarks.OF_AIS)
+                row[str(name)] = formats.number(mean) + (f" ({', '.join(notes)})" if notes else "")
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -179,3 +197,8 @@ def importances_table(comparison: Comparison) -> pd.DataFrame:
                 numbers = {parameter: f"{share:.2f}" for parameter, share in shares.items()}
                 rows.append({**row, "from": f"{candidate.study.complete} complete trials", **numbers})
     return pd.DataFrame(rows).fillna("—")
+
+
+def has_importances(comparison: Comparison) -> bool:
+    studies = [c.study for c in comparison.candidates.values()]
+    return any(not isinstance(shares, Undefined) for study in studies for shares in study.importances.values())

@@ -111,9 +111,9 @@ def class_number(data: Data, name: str) -> int:
     """Return the number of the class of this name. Raises `InputError` with all names if there is none."""
     names = [class_name(data, c) for c in range(data.spec.classes)]
     if not names:
-        raise InputError(f"class {name!r}: data set {data.spec.name} has no labels, so no class can be named as normal")
+        raise InputError(f"--normal {name}: data set {data.spec.name} has no labels, so no class can be normal")
     if name not in names:
-        raise InputError(f"class {name!r}: expected a class of {data.spec.name}, which are {', '.join(names)}")
+        raise InputError(f"--normal {name}: expected a class of {data.spec.name}, which are {', '.join(names)}")
     return names.index(name)
 
 

@@ -8,14 +8,15 @@ from pipeline.metrics import Undefined
 from variants import InputError
 
 Array = NDArray[np.float64]
+SMALLEST_KL = 1.0  # nats in all: a code with less cannot even tell three classes apart
+COLLAPSE = f"a KL below {SMALLEST_KL:g} nat in all, or no dimension above 0.01 nats"
 
 
 def active_units(codes: Array, prior: Array, threshold: float = 0.01) -> int:
     """Return the number of dimensions whose posterior mean varies over the data.
 
     A dimension of the posterior means (N, Z) is active if its variance exceeds `threshold` times that of the prior's
-    samples (M, Z); in Burda et al. 2016, section 5.2, the prior has variance 1. A code with few active units has
-    collapsed.
+    samples (M, Z); in Burda et al. 2016, section 5.2, the prior has variance 1.
     """
     return int((codes.var(axis=0) > threshold * prior.var(axis=0)).sum())
 
@@ -119,13 +120,15 @@ def dimension_kl(codes: Array, prior: Array) -> float | Undefined:
     return total
 
 
-def verdict(kl: Tensor) -> str:
-    """Say whether the code has collapsed, from the mean KL per dimension (Z,) in nats.
+def has_collapsed(kl: Tensor) -> bool:
+    """Return whether a code has collapsed, from its mean KL per dimension (Z,) in nats; see `COLLAPSE`."""
+    return not active_units_kl(kl) or float(kl.sum()) < SMALLEST_KL
 
-    A code of less than one nat in all cannot even tell three classes apart.
-    """
+
+def verdict(kl: Tensor) -> str:
+    """Say whether the code has collapsed, from its mean KL per dimension (Z,) in nats."""
     used, size, total = active_units_kl(kl), len(kl), float(kl.sum())
-    if not used or total < 1:
+    if has_collapsed(kl):
         return f"collapsed: {size} units carry {total:.2f} nats in all; the decoder practically ignores z"
     if used < size:
         return f"{size - used} of {size} units are unused; the others carry {total:.1f} nats"

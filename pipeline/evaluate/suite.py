@@ -255,8 +255,10 @@ def _probe(context: Context) -> Part:
     }
     share, curves = probe.majority(train_y, test_y), {}
     scores, correct = _probe_of_trials(context, {prefix: test for prefix, (_, test) in features.items()}, test_y)
-    correct["correct_majority"] = (test_y == probe.most_frequent(train_y)).astype(float)
+    most_frequent = np.full_like(test_y, probe.most_frequent(train_y))
+    correct["correct_majority"] = (test_y == most_frequent).astype(float)
     scores.append(_accuracy("probe/majority_all", share, n=len(test_y), k=len(train_y)))
+    scores.append(_balanced("probe/majority_test_balanced_accuracy", test_y, most_frequent, k=len(train_y)))
     chosen = np.sort(np.random.default_rng(seed).permutation(len(train_y))[: probe.TRAINING_EXAMPLES])
     (values, counts), total = np.unique(train_y, return_counts=True), len(train_y)
     classes, rarer = len(values), int(counts.argmin())

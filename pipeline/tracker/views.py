@@ -26,7 +26,9 @@ PICTURES = (
 )  # fmt: skip
 PICTURE_STEP = 0  # of the final pictures of all trials, which end at different epochs: a view shows a single step
 PORT = 5000
-CRITERIA = ("elbo", "probe", "reconstruction")  # by which a comparison chooses configurations
+CRITERIA = {  # by which a comparison chooses configurations -> the metric by which their finals are sorted
+    "elbo": "test/elbo", "probe": "probe/test_accuracy", "reconstruction": "test/reconstruction",
+}  # fmt: skip
 KINDS = ("real", "positive", "count", "binary", "category")  # the kinds of values that a reconstruction is split into
 COLOURS = (  # of trials: Tol's bright, vibrant and muted schemes, which colour-blind readers can tell apart
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#0077bb", "#33bbee", "#ee3377",
@@ -45,7 +47,8 @@ def write(client: MlflowClient, experiment: str, searched: Iterable[str]) -> Non
     `searched` are the names of the parameters that the parallel coordinates show. The view Variants shows the finals
     by their tag `group`, which names the variant and the criteria that chose the configuration. As long as there are no
     finals, it shows the trials of each variant. The views "Variants by CRITERION" have the finals that one criterion
-    chose, and so the means of a report, also if it has several repetitions.
+    chose, and so the means of a report, also if it has several repetitions, each of which chose a configuration of its
+    own.
     """
     has_finals = bool(client.search_runs([experiment], "tags.kind = 'final'", max_results=1))
     _write(client, experiment, _views(list(searched), has_finals))
@@ -121,8 +124,7 @@ def _views(searched: list[str], has_finals: bool) -> dict[str, dict[str, Any]]:
     cost: Section = ("Cost", [_bar("time/trial_seconds"), _line("time/examples_per_second")], {"columns": 2})
     pictures: Section = ("Pictures", [_images(*PICTURES[:2])], {"columns": 1, "cardHeight": 460})
     all_pictures: Section = ("Side by side", [_images(*PICTURES)], {"columns": 1, "cardHeight": 1600})
-    tested: Section = (  # the metrics by which a report compares variants, and what stands beside them
-        "Finals on the test split, mean over the finals of a configuration",
+    tested = (  # the metrics by which a report compares variants, and what stands beside them
         [
             _bar("test/elbo"), _bar("probe/test_accuracy"), _bar("probe/test_balanced_accuracy"),
             _bar("test/reconstruction"), _bar("test/kl"), _bar("test/iw500"), _bar("test/ais"),
@@ -137,10 +139,20 @@ def _views(searched: list[str], has_finals: bool) -> dict[str, dict[str, Any]]:
     if has_finals:
         finals = "tags.kind = 'final' and tags.state = 'complete'"
         latest = f"{finals} and tags.group LIKE '%)'"  # those of the latest comparison, such as `vae (elbo, probe)`
-        compared = _state(latest, [tested, parts], [], group="group")
-        for criterion in CRITERIA:
+        of_group: Section = (
+            "Finals on the test split: mean over those of a variant that the same criteria chose",
+            *tested,
+        )
+        compared = _state(latest, [of_group, parts], [], group="group", runsHiddenMode="SHOWALL")
+        for criterion, metric in CRITERIA.items():
             runs = f"{finals} and tags.group LIKE '%(%{criterion}%)'"
-            chosen[f"Variants by {criterion}"] = _state(runs, [tested, parts], [], group="variant")
+            title = (
+                f"Finals on the test split: mean over the configurations that {criterion} chose, one in each repetition"
+            )
+            chosen[f"Variants by {criterion}"] = _state(
+                runs, [(title, *tested), parts], [], group="variant", orderByKey=f"metrics.`{metric}`",
+                orderByAsc=criterion == "reconstruction",
+            )  # fmt: skip
     return {
         "Trials": _state(trials, [parts, pictures, codes, search, cost], searched),
         "Variants": compared,
@@ -152,7 +164,10 @@ def _views(searched: list[str], has_finals: bool) -> dict[str, dict[str, Any]]:
 def _state(
     runs: str, sections: Sequence[Section], searched: list[str], group: str | None = None, **more: Any
 ) -> dict[str, Any]:
-    """Return the state of a page that shows the runs of a filter, best ELBO first, with these sections of charts."""
+    """Return the state of a page that shows the runs of a filter with these sections of charts.
+
+    The best ELBO is first, unless `more` says otherwise.
+    """
     cards: list[Card] = []
     groups = []
     for title, charts, shape in sections:
