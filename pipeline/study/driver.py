@@ -142,7 +142,7 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
             display.progress(f"study {name}", goal.total, len(finished), goal.unit) as progress,
         ):
             if not display.console.is_terminal:
-                display.say(f"study {name}: {goal.state(finished)}, at most {epochs} epochs each")
+                display.say(f"study {name}: {goal.state(finished)}, at most {epochs} epoch{'s' * (epochs != 1)} each")
             settings = TrialSettings(
                 variant=request.variant, source=data.source, dataset=data.spec.name, digest=data.digest,
                 objectives=objectives, study=name, uid=uid, storage=request.storage,
