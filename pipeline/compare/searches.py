@@ -145,9 +145,8 @@ def _study(
     if not request.train or (study and _has_reached(study, request.goal)):
         return study
     epochs = study.epochs if study else request.epochs
-    display.say(
-        f"{variant} on {data.spec.name}: a search of {request.goal}, in trials of at most {epochs} epoch{'s' * (epochs != 1)}"
-    )
+    most = f"at most {epochs} epoch{'s' * (epochs != 1)}"
+    display.say(f"{variant} on {data.spec.name}: a search of {request.goal}, in trials of {most}")
     study_request = StudyRequest(
         variant=variant, dataset=data.source, trials=request.trials, budget=request.goal.budget, epochs=epochs,
         timeout=request.timeout, seed=request.seed + STUDY_SEEDS * number, storage=request.storage,
