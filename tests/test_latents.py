@@ -105,7 +105,8 @@ def test_divergence_is_that_of_explicit_sums() -> None:
         ([1.5] * 16, "no collapse: all 16 units are used, and carry 24.0 nats"),
         ([2.0] * 13 + [0.001] * 3, "3 of 16 units are unused; the others carry 26.0 nats"),
         ([0.001] * 16, "collapsed: 16 units carry 0.02 nats in all; the decoder practically ignores z"),
-        ([0.05] * 16, "collapsed: 16 units carry 0.80 nats in all; the decoder practically ignores z"),
+        ([0.05] * 16, "no collapse: all 16 units are used, and carry 0.8 nats"),
+        ([0.02] * 4, "collapsed: 4 units carry 0.08 nats in all; the decoder practically ignores z"),
         ([1.0, 0.01], "1 of 2 units are unused; the others carry 1.0 nats"),
     ],
 )

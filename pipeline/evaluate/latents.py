@@ -8,8 +8,8 @@ from pipeline.metrics import Undefined
 from variants import InputError
 
 Array = NDArray[np.float64]
-SMALLEST_KL = 1.0  # nats in all: a code with less cannot even tell three classes apart
-COLLAPSE = f"a KL below {SMALLEST_KL:g} nat in all, or no dimension above 0.01 nats"
+SMALLEST_KL = 0.1  # nats in all: a code with less tells next to nothing about an example
+COLLAPSE = f"a KL below {SMALLEST_KL:g} nats in all, or no dimension above 0.01 nats"
 
 
 def active_units(codes: Array, prior: Array, threshold: float = 0.01) -> int:
