@@ -118,9 +118,7 @@ def test_a_mixed_table_with_missing_values_from_the_search_to_the_report(
     monkeypatch.setattr(pictures, "all_of", lambda *_: {})
     assert compare(["--run", "--variant", "vae", "--variant", "aae", *MIXED, "--seeds", "2"]) == 0
     answers = capsys.readouterr().out
-    assert re.search(
-        r"Which variant models the data best\? Even vae, which has the best mean, .* is no better than trivial", answers
-    )
+    assert re.search(r"Even vae, which has the best mean of test/elbo .*, is no better than trivial", answers), answers
     assert "vae is no better than trivial" in (folder / "reports" / "mixed" / "report.html").read_text()
     board = pandas.read_csv(folder / "reports" / "mixed" / "tables" / "board_elbo.csv").set_index("name")
     shown = float(board.loc["a Gaussian with full covariance", "mean"])
