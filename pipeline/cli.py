@@ -164,11 +164,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
                 "splits if there are any; otherwise at random, with groups and equal examples kept whole)"},
     "--split-seed": {"type": seed, "default": SPLIT_SEED, "metavar": "N",
                      "help": f"seed of the random split ({SPLIT_SEED})"},
+    "--portion": {"type": positive, "metavar": "N",
+                  "help": "read training examples from disk while a model is trained, N in each epoch (chosen by their "
+                  "size if the data do not fit in memory)"},
 }  # fmt: skip
 COMPUTE = ("--device", "--threads", "--workers", "--executor", "--ray-address")
 DATA = (
     "--label", "--group", "--time", "--drop", "--no-header", "--likelihood", "--exposure", "--kind", "--size",
-    "--alpha", "--gaps", "--test", "--split", "--split-seed",
+    "--alpha", "--gaps", "--test", "--split", "--split-seed", "--portion",
 )  # fmt: skip
 
 
@@ -199,7 +202,7 @@ def source(arguments: argparse.Namespace, place: str) -> Source:
     return Source(
         place=place, label=a.label, group=a.group, time=a.time, drop=tuple(a.drop), header=a.header,
         likelihood=a.likelihood, exposure=a.exposure, kinds=tuple(a.kind), size=a.size, alpha=a.alpha, gaps=a.gaps,
-        test=a.test, split=a.split, split_seed=a.split_seed,
+        test=a.test, split=a.split, split_seed=a.split_seed, portion=a.portion,
     )  # fmt: skip
 
 

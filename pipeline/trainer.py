@@ -113,7 +113,8 @@ def train(
     state = _State(variant, optimizers, device, seed, keep=bool(patience))
     if resume is not None:
         state.restore(resume)
-    steps = math.ceil(len(data.train) / variant.config.batch)
+    steps = math.ceil(data.epoch / variant.config.batch)
+    epochs_of_batches = _batches(data, variant.config.batch, state, seed)
     step = torch.full((), float(state.epoch * steps), device=device)
     for number in range(state.epoch + 1, epochs + 1):
         if patience and state.epoch - state.best_epoch >= patience:
@@ -124,8 +125,7 @@ def train(
         if lr_schedule is not None:
             for optimizer in optimizers:
                 optimizer.scale_lr(lr_schedule(number, epochs))
-        for index in torch.randperm(len(data.train), generator=state.order).to(device).split(variant.config.batch):
-            batch = data.batch(data.train, index, state.noise)
+        for batch in next(epochs_of_batches):
             with _autocast(device, precision):
                 terms = variant.terms(batch, step)
             losses = _update(optimizers, terms, variant.config.clip, lambda: _autocast(device, precision))
@@ -138,7 +138,7 @@ def train(
         seconds = end - begin
         metrics["time/train_seconds"] = seconds
         metrics["time/valid_seconds"] = time.perf_counter() - end
-        metrics["time/examples_per_second"] = len(data.train) / seconds
+        metrics["time/examples_per_second"] = data.epoch / seconds
         value = metrics.get("valid/bound", metrics.get("valid/elbo", -metrics["valid/reconstruction"]))
         best = state.end_epoch(number, value)
         yield Epoch(
@@ -146,6 +146,18 @@ def train(
         )
     if state.best_weights:
         variant.load_state_dict(state.best_weights)
+
+
+def _batches(data: Data, size: int, state: "_State", seed: int) -> Iterator[Iterator[Batch]]:
+    """Yield the training batches of each epoch, from the state's epoch on, without end."""
+    if data.stream:
+        for stored in data.stream.epochs(seed, size, state.epoch):
+            yield (data.as_float(batch, state.noise) for batch in stored)
+        return
+    device = data.train.x.device
+    while True:
+        order = torch.randperm(len(data.train), generator=state.order).to(device)
+        yield (data.batch(data.train, index, state.noise) for index in order.split(size))
 
 
 class _State:

@@ -38,7 +38,7 @@ def npy(path: Path, source: Source, name: str, like: Preprocessing | None) -> Ra
 
 def hdf5(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
     """Read the arrays of an HDF5 file, also those in its groups."""
-    h5py = _library("h5py", path)
+    h5py = library("h5py", path)
 
     def load(key: str) -> Any:
         return file[key].asstr()[()] if h5py.check_string_dtype(file[key].dtype) else file[key][()]
@@ -52,22 +52,22 @@ def hdf5(path: Path, source: Source, name: str, like: Preprocessing | None) -> R
 
 def zarr(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
     """Read the arrays of a zarr folder, or the cells if anndata wrote it."""
-    library = _library("zarr", path)
+    zarr_library = library("zarr", path)
     with reading(path):
-        node = library.open(path, mode="r")
+        node = zarr_library.open(path, mode="r")
         if node.attrs.get("encoding-type") == "anndata":
-            return _cells(_library("anndata", path).read_zarr, path, source, name, like)
-        if isinstance(node, library.Array):
+            return _cells(library("anndata", path).read_zarr, path, source, name, like)
+        if isinstance(node, zarr_library.Array):
             arrays, notes = {"x": node[...]}, list[str]()
         else:
-            members = {key: m for key, m in node.members(max_depth=None) if isinstance(m, library.Array)}
+            members = {key: m for key, m in node.members(max_depth=None) if isinstance(m, zarr_library.Array)}
             arrays, notes = by_roles(members, lambda key: members[key][...], source)
     return _arrays.from_arrays(arrays, source, name, like).with_notes(notes)
 
 
 def h5ad(path: Path, source: Source, name: str, like: Preprocessing | None) -> Raw:
     """Read the cells of an .h5ad file; see `_cells`."""
-    return _cells(_library("anndata", path).read_h5ad, path, source, name, like)
+    return _cells(library("anndata", path).read_h5ad, path, source, name, like)
 
 
 def by_roles(names: Iterable[str], load: Callable[[str], Any], source: Source) -> tuple[dict[str, Any], list[str]]:
@@ -137,7 +137,7 @@ def saved_dataset(path: Path, source: Source, name: str, like: Preprocessing | N
     The parts train, validation and test of a `DatasetDict` are the splits. The only column of class labels is the label
     unless `--label` names another one.
     """
-    datasets = _library("datasets", path)
+    datasets = library("datasets", path)
     whole, sizes = _joined_parts(datasets, path)
     splits = consecutive(sizes) if len(sizes) > 1 and like is None else None
     classes = {c: f.names for c, f in whole.features.items() if isinstance(f, datasets.ClassLabel)}
@@ -200,7 +200,7 @@ def _open(row: dict[str, Any]) -> Any:
     return Image.open(row["path"] if row["bytes"] is None else io.BytesIO(row["bytes"]))
 
 
-def _library(module: str, path: Path) -> Any:
+def library(module: str, path: Path) -> Any:
     """Return a library that is not installed with this package."""
     try:
         return importlib.import_module(module)

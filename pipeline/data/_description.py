@@ -171,14 +171,15 @@ def _percent(share: float) -> str:
     return f"{share:.0%}" if share == 0 or share >= 0.005 else "<1%"
 
 
-def describe(raw: Raw, splits: list[torch.Tensor]) -> Description:
-    """Describe a data set that was read and split."""
+def describe(raw: Raw, splits: list[torch.Tensor], whole: Raw | None = None) -> Description:
+    """Describe a data set that was read and split. `whole` has all labels if `raw` has only some examples."""
+    whole = whole or raw
     indices = [i.numpy() for i in splits]
     return Description(
-        name=raw.name, source=raw.source, noun=raw.noun, extent=_extent(raw),
+        name=raw.name, source=raw.source, noun=raw.noun, extent=_extent(raw, len(whole.x)),
         column_names=tuple(c.name for c in raw.columns), columns=tuple(_columns(raw)),
-        classes=tuple(_classes(raw, indices)), facts=tuple(_facts(raw)), likelihood=raw.likelihood, why=raw.why,
-        sizes=tuple(map(len, indices)), division=raw.division, notes=raw.notes, warnings=raw.warnings,
+        classes=tuple(_classes(whole, indices)), facts=tuple(_facts(raw, whole)), likelihood=raw.likelihood,
+        why=raw.why, sizes=tuple(map(len, indices)), division=raw.division, notes=raw.notes, warnings=raw.warnings,
         options=tuple(_options(raw)),
     )  # fmt: skip
 
@@ -241,8 +242,8 @@ def _more(n: int, what: str) -> str:
     return f"... {n - HEAD - TAIL:,} more {what}"
 
 
-def _extent(raw: Raw) -> str:
-    number = f"{len(raw.x):,} {raw.noun}"
+def _extent(raw: Raw, examples: int) -> str:
+    number = f"{examples:,} {raw.noun}"
     if raw.lengths is not None:
         low, high = raw.lengths.min(), raw.lengths.max()
         steps = f"{low:,}" if low == high else f"{low:,} to {high:,}"
@@ -287,15 +288,15 @@ def _classes(raw: Raw, indices: list[NDArray[np.int64]]) -> Iterator[tuple[str, 
         yield "(unknown)", tuple(counts[:, 0].tolist())
 
 
-def _facts(raw: Raw) -> Iterator[tuple[str, str]]:
+def _facts(raw: Raw, whole: Raw) -> Iterator[tuple[str, str]]:
     source = raw.source
-    if raw.y is not None:
-        counts = np.bincount(raw.y[raw.y >= 0], minlength=len(raw.class_names))
+    if whole.y is not None:
+        counts = np.bincount(whole.y[whole.y >= 0], minlength=len(raw.class_names))
         names = [f"{name} ({count:,})" for name, count in zip(raw.class_names, counts, strict=True)]
         column = f"column {source.label}, " if source.label else ""
         yield "label", f"{column}{len(names)} classes: {listed(names, 10)}"
-    if raw.groups is not None:
-        yield "group", f"{f'column {source.group}, ' if source.group else ''}{len(np.unique(raw.groups)):,} groups"
+    if whole.groups is not None:
+        yield "group", f"{f'column {source.group}, ' if source.group else ''}{len(np.unique(whole.groups)):,} groups"
     if source.time or raw.step:
         facts = [f"column {source.time}" if source.time else "", f"a step is {raw.step}" if raw.step else ""]
         yield "time", ", ".join(filter(None, facts))

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.data._raw import Raw
 from pipeline.data._source import OF_TABLES, Source, refuse_options
 from pipeline.data._special_columns import SPLIT_NUMBERS
 from pipeline.data._splits import listed
+from pipeline.machine import cores
 from pipeline.progress import Display
 from variants import InputError
 
@@ -34,6 +36,17 @@ Array = NDArray[Any]
 Opener = Callable[[], Any]  # opens an image of Pillow
 
 
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The images in a folder and its subfolders, before any is read."""
+
+    openers: Mapping[str, Opener]  # by the path of each image
+    classes: list[Any] | None  # of each image
+    splits: list[torch.Tensor] | None  # indices of the three splits, if the folder has them
+    rows: Any  # a pandas Index with the path of each image below the folder
+    notes: tuple[str, ...]
+
+
 def read(path: Path, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
     """Read a folder of images, or with `like` also a single image.
 
@@ -43,6 +56,13 @@ def read(path: Path, source: Source, name: str, like: Preprocessing | None = Non
     Raises:
         InputError: If there is no image, an image cannot be read, or the classes, sizes or types are ambiguous.
     """
+    found = listing(path, source, like)
+    raw = from_images(found.openers, source, name, like, found.classes)
+    return replace(raw, splits=None if like else found.splits, rows=found.rows).with_notes(found.notes)
+
+
+def listing(path: Path, source: Source, like: Preprocessing | None) -> Listing:
+    """Find the images of a folder, their classes and their splits. Raises `InputError` as `read` does."""
     import pandas
 
     refuse_options(source, OF_TABLES, "folders of images", like)
@@ -55,10 +75,10 @@ def read(path: Path, source: Source, name: str, like: Preprocessing | None = Non
         path, files = path.parent, [path]
     names = [file.relative_to(path).parts for file in files]
     classes, splits = _classes(names, source, notes, like)
-    openers = {str(file): partial(_open, file) for file in files}
-    raw = from_images(openers, source, name, like, classes)
-    rows = pandas.Index(["/".join(parts) for parts in names], name="file")
-    return replace(raw, splits=None if like else splits, rows=rows).with_notes(notes)
+    return Listing(
+        openers={str(file): partial(_open, file) for file in files}, classes=classes, splits=splits,
+        rows=pandas.Index(["/".join(parts) for parts in names], name="file"), notes=tuple(notes),
+    )  # fmt: skip
 
 
 def from_images(
@@ -72,9 +92,10 @@ def from_images(
     remarks: Counter[str] = Counter()
     images = []
     progress_shown = Display().progress("reading images", len(openers)) if len(openers) >= MANY else nullcontext()
-    with progress_shown as progress:
-        for title, opener in openers.items():
-            images.append(_pixels(title, opener, options.alpha, remarks))
+    with progress_shown as progress, ThreadPoolExecutor(cores()) as threads:  # Pillow decodes without Python's lock
+        for image, found in threads.map(lambda item: pixels(item[0], item[1], options.alpha), openers.items()):
+            images.append(image)
+            remarks.update(found)
             if progress:
                 progress.advance()
     notes = [
@@ -181,32 +202,36 @@ def _open(path: Path) -> Any:
     return Image.open(path)
 
 
-def _pixels(title: str, opener: Opener, alpha: str | None, remarks: Counter[str]) -> Array:
-    """Read an image as (C, H, W): uint8 with 1 to 4 channels, or one channel of uint16, int32 or float32."""
+def pixels(title: str, opener: Opener, alpha: str | None) -> tuple[Array, list[str]]:
+    """Read an image as (C, H, W): uint8 with 1 to 4 channels, or one channel of uint16, int32 or float32.
+
+    Returns it with the keys of `REMARKS` that apply to it.
+    """
     from PIL import Image, ImageOps
 
+    remarks: list[str] = []
     try:
         with opener() as opened:
             if getattr(opened, "n_frames", 1) > 1:
-                remarks["frames"] += 1
+                remarks.append("frames")
             if opened.mode.startswith("RGB") and any(";16" in str(tile[-1]) for tile in opened.tile):
-                remarks["16 bits"] += 1
+                remarks.append("16 bits")
             image = ImageOps.exif_transpose(opened)
             if image.mode[0] in "IF":
                 deep = np.asarray(image)
-                return deep.astype(deep.dtype.newbyteorder("="))[None]
+                return deep.astype(deep.dtype.newbyteorder("="))[None], remarks
             if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-                remarks["converted"] += 1
+                remarks.append("converted")
             grey = image.mode in ("1", "L", "LA", "La")
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 if alpha != "keep":
                     if np.asarray(image)[..., 3].min() < 255:
-                        remarks["transparent"] += 1
+                        remarks.append("transparent")
                     image = Image.alpha_composite(Image.new("RGBA", image.size, alpha or "white"), image)
             keep = image.mode == "RGBA" and alpha == "keep"
             values = np.asarray(image.convert(("LA" if grey else "RGBA") if keep else "L" if grey else "RGB"))
-            return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+            return (values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)), remarks
     except Exception as error:  # Pillow raises many types
         raise InputError(f"the image {title} cannot be read ({error}); replace or remove it") from error
 

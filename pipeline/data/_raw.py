@@ -110,6 +110,7 @@ class Raw:
     step: str = ""  # the time between two steps of sequences, such as "1 day"
     division: str = ""  # a clause that says how the examples were split
     drawn: tuple[str, ...] = ()  # the splits that the split seed changes: validation, test, both or none
+    stored: bool = False  # whether the values are on disk, and x only has their number
     notes: tuple[str, ...] = ()  # what was decided or left out; each is a clause without a full stop
     warnings: tuple[str, ...] = ()  # what may be wrong, in the same form
 

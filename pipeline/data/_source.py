@@ -40,6 +40,7 @@ class Source:
     test: str | None = None  # the place of the test split
     split: Literal["random", "group", "time"] | None = None
     split_seed: int = SPLIT_SEED
+    portion: int | None = None  # training examples of an epoch, which are read from disk while a model is trained
 
     def __str__(self) -> str:
         return self.place

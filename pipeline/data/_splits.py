@@ -225,7 +225,10 @@ def _at_random(raw: Raw, index: Indices, test: bool) -> tuple[Raw, list[Indices]
                 f"{source}: {source.group or 'the group'} names {_counted(count, unit)}; expected at least {sides}, "
                 "one for each split"
             )
-    elif source.split is None and source.place not in CATALOGUE and (copies := equal_examples(raw)) is not None:
+    elif (
+        source.split is None and source.place not in CATALOGUE and not raw.stored
+        and (copies := equal_examples(raw)) is not None
+    ):  # fmt: skip
         repeated = int((np.bincount(copies[index])[copies[index]] > 1).sum())
         clause = f"{repeated:,} of {len(index):,} {raw.noun} are equal to another one"
         if _allows_few_rows(raw):

@@ -154,7 +154,7 @@ class TrialTask:
 
     def _is_pruned(self, study: optuna.Study, trial: optuna.Trial, training: TrainingRun, epoch: "Epoch") -> bool:
         """Store the trial's scores at a rung, and return whether it ends there. An epoch that is no rung is passed."""
-        steps = math.ceil(len(training.data.train) / self.config.batch)
+        steps = math.ceil(training.data.epoch / self.config.batch)
         if epoch.number not in pruning.rungs(self.settings.epochs, self.config.warmup / steps):
             return False
         stored = trial.user_attrs.get(pruning.RUNGS, {})
