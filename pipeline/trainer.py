@@ -20,7 +20,8 @@ from torch import Tensor
 
 from pipeline import machine
 from pipeline.data import Data
-from variants import Batch, Terms, Variant
+from pipeline.steps import NamedOptimizer, Steps, Totals
+from variants import Batch, Variant
 
 Precision = Literal["auto", "fp32", "bf16"]
 LRSchedule = Callable[[int, int], float]  # (epoch, from 1; number of epochs) -> factor on the first learning rate
@@ -109,32 +110,26 @@ def train(
     """
     device = data.train.x.device
     variant.to(device)
-    optimizers = [_NamedOptimizer(name, optimizer) for name, optimizer in variant.optimizers().items()]
+    optimizers = [NamedOptimizer(name, optimizer) for name, optimizer in variant.optimizers().items()]
     state = _State(variant, optimizers, device, seed, keep=bool(patience))
     if resume is not None:
         state.restore(resume)
     steps = math.ceil(data.epoch / variant.config.batch)
     epochs_of_batches = _batches(data, variant.config.batch, state, seed)
     step = torch.full((), float(state.epoch * steps), device=device)
+    training = Steps(variant, optimizers, step, lambda: _autocast(device, precision))
     for number in range(state.epoch + 1, epochs + 1):
         if patience and state.epoch - state.best_epoch >= patience:
             break
         begin = time.perf_counter()
         variant.train()
-        totals = Totals()
-        if lr_schedule is not None:
-            for optimizer in optimizers:
-                optimizer.scale_lr(lr_schedule(number, epochs))
+        training.start_epoch(None if lr_schedule is None else lr_schedule(number, epochs))
         for batch in next(epochs_of_batches):
-            with _autocast(device, precision):
-                terms = variant.terms(batch, step)
-            losses = _update(optimizers, terms, variant.config.clip, lambda: _autocast(device, precision))
-            totals.add(terms, len(batch), losses)
-            step += 1
+            training.take(batch)
         _synchronize(device)
         end = time.perf_counter()
         valid_totals = score(variant, data, data.valid, seed=seed, step=step, precision=precision)
-        metrics, vectors = _means({"train": totals, "valid": valid_totals}, number)
+        metrics, vectors = _means({"train": training.totals, "valid": valid_totals}, number)
         seconds = end - begin
         metrics["time/train_seconds"] = seconds
         metrics["time/valid_seconds"] = time.perf_counter() - end
@@ -164,7 +159,7 @@ class _State:
     """The state of a training after an epoch: weights, optimizers, random states, and the best weights so far."""
 
     def __init__(
-        self, variant: Variant, optimizers: list["_NamedOptimizer"], device: torch.device, seed: int, keep: bool
+        self, variant: Variant, optimizers: list["NamedOptimizer"], device: torch.device, seed: int, keep: bool
     ) -> None:
         self.variant, self.optimizers, self.device = variant, optimizers, device
         self.epoch, self.best, self.best_epoch = 0, -math.inf, 0
@@ -226,7 +221,7 @@ class _State:
 
 def score(
     variant: Variant, data: Data, split: Batch, *, seed: int, step: Tensor | None = None, precision: Precision = "auto"
-) -> "Totals":
+) -> Totals:
     """Return the sums of a split's terms. The noise depends on `seed` alone, and the global random state is kept."""
     device = split.x.device
     step = torch.zeros((), device=device) if step is None else step
@@ -236,30 +231,6 @@ def score(
         for batch in data.batches(split):
             totals.add(variant.terms(batch, step), len(batch))
     return totals
-
-
-class Totals:
-    """Sums over examples. They stay on the device, in float64, so that an epoch costs one transfer to the host."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.sums: dict[str, Tensor] = {}  # scalars, and vectors for extras of several columns
-
-    def add(self, terms: Terms, count: int, losses: Mapping[str, Tensor] | None = None) -> None:
-        """Add the terms of a batch, and in training the losses that were minimized, else the extras."""
-        self.count += count
-        self._add("reconstruction", terms.reconstruction.detach().sum())
-        if terms.kl is not None:
-            self._add("kl", terms.kl.detach().sum())
-        for name, loss in (losses or {}).items():
-            self._add(name if name == "loss" else f"loss_{name}", loss, count)
-        for name, extra in terms.extras.items() if losses is None else ():
-            self._add(name, extra.detach().sum(0))
-
-    def _add(self, name: str, value: Tensor, weight: int = 1) -> None:
-        if name not in self.sums:
-            self.sums[name] = torch.zeros_like(value, dtype=torch.float64)
-        self.sums[name].add_(value, alpha=weight)
 
 
 def _means(totals: dict[str, Totals], number: int) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -279,56 +250,6 @@ def _means(totals: dict[str, Totals], number: int) -> tuple[dict[str, float], di
         if f"{part}/kl" in scalars:
             scalars[f"{part}/elbo"] = -(scalars[f"{part}/reconstruction"] + scalars[f"{part}/kl"])
     return scalars, vectors
-
-
-class _NamedOptimizer:
-    """An optimizer, the name of the loss that it minimizes, and the weights that it changes."""
-
-    def __init__(self, name: str, optimizer: torch.optim.Optimizer) -> None:
-        self.name, self.optimizer = name, optimizer
-        self.weights = [p for group in optimizer.param_groups for p in group["params"]]
-        self._initial_lr = [group["lr"] for group in optimizer.param_groups]
-
-    def scale_lr(self, factor: float) -> None:
-        """Set the learning rate to `factor` times its initial value."""
-        for group, lr in zip(self.optimizer.param_groups, self._initial_lr, strict=True):
-            group["lr"] = lr * factor
-
-    def backward(self, loss: Tensor, retain: bool) -> Tensor:
-        """Compute the gradient of a loss with respect to this optimizer's weights. Returns the loss, detached."""
-        for weight in self.weights:
-            weight.grad = None
-        loss.backward(inputs=self.weights, retain_graph=retain)
-        return loss.detach()
-
-    def step(self, clip: float) -> None:
-        """Change the weights; if `clip` is not 0, the norm of the gradient is first cut to it."""
-        if clip:
-            torch.nn.utils.clip_grad_norm_(self.weights, clip)
-        self.optimizer.step()
-
-
-def _update(
-    optimizers: list[_NamedOptimizer], terms: Terms, clip: float, context: Callable[[], Any]
-) -> dict[str, Tensor]:
-    """Take one step with every optimizer on its own loss. Returns the losses by name.
-
-    Losses that are tensors come first: all their gradients are computed before any weight changes. Losses that are
-    functions are then evaluated in turn, each after the weights of the one before it have changed.
-    """
-    by_name = {o.name: o for o in optimizers}
-    tensors = {name: loss for name, loss in terms.losses.items() if isinstance(loss, Tensor)}
-    last = list(tensors)[-1:]
-    values = {name: by_name[name].backward(loss, retain=[name] != last) for name, loss in tensors.items()}
-    for name in tensors:
-        by_name[name].step(clip)
-    for name, loss in terms.losses.items():
-        if not isinstance(loss, Tensor):
-            with context():
-                value = loss()
-            values[name] = by_name[name].backward(value, retain=False)
-            by_name[name].step(clip)
-    return values
 
 
 def _autocast(device: torch.device, precision: Precision) -> Any:

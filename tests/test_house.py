@@ -16,7 +16,8 @@ HOUSE = ("variants", "studies", "pipeline")
 LAYERS = (
     ("machine", "metrics", "notify", "pages", "progress", "checkpoint"),
     ("data",),
-    ("trainer", "artifact"),
+    ("steps", "artifact"),
+    ("trainer",),
     ("evaluate",),
     ("tracker", "executor"),
     ("cli",),

@@ -17,7 +17,7 @@ from pipeline.evaluate.codes import encode_split, labels_of
 from pipeline.evaluate.drawing import Picture
 from pipeline.evaluate.likelihood import DrawnTerms
 from pipeline.metrics import Undefined
-from pipeline.trainer import Totals
+from pipeline.steps import Totals
 from variants import Variant
 
 Array = NDArray[np.float64]

@@ -17,7 +17,7 @@ from pipeline import machine
 from pipeline.data import Data
 from pipeline.evaluate.codes import sampled_codes
 from pipeline.metrics import Undefined
-from pipeline.trainer import Totals
+from pipeline.steps import Totals
 from variants import Batch, DataSpec, InputError, Variant
 from variants.base.contract import ValueKind
 
