@@ -461,7 +461,7 @@ def test_a_bad_file_is_named(body: str, message: str, tmp_path: Path, monkeypatc
         ({"latent": 0}, r"latent=0: expected 1 to 65536 \(latent dimensions\)"),
         ({"latent": 2.5}, r"latent=2\.5: expected a whole number"),
         ({"lr": float("nan")}, r"lr=nan: expected 1e-08 to 1"),
-        ({"network": "resnet"}, r"network='resnet': expected one of mlp, conv"),
+        ({"network": "unet"}, r"network='unet': expected one of auto, mlp, conv, resnet"),
     ],
 )
 def test_a_bad_setting_is_refused(settings: dict[str, object], message: str) -> None:

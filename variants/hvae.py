@@ -24,6 +24,7 @@ Batch normalisation keeps the upper levels active. With layer normalisation inst
 a constant learning rate, unless the trainer is given a schedule.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants.base import Decoder, DecoderVariant, Features, Observation, closed_forms
+from variants.base import Decoder, DecoderVariant, Features, Inputs, Observation, closed_forms, images
 from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, choice, number
 
 Gaussian = tuple[Tensor, Tensor]  # mean and log-variance, (B, Z_n) each
@@ -57,20 +58,45 @@ class HVAE(DecoderVariant):
         c = config
         if c.free_bits and c.merge == "plain":
             raise InputError("free_bits needs merge='ladder': the levels of a plain deep VAE have no KL of their own")
+        self.ladder = c.merge == "ladder"
+        (self._build_maps if self.config.network == "resnet" else self._build_vectors)()
+        self.observation = Observation(spec)
+
+    def _build_vectors(self) -> None:
+        c = self.config
         self.levels = tuple(max(2, c.latent >> n) if n else c.latent for n in range(c.levels))
         widths = [max(16, c.width >> n) for n in range(c.levels)]
-        self.ladder = c.merge == "ladder"
-        self.stem = Features(spec, c)
+        stem = Features(self.spec, c)
+        self.stem: nn.Module = stem
         below = widths if self.ladder else self.levels
-        self.up = nn.ModuleList(_block(a, b, c.depth) for a, b in zip([self.stem.size, *below], widths, strict=False))
+        self.up = nn.ModuleList(_block(a, b, c.depth) for a, b in zip([stem.size, *below], widths, strict=False))
         self.inferred = nn.ModuleList(nn.Linear(w, 2 * z) for w, z in zip(widths, self.levels, strict=True))
         self.down = nn.ModuleList(
             nn.Sequential(_block(above, w, c.depth), nn.Linear(w, 2 * z))
             for (z, above), w in zip(pairwise(self.levels), widths, strict=False)
         )
-        self.foot = _block(c.latent, c.width, c.depth)
-        self.decoder = Decoder(spec, c, c.width, depth=0)
-        self.observation = Observation(spec)
+        self.foot: nn.Module = _block(c.latent, c.width, c.depth)
+        self.decoder: nn.Module = Decoder(self.spec, c, c.width, depth=0)
+
+    def _build_maps(self) -> None:
+        c, maps = self.config, images.maps(self.spec, self.config)
+        first = max(0, len(maps) - c.levels)  # the map of z_1
+        of_level = [maps[min(first + n, len(maps) - 1)] for n in range(c.levels)]
+        channels = math.ceil(c.latent / of_level[0].positions)
+        codes = [m.with_channels(channels << maps.index(m) - first) for m in of_level]
+        self.levels = tuple(code.size for code in codes)
+        self.stem = Inputs(self.spec)
+        below = of_level if self.ladder else codes
+        self.up = nn.ModuleList([images.ImageReader(self.spec, c, of_level[0])])
+        for a, b in zip(below, of_level[1:], strict=False):
+            self.up.append((images.down if self.ladder else images.from_code)(a, b, c.depth))
+        self.inferred = nn.ModuleList(images.to_code(m, 2 * z.channels) for m, z in zip(of_level, codes, strict=True))
+        self.down = nn.ModuleList(
+            nn.Sequential(images.from_code(above, m, c.depth), images.to_code(m, 2 * z.channels))
+            for (z, above), m in zip(pairwise(codes), of_level, strict=False)
+        )
+        shape = Decoder.output_shape(self.spec)
+        self.foot, self.decoder = nn.Identity(), images.ImageWriter(self.spec, c, codes[0], of_level[0], shape)
 
     def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
         """Return the parameters of p(x|z), which depend only on z_1; z holds all levels."""

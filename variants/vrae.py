@@ -46,8 +46,8 @@ class VRAE(GaussianPosterior):
 
     def __init__(self, config: VRAEConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
-        if config.network != "mlp":
-            raise InputError(f"network={config.network!r}: vrae is recurrent; expected mlp, the default")
+        if config.network not in ("auto", "mlp"):
+            raise InputError(f"network={config.network!r}: vrae is recurrent; expected auto, the default")
         c, recurrent = config, nn.GRU if config.cell == "gru" else nn.LSTM
         self.factorized = c.feeding == "free"
         self.inputs = Inputs(spec)

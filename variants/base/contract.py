@@ -111,6 +111,9 @@ class DataSpec:
         poisson, negative-binomial       counts as they are
         zero-inflated                    counts as they are, with a negative binomial that has additional zeros
         logistic8                        8-bit values k, as k/255, with a discretised logistic distribution
+        mixture8                         8-bit pixels, as k/255, with a mixture of such distributions for each pixel,
+                                         whose channels depend on each other
+        continuous-bernoulli             values in [0, 1], with a density
         categorical                      one of `shape[-1]` symbols, as a one-hot vector
         mixed                            columns of several kinds, each of the family of its group
     """
@@ -186,12 +189,21 @@ class Config:
     The fields are searched by a study and logged with each run, and `Config(**params)` restores the object from the
     logged values. `warmup` and `free_bits` change only the loss that is minimised, never the scores that are compared.
     A value of the wrong type or out of its range raises `InputError`.
+
+    `network` is the kind of network between x and z. What `width` and `depth` mean depends on it:
+
+        mlp       `depth` hidden layers of `width` units each
+        conv      convolutions with 32 and 64 channels, for images of at least 28x28, and the same hidden layers between
+                  them and z
+        resnet    residual blocks, for images with sides of 16 to 256: the largest map has width/8 channels, each
+                  smaller one twice as many, at most `width`, and each has `depth` blocks (see `variants.base.images`)
+        auto      the choice of `network_for`
     """
 
     latent: int = number(16, 1, 65536, help="latent dimensions")
     width: int = number(256, 1, 65536, help="units of a hidden layer")
     depth: int = number(1, 1, 64, help="hidden layers of the encoder, and of the decoder")
-    network: str = choice("mlp", "conv", help="mlp, or conv for images of 28x28 and larger")
+    network: str = choice("auto", "mlp", "conv", "resnet", help="auto, mlp, or for images conv or resnet; see Config")
     lr: float = number(1e-3, 1e-8, 1.0, help="Adam's learning rate")
     batch: int = number(128, 1, 1_000_000, help="examples in a training batch")
     warmup: int = number(0, 0, help="steps over which the weight of the KL rises from 0 to 1; 0 for no warm-up")
@@ -199,6 +211,19 @@ class Config:
         0.0, 0.0, 1e6, help="nats of KL per latent dimension that cost nothing (Kingma et al. 2016)"
     )
     clip: float = number(0.0, 0.0, help="largest norm of the gradient of each loss; 0 for no clipping")
+
+    def network_for(self, spec: DataSpec) -> str:
+        """Return the kind of network for such data: `network`, or what "auto" stands for.
+
+        It stands for `resnet` for colour images, for `conv` for grey images, and for `mlp` for all other data, for
+        images below 28x28, and for binary images, where convolutions take eight times as long on a CPU.
+        """
+        if self.network != "auto":
+            return self.network
+        is_large_image = len(spec.shape) == 3 and min(spec.shape[1:]) >= 28 and not spec.steps
+        if not is_large_image or spec.likelihood == "bernoulli":
+            return "mlp"
+        return "resnet" if spec.shape[0] >= 3 and max(spec.shape[1:]) <= 256 else "conv"
 
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))
@@ -271,7 +296,7 @@ class Variant(nn.Module, ABC):
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
-        self.config, self.spec = config, spec
+        self.config, self.spec = dataclasses.replace(config, network=config.network_for(spec)), spec
 
     @abstractmethod
     def terms(self, batch: Batch, step: Tensor) -> Terms:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from variants.base import images
 from variants.base.contract import Batch, Config, DataSpec, InputError
-from variants.base.likelihoods import finite_log, output_sizes
+from variants.base.likelihoods import finite_log, output_shape
 
 
 def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
@@ -113,7 +114,13 @@ class Features(nn.Module):
         self.pad = (0, 0, 0, 0)
         self.inputs = Inputs(spec)
         self.size, self.net = math.prod(self.inputs.shape), nn.Sequential(nn.Flatten())
-        if config.network == "mlp":
+        network = config.network_for(spec)
+        if network == "mlp":
+            return
+        if network == "resnet":
+            last = images.maps(spec, config)[-1]
+            reader, norm = images.ImageReader(spec, config, last), images.norm(last.channels)
+            self.size, self.net = last.size, nn.Sequential(reader, norm, nn.SiLU(), nn.Flatten())
             return
         sizes = _ConvSizes(spec, self.inputs.shape[0])
         height, width = (s * 2**sizes.levels for s in sizes.small)
@@ -133,8 +140,9 @@ class Encoder(nn.Module):
     def __init__(self, spec: DataSpec, config: Config, out: int, extra: int = 0) -> None:
         super().__init__()
         self.features = Features(spec, config)
-        head = mlp(self.features.size + extra, config.width, config.depth, out)
-        self.head = head if config.network == "mlp" else _he_initialized(head)
+        network = config.network_for(spec)
+        head = mlp(self.features.size + extra, config.width, 0 if network == "resnet" else config.depth, out)
+        self.head = _he_initialized(head) if network == "conv" else head
 
     def forward(self, batch: Batch, extra: Tensor | None = None) -> Tensor:
         features = self.features(batch)
@@ -152,12 +160,18 @@ class Decoder(nn.Module):
 
     def __init__(self, spec: DataSpec, config: Config, inputs: int, depth: int | None = None) -> None:
         super().__init__()
-        self.shape = (*spec.shape[:-1], sum(output_sizes(spec)))
+        self.shape = self.output_shape(spec)
         hidden = config.depth if depth is None else depth
-        if config.network == "mlp":
+        network = config.network_for(spec)
+        if network == "mlp":
             self.net = mlp(inputs, config.width, hidden, math.prod(self.shape))
             return
-        sizes = _ConvSizes(spec, spec.shape[0])
+        if network == "resnet":
+            last = images.maps(spec, config)[-1]
+            writer = images.ImageWriter(spec, config, last, last, self.shape)
+            self.net = nn.Sequential(nn.Linear(inputs, last.size), writer)
+            return
+        sizes = _ConvSizes(spec, self.shape[0])
         up = sizes.channels[::-1]
         convs = [m for a, b in pairwise(up) for m in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU())][:-1]
         head = mlp(inputs, config.width, hidden, sizes.features)
@@ -165,6 +179,11 @@ class Decoder(nn.Module):
         if not {"binary", "pixel"} & spec.kinds.keys():
             with torch.no_grad():
                 next(self.net[-1].parameters()).mul_(0.1)
+
+    @staticmethod
+    def output_shape(spec: DataSpec) -> tuple[int, ...]:
+        """Return the shape of the parameters of p(x|z) of one example."""
+        return output_shape(spec)
 
     def forward(self, z: Tensor) -> Tensor:
         out: Tensor = self.net(z)
