@@ -113,7 +113,7 @@ class TrainingRun:
         self.seconds: float = about["seconds"]  # of training and validation, counted over all interruptions
         weights = sum(p.numel() for p in self.variant.parameters())
         schedule = {"schedule": plan.lr_schedule} if plan.lr_schedule else {}
-        run.params({**dataclasses.asdict(plan.config), "epochs": plan.epochs, "weights": weights, **schedule})
+        run.params({**dataclasses.asdict(self.variant.config), "epochs": plan.epochs, "weights": weights, **schedule})
         run.dataset(data)
         if self.variant.conditioned_on:  # p(x) of this model is conditional, which its ELBO does not tell
             run.tags({"conditioned_on": self.variant.conditioned_on})

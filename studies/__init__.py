@@ -18,17 +18,24 @@ import variants
 from variants import InputError
 
 if TYPE_CHECKING:
-    from variants import Config
+    from variants import Config, DataSpec
 
-__all__ = ["SearchBudget", "SearchSpace", "Study", "Trial", "common", "get"]
+__all__ = ["Parameters", "SearchBudget", "SearchSpace", "Study", "Trial", "common", "get"]
 
 
-class Trial(Protocol):
+class Parameters(Protocol):
     """The methods of `optuna.Trial` that a search space may use."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...
     def suggest_categorical(self, name: str, choices: Any) -> Any: ...
+
+
+class Trial(Parameters, Protocol):
+    """What a search space samples from, with the properties of the data; None if these are not known."""
+
+    @property
+    def spec(self) -> DataSpec | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +80,7 @@ class SearchBudget:
 
 
 class CommonFields(TypedDict):
+    network: str
     latent: int
     width: int
     depth: int
@@ -80,9 +88,19 @@ class CommonFields(TypedDict):
 
 
 def common(trial: Trial) -> CommonFields:
-    """Sample the hyperparameters that most studies search, so that they all search the same ranges."""
+    """Sample the hyperparameters that most studies search, so that they all search the same ranges.
+
+    The network is searched for colour images and large grey images, for which `auto` is no MLP. Of colour images, many
+    details are lost in a code of a few dimensions, so its range is another one. `width` has one range for all networks,
+    because a residual network has width/8 channels in its largest map.
+    """
+    from variants import Config
+
+    default = Config().network_for(trial.spec) if trial.spec else "mlp"
+    others = {"mlp": [], "conv": ["mlp"], "resnet": ["conv"]}[default]
     return {
-        "latent": trial.suggest_int("latent", 2, 64, log=True),
+        "network": trial.suggest_categorical("network", [default, *others]) if others else "auto",
+        "latent": trial.suggest_int("latent", *((32, 512) if default == "resnet" else (2, 64)), log=True),
         "width": trial.suggest_int("width", 64, 512, log=True),
         "depth": trial.suggest_int("depth", 1, 2),
         "lr": trial.suggest_float("lr", 3e-4, 1e-2, log=True),

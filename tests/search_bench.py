@@ -115,7 +115,7 @@ def load(name: str, objectives: int = 1) -> CurveTable:
     params = [json.loads(text) for text in stored[f"{name}/params"][rows]]
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     trial = study.ask()
-    space.suggest(studies.get(variant), trial, {})
+    space.suggest(studies.get(variant), trial, {}, None)
     best = np.maximum.accumulate(elbo, axis=1)
     ends, finals, curves = [], [], [elbo]
     if objectives == 2:

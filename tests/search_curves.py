@@ -80,7 +80,7 @@ def trainings(table: Table) -> list[Training]:
     drawn = []
     for _ in range(table.configurations):
         trial = study.ask()
-        space.suggest(search_space, trial, {})
+        space.suggest(search_space, trial, {}, None)
         drawn.append(trial.params)
     defaults = variants.get(table.variant).config_type()
     first = {name: getattr(defaults, name) for name in drawn[0]}

@@ -120,7 +120,7 @@ def test_a_study_is_read_as_plain_values(folder: Path) -> None:
     with store.open_study(STORE, "vae-digits", ("valid/elbo",), SEARCH) as study:
         for elbo, state in zip((-2.0, -1.0, None, -3.0), states, strict=True):
             trial = study.ask()
-            config = space.suggest(studies.get("vae"), trial, {"latent": 3})
+            config = space.suggest(studies.get("vae"), trial, {"latent": 3}, None)
             trial.set_user_attr(store.CONFIG, dataclasses.asdict(config))
             if elbo is not None:
                 scores = {"valid/elbo": elbo, "valid/kl": -elbo, "time/trial_seconds": 2}

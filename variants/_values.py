@@ -13,12 +13,16 @@ class InputError(ValueError):
 
 Likelihood = Literal[
     "bernoulli", "gaussian", "student-t", "log-normal", "gamma", "poisson", "negative-binomial", "zero-inflated",
-    "logistic8", "categorical", "mixed",
+    "logistic8", "mixture8", "continuous-bernoulli", "categorical", "mixed",
 ]  # fmt: skip
-ValueKind = Literal["real", "positive", "count", "binary", "category", "pixel"]
+ValueKind = Literal["real", "positive", "fraction", "count", "binary", "category", "pixel"]
 KIND_OF: Mapping[Likelihood, ValueKind] = {  # the kind of values that a family of likelihoods is for
     "gaussian": "real", "student-t": "real", "log-normal": "positive", "gamma": "positive", "poisson": "count",
     "negative-binomial": "count", "zero-inflated": "count", "bernoulli": "binary", "categorical": "category",
-    "logistic8": "pixel",
+    "logistic8": "pixel", "mixture8": "pixel", "continuous-bernoulli": "fraction",
 }  # fmt: skip
-DENSITIES = ("real", "positive")  # kinds of values whose likelihood is a density; that of the others is a probability
+DENSITIES = (
+    "real",
+    "positive",
+    "fraction",
+)  # kinds of values whose likelihood is a density; that of the others is a probability

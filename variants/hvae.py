@@ -35,6 +35,7 @@ from torch.nn import functional as F
 
 from variants.base import Decoder, DecoderVariant, Features, Inputs, Observation, closed_forms, images
 from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, choice, number
+from variants.base.likelihoods import output_shape
 
 Gaussian = tuple[Tensor, Tensor]  # mean and log-variance, (B, Z_n) each
 VARIANCE_FLOOR = 1e-5  # as in the authors' code
@@ -95,8 +96,8 @@ class HVAE(DecoderVariant):
             nn.Sequential(images.from_code(above, m, c.depth), images.to_code(m, 2 * z.channels))
             for (z, above), m in zip(pairwise(codes), of_level, strict=False)
         )
-        shape = Decoder.output_shape(self.spec)
-        self.foot, self.decoder = nn.Identity(), images.ImageWriter(self.spec, c, codes[0], of_level[0], shape)
+        self.foot = nn.Identity()
+        self.decoder = images.ImageWriter(self.spec, c, codes[0], of_level[0], output_shape(self.spec))
 
     def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
         """Return the parameters of p(x|z), which depend only on z_1; z holds all levels."""

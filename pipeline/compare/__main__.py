@@ -25,6 +25,7 @@ EPILOG = """examples:
   python -m pipeline.compare --run --repeats 5                           verdicts on variants, five times as long
   python -m pipeline.compare --dataset mnist                             only variants that have a study
   python -m pipeline.compare --dataset mine.npz --variant vae --variant hvae --run
+  python -m pipeline.compare --dataset photos --run --fix network=resnet  all variants with residual networks
   python -m pipeline.compare --dataset digits --dataset sprites --run    also ranks over both data sets
 """
 
@@ -42,8 +43,8 @@ def _matters(text: str) -> tuple[str, float]:
 
 
 def main(arguments: list[str]) -> int:
-    common = ("--budget", "--trials", "--epochs", "--timeout", "--seed", "--storage", "--out", *cli.COMPUTE, *cli.DATA)
-    parser = cli.parser("compare", ABOUT, *common, epilog=EPILOG)
+    names = ("--budget", "--trials", "--epochs", "--timeout", "--seed", "--fix", "--storage", "--out")
+    parser = cli.parser("compare", ABOUT, *names, *cli.COMPUTE, *cli.DATA, epilog=EPILOG)
     parser.add_argument(
         "--dataset",
         action="append",
@@ -77,6 +78,7 @@ def main(arguments: list[str]) -> int:
         **{name: getattr(options, name) for name in fields if getattr(options, name) is not None},
         variants=tuple(options.variant or ()),
         train=options.run,
+        fix=tuple(options.fix),
         matters=dict(options.matters or ()),
         compute=cli.compute(options),
     )

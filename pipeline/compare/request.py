@@ -8,7 +8,7 @@ from pipeline import data as datasets
 from pipeline.compare.criteria import MATTERS
 from pipeline.data import Source
 from pipeline.executor import Compute
-from pipeline.study import budget
+from pipeline.study import budget, space
 from pipeline.study.budget import Goal
 from pipeline.study.driver import StudyRequest
 from studies import SearchBudget, Study
@@ -36,6 +36,7 @@ class CompareRequest:
         seeds: The number of finals of each chosen configuration; None for five, or for one in each of several
             repetitions.
         seed: The seed of the studies of the first repetition.
+        fix: Parameters that are not searched, as `NAME=VALUE`, each for all variants that have it.
         matters: The smallest difference that matters by the name of a criterion, where it is not that of `MATTERS`.
         storage: The address of the Optuna store.
         compute: Where trainings run.
@@ -51,6 +52,7 @@ class CompareRequest:
     repeats: int = 1
     seeds: int | None = None
     seed: int = 0
+    fix: tuple[str, ...] = ()
     matters: Mapping[str, float] = field(default_factory=dict)
     storage: str = StudyRequest.storage
     compute: Compute = Compute()
@@ -66,6 +68,11 @@ class CompareRequest:
         is_default = self.budget is None and self.trials is None
         return Goal(DEFAULT_BUDGET if is_default else self.budget, self.trials, self.epochs)
 
+    def fixed(self, variant: str) -> dict[str, space.Value]:
+        """Return the parameters of a variant that are not searched. Raises `InputError` for a value that is wrong."""
+        config = variants.get(variant).config_type
+        return space.parse_fixed([f for f in self.fix if f.partition("=")[0] in config.__dataclass_fields__], config)
+
 
 def check(request: CompareRequest, sources: Sequence[str | Source]) -> None:
     """Raise `InputError` if an option is out of range, a variant is unknown, or a data set cannot be loaded."""
@@ -74,7 +81,15 @@ def check(request: CompareRequest, sources: Sequence[str | Source]) -> None:
         raise InputError(f"--repeats {request.repeats}: expected 1 to {MOST_REPEATS}")
     if unknown := sorted(set(request.matters) - set(MATTERS)):
         raise InputError(f"--matters {unknown[0]}: expected one of {', '.join(MATTERS)}, such as --matters elbo=0.2")
-    for variant in request.variants:
-        variants.get(variant)
+    compared = request.variants or tuple(variants.names())
+    known = {name for variant in compared for name in variants.get(variant).config_type.__dataclass_fields__}
+    for assignment in request.fix:
+        if assignment.partition("=")[0] not in known:
+            raise InputError(
+                f"--fix {assignment}: no variant of this comparison has such a parameter; expected NAME=VALUE with one "
+                f"of {', '.join(sorted(known))}"
+            )
+    for variant in compared:
+        request.fixed(variant)
     for source in sources:
         datasets.load(source)

@@ -91,13 +91,13 @@ def _candidates(
     request: CompareRequest, number: int, data: Data, device: torch.device, display: Display
 ) -> tuple[dict[str, Candidate], dict[str, str]]:
     """Return the variants that can be compared, with their studies, and the reason for each of the others."""
-    sources, left_out = _sources(request.variants or tuple(variants.names()), data)
+    sources, left_out = _sources(request, data)
     candidates = {}
     for variant, own_data in sources.items():
         source = own_data.source
         study = _study(request, number, variant, own_data, tuple(sources), display)
         if study is None:
-            options = cli.command_line(source)
+            options = " ".join([cli.command_line(source), *_fix_options(request, variant, own_data)])
             advice = f"run python -m pipeline.study --variant {variant} {options}" if not number else "add --run"
             left_out[variant] = f"it has no study{f' for repetition {number + 1}' if number else ''}: {advice}"
         elif study.digest != own_data.digest:
@@ -110,17 +110,24 @@ def _candidates(
     return candidates, left_out
 
 
-def _sources(names: Sequence[str], data: Data) -> tuple[dict[str, Data], dict[str, str]]:
+def _fix_options(request: CompareRequest, variant: str, data: Data) -> list[str]:
+    """Return the options with which `pipeline.study` fixes the same parameters, in the study of the same name."""
+    fixed = request.fixed(variant)
+    name = [f"--study-name {_study_name(request, variant, data, 0)}"] if fixed else []
+    return [*name, *(f"--fix {name}={value}" for name, value in fixed.items())]
+
+
+def _sources(request: CompareRequest, data: Data) -> tuple[dict[str, Data], dict[str, str]]:
     """Return the data set of each variant, as sequences if the variant needs them, and the reasons of the others."""
     sources, left_out = {}, {}
     rows = datasets.as_sequences(data.source.place)
-    for name in names:
+    for name in request.variants or tuple(variants.names()):
         cls = variants.get(name)
         own_data = data
         if rows and "mask" in cls.required_fields and not data.spec.steps:
             own_data = datasets.load(replace(data.source, place=rows))
         try:
-            variants.build(name, cls.config_type(), own_data.spec)
+            variants.build(name, cls.config_type(**request.fixed(name)), own_data.spec)  # type: ignore[arg-type]
         except InputError as error:
             left_out[name] = str(error)
             continue
@@ -128,9 +135,13 @@ def _sources(names: Sequence[str], data: Data) -> tuple[dict[str, Data], dict[st
     return sources, left_out
 
 
-def _study_name(variant: str, data: Data, number: int) -> str:
-    """Return the name of the study of a variant in a repetition; in the first one, it is that of `pipeline.study`."""
-    return f"{variant}-{data.spec.name}" + (f"-repetition-{number + 1}" if number else "")
+def _study_name(request: CompareRequest, variant: str, data: Data, number: int) -> str:
+    """Return the name of the study of a variant in a repetition.
+
+    In the first one, it is that of `pipeline.study`, followed by the parameters that are fixed.
+    """
+    fixed = "".join(f"-{name}={value}" for name, value in sorted(request.fixed(variant).items()))
+    return f"{variant}-{data.spec.name}{fixed}" + (f"-repetition-{number + 1}" if number else "")
 
 
 def _study(
@@ -140,7 +151,7 @@ def _study(
 
     A new study starts from those of the other variants in `compared` in the same repetition (`_prior`).
     """
-    name = _study_name(variant, data, number)
+    name = _study_name(request, variant, data, number)
     study = read_study(request.storage, name)
     if not request.train or (study and _has_reached(study, request.goal)):
         return study
@@ -150,7 +161,7 @@ def _study(
     study_request = StudyRequest(
         variant=variant, dataset=data.source, trials=request.trials, budget=request.goal.budget, epochs=epochs,
         timeout=request.timeout, seed=request.seed + STUDY_SEEDS * number, storage=request.storage,
-        compute=request.compute, study_name=name,
+        compute=request.compute, study_name=name, fixed=request.fixed(variant),
         start_from=() if study else _prior(request, number, variant, data, compared), shows_data=False,
     )  # fmt: skip
     search(study_request, display)
@@ -161,8 +172,8 @@ def _prior(request: CompareRequest, number: int, variant: str, data: Data, compa
     """Return the finished studies of other variants on the same data whose settings a new study can try first."""
     search_space = studies.get(variant)
     objective = metrics.objectives(search_space.STUDY.objectives, data.spec, quick.probe_metric(data))[0]
-    searched = space.outline(search_space, {})[1]
-    others = [_study_name(name, data, number) for name in compared if name != variant]
+    searched = space.outline(search_space, request.fixed(variant), data.spec)[1]
+    others = [_study_name(request, name, data, number) for name in compared if name != variant]
     records = [read_study(request.storage, name) for name in others]
     return tuple(
         record.name

@@ -32,7 +32,7 @@ from pipeline.study.space import Value
 from pipeline.study.trial import TrialSettings, TrialTask, same_failure
 from pipeline.tracker import Run, Tracker, views
 from studies import SearchBudget, SearchSpace
-from variants import InputError
+from variants import DataSpec, InputError
 
 MAX_EQUAL_FAILURES = 3  # a study ends if its first trials, this many, all fail in the same way
 
@@ -93,11 +93,14 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
     budget.check(request.budget, epochs)
     threads = machine.prepare(request.compute.threads, request.compute.workers)
     device = machine.device(request.compute.device)
-    example, ranges = space.outline(search_space, request.fixed)
     data = datasets.load(request.dataset or defaults.dataset)
+    example, ranges = space.outline(search_space, request.fixed, data.spec)
     description = data.inspect()
     if request.shows_data:
         display.say("\n".join(description.summary()))
+    if len(data.spec.shape) == 3:
+        how = "searched" if "network" in ranges else "fixed" if "network" in request.fixed else "for such images"
+        display.say(f"network: {ranges.get('network', example.network)} ({how})")
     name = request.study_name or f"{request.variant}-{data.spec.name}"
     objectives = _objectives(request, name, defaults.objectives, data, display)
     variants.build(request.variant, example, data.spec)  # raises InputError if the variant does not fit the data
@@ -158,7 +161,7 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
             parent.metrics(baseline_scores, 0)
             study.set_user_attr(store.BASELINES, baselines.titled(baseline_scores, data.spec))
             driver = _Driver(
-                request=request, goal=goal, search_space=search_space, study=study, settings=settings,
+                request=request, goal=goal, search_space=search_space, spec=data.spec, study=study, settings=settings,
                 tracker=tracker, parent=parent, display=display, progress=progress,
                 interrupted=store.interrupted_trials(study), finished=finished,
             )  # fmt: skip
@@ -244,6 +247,7 @@ class _Driver:
     request: StudyRequest
     goal: Goal
     search_space: SearchSpace
+    spec: DataSpec
     study: optuna.Study
     settings: TrialSettings
     tracker: Tracker
@@ -285,7 +289,7 @@ class _Driver:
             rebuilt = "; its configuration was not stored, and comes from today's search space" if not config else ""
             self.display.say(f"trial {trial.number} was interrupted, and continues{rebuilt}")
         if config is None:
-            config = space.suggest(self.search_space, trial, self.request.fixed)
+            config = space.suggest(self.search_space, trial, self.request.fixed, self.spec)
             trial.set_user_attr(store.CONFIG, dataclasses.asdict(config))
         if allowance is not None:
             trial.set_user_attr(budget.ALLOWANCE, {str(self.goal.budget): allowance})

@@ -127,7 +127,7 @@ def read_study(url: str, name: str) -> StudyRecord | None:
 
 def _rebuilt_config(search_space: SearchSpace, trial: FrozenTrial, fixed: Mapping[str, space.Value]) -> Config:
     try:
-        return space.suggest(search_space, FixedTrial(trial.params), fixed)
+        return space.suggest(search_space, FixedTrial(trial.params), fixed, None)
     except ValueError as error:  # today's search space asks for a parameter that the trial does not have
         raise InputError(
             f"the configuration of trial {trial.number} cannot be rebuilt ({error}); restore the search space that the "

@@ -5,8 +5,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from studies import SearchSpace, Trial
-from variants import Config, InputError
+from studies import Parameters, SearchSpace
+from variants import Config, DataSpec, InputError
 
 Value = int | float | str
 
@@ -14,8 +14,8 @@ Value = int | float | str
 class FixedParameters:
     """A trial in which some parameters have a fixed value, so that Optuna does not search them."""
 
-    def __init__(self, trial: Trial, fixed: Mapping[str, Value]) -> None:
-        self._trial, self._fixed = trial, fixed
+    def __init__(self, trial: Parameters, fixed: Mapping[str, Value], spec: DataSpec | None) -> None:
+        self._trial, self._fixed, self.spec = trial, fixed, spec
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> Any:
         return self._fixed[name] if name in self._fixed else self._trial.suggest_float(name, low, high, log=log)
@@ -29,6 +29,8 @@ class FixedParameters:
 
 class Outline:
     """A trial that records the range of each parameter, and returns its lower end."""
+
+    spec: DataSpec | None = None
 
     def __init__(self) -> None:
         self.ranges: dict[str, str] = {}
@@ -46,15 +48,18 @@ class Outline:
         return choices[0]
 
 
-def suggest(space: SearchSpace, trial: Trial, fixed: Mapping[str, Value]) -> Config:
-    """Return the configuration of a trial, fixed parameters included."""
-    return dataclasses.replace(space.suggest(FixedParameters(trial, fixed)), **fixed)  # type: ignore[arg-type]
+def suggest(space: SearchSpace, trial: Parameters, fixed: Mapping[str, Value], spec: DataSpec | None) -> Config:
+    """Return the configuration of a trial on such data, fixed parameters included."""
+    config = dataclasses.replace(space.suggest(FixedParameters(trial, fixed, spec)), **fixed)  # type: ignore[arg-type]
+    return config.for_data(spec) if spec else config
 
 
-def outline(space: SearchSpace, fixed: Mapping[str, Value]) -> tuple[Config, dict[str, str]]:
-    """Return one configuration of the space, and the range of each searched parameter in words."""
+def outline(
+    space: SearchSpace, fixed: Mapping[str, Value], spec: DataSpec | None = None
+) -> tuple[Config, dict[str, str]]:
+    """Return one configuration of the space for such data, and the range of each searched parameter in words."""
     trial = Outline()
-    return suggest(space, trial, fixed), trial.ranges
+    return suggest(space, trial, fixed, spec), trial.ranges
 
 
 def parse_fixed(assignments: list[str], config: type[Config]) -> dict[str, Value]:

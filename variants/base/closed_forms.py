@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LOG_2PI = math.log(2 * math.pi)
+SMALL = 0.25  # below this, series are more exact than differences of large numbers
 
 
 def kl_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
@@ -63,6 +64,38 @@ def nll_logistic8(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     inside = F.softplus(upper) + F.softplus(lower) - upper - torch.log(-torch.expm1(-inverse / 255))
     inside = torch.where(x < 0.5 / 255, F.softplus(-upper), inside)
     return torch.where(x > 1 - 0.5 / 255, F.softplus(lower), inside)
+
+
+def nll_continuous_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
+    """Return -log of the density of the continuous Bernoulli at x in [0, 1] (Loaiza-Ganem & Cunningham 2019, eq. 7).
+
+    In terms of the logit l, the density is e^(l x) l / (e^l - 1). It is computed as
+    -log p = l (1/2 - x) + log(sinh(h) / h) with h = |l| / 2, by a series where h is small.
+    """
+    return logits * (0.5 - x) + _log_sinh_ratio(0.5 * logits.abs())
+
+
+def _log_sinh_ratio(h: Tensor) -> Tensor:
+    """Return log(sinh(h) / h) for h >= 0, which is 0 at h = 0."""
+    square, is_small = h.square(), h < SMALL
+    series = square * (1 / 6 - square * (1 / 180 - square * (1 / 2835 - square / 37800)))
+    large = torch.where(is_small, SMALL, h)
+    return torch.where(is_small, series, large + torch.log(-torch.expm1(-2 * large) / (2 * large)))
+
+
+def mean_continuous_bernoulli(logits: Tensor) -> Tensor:
+    """Return the mean of the continuous Bernoulli, 1 / (1 - e^-l) - 1 / l (Loaiza-Ganem & Cunningham 2019, eq. 8)."""
+    h, is_small = 0.5 * logits, logits.abs() < 2 * SMALL
+    square, large = h.square(), torch.where(is_small, SMALL, h)
+    series = h * (1 / 3 - square * (1 / 45 - square * (2 / 945 - square / 4725)))  # of coth(h) - 1 / h
+    return 0.5 + 0.5 * torch.where(is_small, series, 1 / torch.tanh(large) - 1 / large)
+
+
+def sample_continuous_bernoulli(logits: Tensor) -> Tensor:
+    """Return a sample of the continuous Bernoulli, by the inverse of its distribution function."""
+    size = logits.abs().clamp(min=1e-6)
+    lower = -torch.log1p(torch.rand_like(logits) * torch.expm1(-size)) / size  # of a negative logit
+    return torch.where(logits > 0, 1 - lower, lower).clamp(0, 1)
 
 
 def per_example(values: Tensor, mask: Tensor | None = None) -> Tensor:

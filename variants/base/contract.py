@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -225,6 +225,10 @@ class Config:
             return "mlp"
         return "resnet" if spec.shape[0] >= 3 and max(spec.shape[1:]) <= 256 else "conv"
 
+    def for_data(self, spec: DataSpec) -> Self:
+        """Return the configuration with the kind of network that `auto` stands for on such data."""
+        return dataclasses.replace(self, network=self.network_for(spec))
+
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))
         for f in dataclasses.fields(self):
@@ -296,7 +300,7 @@ class Variant(nn.Module, ABC):
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
-        self.config, self.spec = dataclasses.replace(config, network=config.network_for(spec)), spec
+        self.config, self.spec = config.for_data(spec), spec
 
     @abstractmethod
     def terms(self, batch: Batch, step: Tensor) -> Terms:

@@ -1,11 +1,13 @@
 """The likelihood p(x|z): one class for each family, and `Observation`, which composes them into one likelihood.
 
-A decoder gives one number for each value of x, or two for zero-inflated counts: a logit, the mean of a real value, or
-the logarithm of the mean of a positive value or a count. All other numbers, such as scales, are parameters that do not
-depend on z. There is one for each column of a table, or for each channel of images and sequences. This extends the
-sigma-VAE, which learns one scale for all values (Rybkin et al. 2021, arXiv:2006.13202).
+A decoder gives one number for each value of x: a logit, the mean of a real value, or the logarithm of the mean of a
+positive value or a count. It gives two for zero-inflated counts, and for a mixture those that `Mixture8` lists. All
+other numbers, such as scales, are parameters that do not depend on z. There is one for each column of a table, or for
+each channel of images and sequences. This extends the sigma-VAE, which learns one scale for all values (Rybkin et al.
+2021, arXiv:2006.13202).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -19,6 +21,9 @@ from variants.base.contract import Batch, DataSpec, Group, InputError, Likelihoo
 SCALE_LR = 0.02  # Adam's learning rate of scales and dispersions; see `Observation`
 SMALLEST_LOG_SCALE = -7.0
 LARGEST_LOG = 30.0  # the largest logarithm of the mean of a positive value or a count: e^30 is about 1e13
+LARGEST_LOGIT = math.exp(7.0)  # of the continuous Bernoulli: its smallest scale is the same as that of a Gaussian
+COMPONENTS = 5  # of a mixture of logistic distributions
+LOG_SCALES, FIRST_LOG_SCALE = (SMALLEST_LOG_SCALE, 2.0), -2.0  # the range of the logarithms of their scales
 LOG_DISPERSIONS = (-12.0, 16.0)  # the range of the logarithms of shapes and dispersions
 
 
@@ -245,26 +250,150 @@ class Logistic8(Family):
         return output.sigmoid()
 
     def sample(self, output: Tensor) -> Tensor:
-        mean = self.mean(output)
-        noise = torch.rand_like(mean).clamp(1e-6, 1 - 1e-6).logit()
-        scale = self.log_scale.clamp(min=SMALLEST_LOG_SCALE).exp()
-        return ((mean + scale * noise) * 255).round().clamp(0, 255) / 255
+        return _sample_logistic8(self.mean(output), self.log_scale.clamp(min=SMALLEST_LOG_SCALE))
+
+
+class Mixture8(Family):
+    """Pixels of 8-bit images as a mixture of logistic densities over all channels, integrated over bins.
+
+    It is the likelihood of PixelCNN++ (Salimans et al. 2017, equations 2 and 3) without the autoregressive network: the
+    channels of a pixel depend on each other, and pixels are independent given the output. In each of K components, the
+    first channel (red) has its own mean, the mean of the second one depends on the true value of the first one, and so
+    on: with the means m,
+
+        mean of red = m_r
+        mean of green = m_g + a (x_r - m_r)
+        mean of blue = m_b + b (x_r - m_r) + c (x_g - m_g)
+
+    In the paper, the values themselves take the place of their distances from the means. This describes the same
+    distributions, but here m are means in any case, and can be limited to [0, 1].
+
+    For each pixel, the output (B, K (1 + 2 C + C (C - 1) / 2), H, W) holds K logits of the weights, then K for each
+    channel: the logits of the means and the logarithms of the scales, both as distances from where a new model starts;
+    and at last K for each coefficient.
+    """
+
+    def __init__(self, spread: Tensor) -> None:
+        super().__init__(spread)
+        self.channels = len(spread)
+        self.register_buffer("first_means", torch.linspace(-2, 2, COMPONENTS).view(-1, 1, 1, 1), persistent=False)
+
+    @staticmethod
+    def numbers(channels: int) -> tuple[int, int, int, int]:
+        """Return how many weights, means, scales and coefficients there are for a pixel."""
+        pairs = channels * (channels - 1) // 2
+        return COMPONENTS, COMPONENTS * channels, COMPONENTS * channels, COMPONENTS * pairs
+
+    def _components(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the logarithms of the weights, (B, K, H, W), the means and logarithms of the scales, (B, K, C, H, W),
+        and the coefficients, (B, K, C (C - 1) / 2, H, W).
+        """
+        weights, *others = output.split(self.numbers(self.channels), 1)
+        means, log_scales, coefficients = (part.unflatten(1, (COMPONENTS, -1)) if part.shape[1] else part[:, None]
+                                           for part in others)  # fmt: skip
+        return (
+            weights.log_softmax(1), (means + self.first_means).sigmoid(),
+            (log_scales + FIRST_LOG_SCALE).clamp(*LOG_SCALES), coefficients,
+        )  # fmt: skip
+
+    @staticmethod
+    def _shift(away: Tensor, coefficients: Tensor, channel: int) -> Tensor:
+        """Return by how much the mean of a channel changes with how far the channels before it are from their means.
+
+        `away` are these distances, (..., C, H, W).
+        """
+        first = channel * (channel - 1) // 2
+        shift: Tensor = (coefficients[..., first : first + channel, :, :] * away[..., :channel, :, :]).sum(-3)
+        return shift
+
+    def nll(self, x: Tensor, output: Tensor) -> Tensor:
+        """Return -log p of each value given the channels before it, in nats and in the shape of `x`."""
+        log_weights, means, log_scales, coefficients = self._components(output)
+        away = x[:, None] - means
+        log_p = torch.stack(
+            [
+                -closed_forms.nll_logistic8(
+                    x[:, None, c], means[:, :, c] + self._shift(away, coefficients, c), log_scales[:, :, c]
+                )
+                for c in range(self.channels)
+            ],
+            2,
+        )
+        joint = (log_weights[:, :, None] + log_p.cumsum(2)).logsumexp(1)  # of the first 1, 2, ..., C channels
+        return -torch.cat([joint[:, :1], joint.diff(dim=1)], 1)
+
+    def mean(self, output: Tensor) -> Tensor:
+        """Return the mean of each value.
+
+        It is that of the densities with values outside of [0, 1] moved to 0 and 1. For all channels but the first one,
+        it is approximate if much lies outside: the mean of a channel is that for the mean of those before it.
+        """
+        log_weights, means, log_scales, coefficients = self._components(output)
+        x = means.clone()
+        for c in range(self.channels):
+            mean, scale = means[:, :, c] + self._shift(x - means, coefficients, c), log_scales[:, :, c].exp()
+            # the integral from 0 to 1 of the probability of a larger value
+            x[:, :, c] = scale * (F.softplus(mean / scale) - F.softplus((mean - 1) / scale))
+        return (log_weights.exp()[:, :, None] * x).sum(1)
+
+    def sample(self, output: Tensor) -> Tensor:
+        log_weights, *others = self._components(output)
+        noise = -torch.empty_like(log_weights).exponential_().log()
+        chosen = (log_weights + noise).argmax(1)[:, None, None]  # by Gumbel's method
+        means, log_scales, coefficients = (torch.take_along_dim(part, chosen, 1)[:, 0] for part in others)
+        x = means.clone()
+        for c in range(self.channels):
+            shift = self._shift(x - means, coefficients, c)
+            x[:, c] = _sample_logistic8(means[:, c] + shift, log_scales[:, c])
+        return x
+
+
+class ContinuousBernoulli(Family):
+    """Values in [0, 1]; the output is the logit, which is limited so that the density of 0 and of 1 is."""
+
+    def nll(self, x: Tensor, output: Tensor) -> Tensor:
+        return closed_forms.nll_continuous_bernoulli(x, self._logits(output))
+
+    def mean(self, output: Tensor) -> Tensor:
+        return closed_forms.mean_continuous_bernoulli(self._logits(output))
+
+    def sample(self, output: Tensor) -> Tensor:
+        return closed_forms.sample_continuous_bernoulli(self._logits(output))
+
+    @staticmethod
+    def _logits(output: Tensor) -> Tensor:
+        return output.clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+
+
+def _sample_logistic8(mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Return a sample of the distribution of `closed_forms.nll_logistic8`."""
+    noise = torch.rand_like(mean).clamp(1e-6, 1 - 1e-6).logit()
+    return ((mean + log_scale.exp() * noise) * 255).round().clamp(0, 255) / 255
 
 
 FAMILIES: Mapping[Likelihood, type[Family]] = {
     "bernoulli": Bernoulli, "gaussian": Gaussian, "student-t": StudentT, "log-normal": LogNormal, "gamma": Gamma,
     "poisson": Poisson, "negative-binomial": NegativeBinomial, "zero-inflated": ZeroInflated, "logistic8": Logistic8,
-    "categorical": Categorical,
+    "mixture8": Mixture8, "continuous-bernoulli": ContinuousBernoulli, "categorical": Categorical,
 }  # fmt: skip
 
 
 def _family(group: Group, spec: DataSpec) -> Family:
     """Return the family of a group, whose parameters have the shape (D,), or (C, 1, 1) for images."""
     is_image = len(spec.shape) == 3
+    if group.likelihood == "mixture8" and not is_image:
+        raise InputError(f"{spec.name}: mixture8 is for the pixels of images; expected logistic8")
     if group.likelihood == "zero-inflated" and is_image:
         raise InputError(f"{spec.name}: zero-inflated is for tables and sequences; expected negative-binomial")
     shape = (spec.shape[0], 1, 1) if is_image else (group.size,)
     return FAMILIES[group.likelihood](torch.tensor(group.spread or (1.0,)).expand(shape).clone())
+
+
+def output_shape(spec: DataSpec) -> tuple[int, ...]:
+    """Return the shape of the numbers that a decoder gives for an example, or for a step of sequences."""
+    if spec.likelihood == "mixture8":
+        return (sum(Mixture8.numbers(spec.shape[0])), *spec.shape[1:])
+    return (*spec.shape[:-1], sum(output_sizes(spec)))
 
 
 def output_sizes(spec: DataSpec) -> list[int]:
@@ -275,9 +404,10 @@ def output_sizes(spec: DataSpec) -> list[int]:
 class Observation(nn.Module):
     """The distribution p(x|z) of an example, with a decoder's output as its parameters.
 
-    It is composed of the families of `DataSpec.parts`. Given z, values are independent. Missing values and padding do
-    not count. The argument `output` of all methods has `outputs` numbers in its last axis, and otherwise the shape of
-    x.
+    It is composed of the families of `DataSpec.parts`. Given z, values are independent, except for the channels of a
+    pixel with `mixture8`. Missing values and padding do not count. The argument `output` of all methods is
+    (B, *output_shape), or (B, T, *output_shape) for sequences: it has `outputs` numbers in its last axis, and otherwise
+    the shape of x, except that of `mixture8`.
 
     **Exposure of counts.** If `DataSpec.exposure` is "sum", the mean of a count is the exposure times the softmax of
     the output over the observed counts of the example (as in scVI, Lopez et al. 2018, where the exposure is the library
@@ -317,7 +447,8 @@ class Observation(nn.Module):
     def nll_each(self, batch: Batch, output: Tensor) -> Tensor:
         """Return -log p of each value in nats, in the shape of `x`; 0 for missing values and padding.
 
-        The values of a categorical group add up to -log p of its category.
+        The values of a categorical group add up to -log p of its category, and the channels of a pixel with `mixture8`
+        to -log p of its colour: each is -log p given those before it.
         """
         # autocast's bf16 is too coarse: its steps are as wide as the one between two grey values
         outputs = self._parameters_of(output.to(batch.x.dtype), batch.exposure, batch.observed)

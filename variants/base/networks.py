@@ -160,7 +160,7 @@ class Decoder(nn.Module):
 
     def __init__(self, spec: DataSpec, config: Config, inputs: int, depth: int | None = None) -> None:
         super().__init__()
-        self.shape = self.output_shape(spec)
+        self.shape = output_shape(spec)
         hidden = config.depth if depth is None else depth
         network = config.network_for(spec)
         if network == "mlp":
@@ -179,11 +179,6 @@ class Decoder(nn.Module):
         if not {"binary", "pixel"} & spec.kinds.keys():
             with torch.no_grad():
                 next(self.net[-1].parameters()).mul_(0.1)
-
-    @staticmethod
-    def output_shape(spec: DataSpec) -> tuple[int, ...]:
-        """Return the shape of the parameters of p(x|z) of one example."""
-        return output_shape(spec)
 
     def forward(self, z: Tensor) -> Tensor:
         out: Tensor = self.net(z)
