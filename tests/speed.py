@@ -15,6 +15,8 @@ Other measurements:
     --evaluation        the importance weighted bound beside pythae's, and the seconds of MIG and SAP
     --mixed             an epoch on a table with values of all kinds, of which a fifth is missing, and on a table of
                         real values
+    --images            training steps on 32x32 colour images with `conv` and `resnet`, beside their convolutions and
+                        linear layers alone
     --against FOLDER    epochs of this version of the project, and of another version in a folder
 """
 
@@ -44,7 +46,7 @@ from torch import Tensor, nn
 from pipeline import cli, machine
 from pipeline.data import Data, Kind, Source, load, search_folders
 from pipeline.speed import product_seconds, trainer_seconds
-from variants import Batch, InputError
+from variants import Batch, DataSpec, InputError
 from variants.vae import VAE, VAEConfig
 
 BATCH, WIDTH, LATENT, LR = 128, 400, 20, 1e-3
@@ -266,6 +268,64 @@ def mixed(rounds: int) -> None:
     print(f"  ratio {middle['mixed'] / middle['real']:.2f}")
 
 
+def layer_seconds(layers: list[tuple[nn.Module, Tensor, Tensor]]) -> float:
+    """Return the seconds that layers take forwards and backwards, given an input and the gradient of its output each.
+
+    The gradient with respect to the input of the first layer is left out, because training does not need it.
+    """
+    begin = time.perf_counter()
+    for i, (layer, x, gradient) in enumerate(layers):
+        layer(x.requires_grad_(i > 0)).backward(gradient)
+    return time.perf_counter() - begin
+
+
+def used_layers(variant: VAE, batch: Batch) -> list[tuple[nn.Module, Tensor, Tensor]]:
+    """Return convolutions and linear layers in the order of use, with an input and a gradient of the output each."""
+    layers = []
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        layers.append((layer, inputs[0].detach(), torch.randn_like(output)))
+
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+    hooks = [m.register_forward_hook(record) for m in variant.modules() if isinstance(m, kinds)]
+    variant.terms(batch, torch.zeros(()))
+    for hook in hooks:
+        hook.remove()
+    return layers
+
+
+def images(rounds: int) -> None:
+    """Print images per second of training steps of a `vae`, and how much longer they take than their layers alone."""
+    spec = DataSpec(name="colour", shape=(3, 32, 32), likelihood="logistic8")
+    batch, step = Batch(torch.rand(BATCH, *spec.shape).mul(255).round() / 255), torch.zeros(())
+    print(f"32x32 colour images, batch {BATCH}, medians of {rounds} rounds, which take turns")
+    for network, settings in {"conv": {"latent": 128, "width": 512}, "resnet": {"latent": 128, "width": 256}}.items():
+        torch.manual_seed(0)
+        variant = VAE(VAEConfig(network=network, **settings), spec)  # type: ignore[arg-type]
+        optimizer = variant.optimizers()["loss"]
+        layers = used_layers(variant, batch)
+        convolutions = [layer for layer in layers if not isinstance(layer[0], nn.Linear)]
+        seconds: dict[str, list[float]] = {"step": [], "layers": [], "convolutions": []}
+        for turn in range(rounds + 1):
+            begin = time.perf_counter()
+            loss = variant.terms(batch, step).losses["loss"]
+            assert isinstance(loss, Tensor)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            trained = time.perf_counter() - begin
+            optimizer.step()
+            if turn:  # the first round warms up
+                seconds["step"].append(trained)
+                seconds["layers"].append(layer_seconds(layers))
+                seconds["convolutions"].append(layer_seconds(convolutions))
+        middle = {name: statistics.median(each) for name, each in seconds.items()}
+        print(
+            f"  {network:<7} {BATCH / middle['step']:6.0f} images/s forwards and backwards; "
+            f"{middle['step'] / middle['layers']:.2f} times as long as convolutions and linear layers, "
+            f"{middle['step'] / middle['convolutions']:.2f} times as long as convolutions"
+        )
+
+
 EPOCHS = """
 import sys
 import torch
@@ -321,11 +381,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=cli.positive, default=5, metavar="N", help="epochs of each contender (5)")
     parser.add_argument("--evaluation", action="store_true", help="measure bounds beside pythae's, MIG and SAP")
     parser.add_argument("--mixed", action="store_true", help="compare a mixed table with a table of real values")
+    parser.add_argument("--images", action="store_true", help="compare networks of images with their layers alone")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare with another version of this project")
     options = parser.parse_args(arguments)
     threads = machine.prepare(options.threads)
     if options.mixed:
         mixed(options.rounds)
+        return 0
+    if options.images:
+        images(options.rounds)
         return 0
     if options.against:
         against(options.against, options.rounds, threads)

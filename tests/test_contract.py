@@ -372,10 +372,11 @@ def test_an_encoder_tells_a_missing_value_from_a_zero(name: str, kind: str) -> N
     assert torch.equal(variant.encode(complete), variant.encode(dataclasses.replace(batch, observed=None)))
 
 
+@pytest.mark.parametrize("network", ["conv", "resnet"])
 @pytest.mark.parametrize("name", [n for n in variants.names() if fits(n, SPECS["large images"])])
-def test_convolutions_read_images_with_holes(name: str) -> None:
+def test_convolutions_read_images_with_holes(name: str, network: str) -> None:
     spec = DataSpec(name="clouds", shape=(3, 30, 28), likelihood="gaussian", classes=3, missing=True)
-    variant, batch = make(name, spec, network="conv").eval(), examples(spec, 2)
+    variant, batch = make(name, spec, network=network).eval(), examples(spec, 2)
     filled = dataclasses.replace(batch, x=torch.where(batch.observed, batch.x, torch.nan))  # type: ignore[arg-type]
     torch.manual_seed(1)
     expected = variant.terms(batch, STEP).reconstruction

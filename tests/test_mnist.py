@@ -44,7 +44,7 @@ def test_beta_trades_reconstruction_for_kl(mnist_folder: Path) -> None:
     assert max(elbos) == elbos[1]  # the ELBO is the training objective at beta = 1
 
 
-@pytest.mark.parametrize(("network", "depth"), [("conv", 1), ("mlp", 2)])
+@pytest.mark.parametrize(("network", "depth"), [("conv", 1), ("mlp", 2), ("resnet", 1)])
 def test_no_network_collapses(mnist_folder: Path, network: str, depth: int) -> None:
     """One epoch is enough to learn digits. The ELBO of a collapsed code stays at -206."""
     machine.prepare()

@@ -91,9 +91,11 @@ class HVAE(DecoderVariant):
         self.up = nn.ModuleList([images.ImageReader(self.spec, c, of_level[0])])
         for a, b in zip(below, of_level[1:], strict=False):
             self.up.append((images.down if self.ladder else images.from_code)(a, b, c.depth))
-        self.inferred = nn.ModuleList(images.to_code(m, 2 * z.channels) for m, z in zip(of_level, codes, strict=True))
+        self.inferred = nn.ModuleList(
+            images.to_gaussian(m, z.channels, gain=0.5, variance=-2.0) for m, z in zip(of_level, codes, strict=True)
+        )
         self.down = nn.ModuleList(
-            nn.Sequential(images.from_code(above, m, c.depth), images.to_code(m, 2 * z.channels))
+            nn.Sequential(images.from_code(above, m, c.depth), images.to_gaussian(m, z.channels, gain=0.1))
             for (z, above), m in zip(pairwise(codes), of_level, strict=False)
         )
         self.foot = nn.Identity()

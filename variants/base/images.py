@@ -119,15 +119,21 @@ def up(before: Map, after: Map, depth: int) -> nn.Sequential:
     return nn.Sequential(Resize(before, after), *(Block(after.channels) for _ in range(depth)))
 
 
-class ImageReader(nn.Sequential):
+class ImageReader(nn.Module):
     """Map an image, with a mask of its observed values if some are missing, to a map, by way of all larger ones."""
 
     def __init__(self, spec: DataSpec, config: Config, last: Map) -> None:
+        super().__init__()
         sizes = maps(spec, config)
         image = Map(spec.shape[0] * (1 + spec.missing), *spec.shape[1:])
         path = [image, *sizes[: sizes.index(last) + 1]]
-        super().__init__(*(down(a, b, config.depth) for a, b in pairwise(path)))
-        self.to(memory_format=torch.channels_last)
+        self.net = nn.Sequential(*(down(a, b, config.depth) for a, b in pairwise(path)))
+        self.net.to(memory_format=torch.channels_last)
+        self.is_in_unit = bool({"pixel", "binary"} & spec.kinds.keys())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(4 * x - 2 if self.is_in_unit else x)  # to the scale of standardised values
+        return out
 
 
 class ImageWriter(nn.Sequential):
@@ -143,8 +149,6 @@ class ImageWriter(nn.Sequential):
         super().__init__(
             nn.Unflatten(1, (code.channels, code.height, code.width)),
             *(up(a, b, config.depth) for a, b in pairwise(path)),
-            norm(path[-1].channels),
-            nn.SiLU(),
             nn.Upsample((image.height, image.width), mode="nearest"),
             convolution(
                 path[-1].channels, image.channels, gain=1.0 if {"pixel", "binary"} & spec.kinds.keys() else 0.1
@@ -153,10 +157,16 @@ class ImageWriter(nn.Sequential):
         self.to(memory_format=torch.channels_last)
 
 
-def to_code(before: Map, channels: int) -> nn.Sequential:
-    """Return a network from a map to a code of so many channels at each position, flattened."""
-    end = convolution(before.channels, channels, kernel=1)
-    return nn.Sequential(norm(before.channels), nn.SiLU(), end, nn.Flatten())
+def to_gaussian(before: Map, channels: int, *, gain: float, variance: float = 0.0) -> nn.Sequential:
+    """Return a network from a map to means and variances of so many channels at each position, flattened.
+
+    The means start on the scale of `gain`, and the outputs for the variances near `variance`.
+    """
+    layer = convolution(before.channels, 2 * channels, kernel=1, gain=gain)
+    with torch.no_grad():
+        assert layer.bias is not None
+        layer.bias[channels:] = variance
+    return nn.Sequential(layer, nn.Flatten())
 
 
 def from_code(code: Map, after: Map, depth: int) -> nn.Sequential:

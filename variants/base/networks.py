@@ -119,8 +119,7 @@ class Features(nn.Module):
             return
         if network == "resnet":
             last = images.maps(spec, config)[-1]
-            reader, norm = images.ImageReader(spec, config, last), images.norm(last.channels)
-            self.size, self.net = last.size, nn.Sequential(reader, norm, nn.SiLU(), nn.Flatten())
+            self.size, self.net = last.size, nn.Sequential(images.ImageReader(spec, config, last), nn.Flatten())
             return
         sizes = _ConvSizes(spec, self.inputs.shape[0])
         height, width = (s * 2**sizes.levels for s in sizes.small)
