@@ -12,7 +12,7 @@ import importlib
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
 import variants
 from variants import InputError
@@ -80,31 +80,37 @@ class SearchBudget:
 
 
 class CommonFields(TypedDict):
-    network: str
     latent: int
     width: int
     depth: int
     lr: float
+    network: NotRequired[str]
+    batch: NotRequired[int]
 
 
-def common(trial: Trial) -> CommonFields:
+def common(trial: Trial, *, image_latents: tuple[int, int] = (32, 512)) -> CommonFields:
     """Sample the hyperparameters that most studies search, so that they all search the same ranges.
 
-    The network is searched for colour images and large grey images, for which `auto` is no MLP. Of colour images, many
-    details are lost in a code of a few dimensions, so its range is another one. `width` has one range for all networks,
-    because a residual network has width/8 channels in its largest map.
+    For large grey images and for colour images, for which `network=auto` is no MLP, the network is searched too. Colour
+    images need codes of more dimensions, whose range is `image_latents`, and learn faster from smaller batches. `width`
+    has one range for all networks, because a residual network has width/8 channels in its largest map.
     """
     from variants import Config
 
     default = Config().network_for(trial.spec) if trial.spec else "mlp"
     others = {"mlp": [], "conv": ["mlp"], "resnet": ["conv"]}[default]
-    return {
-        "network": trial.suggest_categorical("network", [default, *others]) if others else "auto",
-        "latent": trial.suggest_int("latent", *((32, 512) if default == "resnet" else (2, 64)), log=True),
+    is_colour = default == "resnet"
+    fields: CommonFields = {
+        "latent": trial.suggest_int("latent", *(image_latents if is_colour else (2, 64)), log=True),
         "width": trial.suggest_int("width", 64, 512, log=True),
         "depth": trial.suggest_int("depth", 1, 2),
         "lr": trial.suggest_float("lr", 3e-4, 1e-2, log=True),
     }
+    if others:
+        fields["network"] = trial.suggest_categorical("network", [default, *others])
+    if is_colour:
+        fields["batch"] = trial.suggest_categorical("batch", [32, 128])
+    return fields
 
 
 class SearchSpace(Protocol):

@@ -11,7 +11,7 @@ STUDY = Study(objectives=("valid/elbo",))
 
 def suggest(trial: Trial) -> HVAEConfig:
     return HVAEConfig(
-        **common(trial),
+        **common(trial, image_latents=(256, 4096)),  # of z_1, which is a map of half the sides of the image
         levels=trial.suggest_int("levels", 1, 4),
         warmup=trial.suggest_categorical("warmup", [0, 300]),
     )

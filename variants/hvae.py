@@ -18,6 +18,11 @@ The latent dimensions are in the order z_1 to z_L. Each level has half the dimen
 in the paper (64-32-16-8-4). `depth` is the number of layers in each block. `network="conv"` puts convolutions between x
 and the first block, and their mirror image between z_1 and x.
 
+With `network="resnet"`, levels are maps, as in later hierarchies (Vahdat & Kautz 2020, NVAE, arXiv:2007.03898). The
+highest level has the smallest map, and each lower one the next larger map, as long as there is one. z_1 has at least
+`latent` dimensions, in as many channels as this needs; a smaller map has twice as many channels for each halving of its
+sides. `depth` is the number of residual blocks of each map, and there is no batch normalisation.
+
 Batch normalisation keeps the upper levels active. With layer normalisation instead they collapsed on MNIST.
 
 *Departures*: batch normalisation uses running averages for evaluation; the paper computes the statistics anew. Adam has
@@ -64,6 +69,7 @@ class HVAE(DecoderVariant):
         self.observation = Observation(spec)
 
     def _build_vectors(self) -> None:
+        """Build the networks of levels without positions."""
         c = self.config
         self.levels = tuple(max(2, c.latent >> n) if n else c.latent for n in range(c.levels))
         widths = [max(16, c.width >> n) for n in range(c.levels)]
@@ -80,6 +86,7 @@ class HVAE(DecoderVariant):
         self.decoder: nn.Module = Decoder(self.spec, c, c.width, depth=0)
 
     def _build_maps(self) -> None:
+        """Build the networks of levels that are maps. z_n remains a vector, (B, Z_n): a map that is flattened."""
         c, maps = self.config, images.maps(self.spec, self.config)
         first = max(0, len(maps) - c.levels)  # the map of z_1
         of_level = [maps[min(first + n, len(maps) - 1)] for n in range(c.levels)]
