@@ -14,8 +14,9 @@ from torch import Tensor
 
 import studies
 import variants
-from pipeline import machine, trainer
+from pipeline import machine
 from pipeline.metrics import objectives
+from pipeline.steps import NamedOptimizer, Steps
 from pipeline.study.space import Outline, outline
 from variants import Batch, Config, DataSpec, InputError, Terms, Variant
 from variants.base.contract import Group, ValueKind
@@ -312,12 +313,14 @@ def test_joint_and_posterior_agree_with_the_elbo(case: tuple[Variant, Batch]) ->
 
 def test_a_training_step_lowers_the_loss(case: tuple[Variant, Batch]) -> None:
     variant, batch = case
-    optimizers = [trainer._NamedOptimizer(name, optimizer) for name, optimizer in variant.optimizers().items()]
+    variant.config = dataclasses.replace(variant.config, batch=len(batch))
+    optimizers = [NamedOptimizer(name, optimizer) for name, optimizer in variant.optimizers().items()]
+    steps = Steps(variant, optimizers, torch.full((), 5.0, device=DEVICE), nullcontext)
     scored = []
     for _ in range(60):
-        terms = variant.terms(batch, STEP)
-        scored.append(float(terms.reconstruction.detach().mean()))
-        trainer._update(optimizers, terms, 0.0, nullcontext)
+        steps.start_epoch(None)
+        steps.take(batch)
+        scored.append(float(steps.totals.sums["reconstruction"]))
     assert sum(scored[-10:]) < sum(scored[:10])
 
 
