@@ -21,10 +21,11 @@ from pipeline.data._stream import BLOCK, Stream
 from pipeline.progress import Display
 from variants import Batch
 
-PEAK = 5  # times the size of an array that loading it as a whole takes at most, as measured
+PEAK = 3  # times the size of an array that loading it as a whole takes at most
+SHARE = 0.25  # of the available memory, which the data may take: each worker loads them
 HELD_OUT = 10_000  # most validation examples, and most test examples
-KEPT = 20_000  # most training examples that are kept in memory for evaluation
-KEPT_BYTES = 256 << 20  # and the most bytes that the examples of a split occupy in memory
+KEPT = 10_000  # most training examples that are kept in memory for evaluation
+KEPT_BYTES = 128 << 20  # and the most bytes that the examples of a split occupy in memory
 EPOCH = 200_000_000  # values of an epoch, if `--portion` does not say otherwise
 FINGERPRINT = 64  # blocks from which the digest is computed
 Indices = NDArray[np.int64]
@@ -54,7 +55,7 @@ def _lines(path: Path) -> list[str]:
 
 def is_large(found: Stored) -> bool:
     """Whether a data set is read in parts: because `--portion` was given, or because it does not fit in memory."""
-    return found.source.portion is not None or PEAK * found.bytes > memory()
+    return found.source.portion is not None or PEAK * found.bytes > SHARE * memory()
 
 
 def load_large(found: Stored) -> Data:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from variants import Batch
 
 BLOCK = 1 << 20  # bytes of encoded examples that are read together
-WINDOW = 192  # blocks whose examples are shuffled with each other
+WINDOW = 96  # blocks whose examples are shuffled with each other
 Indices = NDArray[np.int64]
 
 
