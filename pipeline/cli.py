@@ -140,8 +140,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--likelihood": {"choices": tuple(KIND_OF),
                      "help": "p(x|z) of the values of one kind: gaussian or student-t (heavy tails) for real, "
                      "log-normal or gamma for positive, negative-binomial, poisson or zero-inflated for count, "
-                     "bernoulli for binary, categorical for category, logistic8 for 8-bit pixels; the first of each "
-                     "kind is the default. gaussian also models columns of other kinds as continuous"},
+                     "bernoulli for binary, categorical for category, logistic8 or mixture8 (channels that depend on "
+                     "each other) for 8-bit pixels; the first of each kind is the default. continuous-bernoulli is for "
+                     "pixels from 0 to 1. gaussian also models columns of other kinds as continuous"},
     "--exposure": {"metavar": "sum|none|COLUMN",
                    "help": "what counts are proportional to: their sum in the row, nothing, or a column, such as the "
                    "time of observation, which is not modelled (sum if there are at least 10 columns, all of counts)"},

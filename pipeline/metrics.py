@@ -52,6 +52,7 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"valid/reconstruction_(real|positive|count|binary|category|pixel)": Metric(
         "minimize", _NATS, "the part of the reconstruction that comes from values of one kind"
     ),
+    r"valid/bits_per_dimension": Metric("minimize", "bits", "-log2 p(x) per value of 8-bit pixels, by the ELBO"),
     r"valid/bound": Metric("maximize", _NATS, "importance-weighted bound of log p(x) that is the training objective"),
     r"valid/elbo_given_\w+": Metric("maximize", _NATS, "ELBO of log p(x|condition), which no other variant has"),
     r"valid/\w+_score": Metric("", "the variant's", "a score of the variant's own; high for ordinary examples"),
@@ -88,6 +89,9 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"baseline/(valid|test)_gaussian": Metric("", _NATS, "log p(x) of a Gaussian with a full covariance matrix"),
     r"baseline/(valid|test)_multinomial": Metric("", _NATS, "log p(x) of a multinomial of counts, given their sum"),
     r"baseline/(valid|test)_ppca": Metric("", _NATS, "log p(x) of probabilistic PCA with as many latent dimensions"),
+    r"baseline/(valid|test)_mean": Metric("", _NATS, "log p(x) of pixels around the mean colour of their own image"),
+    r"bits/(valid|test)_(png|webp)": Metric("", "bits", "size per value of all images in one file, a codec's bits"),
+    r"bits/(valid|test)_\w+": Metric("", "bits", "-log2 p(x) per value of 8-bit pixels under a baseline"),
     # of an evaluation, on the test split, in the order of its report
     r"test/elbo": Metric("maximize", _NATS, "evidence lower bound at beta = 1"),
     r"test/reconstruction": Metric("minimize", _NATS, "-E_q log p(x|z)"),

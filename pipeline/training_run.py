@@ -17,7 +17,7 @@ import variants
 from pipeline import checkpoint, trainer
 from pipeline import data as datasets
 from pipeline.data import Data, Source
-from pipeline.evaluate import baselines, latents, likelihood, pictures, quick
+from pipeline.evaluate import baselines, bits, latents, likelihood, pictures, quick
 from pipeline.tracker import Run, views
 from pipeline.trainer import Diverged, Epoch
 from variants import Config, InputError, Variant
@@ -159,8 +159,8 @@ class TrainingRun:
 
         The validation scores are logged once more, so that the last point of each curve belongs to the weights
         that are kept. If the likelihood is a density, the ELBO is also logged in the units of the source, in which
-        models with different likelihoods of the same data can be compared. The reconstruction of mixed tables is also
-        logged for each kind of value.
+        models with different likelihoods of the same data can be compared. For 8-bit pixels, it is also logged in bits
+        per dimension. The reconstruction of mixed tables is also logged for each kind of value.
         """
         variant, data = self.variant, self.data
         begin = time.perf_counter()
@@ -168,6 +168,8 @@ class TrainingRun:
         if data.spec.has_density and "valid/elbo" in self.kept:
             change = float(likelihood.log_jacobian(data, data.valid).mean())
             scores["valid/elbo_units"] = self.kept["valid/elbo"] + change
+        if bits.is_defined(data.spec) and "valid/elbo" in self.kept and variant.conditioned_on != "x":
+            scores["valid/bits_per_dimension"] = bits.per_dimension(self.kept["valid/elbo"], data.spec)
         if len(data.spec.kinds) > 1:
             parts = likelihood.by_kind(variant, data, data.valid, self._plan.seed)
             scores |= {f"valid/reconstruction_{kind}": float(part.mean()) for kind, part in parts.items()}

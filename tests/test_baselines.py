@@ -128,7 +128,9 @@ def test_each_column_of_a_mixed_table_has_its_family_and_missing_values_do_not_c
     np.testing.assert_allclose(values(data, "independent"), expected[valid], rtol=1e-3, atol=5e-3)
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "logistic8", "poisson", "categorical"])
+@pytest.mark.parametrize("likelihood", [
+    "bernoulli", "gaussian", "logistic8", "mixture8", "continuous-bernoulli", "poisson", "categorical",
+])  # fmt: skip
 def test_pixels_and_channels_are_fitted_too(likelihood: Likelihood) -> None:
     """Each pixel has its own distribution, and all steps of sequences share one; padding does not count."""
     grey = RNG.integers(0, 256, (N, 2, 4, 4)).astype(np.uint8)
@@ -142,7 +144,10 @@ def test_pixels_and_channels_are_fitted_too(likelihood: Likelihood) -> None:
         return
     means = np.arange(32).reshape(2, 4, 4)
     counts = np.random.default_rng(2).poisson(means, grey.shape).astype(np.float32)
-    x = {"bernoulli": grey > 180, "gaussian": grey / 255.0, "logistic8": grey, "poisson": counts}[likelihood]
+    x = {
+        "bernoulli": grey > 180, "gaussian": grey / 255.0, "logistic8": grey, "mixture8": grey, "poisson": counts,
+        "continuous-bernoulli": (grey / 255.0) ** (0.5 + means / 8),
+    }[likelihood]  # fmt: skip
     data = data_of(x, likelihood)
     log_p = values(data, "independent")
     train, valid = data.train.x.double().numpy(), data.valid.x.double().numpy()
@@ -155,6 +160,17 @@ def test_pixels_and_channels_are_fitted_too(likelihood: Likelihood) -> None:
     elif likelihood == "gaussian":
         scale = np.sqrt(train.var(0).mean((1, 2), keepdims=True))
         np.testing.assert_allclose(log_p, stats.norm.logpdf(valid, train.mean(0), scale).sum((1, 2, 3)), rtol=1e-5)
+    elif likelihood == "continuous-bernoulli":
+        sums, n = train.sum(0) + 0.5, len(train) + 1  # smoothed, as frequencies are
+
+        def nll(logit: float, total: float) -> float:
+            log_normaliser = np.log(np.expm1(abs(logit)) / abs(logit)) + min(logit, 0)
+            return float(n * log_normaliser - logit * total)
+
+        fits = [optimize.minimize_scalar(nll, bounds=(-50, 50), args=(total,)) for total in sums.ravel()]
+        logits = np.array([fit.x for fit in fits]).reshape(sums.shape)
+        normalisers = np.log(np.expm1(abs(logits)) / abs(logits)) + np.minimum(logits, 0)
+        np.testing.assert_allclose(log_p, (valid * logits - normalisers).sum((1, 2, 3)), rtol=5e-3)
     else:  # the values are uniform, and a wide logistic distribution is nearly so
         assert log_p.mean() / 32 == pytest.approx(-np.log(256), abs=0.25)
 
@@ -298,7 +314,7 @@ def test_columns_that_repeat_each_other_have_a_finite_density() -> None:
 
 
 def test_every_family_has_a_baseline() -> None:
-    assert set(SINGLE) | {"categorical", "logistic8"} == set(KIND_OF)
+    assert set(SINGLE) | {"categorical", "logistic8", "mixture8", "continuous-bernoulli"} == set(KIND_OF)
 
 
 def test_the_verdict_names_the_best_baseline_that_a_model_does_not_beat() -> None:

@@ -11,7 +11,7 @@ from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
 from pipeline.data import Data, Preprocessing, Source
-from pipeline.evaluate import ais, likelihood, probe, suite
+from pipeline.evaluate import ais, bits, likelihood, probe, suite
 from pipeline.evaluate.context import Sizes
 from pipeline.metrics import Undefined, defined
 from variants import Batch, DataSpec, InputError, Variant
@@ -239,9 +239,9 @@ def test_parzen_width_is_near_the_true_one() -> None:
 
 def test_bits_are_of_a_value_to_base_two() -> None:
     spec = DataSpec(name="grey", shape=(3, 2, 2), likelihood="logistic8")
-    assert likelihood.bits_per_dimension(-12 * 8 * math.log(2), spec) == pytest.approx(8)
+    assert bits.per_dimension(-12 * 8 * math.log(2), spec) == pytest.approx(8)
     with pytest.raises(InputError, match="8-bit values; the likelihood of grey is bernoulli"):
-        likelihood.bits_per_dimension(-1.0, DataSpec(name="grey", shape=(3, 2, 2), likelihood="bernoulli"))
+        bits.per_dimension(-1.0, DataSpec(name="grey", shape=(3, 2, 2), likelihood="bernoulli"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@
 
     bool     binary values become 0.0 and 1.0
     uint8    grey values of a Bernoulli data set are binarised again each time that a training example is read
-    uint8    8-bit values (`logistic8`) are divided by 255
+    uint8    8-bit pixels (`logistic8`, `mixture8`) are divided by 255
     float32  continuous values, standardised by the training split
 
 `data.preprocessing` turns new rows of the same kind into such tensors, and values of a model into the units of the

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.data import _sprites
+from pipeline.data import _photos, _scenes, _sprites
 from pipeline.data._raw import PixelFormat, Raw, consecutive
 from pipeline.data._source import Source
 from variants import InputError
@@ -156,6 +156,10 @@ CATALOGUE: dict[str, Callable[[], Raw]] = {
     "frey-faces": frey_faces,
     "sprites": partial(_sprites.load, 32),
     "sprites-64": partial(_sprites.load, 64),
+    "photos": partial(_photos.load, 32),
+    "photos-64": partial(_photos.load, 64),
+    "scenes": partial(_scenes.load, 32),
+    "scenes-64": partial(_scenes.load, 64),
 }
 CATALOGUE |= {name + ROWS: partial(_rows, CATALOGUE[name]) for name in ("digits", "mnist")}
 

@@ -357,7 +357,7 @@ def _options(raw: Raw) -> Iterator[tuple[str, str]]:
 def _likelihoods(raw: Raw) -> str:
     """Return which likelihoods `--likelihood` can choose for a data set."""
     if raw.x.ndim == 4:
-        return "p(x|z) of a pixel: bernoulli, logistic8 or gaussian"
+        return "p(x|z) of a pixel: bernoulli, logistic8, mixture8, continuous-bernoulli (from 0 to 1) or gaussian"
     kinds = {column.kind for column in raw.columns}
     families = ", ".join(family for family in KIND_OF if KIND_OF[family] in kinds)
     if raw.likelihood == "mixed":

@@ -19,7 +19,9 @@ DEFAULTS: dict[str, Likelihood] = {  # the family of each kind of column
     "real": "gaussian", "positive": "log-normal", "count": "negative-binomial", "binary": "bernoulli",
     "category": "categorical",
 }  # fmt: skip
-EXPECTED = {"count": "whole numbers from 0", "positive": "numbers above 0"}  # of kinds that not every number is of
+EXPECTED = {  # of kinds that not every number is of
+    "count": "whole numbers from 0", "positive": "numbers above 0", "fraction": "numbers from 0 to 1",
+}  # fmt: skip
 CHOICES = tuple(family for family, kind in KIND_OF.items() if kind in DEFAULTS)
 FEW, SHARE = 20, 0.1  # a column with at most FEW, and at most SHARE of its rows, different values is discrete
 LEAST, COMMON = 10, 0.05  # few different numbers are hardly counts if the largest has this number and share of rows
@@ -47,7 +49,8 @@ def choose(raw: Raw, noun: Literal["column", "channel"] = "column") -> Raw:
     columns, source = raw.columns, raw.source
     given = source.likelihood
     if given is not None and given not in CHOICES:
-        what = "is for 8-bit pixels of images" if given == "logistic8" else "cannot be chosen"
+        pixels = {"pixel": "is for 8-bit pixels of images", "fraction": "is for pixels of images from 0 to 1"}
+        what = pixels.get(KIND_OF[given], "cannot be chosen") if given in KIND_OF else "cannot be chosen"
         raise InputError(f"{source}: --likelihood {given} {what}; expected one of {', '.join(CHOICES)} for {noun}s")
     kinds: list[str] = [column.kind for column in columns]
     if given == "gaussian" or (noun == "channel" and len(set(kinds)) > 1):
@@ -76,7 +79,9 @@ def choose(raw: Raw, noun: Literal["column", "channel"] = "column") -> Raw:
 
 
 def misfits(x: Array, kind: str) -> Array:
-    """Return which values are not `EXPECTED` of their kind, count or positive, in the shape of x; missing ones are."""
+    """Return which values are not `EXPECTED` of their kind, in the shape of x; missing ones are."""
+    if kind == "fraction":
+        return (x < 0) | (x > 1)
     return (x < 0) | ((x % 1 != 0) & (x == x)) if kind == "count" else x <= 0
 
 

@@ -5,12 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.data import _arrays, _containers, _images, _sequence_files, _tables
 from pipeline.data._catalogue import CATALOGUE
+from pipeline.data._pixels import EIGHT_BIT
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Raw
 from pipeline.data._source import Source, file_name
 from variants import InputError
+from variants.base.contract import Likelihood
 
 
 def read(source: Source, content: Any = None, like: Preprocessing | None = None) -> Raw:
@@ -28,13 +32,14 @@ def read(source: Source, content: Any = None, like: Preprocessing | None = None)
     if content is not None:
         return _from_memory(source, content, like)
     if source.place in CATALOGUE:
-        refused = [option for option in source.option_names if option != "--split-seed"]
+        refused = [option for option in source.option_names if option not in ("--split-seed", "--likelihood")]
         if refused and like is None:
             raise InputError(
                 f"{', '.join(refused)}: {source.place} is a built-in data set, which is always read in the same way; "
-                "leave these options out (of the options of data, only --split-seed can apply to it)"
+                "leave these options out (of the options of data, only --split-seed and --likelihood can apply to it)"
             )
-        return replace(CATALOGUE[source.place](), source=source)
+        raw = replace(CATALOGUE[source.place](), source=source)
+        return raw if source.likelihood is None else _with_likelihood(raw, source.likelihood)
     path = source.path
     if not path.exists():
         if path.suffix or len(path.parts) > 1:
@@ -50,6 +55,17 @@ def read(source: Source, content: Any = None, like: Preprocessing | None = None)
         known = ", ".join(ending for ending in READERS if ending not in _images.IMAGES)
         raise InputError(f"{path}: expected a folder of images, or a file that ends in {known}")
     return READERS[max(endings, key=len)](path, source, name_of(path), like)
+
+
+def _with_likelihood(raw: Raw, likelihood: Likelihood) -> Raw:
+    """Return a built-in data set with another likelihood. Raises `InputError` unless its pixels are 8-bit values."""
+    is_eight_bit = raw.x.ndim == 4 and raw.x.dtype == np.uint8
+    choices = ("bernoulli", *EIGHT_BIT) if is_eight_bit else (raw.likelihood,)
+    if likelihood not in choices:
+        raise InputError(
+            f"--likelihood {likelihood}: expected {' or '.join(choices)} for the built-in data set {raw.source.place}"
+        )
+    return replace(raw, likelihood=likelihood, why="--likelihood was given")
 
 
 def read_parts(source: Source, like: Preprocessing, rows: int) -> tuple[int, Iterator[Raw]]:

@@ -18,6 +18,7 @@ from variants.base.contract import KIND_OF, Likelihood
 
 RANGES = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))  # in which programs give 8-bit pixels
 DARK = 64  # 8-bit pixels that are all below this level are probably on another scale
+EIGHT_BIT = tuple(family for family, kind in KIND_OF.items() if kind == "pixel")
 CHUNK = 256  # images that are examined at once, so that large arrays need little memory
 Array = NDArray[Any]
 Axis = Literal["first", "last", "none"]
@@ -66,10 +67,10 @@ def from_pixels(
     if given in (None, "bernoulli") and (two := _two_values(x)):
         low, high = two
         x, likelihood, why = x == high, "bernoulli", f"the pixels have two values, {low:g} and {high:g}"
-    elif given in (None, "bernoulli", "logistic8") and (eight_bit := _eight_bit(x)):
+    elif given in (None, "bernoulli", *EIGHT_BIT) and (eight_bit := _eight_bit(x)):
         low, high, x = eight_bit
         likelihood = given or "logistic8"
-        why = "the pixels are 8-bit values" if likelihood == "logistic8" else GREY
+        why = GREY if likelihood == "bernoulli" else "the pixels are 8-bit values"
         if high != 255:
             notes.append(f"the pixels are in 256 even steps from {low:g} to {high:g}, and are read as 8-bit values")
         elif x.max() < DARK:
@@ -78,7 +79,8 @@ def from_pixels(
             )
     elif KIND_OF.get(likelihood) == "real":
         warnings += _discrete_warning(x, dtype)
-    elif KIND_OF.get(likelihood) in ("positive", "count") and likelihood != "zero-inflated":
+    elif KIND_OF.get(likelihood) in EXPECTED and likelihood != "zero-inflated":
+        warnings += _discrete_warning(x, dtype) if KIND_OF[likelihood] == "fraction" else []
         x, why = _of_kind(x, source, likelihood), "--likelihood was given"
     else:
         raise _likelihood_error(x, source)
@@ -91,23 +93,25 @@ def from_pixels(
 
 def _likelihood_error(x: Array, source: Source) -> InputError:
     """Return the error that says why `source.likelihood` does not fit the pixels."""
-    expected = {
-        "bernoulli": "two values, or 8-bit values", "logistic8": "8-bit values", "categorical": "sequences",
-    }.get(str(source.likelihood), "tables and sequences")  # fmt: skip
+    expected: dict[str, str] = {
+        "bernoulli": "two values, or 8-bit values", **dict.fromkeys(EIGHT_BIT, "8-bit values"),
+        "categorical": "sequences",
+    }  # fmt: skip
+    kinds = expected.get(str(source.likelihood), "tables and sequences")
     advice = "gaussian, or pixels that are scaled and rounded to whole numbers from 0 to 255"
     if source.likelihood == "zero-inflated":
         advice = "negative-binomial or poisson"
     return InputError(
-        f"{source}: --likelihood {source.likelihood} is for {expected}, and the pixels are {_range(x)}; expected "
+        f"{source}: --likelihood {source.likelihood} is for {kinds}, and the pixels are {_range(x)}; expected "
         f"--likelihood {advice}"
     )
 
 
 def _of_kind(x: Array, source: Source, likelihood: Likelihood) -> Array:
-    """Return pixels (N, C, H, W) for a likelihood of positive values or counts.
+    """Return pixels (N, C, H, W) for a likelihood of positive values, of counts, or of numbers from 0 to 1.
 
     Raises:
-        InputError: If a pixel is not positive, or is no count.
+        InputError: If a pixel is not of this kind.
     """
     kind = KIND_OF[likelihood]
     is_bad = misfits(x, kind)
@@ -144,14 +148,14 @@ def _new_pixels(x: Array, source: Source, like: Preprocessing, dtype: np.dtype[A
                 f"{source}: the pixels are {_range(x)}; the model was trained on {trained} from "
                 f"{like.low.item():g} to {like.high.item():g}"
             )
-    if kind in ("positive", "count"):
+    if kind in EXPECTED:
         return _of_kind(x, source, like.spec.likelihood)
     if kind == "real":
         return x
     # built-in data sets and --likelihood bernoulli have grey values, which are binarised later
     grey = trained.kind != "b" and (like.source.place in CATALOGUE or like.source.likelihood == "bernoulli")
     converted: Array | None
-    if like.spec.likelihood == "logistic8" or grey:
+    if kind == "pixel" or grey:
         converted, steps = _levels(x, low, high), "in 256 even steps"
         if high == 255 and np.nanmax(x) == 1:
             converted = None

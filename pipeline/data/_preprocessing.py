@@ -99,6 +99,11 @@ class Preprocessing:
         known = raw.known
         if known is not None and is_new and not (self.spec.missing or allow_missing):
             self._refuse_missing(raw, known)
+        if self.spec.likelihood == "mixture8" and known is not None and (known.any(1) != known.all(1)).any():
+            raise InputError(
+                f"{raw.source}: some pixels are missing in a part of the channels, and mixture8 is for whole pixels; "
+                "expected pixels that are missing in all channels, or --likelihood logistic8"
+            )
         x: Any = raw.x if known is None else np.where(known, raw.x, np.zeros((), raw.x.dtype))
         if self.spec.has_density:
             if is_new:
@@ -111,7 +116,7 @@ class Preprocessing:
                 raise InputError(f"{raw.source}: there are values as large as {largest:g}; expected smaller ones")
         elif self.spec.likelihood == "bernoulli" and x.dtype.kind == "f":
             x = x.astype(np.bool_)
-        elif self.spec.likelihood not in ("bernoulli", "categorical", "logistic8"):
+        elif KIND_OF.get(self.spec.likelihood) not in ("binary", "category", "pixel"):
             x = x.astype(np.float32)
         if self.order:
             x, known = self._expanded(x, known)
@@ -223,12 +228,12 @@ class Preprocessing:
         if drawn and any(is_count := [column.kind == "count" for column in self.columns]):
             values[..., is_count] = values[..., is_count].round().clip(0)
         if given is not None:
-            is_grey = given.x.dtype == np.uint8 and self.spec.likelihood in ("bernoulli", "logistic8")
+            is_grey = given.x.dtype == np.uint8 and KIND_OF.get(self.spec.likelihood) in ("binary", "pixel")
             own = given.x / 255 if is_grey else given.x
             values = own if given.known is None else np.where(given.known, own, values)
         if self.pixels is None:
             return np.asarray(values, np.float64)
-        if self.spec.likelihood in ("bernoulli", "logistic8"):
+        if KIND_OF.get(self.spec.likelihood) in ("binary", "pixel"):
             values = values * (self.pixels.high - self.pixels.low) + self.pixels.low
         values, dtype = self._in_layout(values), np.dtype(self.pixels.dtype)
         if dtype.kind in "iu":
@@ -331,7 +336,8 @@ def _statistics(raw: Raw, train: NDArray[np.int64]) -> list[Array]:
     kinds = np.array([KIND_OF[family] for family in families])
     if not np.isin(kinds, DENSITIES).any():
         return [np.array(value) for value in (0.0, 1.0, 0.0, 1.0, 1.0)]
-    is_real, is_positive = ((kinds == kind) if raw.likelihood == "mixed" else kinds[0] == kind for kind in DENSITIES)
+    is_real, is_positive = ((kinds == kind) if raw.likelihood == "mixed" else kinds[0] == kind
+                            for kind in ("real", "positive"))  # fmt: skip
     x = raw.x[train].astype(np.float64, copy=False)
     if raw.known is not None:
         x = np.where(raw.known[train], x, np.nan)

@@ -81,7 +81,7 @@ class Raw:
     """A data set as it was read: values `x` (N, ...) in the units of the source, and what is known about them.
 
     The likelihood decides the type of `x`: bool for `bernoulli` and `categorical` (one-hot), uint8 for grey values that
-    are binarised (`bernoulli`) and for `logistic8`, and any type of numbers for others. Binary columns of a table are
+    are binarised (`bernoulli`) and for 8-bit pixels, and any type of numbers for others. Binary columns of a table are
     already 0 and 1, and category columns are numbers from 0. Tables are (N, D), images (N, C, H, W), and sequences
     (N, T, D) with `lengths` (N,), padded with zeros. A missing value is NaN, or is false in `observed` if the type of
     `x` has no NaN. Binary values are therefore floats if some are missing, unless `observed` marks these.

@@ -5,14 +5,16 @@ They are fitted by maximum likelihood on the training split, and give log p(x) o
 conditioned on x.
 
     independent   each value has its own distribution of its family: the best that a decoder can do that ignores z
+    mean          8-bit pixels have logistic distributions around the mean colour of their own image, with a scale for
+                  each channel. The mean counts, too: it is rounded to 8 bits, of which all values are equally likely
     gaussian      real values, and logarithms of positive values, have one Gaussian with a full covariance matrix
     multinomial   counts given their sum, with the frequencies of the training data; other likelihoods of counts do not
                   use that the counts add up exactly, which is about log(2 pi sum) / 2 nats to their disadvantage
     ppca          as `gaussian`, with the covariance of probabilistic PCA (Tipping & Bishop 1999), a linear model with
                   the same number of latent dimensions as the variant
 
-The last three treat values of other kinds as independent. `ppca` depends on the number of latent dimensions, so each
-trial has its own; the others depend only on the data.
+`gaussian`, `multinomial` and `ppca` treat values of other kinds as independent. `ppca` depends on the number of latent
+dimensions, so each trial has its own; the others depend only on the data.
 """
 
 import math
@@ -27,11 +29,11 @@ from pipeline.evaluate import probe
 from pipeline.evaluate.codes import once_for_data
 from pipeline.metrics import Undefined
 from variants import Batch, DataSpec
-from variants.base import Adam, Observation
+from variants.base import Adam, Observation, closed_forms
 from variants.base.contract import DENSITIES, Group
-from variants.base.likelihoods import SMALLEST_LOG_SCALE, Family, Gaussian
+from variants.base.likelihoods import LARGEST_LOGIT, SMALLEST_LOG_SCALE, Family, Gaussian, output_shape
 
-NUMERICAL = ("student-t", "gamma", "negative-binomial", "zero-inflated", "logistic8")  # families without a closed form
+NUMERICAL = ("student-t", "gamma", "negative-binomial", "zero-inflated", "logistic8", "mixture8")  # no closed form
 STEPS, LR, VALUES = 300, 0.1, 100_000  # Adam's steps and learning rate for these, and most values in a batch
 JOINT_VALUES = 500  # the largest number of values of an example for a joint Gaussian
 EM_STEPS, EM_TOLERANCE, EM_COST = 50, 1e-4, 1e8  # the largest number of patterns of missing values times D^3
@@ -39,7 +41,7 @@ SMALLEST_VARIANCE = math.exp(2 * SMALLEST_LOG_SCALE)  # the same limit as in a d
 PREFIX = "baseline/valid_"
 TITLES = {
     "gaussian": "a Gaussian with full covariance", "ppca": "probabilistic PCA",
-    "multinomial": "a multinomial with the training frequencies",
+    "multinomial": "a multinomial with the training frequencies", "mean": "the mean colour of each image",
 }  # fmt: skip
 
 ValueNLL = Callable[[Batch], Tensor]
@@ -59,8 +61,10 @@ def log_p(data: Data, split: Batch) -> dict[str, Tensor | Undefined]:
     if data.spec.exposure == "sum":
         is_count = data.spec.kinds["count"].to(split.x.device)
         multinomial = torch.cat([_log_multinomial(b, data.spec) - _sum(nll(b) * ~is_count) for b in batches])
+    own_mean = {"mean": torch.cat([*map(_around_own_mean(data), batches)])} if set(data.spec.kinds) == {"pixel"} else {}
     return {
         "independent": torch.cat([-_sum(nll(b)) for b in batches]), "gaussian": gaussian, "multinomial": multinomial,
+        **own_mean,
     }  # fmt: skip
 
 
@@ -148,6 +152,8 @@ def _closed_form(data: Data, observation: Observation) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         for group, family, n, mean, variance in zip(data.spec.parts, families, *moments, strict=True):
             output = _output(group, n, mean, data.spec.exposure != "")
+            if group.likelihood == "mixture8":
+                output = mean.new_zeros(output_shape(data.spec))
             if isinstance(family, Gaussian):
                 axes = (1, 2) if output.ndim == 3 else ()
                 pooled = (n * variance).sum(axes, keepdim=True) / n.sum(axes, keepdim=True).clamp(min=1)
@@ -175,7 +181,40 @@ def _output(group: Group, n: Tensor, mean: Tensor, has_exposure: bool) -> Tensor
         return ((n * mean + 1) / (n + group.size)).log() - offset
     if group.kind in ("binary", "pixel"):
         return ((n * mean + 1) / (n + 2)).logit() - offset
+    if group.kind == "fraction":
+        return _logit_of_mean((n * mean + 0.5) / (n + 1))
     return mean / mean.new_tensor(group.spread or 1.0)
+
+
+def _logit_of_mean(mean: Tensor) -> Tensor:
+    """Return the logits at which the continuous Bernoulli has these means, by bisection."""
+    low, high = torch.full_like(mean, -LARGEST_LOGIT), torch.full_like(mean, LARGEST_LOGIT)
+    for _ in range(60):
+        middle = (low + high) / 2
+        is_low = closed_forms.mean_continuous_bernoulli(middle) < mean
+        low, high = torch.where(is_low, middle, low), torch.where(is_low, high, middle)
+    return (low + high) / 2
+
+
+def _around_own_mean(data: Data) -> Callable[[Batch], Tensor]:
+    """Return a function that returns log p of each image of a batch, (B,), around its own mean colour."""
+    from scipy import optimize
+
+    def nll(batch: Batch, log_scale: Tensor) -> Tensor:
+        x, known = batch.x.double(), is_known(batch)
+        mean = (x * known).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1)
+        rounded = (mean * 255).round() / 255
+        return torch.where(known, closed_forms.nll_logistic8(x, rounded, log_scale), 0.0)
+
+    some = data.batch(data.train, slice(0, max(32, VALUES // data.train.x[0].numel())))
+    log_scale = some.x.new_zeros(data.spec.shape[0], 1, 1, dtype=torch.float64)
+    for channel in range(len(log_scale)):
+
+        def loss(value: float, channel: int = channel) -> float:
+            return float(nll(some, torch.full_like(log_scale, value))[:, channel].sum())
+
+        log_scale[channel] = optimize.minimize_scalar(loss, bounds=(SMALLEST_LOG_SCALE, 2.0), method="bounded").x
+    return lambda batch: -_sum(nll(batch, log_scale)) - 8 * len(log_scale) * math.log(2)
 
 
 def _moments(data: Data) -> tuple[Tensor, Tensor, Tensor]:
@@ -201,7 +240,8 @@ def _improved(data: Data, observation: Observation, output: Tensor, is_numerical
     chosen = [p for group, family in families if group.likelihood in NUMERICAL for p in family.parameters()]
     optimizer = Adam([change, *chosen], lr=LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    rows = max(32, VALUES // data.train.x[0].numel())
+    parameters = output.numel() // data.train.x[0].numel()  # of each value; many of them make a step slow
+    rows = max(32 if parameters <= 2 else 8, VALUES // data.train.x[0].numel() // parameters)
     generator = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
         index: Tensor | slice = slice(None)

@@ -18,7 +18,7 @@ from pipeline.data import Data
 from pipeline.evaluate.codes import sampled_codes
 from pipeline.metrics import Undefined
 from pipeline.steps import Totals
-from variants import Batch, DataSpec, InputError, Variant
+from variants import Batch, Variant
 from variants.base.contract import ValueKind
 
 Array = NDArray[np.float64]
@@ -140,16 +140,6 @@ def bound(variant: Variant, batch: Batch, k: int) -> Tensor | Undefined:
 def log_jacobian(data: Data, split: Batch) -> Tensor:
     """Return what has to be added to log p(x) of each example to get it in the units of the source: (N,), in nats."""
     return torch.cat([data.preprocessing.log_jacobian(batch) for batch in data.batches(split)])
-
-
-def bits_per_dimension(log_p: float, spec: DataSpec) -> float:
-    """Return -log2 p(x) per value, from log p(x) in nats: the size of an ideal lossless code of 8-bit values.
-
-    Raises `InputError` for a likelihood of other values.
-    """
-    if spec.likelihood != "logistic8":
-        raise InputError(f"bits per dimension are of 8-bit values; the likelihood of {spec.name} is {spec.likelihood}")
-    return -log_p / (math.prod(spec.shape) * math.log(2))
 
 
 def parzen(samples: Tensor, x: Tensor, sigma: float) -> Tensor:

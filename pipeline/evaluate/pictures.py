@@ -361,7 +361,7 @@ def class_names(data: Data) -> list[str]:
 
 def _unit(values: Tensor, data: Data) -> Tensor:
     """Map values to [0, 1]; numbers by their range in the validation split."""
-    if next(iter(data.spec.kinds)) not in ("binary", "category", "pixel"):
+    if next(iter(data.spec.kinds)) not in ("binary", "category", "pixel", "fraction"):
         values, valid = _evened(values, data), _evened(data.valid.x.float().cpu(), data)
         axes: Any = 0 if valid.ndim == 2 else tuple(range(valid.ndim))
         low, high = torch.amin(valid, axes), torch.amax(valid, axes)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.data import Data
 from pipeline.evaluate import baselines as trivial
-from pipeline.evaluate import latents, probe
+from pipeline.evaluate import bits, latents, probe
 from pipeline.evaluate.codes import (
     encode_split,
     labelled,
@@ -108,11 +108,12 @@ def _linear_scores(data: Data, latent: int) -> dict[str, float]:
 def baselines(data: Data) -> dict[str, float]:
     """Return the metrics that depend only on the data, and are logged with each trial for comparison.
 
-    They are `baseline/valid_NAME` for each baseline of `baselines.log_p` that is defined, and `probe/raw_pixels`, the
-    probe of the raw values, if there are labels.
+    They are `baseline/valid_NAME` for each baseline of `baselines.log_p` that is defined, `bits/valid_NAME` for 8-bit
+    images, and `probe/raw_pixels`, the probe of the raw values, if there are labels.
     """
-    values = trivial.means(trivial.log_p(data, data.valid))
-    scores = {f"{trivial.PREFIX}{name}": value for name, value in values.items()}
+    log_p = trivial.log_p(data, data.valid)
+    scores = {f"{trivial.PREFIX}{name}": value for name, value in trivial.means(log_p).items()}
+    scores |= {f"bits/valid_{name}": value for name, value in bits.anchors(data, data.valid, log_p).items()}
     if why_no_probe(data, "validation"):
         return scores
     valid = labelled(data.valid)

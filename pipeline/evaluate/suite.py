@@ -20,6 +20,7 @@ from pipeline.evaluate import (
     ais,
     anomaly,
     baselines,
+    bits,
     classifier,
     clusters,
     disentanglement,
@@ -121,9 +122,9 @@ def _bounds(context: Context) -> Part:
     else:
         rows["iw"] = context.column(bound)
         scores.append(_average(name, bound, k=sizes.iw_k))
-        if data.spec.likelihood == "logistic8" and is_whole:
-            bits = likelihood.bits_per_dimension(1.0, data.spec) * bound
-            scores.append(_average("test/bits_per_dimension", bits, k=sizes.iw_k))
+        if bits.is_defined(data.spec) and is_whole:
+            factor = bits.per_dimension(1.0, data.spec)
+            scores.append(_average("test/bits_per_dimension", factor * bound, k=sizes.iw_k))
     if not is_whole:
         remark = "likelihoods are of the missing part given the observed part; those of other variants do not compare"
         return Part(name="bounds", scores=scores, rows=rows, remark=remark)
@@ -134,6 +135,9 @@ def _bounds(context: Context) -> Part:
         else:
             rows[f"baseline_{name}"] = log_p.cpu().numpy()
             scores.append(_average(f"baseline/test_{name}", rows[f"baseline_{name}"]))
+    for name, value in bits.anchors(data, data.test, trivial).items():
+        n = bits.in_picture(data.test) if name in bits.CODECS else len(data.test)
+        scores.append(Score(name=f"bits/test_{name}", value=value, n=n))
     return Part(name="bounds", scores=scores, rows=rows, remark=_remark_on_bounds(rows, data))
 
 

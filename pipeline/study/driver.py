@@ -21,7 +21,7 @@ from pipeline import executor as executors
 from pipeline import machine, metrics, training_run
 from pipeline.cli import OPTUNA_STORE, command_line
 from pipeline.data import Data, Source
-from pipeline.evaluate import baselines, pictures, quick
+from pipeline.evaluate import baselines, bits, pictures, quick
 from pipeline.executor import Compute, Ended
 from pipeline.metrics import Undefined
 from pipeline.progress import Display, Progress
@@ -160,6 +160,7 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
             baseline_scores = quick.baselines(data)
             parent.metrics(baseline_scores, 0)
             study.set_user_attr(store.BASELINES, baselines.titled(baseline_scores, data.spec))
+            study.set_user_attr(store.BITS, bits.titled(baseline_scores, data.spec))
             driver = _Driver(
                 request=request, goal=goal, search_space=search_space, spec=data.spec, study=study, settings=settings,
                 tracker=tracker, parent=parent, display=display, progress=progress,

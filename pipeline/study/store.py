@@ -24,6 +24,7 @@ REMARK = "remark"  # the attribute of a trial whose model has collapsed or is no
 EPOCHS = "epochs"  # the attribute of a finished trial: the number of epochs that it was trained for
 SECONDS = "seconds"  # the attribute of a finished trial: how long training, validation and scoring took
 PRIOR = "prior"  # the attribute of a study: the names of the studies that it started from, and their configurations
+BITS = "bits"  # the attribute of a study: bits per dimension of validation data without a model, by its title
 BASELINES = "baselines"  # the attribute of a study: log p(x) of validation data under each baseline, by its title
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",

@@ -30,6 +30,7 @@ COLUMNS = {  # metric -> heading and format, in the order in which they are show
     "valid/elbo": ("ELBO", ".2f"),
     "valid/reconstruction": ("reconstruction", ".2f"),
     "valid/kl": ("KL", ".2f"),
+    "valid/bits_per_dimension": ("bits", ".3f"),
     "baseline/valid_ppca": ("PPCA", ".2f"),
     "latent/mmd": ("MMD", ".4f"),
     "probe/accuracy": ("probe", ".3f"),
@@ -209,6 +210,9 @@ def _likelihood_notes(study: optuna.Study, measured: set[str]) -> Iterator[str]:
     if baselines := study.user_attrs.get(store.BASELINES, {}):
         values = ", ".join(f"{title} {value:.2f}" for title, value in baselines.items())
         yield f"baselines, log p(x) in nats per example: {values}"
+    if anchors := study.user_attrs.get(store.BITS, {}):
+        values = ", ".join(f"{title} {value:.3f}" for title, value in anchors.items())
+        yield f"bits: bits per dimension, by the ELBO; without a model: {values} (files hold all images at once)"
     if "baseline/valid_ppca" in measured:
         yield "PPCA: log p(x) of probabilistic PCA with as many latent dimensions"
     kinds = [name.removeprefix(PART) for name in sorted(measured) if name.startswith(PART)]
