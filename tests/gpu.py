@@ -17,8 +17,8 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 import variants
-from pipeline import machine, trainer
+from pipeline import machine, steps, trainer
 from pipeline.data import Data, Source, as_sequences, load, read
 from pipeline.model import Model
 from variants import Batch, DataSpec, Variant
@@ -112,11 +112,11 @@ def evaluate_and_apply(device: str, small: bool) -> str:
     run("pipeline.evaluate", "--model", "model", "--dataset", "digits", "--device", device)
     for what in (["encode", "--data", "digits"], ["score", "--data", "digits"], ["sample", "--n", "8"]):
         run("pipeline.apply", *what, "--model", "model", "--out", f"{what[0]}.npz")
-    new = model.preprocessing.encode(read(Source(place="digits"), like=model.preprocessing))
-    batch = model.preprocessing.binarized(new).unlabelled
+    here, raw = model.transform("digits"), read(Source(place="digits"), like=model.preprocessing)
     with torch.no_grad():
-        here, there = (model.variant_.to(place).encode(batch.to(place)).cpu() for place in ("cpu", device))
-    difference = float((here - there).abs().max())
+        batch = model.preprocessing.binarized(model.preprocessing.encode(raw)).unlabelled
+        there = model.variant_.to(device).encode(batch.to(device))
+    difference = float(np.abs(there.cpu().numpy() - here).max())
     assert difference < 1e-3, f"codes differ by {difference}"
     return f"codes differ by at most {difference:.1e}"
 
@@ -217,12 +217,14 @@ def killed(device: str, small: bool) -> str:
     return f"continued after kill -9 {when} the first trial; the ELBO differs by {continued - undisturbed:.1e} nats"
 
 
-def random_images(n: int, device: str) -> Data:
-    """Return data like MNIST: n training examples of 28x28 random bits."""
-    small = load(Source(place="images.npz"))
-    draw = (torch.rand(n, 1, 28, 28) < 0.2).float()
-    part = Batch(draw, torch.arange(n) % 3)
-    return replace(small, train=part, valid=part[slice(0, 128)]).to(machine.device(device))
+def random_images(n: int, spec: DataSpec, device: str) -> Data:
+    """Return n training examples of noise, in the form in which data are stored."""
+    small = load("photos" if spec.shape[0] == 3 else "digits")
+    x = torch.randint(256, (n, *spec.shape), dtype=torch.uint8)
+    part = Batch(x if spec.shape[0] == 3 else x > 200)
+    preprocessing = replace(small.preprocessing, spec=spec)
+    data = replace(small, train=part, valid=part[slice(0, 64)], test=part[slice(0, 64)], preprocessing=preprocessing)
+    return data.to(machine.device(device))
 
 
 def layer_seconds(variant: Variant, batch: Batch, steps: int) -> float:
@@ -259,71 +261,89 @@ def timed(step: Callable[[], Any], steps: int, device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def graph_seconds(variant: Variant, batch: Batch, steps: int, bf16: bool) -> float:
-    """Return the seconds of so many replays of a CUDA graph that holds a whole training step."""
-    optimizer = torch.optim.Adam(variant.parameters(), lr=1e-3, capturable=True, fused=True)
-    step_number = torch.zeros((), device=batch.x.device)
-
-    def step() -> None:
-        with torch.autocast("cuda", torch.bfloat16, enabled=bf16, cache_enabled=False):
-            loss = variant.terms(batch, step_number).losses["loss"]
-        assert isinstance(loss, Tensor)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return timed(graph.replay, steps, batch.x.device)
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Train without CUDA graphs inside the block."""
+    before, steps.EAGER = steps.EAGER, 10**9
+    try:
+        yield
+    finally:
+        steps.EAGER = before
 
 
-def speed(network: str, width: int, batch: int) -> Callable[[str, bool], str]:
-    """Return a measurement of the seconds that an epoch of 60,000 images takes."""
+def speed(network: str, width: int, batch: int, shape: tuple[int, ...] = (1, 28, 28)) -> Callable[[str, bool], str]:
+    """Return a measurement of the images that a training reads in a second, with CUDA graphs and without."""
 
     def check(device: str, small: bool) -> str:
-        make_files()
-        spec = load(Source(place="images.npz")).spec
-        on_cuda = device != "cpu"
+        spec = DataSpec(name="noise", shape=shape, likelihood="bernoulli" if shape[0] == 1 else "logistic8")
         settings: dict[str, Any] = {"latent": 20, "width": width, "batch": batch, "network": network}
-        n = 2000 if small else 60_000
-        sizes = {"cpu": 10 * batch if small or network == "conv" else 20_000 // batch * batch, device: n}
-        seconds: dict[str, float] = {}
+        size = 20 * batch if small or device == "cpu" else max(60_000 if network == "mlp" else 6000, 40 * batch)
+        rates: dict[str, float] = {}
 
-        def epoch(place: str, precision: trainer.Precision) -> float:
-            data = random_images(sizes[place], place)
+        def images_per_second(place: str, precision: trainer.Precision, size: int) -> float:
+            data = random_images(size // batch * batch, spec, place)
             epochs = trainer.train(build("vae", spec, **settings), data, epochs=3, seed=0, precision=precision)
-            times = [e.metrics["time/train_seconds"] for e in islice(epochs, 3 if place != "cpu" else 2)]
-            return min(times[1:]) * 60_000 / sizes[place]
+            return max(e.metrics["time/examples_per_second"] for e in epochs)
 
-        seconds["cpu"] = epoch("cpu", "fp32")
-        if on_cuda:
-            torch.cuda.reset_peak_memory_stats()
-        for precision in ("fp32", "bf16", "auto"):
-            seconds[precision] = epoch(device, precision)
-            print(precision, seconds, flush=True)
-        data, steps = random_images(4 * batch, device), 60_000 // batch if on_cuda else 3
-        part = data.train[slice(0, batch)]
-        memory = f"; peak {torch.cuda.max_memory_allocated() / 1e6:.0f} MB" if on_cuda else ""
-        scale = 60_000 / batch / steps
-        seconds["floor"] = layer_seconds(build("vae", spec, **settings).to(device), part, steps) * scale
-        if on_cuda:
-            for name, bf16 in (("graph fp32", False), ("graph bf16", True)):
-                try:
-                    seconds[name] = graph_seconds(build("vae", spec, **settings).to(device), part, steps, bf16)
-                except RuntimeError as error:
-                    print(name, error)
-        print(json.dumps(seconds))
-        base = seconds["auto"]
-        return f"auto {base:.3f} s; of it: " + ", ".join(f"{k} {v / base:.2f}" for k, v in seconds.items()) + memory
+        if device != "cpu":
+            rates["cpu fp32"] = images_per_second("cpu", "fp32", 20 * batch if network == "mlp" else 2 * batch)
+        for precision in ("fp32", "bf16"):
+            if device != "cpu":
+                torch.cuda.reset_peak_memory_stats()
+            rates[precision] = images_per_second(device, precision, size)
+            with eagerly():
+                rates[f"eager {precision}"] = images_per_second(device, precision, size)
+            print(precision, rates, flush=True)
+        memory = f"; peak {torch.cuda.max_memory_allocated() / 1e6:.0f} MB" if device != "cpu" else ""
+        part = random_images(batch, spec, device).train
+        part = replace(part, x=part.x.float() / (255 if shape[0] == 3 else 1))
+        count = 3 if small else 50
+        rates["layers alone"] = count * batch / layer_seconds(build("vae", spec, **settings).to(device), part, count)
+        return ", ".join(f"{name} {rate:,.0f}/s" for name, rate in rates.items()) + memory
 
     return check
+
+
+def graphs(device: str, small: bool) -> str:
+    """Compare the weights of trainings with recorded steps and without, and the seconds of their last epochs."""
+    results = []
+    for name in CONFIGS:
+        data = load(dataset(name)).to(machine.device(device))
+        weights, seconds = [], []
+        for recorded in (True, False):
+            with nullcontext() if recorded else eagerly():
+                variant = build(name, data.spec, **CONFIGS[name])
+                for _ in trainer.train(variant, data, epochs=6, seed=0, lr_schedule=trainer.cosine):
+                    pass
+                for epoch in trainer.train(variant, data, epochs=3, seed=0):  # noqa: B007
+                    pass
+            weights.append(variant.state_dict())
+            seconds.append(epoch.metrics["time/train_seconds"])
+        difference = max(float((weights[0][k].double() - v.double()).abs().max()) for k, v in weights[1].items())
+        results.append(f"{name} {difference:.0e}, {seconds[1] / seconds[0]:.1f} times as fast")
+        print(results[-1], flush=True)
+    return "; ".join(results)
+
+
+def photos(device: str, small: bool) -> str:
+    """Train a hierarchy of residual networks on photographs for 100 seconds, and report bits per dimension."""
+    source = Source(place="photos", likelihood="mixture8")
+    data = load(source).to(machine.device(device))
+    torch.manual_seed(0)
+    settings = {"latent": 2048, "width": 256, "network": "resnet", "batch": 32, "lr": 1e-3}
+    variant = variants.build("hvae", variants.get("hvae").config_type(**settings), data.spec)
+    begin, best = time.monotonic(), math.inf
+    for epoch in trainer.train(variant, data, epochs=10_000, seed=0, precision="fp32"):
+        best = min(best, -epoch.metrics["valid/elbo"] / math.log(2) / math.prod(data.spec.shape))
+        if epoch.number % 5 == 1:
+            print(f"{time.monotonic() - begin:.0f} s: epoch {epoch.number}, {best:.3f} bits per dimension", flush=True)
+        if time.monotonic() - begin > (5 if small else 100):
+            break
+    totals = trainer.score(variant, data, data.test, seed=0, precision="fp32")
+    bits = float((totals.sums["reconstruction"] + totals.sums["kl"]) / totals.count)
+    bits /= math.log(2) * math.prod(data.spec.shape)
+    variants.save(variant, Path("photos"))
+    return f"{epoch.number} epochs; bits per dimension: validation {best:.3f}, test {bits:.3f}"
 
 
 def floats(device: str, small: bool) -> str:
@@ -336,16 +356,18 @@ def floats(device: str, small: bool) -> str:
 CHECKS: dict[str, tuple[Callable[[str, bool], str], int]] = {  # with the seconds that it may take
     "contract": (contract, 150), "devices": (floats, 40), "terms": (same_terms, 60), "training": (same_training, 60),
     "resumed": (resumed, 120), "killed": (killed, 150), "workers": (workers, 90), "evaluate": (evaluate_and_apply, 130),
+    "graphs": (graphs, 120), "photos": (photos, 170),
     **{f"study {name}": (study(name, ""), 90) for name in CONFIGS},
     "study mixed": (study("vae", "mixed.csv"), 90), "study counts": (study("vae", "counts.csv"), 90),
     "study conv": (study("vae", "images.npz", "network=conv"), 90),
 }  # fmt: skip
 SPEEDS: dict[str, tuple[Callable[[str, bool], str], int]] = {
-    f"speed {network} {width} batch {batch}": (speed(network, width, batch), 60)
-    for network, width, batch in (
-        ("mlp", 400, 128), ("mlp", 400, 1024), ("mlp", 1000, 128), ("mlp", 1000, 1024), ("conv", 400, 128),
-        ("conv", 400, 1024),
-    )
+    "speed mlp 400 batch 128": (speed("mlp", 400, 128), 60), "speed mlp 1000 batch 128": (speed("mlp", 1000, 128), 60),
+    "speed conv 512 batch 128": (speed("conv", 512, 128), 60),
+    **{
+        f"speed {network} {width} colour {side}": (speed(network, width, 64, (3, side, side)), 60)
+        for network, width, side in (("conv", 512, 64), ("resnet", 128, 32), ("resnet", 128, 64), ("resnet", 256, 64))
+    },
 }  # fmt: skip
 
 
