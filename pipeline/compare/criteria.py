@@ -7,11 +7,12 @@ from pipeline import metrics
 from pipeline.evaluate.context import Sizes
 
 SIZES = Sizes(ais_n=20, ais_temperatures=200, gap_n=10, draws=3)
+MODELS = ("independent", "gaussian", "multinomial", "ppca", "mean")  # simple ones, see `evaluate.baselines`
 ROWS = {  # metric of a final -> the column of `rows.parquet`, or of `protocol`, whose mean over examples it is
     "test/elbo": "elbo", "test/reconstruction": "reconstruction", "test/kl": "kl", f"test/iw{SIZES.iw_k}": "iw",
     "test/ais_subset": "ais", "test/ais": "ais_corrected", "probe/majority_all": "correct_majority",
     "probe/majority_test_balanced_accuracy": "balanced_correct_majority",
-    **{f"baseline/test_{name}": f"baseline_{name}" for name in ("independent", "gaussian", "multinomial", "ppca")},
+    **{f"baseline/test_{name}": f"baseline_{name}" for name in MODELS},
     **{
         f"probe/{of}test_{kind}accuracy": f"{kind}correct_{of}".strip("_")
         for of in ("", "raw_", "untrained_") for kind in ("", "balanced_")
@@ -93,10 +94,8 @@ CRITERIA = (
         validation_metric="valid/elbo",
         test_metric="test/elbo",
         matters=MATTERS["elbo"],
-        trivial=tuple(
-            Trivial(f"baseline/test_{name}", name) for name in ("independent", "gaussian", "multinomial", "ppca")
-        ),
-        related_metrics=(f"test/iw{SIZES.iw_k}", "test/ais", "test/ais_subset"),
+        trivial=tuple(Trivial(f"baseline/test_{name}", name) for name in MODELS),
+        related_metrics=(f"test/iw{SIZES.iw_k}", "test/bits_per_dimension", "test/ais", "test/ais_subset"),
         caution="This is the bound at beta = 1. A variant whose q(z|x) has no density has no such bound, but annealed "
         f"importance sampling (AIS) can estimate its likelihood. test/ais_subset is of at most {SIZES.ais_n} "
         "test examples, so compare it with itself alone.",

@@ -275,6 +275,9 @@ def _board(
     trivial = tuple(replace(t, title=titles.get(t.title, t.title)) for t in criterion.trivial)
     chosen_finals = frame[is_chosen]
     notes = remarks.notes(criterion, choices, chosen_finals)
+    if criterion.name == "elbo":
+        caution = " ".join([criterion.caution, *remarks.bits_without_a_model(frame, data)])
+        criterion = replace(criterion, caution=caution)
     return board(
         replace(criterion, trivial=trivial), chosen_finals, rows, design, reasons=reasons, notes=notes,
         examples=_examples(criterion, data, design),

@@ -9,7 +9,7 @@ from pipeline.compare.criteria import Criterion
 from pipeline.compare.request import DEFAULT_BUDGET, CompareRequest
 from pipeline.compare.searches import Choice, Repetition
 from pipeline.data import Data
-from pipeline.evaluate import latents
+from pipeline.evaluate import bits, latents
 from pipeline.study import budget
 from pipeline.study.budget import Goal
 from pipeline.study.results import StudyRecord
@@ -128,6 +128,17 @@ def notes(criterion: Criterion, choices: Sequence[tuple[int, Choice]], finals: p
             shown = ", ".join(f"{value:.3g}" for value in values)
             notes.setdefault(variant, []).append(f"nearly a plain VAE: its search chose beta = {shown}")
     return notes
+
+
+def bits_without_a_model(frame: pd.DataFrame, data: Data) -> Iterator[str]:
+    """Yield a sentence about the bits per dimension of 8-bit images that cost nothing, the means over finals."""
+    scores = {name: float(frame[name].mean()) for name in map(str, frame.columns) if name.startswith("bits/test_")}
+    if scores:
+        values = ", ".join(f"{title} {value:.3f}" for title, value in bits.titled(scores, data.spec).items())
+        yield (
+            f"In bits per dimension, these need no model: {values}. PNG and WebP are sizes of test images in one file, "
+            "not likelihoods."
+        )
 
 
 def _kl_weights(choices: Sequence[tuple[int, Choice]]) -> dict[str, list[float]]:
