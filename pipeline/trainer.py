@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from pipeline.data import Data
 from pipeline.steps import NamedOptimizer, Steps, Totals
 from variants import Batch, Variant
 
-Precision = Literal["auto", "fp32", "bf16"]
 LRSchedule = Callable[[int, int], float]  # (epoch, from 1; number of epochs) -> factor on the first learning rate
 
 
@@ -90,7 +89,6 @@ def train(
     epochs: int,
     seed: int,
     patience: int | None = None,
-    precision: Precision = "auto",
     lr_schedule: LRSchedule | None = None,
     resume: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Epoch]:
@@ -99,11 +97,10 @@ def train(
     Training runs on the device of `data`, to which the variant is moved. The order of the examples depends on `seed`
     alone, so that all variants see them in the same order. With `patience`, training ends early after that many
     epochs without a better validation score (the ELBO, or the extra `bound` if the variant gives one, or the negative
-    reconstruction if it has no ELBO). At
-    the end, early or not, the weights of the best epoch are then restored. The precision `auto` is bf16 autocast on
-    CUDA devices that support it, and fp32 elsewhere. `lr_schedule(epoch, epochs)` returns the factor by which the
-    initial learning rates are multiplied in one epoch. `resume` is what `Epoch.snapshot` returned; training continues
-    with the next epoch.
+    reconstruction if it has no ELBO). At the end, early or not, the weights of the best epoch are then restored. With
+    `Config.precision` of bf16, training uses autocast; scores are in fp32. `lr_schedule(epoch, epochs)` returns the
+    factor by which the initial learning rates are multiplied in one epoch. `resume` is what `Epoch.snapshot` returned;
+    training continues with the next epoch.
 
     Raises:
         Diverged: At the end of an epoch, if a loss or a score was infinite or not a number.
@@ -117,7 +114,7 @@ def train(
     steps = math.ceil(data.epoch / variant.config.batch)
     epochs_of_batches = _batches(data, variant.config.batch, state, seed)
     step = torch.full((), float(state.epoch * steps), device=device)
-    training = Steps(variant, optimizers, step, lambda: _autocast(device, precision))
+    training = Steps(variant, optimizers, step, lambda: autocast(device, variant.config.precision))
     for number in range(state.epoch + 1, epochs + 1):
         if patience and state.epoch - state.best_epoch >= patience:
             break
@@ -126,9 +123,9 @@ def train(
         training.start_epoch(None if lr_schedule is None else lr_schedule(number, epochs))
         for batch in next(epochs_of_batches):
             training.take(batch)
-        _synchronize(device)
+        machine.synchronize(device)
         end = time.perf_counter()
-        valid_totals = score(variant, data, data.valid, seed=seed, step=step, precision=precision)
+        valid_totals = score(variant, data, data.valid, seed=seed, step=step)
         metrics, vectors = _means({"train": training.totals, "valid": valid_totals}, number)
         seconds = end - begin
         metrics["time/train_seconds"] = seconds
@@ -208,6 +205,9 @@ class _State:
             moments: dict[int, dict[str, Tensor]] = {}
             for path, value in part(f"players/{optimizer.name}/").items():
                 index, name = path.split("/")
+                weight = optimizer.weights[int(index)]
+                if value.shape == weight.shape:  # in the memory format of the weight, as the optimizer expects it
+                    value = torch.empty_like(weight).copy_(value)
                 moments.setdefault(int(index), {})[name] = value
             optimizer.optimizer.load_state_dict({**optimizer.optimizer.state_dict(), "state": moments})
         self.order.set_state(saved["order"])
@@ -219,15 +219,13 @@ class _State:
         self.best = float(saved["best_value"])
 
 
-def score(
-    variant: Variant, data: Data, split: Batch, *, seed: int, step: Tensor | None = None, precision: Precision = "auto"
-) -> Totals:
+def score(variant: Variant, data: Data, split: Batch, *, seed: int, step: Tensor | None = None) -> Totals:
     """Return the sums of a split's terms. The noise depends on `seed` alone, and the global random state is kept."""
     device = split.x.device
     step = torch.zeros((), device=device) if step is None else step
     totals = Totals()
     variant.eval()
-    with machine.seeded(device, seed), _autocast(device, precision):
+    with machine.seeded(device, seed):
         for batch in data.batches(split):
             totals.add(variant.terms(batch, step), len(batch))
     return totals
@@ -252,12 +250,6 @@ def _means(totals: dict[str, Totals], number: int) -> tuple[dict[str, float], di
     return scalars, vectors
 
 
-def _autocast(device: torch.device, precision: Precision) -> Any:
-    if precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()):
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def autocast(device: torch.device, precision: str) -> Any:
+    """Return a context in which matrix products are in bf16, or one that changes nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

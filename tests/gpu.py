@@ -153,13 +153,13 @@ def same_training(device: str, small: bool) -> str:
     """Compare the validation ELBO after 3 epochs on the device, in each precision, with 3 seeds on the CPU."""
     data = load("digits")
 
-    def elbo(place: str, precision: trainer.Precision, seed: int) -> float:
+    def elbo(place: str, precision: str, seed: int) -> float:
         there = data.to(machine.device(place))
-        *_, last = trainer.train(build("vae", data.spec), there, epochs=3, seed=seed, precision=precision)
+        *_, last = trainer.train(build("vae", data.spec, precision=precision), there, epochs=3, seed=seed)
         return last.metrics["valid/elbo"]
 
     cpu = [elbo("cpu", "fp32", seed) for seed in range(3)]
-    found = {p: [elbo(device, p, seed) for seed in range(3)] for p in ("fp32", "bf16", "auto")}
+    found = {p: [elbo(device, p, seed) for seed in range(3)] for p in ("fp32", "bf16")}
     print(cpu, found)
     middle = float(np.mean(cpu))
     off = {p: float(np.mean(values)) - middle for p, values in found.items()}
@@ -280,9 +280,9 @@ def speed(network: str, width: int, batch: int, shape: tuple[int, ...] = (1, 28,
         size = 20 * batch if small or device == "cpu" else max(60_000 if network == "mlp" else 6000, 40 * batch)
         rates: dict[str, float] = {}
 
-        def images_per_second(place: str, precision: trainer.Precision, size: int) -> float:
+        def images_per_second(place: str, precision: str, size: int) -> float:
             data = random_images(size // batch * batch, spec, place)
-            epochs = trainer.train(build("vae", spec, **settings), data, epochs=3, seed=0, precision=precision)
+            epochs = trainer.train(build("vae", spec, **settings, precision=precision), data, epochs=3, seed=0)
             return max(e.metrics["time/examples_per_second"] for e in epochs)
 
         if device != "cpu":
@@ -333,13 +333,13 @@ def photos(device: str, small: bool) -> str:
     settings = {"latent": 2048, "width": 256, "network": "resnet", "batch": 32, "lr": 1e-3}
     variant = variants.build("hvae", variants.get("hvae").config_type(**settings), data.spec)
     begin, best = time.monotonic(), math.inf
-    for epoch in trainer.train(variant, data, epochs=10_000, seed=0, precision="fp32"):
+    for epoch in trainer.train(variant, data, epochs=10_000, seed=0):
         best = min(best, -epoch.metrics["valid/elbo"] / math.log(2) / math.prod(data.spec.shape))
         if epoch.number % 5 == 1:
             print(f"{time.monotonic() - begin:.0f} s: epoch {epoch.number}, {best:.3f} bits per dimension", flush=True)
         if time.monotonic() - begin > (5 if small else 100):
             break
-    totals = trainer.score(variant, data, data.test, seed=0, precision="fp32")
+    totals = trainer.score(variant, data, data.test, seed=0)
     bits = float((totals.sums["reconstruction"] + totals.sums["kl"]) / totals.count)
     bits /= math.log(2) * math.prod(data.spec.shape)
     variants.save(variant, Path("photos"))

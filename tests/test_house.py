@@ -21,7 +21,7 @@ LAYERS = (
     ("evaluate",),
     ("tracker", "executor"),
     ("cli",),
-    ("training_run",),
+    ("training_run", "rehearsal"),
     ("final", "model"),
     ("study", "reproduce"),
     ("compare", "benchmark"),

@@ -163,6 +163,7 @@ def _study(
         timeout=request.timeout, seed=request.seed + STUDY_SEEDS * number, storage=request.storage,
         compute=request.compute, study_name=name, fixed=request.fixed(variant),
         start_from=() if study else _prior(request, number, variant, data, compared), shows_data=False,
+        chooses_precision=False,
     )  # fmt: skip
     search(study_request, display)
     return read_study(request.storage, name)

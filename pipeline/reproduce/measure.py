@@ -33,7 +33,7 @@ def likelihoods(models: Models, k: int = 500, n: int = 1000) -> dict[str, float]
     """
     scores: dict[str, float] = {"k": k, "n": n}
     for name, m in models.items():
-        totals = trainer.score(m.variant, m.data, m.data.test, seed=0, precision="fp32")
+        totals = trainer.score(m.variant, m.data, m.data.test, seed=0)
         kl = (totals.sums["kl_per_dimension"] / totals.count).cpu()
         scores[f"{name}/-elbo"] = float(totals.sums["reconstruction"] + totals.sums["kl"]) / totals.count
         scores |= {f"{name}/{key}": value for key, value in _bound(m, k, n).items()}
@@ -133,7 +133,7 @@ def ecg(models: Models) -> dict[str, float]:
         "auc": float(roc_auc_score(abnormal, _reconstructions(normal.variant, m.data))),
         "auc, trained on all": float(roc_auc_score(abnormal, _reconstructions(m.variant, m.data))),
     }
-    totals = trainer.score(m.variant, m.data, test, seed=0, precision="fp32")
+    totals = trainer.score(m.variant, m.data, test, seed=0)
     scores["kl"] = float(totals.sums["kl"]) / totals.count
     scores["-elbo"] = float(totals.sums["reconstruction"]) / totals.count + scores["kl"]
     raw = [split.x.flatten(1).cpu().numpy() for split in (train, test)]
@@ -150,7 +150,7 @@ def steps(models: Models, k: int = 500) -> dict[str, float]:
     test = m.data.test
     assert test.mask is not None
     lengths = test.mask.sum(1).double().cpu()
-    totals = trainer.score(m.variant, m.data, test, seed=0, precision="fp32")
+    totals = trainer.score(m.variant, m.data, test, seed=0)
     kl = float(totals.sums["kl"])
     bound = -_log_p(m, test, k)
     return {

@@ -25,6 +25,7 @@ from pipeline.evaluate import baselines, bits, pictures, quick
 from pipeline.executor import Compute, Ended
 from pipeline.metrics import Undefined
 from pipeline.progress import Display, Progress
+from pipeline.rehearsal import rehearse
 from pipeline.study import budget, prior, space, store, summary
 from pipeline.study.budget import Goal
 from pipeline.study.sampler import Sampler, default_params
@@ -34,6 +35,7 @@ from pipeline.tracker import Run, Tracker, views
 from studies import SearchBudget, SearchSpace
 from variants import DataSpec, InputError
 
+LONG_EPOCH = 2.0  # seconds; how long an epoch takes is said before a study with longer ones
 MAX_EQUAL_FAILURES = 3  # a study ends if its first trials, this many, all fail in the same way
 
 
@@ -54,6 +56,7 @@ class StudyRequest:
     trial_timeout: float | None = None  # seconds of training after which a trial fails; None for no limit
     start_from: tuple[str, ...] = ()  # finished studies in the same store, whose best settings are tried first
     compute: Compute = Compute()
+    chooses_precision: bool = True  # whether trainings may be in bf16 if that is faster and no precision is fixed
     shows_data: bool = True  # whether to print what was understood of the data before work starts
 
 
@@ -113,6 +116,7 @@ def _run(request: StudyRequest, display: Display) -> StudyOutcome:
             f"--seed {request.seed}: expected 0 to {last_seed} for {f'{trials} trials' if trials else 'a trial'}, "
             f"because finals use the seeds from {training_run.FIRST_FINAL_SEED} on"
         )
+    request = dataclasses.replace(request, fixed=_with_precision(request, name, data, display))
     search = {
         "variant": request.variant, "dataset": data.spec.name, "digest": data.digest, "objectives": list(objectives),
         "epochs": epochs, "patience": defaults.patience, "seed": request.seed, "fix": dict(request.fixed),
@@ -200,6 +204,22 @@ def _objectives(
     if objectives != plain:
         display.say("the classes are uneven: probe/balanced_accuracy takes the place of the objective probe/accuracy")
     return objectives
+
+
+def _with_precision(request: StudyRequest, name: str, data: Data, display: Display) -> dict[str, Value]:
+    """Return the fixed parameters of a study, with a precision if that is not the default. Say how long an epoch takes.
+
+    A new study measures which precision is faster, and one that continues keeps its own.
+    """
+    fixed, stored = dict(request.fixed), store.stored_precision(request.storage, name)
+    if stored is None:
+        config = variants.get(request.variant).config_type(**fixed).for_data(data.spec)  # type: ignore[arg-type]
+        compares = "precision" not in fixed and request.chooses_precision
+        rehearsal = rehearse(request.variant, config, data, compare_precisions=compares)
+        if rehearsal.epoch_seconds > LONG_EPOCH:
+            display.say(str(rehearsal))
+        stored = rehearsal.precision
+    return {"precision": stored, **fixed} if stored != "fp32" else fixed
 
 
 def _sampler(

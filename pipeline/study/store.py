@@ -89,6 +89,12 @@ def stored_objectives(url: str, name: str) -> tuple[str, ...]:
     return () if study is None else tuple(study.user_attrs.get("search", {}).get("objectives", ()))
 
 
+def stored_precision(url: str, name: str) -> str | None:
+    """Return the precision of trainings that a study was started with; None if there is no study of that name."""
+    study = _existing(url, name)
+    return None if study is None else str(study.user_attrs.get("search", {}).get("fix", {}).get("precision", "fp32"))
+
+
 def _existing(url: str, name: str) -> optuna.Study | None:
     _silence()
     path = sqlite_path(url)

@@ -211,6 +211,7 @@ class Config:
         0.0, 0.0, 1e6, help="nats of KL per latent dimension that cost nothing (Kingma et al. 2016)"
     )
     clip: float = number(0.0, 0.0, help="largest norm of the gradient of each loss; 0 for no clipping")
+    precision: str = choice("fp32", "bf16", help="of matrix products in training; scores are always in fp32")
 
     def network_for(self, spec: DataSpec) -> str:
         """Return the kind of network for such data: `network`, or what "auto" stands for.
