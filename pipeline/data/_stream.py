@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -50,11 +51,10 @@ class Stream:
 
         An epoch has `portion` examples in batches of `size`; its last batch may be smaller.
         """
-        with _Ahead(self._windows(seed, done * self.portion)) as windows:
-            rest: list[Batch] = []
-            while True:
-                sizes = [size] * (self.portion // size) + [self.portion % size] * (self.portion % size > 0)
-                yield (self._next(windows, rest, n) for n in sizes)
+        windows, rest = _Ahead(self._windows(seed, done * self.portion)), list[Batch]()
+        sizes = [size] * (self.portion // size) + [self.portion % size] * (self.portion % size > 0)
+        while True:
+            yield (self._next(windows, rest, n) for n in sizes)
 
     def _next(self, windows: Iterator[Batch], rest: list[Batch], size: int) -> Batch:
         """Return the next `size` examples, and keep those of the last window that are left in `rest`."""
@@ -88,42 +88,39 @@ class Stream:
 
 
 class _Ahead:
-    """Runs an iterator in a thread, one item ahead, so that reading and training happen at the same time."""
+    """Runs an iterator in a thread, one item ahead, so that reading and training happen at the same time.
+
+    The thread ends when nobody holds this object any more.
+    """
 
     def __init__(self, items: Iterator[Batch]) -> None:
-        self._items, self._queue = items, queue.Queue[Batch | BaseException](1)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._queue, stop = queue.Queue[Batch | BaseException](1), threading.Event()
+        threading.Thread(target=_fill, args=(items, self._queue, stop), daemon=True).start()
+        weakref.finalize(self, stop.set)
 
-    def __enter__(self) -> Iterator[Batch]:
-        self._thread.start()
-        return self._taken()
+    def __iter__(self) -> Iterator[Batch]:
+        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def __next__(self) -> Batch:
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
 
-    def _taken(self) -> Iterator[Batch]:
-        while True:
-            item = self._queue.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
 
-    def _run(self) -> None:
+def _fill(items: Iterator[Batch], into: queue.Queue[Batch | BaseException], stop: threading.Event) -> None:
+    """Put items into a queue, until `stop` is set; an error takes the place of an item."""
+    item: Batch | BaseException
+    while not stop.is_set():
         try:
-            for item in self._items:
-                if not self._put(item):
-                    return
-        except BaseException as error:  # it is raised in the thread that trains
-            self._put(error)
-
-    def _put(self, item: Batch | BaseException) -> bool:
-        """Put an item into the queue when there is room. Returns false if nobody wants it any more."""
-        while not self._stop.is_set():
+            item = next(items)
+        except BaseException as error:
+            item = error
+        while not stop.is_set():
             try:
-                self._queue.put(item, timeout=0.1)
-                return True
+                into.put(item, timeout=0.1)
+                break
             except queue.Full:
                 continue
-        return False
+        if isinstance(item, BaseException):
+            return
