@@ -24,6 +24,10 @@ from variants.base.contract import Group, ValueKind
 SPECS = {
     "binary images": DataSpec(name="binary", shape=(1, 8, 8), likelihood="bernoulli", classes=3),
     "8-bit colour": DataSpec(name="colour", shape=(3, 6, 5), likelihood="logistic8", classes=3),
+    "8-bit colour with mixtures": DataSpec(name="mixtures", shape=(3, 6, 5), likelihood="mixture8", classes=3),
+    "grey images from 0 to 1": DataSpec(
+        name="fractions", shape=(1, 6, 5), likelihood="continuous-bernoulli", classes=3
+    ),
     "a table": DataSpec(name="table", shape=(7,), likelihood="gaussian", classes=3),
     "large images": DataSpec(name="large", shape=(1, 30, 28), likelihood="bernoulli", classes=3),
     "binary sequences": DataSpec(name="roll", shape=(5,), likelihood="bernoulli", classes=3, steps=7),
@@ -84,6 +88,7 @@ def of_kind(kind: ValueKind, draw: Tensor) -> Tensor:
     return {
         "binary": (draw > 0.5).float(),
         "pixel": (draw * 255).round() / 255,
+        "fraction": draw,
         "real": 4 * draw - 2,
         "category": (draw == draw.amax(-1, keepdim=True)).float(),
         "positive": (2 * draw - 1).exp(),
