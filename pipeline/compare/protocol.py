@@ -147,7 +147,7 @@ def _split_anew(data: Data, number: int) -> Source:
 def _design(request: CompareRequest, data: Data) -> Design:
     if request.repeats == 1:
         return Design(unit="seed", asked=request.finals)
-    overlap = len(data.test) / len(data.train) if "test" in data.drawn else None
+    overlap = len(data.test) / len(data.stream or data.train) if "test" in data.drawn else None
     return Design(unit="repetition", asked=request.repeats, overlap=overlap)
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.data._catalogue import CATALOGUE
 from pipeline.data._data import Data, held_out
 from pipeline.data._description import describe
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import MINIMUM, Raw, encode_labels
+from pipeline.data._source import Source
 from pipeline.data._splits import listed, split
 from pipeline.data._stored import Stored
 from pipeline.data._stream import BLOCK, Stream
@@ -22,9 +24,10 @@ from pipeline.progress import Display
 from variants import Batch
 
 PEAK = 3  # times the size of an array that loading it as a whole takes at most
-SHARE = 0.25  # of the available memory, which the data may take: each worker loads them
+SHARE = 0.25  # of the memory, which the data may take, because each worker loads them
 HELD_OUT = 10_000  # most validation examples, and most test examples
 KEPT = 10_000  # most training examples that are kept in memory for evaluation
+PACKED = 20  # times the size of a file that its content has at most, if it is compressed
 KEPT_BYTES = 128 << 20  # and the most bytes that the examples of a split occupy in memory
 EPOCH = 200_000_000  # values of an epoch, if `--portion` does not say otherwise
 FINGERPRINT = 64  # blocks from which the digest is computed
@@ -32,25 +35,25 @@ Indices = NDArray[np.int64]
 
 
 def memory() -> int:
-    """Return how many bytes of memory this process may still use, by the system and by its container."""
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in _lines(Path("/proc/meminfo")):
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) * 1024
-    for limit, used in (("memory.max", "memory.current"),
-                        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):  # fmt: skip
-        numbers = [int(line) for file in (limit, used) for line in _lines(Path("/sys/fs/cgroup") / file)[:1]
-                   if line.strip().isdecimal()]  # fmt: skip
-        if len(numbers) == 2:
-            available = min(available, numbers[0] - numbers[1])
-    return available
+    """Return the bytes of memory of this machine, or of its container.
+
+    What is free at the moment does not count, so that all processes read a data set in the same way.
+    """
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            sizes.append(int((Path("/sys/fs/cgroup") / file).read_text()))
+        except (OSError, ValueError):
+            continue
+    return min(sizes)
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
+def may_be_large(source: Source) -> bool:
+    """Whether it is worth looking into the files of a data set to see how large they are."""
+    path = source.path
+    if source.place in CATALOGUE or not path.exists():
+        return False
+    return source.portion is not None or path.is_dir() or PEAK * PACKED * path.stat().st_size > SHARE * memory()
 
 
 def is_large(found: Stored) -> bool:
@@ -89,7 +92,8 @@ def load_large(found: Stored) -> Data:
     )  # fmt: skip
     if {group.kind for group in preprocessing.spec.parts} == {"real"}:
         preprocessing = _standardised(preprocessing, stream)
-    preprocessing = replace(preprocessing, digest=_digest(found, stream, codes, [train, *kept[1:]]))
+    source = replace(found.source, portion=stream.portion)  # so that workers read the data in the same way
+    preprocessing = replace(preprocessing, source=source, digest=_digest(found, stream, codes, [train, *kept[1:]]))
     encoded = preprocessing.encode(raw, is_new=False)
     splits = [encoded[place] for place in places]
     raw = raw.with_notes([_what_is_read(found, stream, kept, others)])

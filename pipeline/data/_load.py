@@ -12,7 +12,7 @@ from pipeline.data._catalogue import CATALOGUE, as_sequences, cache, search_fold
 from pipeline.data._data import Data, held_out
 from pipeline.data._description import Description, describe
 from pipeline.data._files import name_of, read, read_parts
-from pipeline.data._large import is_large, load_large
+from pipeline.data._large import is_large, load_large, may_be_large
 from pipeline.data._preprocessing import Preprocessing, as_float
 from pipeline.data._raw import Column, Factors, PixelFormat, Raw
 from pipeline.data._results import in_source_form, with_names
@@ -49,9 +49,10 @@ def load(source: str | Source, content: Any = None, *, binarized: bool = True) -
     source = Source.parse(source) if isinstance(source, str) else source
     if source.test is not None and source.test not in CATALOGUE:
         source = replace(source, test=str(Path(source.test).expanduser().resolve()))
-    found = stored(source) if content is None and source.place not in CATALOGUE and source.test is None else None
-    if found is not None and is_large(found):
-        return load_large(found)
+    if content is None and source.test is None and may_be_large(source):
+        found = stored(source)
+        if found is not None and is_large(found):
+            return load_large(found)
     if source.portion is not None:
         raise InputError(
             f"{source}: --portion {source.portion} is for arrays (.npy, .npz without compression, HDF5, zarr) and "

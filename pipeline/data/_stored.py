@@ -50,7 +50,8 @@ class Stored:
 
 def stored(source: Source) -> Stored | None:
     """Return what is needed to read a data set in parts; None if its format does not allow it."""
-    path = source.path
+    path = source.path.resolve()
+    source = replace(source, place=str(path))
     if path.is_dir():
         if any((path / file).exists() for file in ("zarr.json", ".zgroup", ".zarray")):
             return _arrays_on_disk(source, _zarr(path))
