@@ -323,7 +323,7 @@ def test_no_choice_depends_on_the_test_split(folder: Path, monkeypatch: pytest.M
             variants=("vae", "beta"), train=True, trials=2, epochs=2, storage=storage, compute=Compute(threads=1)
         )
         base = data.load("digits")
-        sources, _ = searches._sources(request.variants, base)
+        sources, _ = searches._sources(request, base)
         studies = {v: searches._study(request, 0, v, d, (), Display()) for v, d in sources.items()}
         candidates = {v: searches.Candidate(v, sources[v].source, sources[v], s) for v, s in studies.items() if s}
         choices = searches._choices(candidates, searches.criteria(candidates, {}))

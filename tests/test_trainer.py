@@ -158,8 +158,8 @@ def test_clipping_bounds_the_gradient(digits: Data) -> None:
 
 
 def test_bf16_trains_too(digits: Data) -> None:
-    variant = vae(digits.spec)
-    epochs = list(train(variant, digits, epochs=8, seed=1, precision="bf16"))
+    variant = vae(digits.spec, precision="bf16")
+    epochs = list(train(variant, digits, epochs=8, seed=1))
     assert epochs[-1].metrics["valid/elbo"] > epochs[0].metrics["valid/elbo"] + 1
     assert epochs[0].metrics["train/loss"] != trained(digits, 1)[1][0].metrics["train/loss"]
     assert next(variant.parameters()).dtype == torch.float32

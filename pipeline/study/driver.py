@@ -215,7 +215,10 @@ def _with_precision(request: StudyRequest, name: str, data: Data, display: Displ
     if stored is None:
         config = variants.get(request.variant).config_type(**fixed).for_data(data.spec)  # type: ignore[arg-type]
         compares = "precision" not in fixed and request.chooses_precision
-        rehearsal = rehearse(request.variant, config, data, compare_precisions=compares)
+        try:
+            rehearsal = rehearse(request.variant, config, data, compare_precisions=compares)
+        except Exception:  # the trials report errors in the code of a variant
+            return fixed
         if rehearsal.epoch_seconds > LONG_EPOCH:
             display.say(str(rehearsal))
         stored = rehearsal.precision

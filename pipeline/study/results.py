@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -127,7 +127,8 @@ def read_study(url: str, name: str) -> StudyRecord | None:
 
 def _rebuilt_config(search_space: SearchSpace, trial: FrozenTrial, fixed: Mapping[str, space.Value]) -> Config:
     try:
-        return space.suggest(search_space, FixedTrial(trial.params), fixed, None)
+        config = space.suggest(search_space, FixedTrial(trial.params), fixed, None)
+        return replace(config, network="mlp") if config.network == "auto" else config  # older versions had no "auto"
     except ValueError as error:  # today's search space asks for a parameter that the trial does not have
         raise InputError(
             f"the configuration of trial {trial.number} cannot be rebuilt ({error}); restore the search space that the "
