@@ -14,7 +14,7 @@ from pipeline.data import Data
 from pipeline.steps import EAGER, NamedOptimizer, Steps
 from variants import Config
 
-SHORT = 0.005  # seconds of a step; another precision is tried only if it takes longer
+LARGE = 5e7  # weights times examples of a batch; another precision is tried only if there are at least as many
 GAIN = 1.2  # bf16 is taken only if it is at least this many times as fast
 STEPS, MOST = 5, 2.0  # steps that are timed, and the seconds after which no further one is
 
@@ -41,13 +41,13 @@ class Rehearsal:
 def rehearse(variant: str, config: Config, data: Data, *, compare_precisions: bool) -> Rehearsal:
     """Measure training steps of a configuration. The random state stays as it was.
 
-    With `compare_precisions`, the precision is bf16 if this device supports it and a step in fp32 is not short and bf16
-    is faster by `GAIN`. Otherwise, it is that of `config`.
+    With `compare_precisions`, the precision is bf16 if a step is large, this device supports bf16, and it is faster by
+    `GAIN`. Otherwise, it is that of `config`.
     """
-    seconds = _step_seconds(variant, config, data)
+    seconds, weights = _step_seconds(variant, config, data)
     gain, precision = None, config.precision
-    if compare_precisions and seconds > SHORT and _has_bf16(data.train.x.device):
-        other = _step_seconds(variant, dataclasses.replace(config, precision="bf16"), data)
+    if compare_precisions and weights * config.batch >= LARGE and _has_bf16(data.train.x.device):
+        other, _ = _step_seconds(variant, dataclasses.replace(config, precision="bf16"), data)
         gain = seconds / other
         if gain >= GAIN:
             seconds, precision = other, "bf16"
@@ -58,7 +58,8 @@ def rehearse(variant: str, config: Config, data: Data, *, compare_precisions: bo
     )  # fmt: skip
 
 
-def _step_seconds(variant: str, config: Config, data: Data) -> float:
+def _step_seconds(variant: str, config: Config, data: Data) -> tuple[float, int]:
+    """Return the seconds of a training step, and the number of weights."""
     device = data.train.x.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
@@ -76,7 +77,8 @@ def _step_seconds(variant: str, config: Config, data: Data) -> float:
             steps.take(batch)
             machine.synchronize(device)
             times.append(time.perf_counter() - begin)
-    return statistics.median(times) * config.batch / len(batch)
+    weights = sum(p.numel() for p in model.parameters())
+    return statistics.median(times) * config.batch / len(batch), weights
 
 
 def _has_bf16(device: torch.device) -> bool:

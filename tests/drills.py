@@ -37,7 +37,7 @@ FAULTS = (
         "KL weighted 1.05", "variants/base/closed_forms.py", "clamp(min=floor).sum()", "clamp(min=floor).sum() * 1.05"
     ),
     Fault(
-        "learning rate x 3", TRAINER, "        self.name, self.optimizer = name, optimizer\n",
+        "learning rate x 3", "pipeline/steps.py", "        self.name, self.optimizer = name, optimizer\n",
         "        self.name, self.optimizer = name, optimizer\n"
         "        for group in optimizer.param_groups:\n            group['lr'] *= 3\n",
     ),
@@ -51,16 +51,15 @@ FAULTS = (
         "torch.arange(len(data.train))",
     ),
     Fault(
-        "last partial batch dropped", TRAINER, "            batch = data.batch(data.train, index, state.noise)\n",
-        "            if len(index) < variant.config.batch:\n                continue\n"
-        "            batch = data.batch(data.train, index, state.noise)\n",
+        "last partial batch dropped", TRAINER, "            training.take(batch)\n",
+        "            if len(batch) == variant.config.batch:\n                training.take(batch)\n",
     ),
     Fault(
-        "20% sleep in the step", TRAINER, "            step += 1\n",
-        "            step += 1\n            time.sleep(0.2 * (time.perf_counter() - began))\n",
+        "20% sleep in the step", TRAINER, "            training.take(batch)\n",
+        "            began = time.perf_counter()\n            training.take(batch)\n"
+        "            time.sleep(0.2 * (time.perf_counter() - began))\n",
     ),
 )  # fmt: skip
-BEGAN = ("            batch = data.batch(", "            began = time.perf_counter()\n            batch = data.batch(")
 
 
 def copy(folder: Path) -> Path:
@@ -75,8 +74,6 @@ def plant(root: Path, fault: Fault) -> None:
     path = root / fault.file
     text = path.read_text(encoding="utf-8")
     assert text.count(fault.right) == 1, f"{fault.name}: {fault.right!r} occurs {text.count(fault.right)} times"
-    if "began" in fault.wrong:
-        text = text.replace(*BEGAN)
     path.write_text(text.replace(fault.right, fault.wrong), encoding="utf-8")
 
 

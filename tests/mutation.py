@@ -35,7 +35,7 @@ from faults import copy_tree
 
 LIMIT = 5.0  # seconds
 GROUPS = {  # modules of the pipeline, and the files of the tests that are to catch their mutants
-    "trainer": ("trainer", "trainer"),
+    "trainer": ("trainer steps", "trainer"),
     "training_run": ("training_run", "training_run"),
     "checkpoint": ("checkpoint", "training_run"),
     "final": ("final", "final compare"),

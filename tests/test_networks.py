@@ -9,7 +9,7 @@ import torch
 
 import studies
 import variants
-from pipeline.compare import protocol
+from pipeline.compare import request as requests
 from pipeline.study.space import outline
 from variants import Batch, DataSpec, InputError, Likelihood, Variant
 from variants.vae import VAEConfig
@@ -153,8 +153,8 @@ def test_a_study_searches_the_network_of_large_images(name: str, spec: DataSpec,
 
 
 def test_compare_fixes_a_parameter_of_the_variants_that_have_it() -> None:
-    request = protocol.CompareRequest(fix=("network=resnet", "beta=2"), variants=("vae", "beta"))
-    protocol.check(request, [])
+    request = requests.CompareRequest(fix=("network=resnet", "beta=2"), variants=("vae", "beta"))
+    requests.check(request, [])
     assert request.fixed("vae") == {"network": "resnet"}
     assert request.fixed("beta") == {"network": "resnet", "beta": 2.0}
 
@@ -170,7 +170,7 @@ def test_compare_fixes_a_parameter_of_the_variants_that_have_it() -> None:
 )
 def test_compare_refuses_a_wrong_fix(fix: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        protocol.check(protocol.CompareRequest(fix=(fix,), variants=("vae", "hvae")), [])
+        requests.check(requests.CompareRequest(fix=(fix,), variants=("vae", "hvae")), [])
 
 
 @pytest.mark.parametrize("name", IMAGE_VARIANTS)
