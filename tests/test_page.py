@@ -104,6 +104,7 @@ def test_the_link_shows_curves_and_grids_of_every_trial(folder: Path, chromium: 
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.slow
 def test_plain_mlflow_ui_shows_the_same_runs(folder: Path) -> None:
     run(StudyRequest(variant="vae", trials=1, epochs=1, compute=Compute(threads=1)))
     port = free_port()
