@@ -1,5 +1,7 @@
 """Helpers that read the stores in the working directory of a test."""
 
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 
 import optuna
@@ -27,3 +29,13 @@ def curve(run: Run, metric: str) -> list[float]:
 
 def trials(name: str) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=name, storage="sqlite:///optuna.db").trials
+
+
+def started_trials() -> int:
+    """Return how many trials a study has begun in `optuna.db`, while another process may still create its tables.
+
+    Optuna would create missing tables itself, and one of the two processes would then fail.
+    """
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect("file:optuna.db?mode=ro", uri=True)) as connection:
+        return int(connection.execute("select count(*) from trials").fetchone()[0])
+    return 0
