@@ -120,7 +120,7 @@ class Steps:
         self.totals.add(terms, len(batch), losses)
 
     def _update(self, terms: Terms) -> dict[str, Tensor]:
-        """Take one step with every optimizer on its own loss. Returns the losses by name.
+        """Let each optimizer take one step on the loss of its name. Returns the losses by name.
 
         Losses that are tensors come first: all their gradients are computed before any weight changes. Losses that are
         functions are then evaluated in turn, each after the weights of the one before it have changed.

@@ -117,7 +117,7 @@ def _fewer(boards: Mapping[str, Board], ranked: Sequence[str]) -> list[str]:
 
 
 def _no_better(boards: Mapping[str, Board]) -> str:
-    """Return a sentence on the data sets on which even the best variant is not clearly better than trivial, or nothing.
+    """Return a sentence that names data sets where no variant is clearly better than a trivial model, or "".
 
     It begins with a space.
     """

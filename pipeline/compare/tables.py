@@ -127,7 +127,7 @@ def pairs_table(board: Board) -> pd.DataFrame:
 
 
 def scores_table(comparison: Comparison) -> pd.DataFrame:
-    """Return a row for each metric, and a column for each variant: the mean, its standard error and the n of units.
+    """Return means ± standard errors, with the number of units: a row for each metric, a column for each variant.
 
     If the units share one split, the column `error over` says of which metrics the error contains that over test
     examples.

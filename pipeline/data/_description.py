@@ -172,7 +172,7 @@ def _percent(share: float) -> str:
 
 
 def describe(raw: Raw, splits: list[torch.Tensor], whole: Raw | None = None) -> Description:
-    """Describe a data set that was read and split. `whole` has all labels if `raw` has only some examples."""
+    """Describe a data set that was read and split. If `raw` has only some examples, `whole` has all labels."""
     whole = whole or raw
     indices = [i.numpy() for i in splits]
     return Description(

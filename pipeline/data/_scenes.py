@@ -28,7 +28,7 @@ Floats = NDArray[np.float32]
 
 
 def load(size: int) -> Raw:
-    """Draw 24,000 different scenes of `size` x `size` pixels. The label of a scene is the shape of its solid."""
+    """Draw 24,000 different scenes of `size` x `size` pixels. The label of a scene is the shape of the object in it."""
     chosen = np.random.default_rng(SEED).choice(int(np.prod(list(SIZES.values()))), sum(SPLITS), replace=False)
     values = np.stack(np.unravel_index(chosen, tuple(SIZES.values())), axis=1).astype(np.int64)
     name = "scenes" if size == 32 else f"scenes-{size}"

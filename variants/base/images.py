@@ -152,7 +152,7 @@ class Unflatten(nn.Module):
 
 
 class ImageWriter(nn.Sequential):
-    """Map a code, (B, code.size), that is a map, to the parameters of p(x|z), (B, *shape), by way of larger maps.
+    """Decode a flattened map of features, (B, code.size), into parameters of p(x|z), (B, *shape), by larger maps.
 
     `first` is the first map of this path. Logits of pixels and of binary values start on the scale of 1, and all other
     outputs small, as those of `Decoder` do.
