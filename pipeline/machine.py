@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 import zlib
@@ -77,6 +78,16 @@ def device(name: str) -> torch.device:
                 f"--device {name}: torch {torch.__version__} sees {count} CUDA devices here; try --device cpu"
             )
     return device
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that this process has taken so far: on a GPU by its tensors there, otherwise in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource  # which Windows does not have
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def synchronize(device: torch.device) -> None:

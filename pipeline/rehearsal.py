@@ -1,4 +1,7 @@
-"""Takes a few training steps before a study starts, to tell how long an epoch takes and which precision is faster."""
+"""Takes a few training steps before a study starts.
+
+They tell how long an epoch takes, how much memory it needs, and which precision is faster.
+"""
 
 import dataclasses
 import math
@@ -25,11 +28,15 @@ class Rehearsal:
 
     precision: str
     epoch_seconds: float
+    memory: int  # bytes that a training process takes at most, on the device if that is a GPU
     steps: int  # in an epoch
     bf16_gain: float | None = None  # how many times as fast steps in bf16 are; None if this was not measured
 
     def __str__(self) -> str:
-        text = f"an epoch of {self.steps:,} steps takes about {self.epoch_seconds:.2g} s with the default settings"
+        text = (
+            f"with the default settings, an epoch of {self.steps:,} steps takes about {self.epoch_seconds:.2g} s, and "
+            f"{self.memory / 1e9:.2g} GB of memory"
+        )
         if self.bf16_gain is not None:
             text += (
                 f"; steps in bf16 are {self.bf16_gain:.1f} times as fast as in fp32, so the precision is "
@@ -53,9 +60,22 @@ def rehearse(variant: str, config: Config, data: Data, *, compare_precisions: bo
             seconds, precision = other, "bf16"
     steps = math.ceil(data.epoch / config.batch)
     validation = len(data.valid) / config.batch / 3  # a step without gradients and without a change of weights
+    computing, reading = seconds * (steps + validation), _reading_seconds(data)
+    on_gpu = data.train.x.device.type == "cuda"
     return Rehearsal(
-        precision=precision, epoch_seconds=seconds * (steps + validation), steps=steps, bf16_gain=gain
+        precision=precision, steps=steps, bf16_gain=gain, memory=machine.peak_memory(data.train.x.device),
+        epoch_seconds=max(computing, reading) if on_gpu else computing + reading,  # which share the cores of the CPU
     )  # fmt: skip
+
+
+def _reading_seconds(data: Data) -> float:
+    """Return the seconds in which the training examples of an epoch are read from disk, by reading one window."""
+    if data.stream is None:
+        return 0.0
+    begin = time.perf_counter()
+    next(next(data.stream.epochs(0, 1, 0)))
+    share = data.epoch / min(len(data.stream), data.stream.block * data.stream.window)
+    return (time.perf_counter() - begin) * share
 
 
 def _step_seconds(variant: str, config: Config, data: Data) -> tuple[float, int]:

@@ -15,6 +15,7 @@ import pytest
 import servers
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["OMP_NUM_THREADS"] = "1"  # also of studies that tests run, because tests run side by side
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # otherwise each process that a test starts would compile torch again
 if "VARIANTS_DATA" in os.environ:  # relative to the folder of pytest, not to that of the test
     os.environ["VARIANTS_DATA"] = str(Path(os.environ["VARIANTS_DATA"]).resolve())

@@ -162,7 +162,7 @@ FAULTS = [
     Fault("variants/base/closed_forms", "the normaliser of the continuous Bernoulli has the wrong sign", "logits * (0.5 - x) + _log_sinh_ratio", "logits * (0.5 - x) - _log_sinh_ratio", "pixel_likelihoods"),
     Fault("variants/base/closed_forms", "the series of the normaliser is wrong", "square * (1 / 6 - square", "square * (1 / 3 - square", "pixel_likelihoods"),
     Fault("variants/base/closed_forms", "the last bin ends at 255.5", "torch.where(x > 1 - 0.5 / 255, F.softplus(lower), inside)", "inside", "pixel_likelihoods"),
-    Fault("variants/base/likelihoods", "channels are coupled with the wrong sign", "x[:, None, c], means[:, :, c] + self._shift", "x[:, None, c], means[:, :, c] - self._shift", "pixel_likelihoods"),
+    Fault("variants/base/likelihoods", "channels are coupled with the wrong sign", "mean = mean + coefficient * distance", "mean = mean - coefficient * distance", "pixel_likelihoods"),
     Fault("variants/base/likelihoods", "channels choose their components independently", "log_p.cumsum(2)).logsumexp(1)", "log_p).logsumexp(1).cumsum(1)", "pixel_likelihoods"),
     Fault("evaluate/baselines", "the mean colour costs nothing", "- 8 * len(log_scale) * math.log(2)", "", "bits"),
     Fault("data/_photos", "validation is a part of training", '"valid": (384, 512)', '"valid": (256, 384)', "bits"),

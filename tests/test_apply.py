@@ -265,6 +265,7 @@ def test_mlflow_loads_a_model_without_pickle(saved: Path) -> None:
     assert endings == {".json", ".safetensors", ""}
 
 
+@pytest.mark.slow
 def test_mlflow_serves_a_tracked_model(folder: Path) -> None:
     frame = table()
     model = Model("vae", track=True, **QUICK).fit(frame)

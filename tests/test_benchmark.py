@@ -137,6 +137,7 @@ def test_pages_in_a_browser(tiny: Path, chromium: str) -> None:
         assert "vae/test/elbo" in window.inner_text("body")
 
 
+@pytest.mark.slow
 def test_a_rerun_in_mlflow(tiny: Path) -> None:
     """A rerun has means and standard deviations, the runs of its trainings as children, its environment, and a page."""
     outcome = rerun_tiny()
@@ -159,6 +160,7 @@ def test_a_rerun_in_mlflow(tiny: Path) -> None:
         report.write_page("smoke", Path("reports"))
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_is_reported_with_its_reason(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closed_forms, "free_bits", lambda kl, floor: kl.sum() * float("nan"))
     outcome = rerun_tiny()

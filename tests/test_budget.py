@@ -193,6 +193,7 @@ class Interrupted(KeyboardInterrupt):
     pass
 
 
+@pytest.mark.slow
 def test_a_study_that_is_interrupted_at_every_epoch_ends_with_the_same_trials(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +219,7 @@ def test_a_study_that_is_interrupted_at_every_epoch_ends_with_the_same_trials(
     assert epochs(study) == epochs(whole) == [2, 1]
 
 
+@pytest.mark.slow
 def test_an_interrupted_trial_gets_a_new_allowance_under_another_budget(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +400,7 @@ def test_a_comparison_gives_each_variant_the_same_epochs_and_says_so() -> None:
     assert set(table["budget"]) == {"7 epochs"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_finals")
 def test_equal_numbers_of_trials_that_spent_different_epochs_are_no_equal_budget(
     monkeypatch: pytest.MonkeyPatch,

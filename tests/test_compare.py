@@ -61,6 +61,7 @@ def compared(request: CompareRequest) -> Any:
     return protocol.run(request, Display())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_finals")
 def test_a_new_search_starts_from_finished_ones_of_other_variants_on_the_same_data() -> None:
     """The report says so, and a search that continues keeps what it started from."""
@@ -160,6 +161,7 @@ def test_finals_are_trained_on_seeds_that_no_search_used() -> None:
     assert min(fresh) > request.seed + 1000  # a search of a thousand trials would not use them either
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_finals")
 def test_a_repetition_has_a_split_a_search_and_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one is that of a comparison without repetitions, and further ones do not change earlier ones."""

@@ -322,7 +322,7 @@ def test_a_training_step_lowers_the_loss(case: tuple[Variant, Batch]) -> None:
     optimizers = [NamedOptimizer(name, optimizer) for name, optimizer in variant.optimizers().items()]
     steps = Steps(variant, optimizers, torch.full((), 5.0, device=DEVICE), nullcontext)
     scored = []
-    for _ in range(60):
+    for _ in range(40):
         steps.start_epoch(None)
         steps.take(batch)
         scored.append(float(steps.totals.sums["reconstruction"]))

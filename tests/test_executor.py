@@ -102,6 +102,7 @@ def test_each_task_ends_once_and_reports(workers: int) -> None:
     assert sorted(messages) == [(n, f"at {n}") for n in range(5)]
 
 
+@pytest.mark.slow
 def test_a_task_whose_process_dies_is_run_again(tmp_path: Path) -> None:
     ends, _ = run([Mortal(str(tmp_path / "a"), 2), Square(3)], workers=2, threads=1)
     assert ends[0].result == "alive"

@@ -223,7 +223,8 @@ def simulated(url: str, days: int, seed: int, monkeypatch: pytest.MonkeyPatch) -
     assert {end for *_, end in world.log} >= {"done", "died", "froze", "waiting"}
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_year_of_nights_on_sqlite(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     simulated(f"sqlite:///{tmp_path}/ledger.db", 365, seed, monkeypatch)
 

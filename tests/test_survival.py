@@ -141,6 +141,7 @@ def test_a_study_is_run_by_one_process(folder: Path) -> None:
         run(quick())
 
 
+@pytest.mark.slow
 def test_two_trackers_may_open_a_fresh_store_at_once(tmp_path: Path) -> None:
     code = "import os; from pipeline.tracker import Tracker; os.fork(); print(Tracker('digits').experiment)"
     done = subprocess.run(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.data import _arrays, _images, _special_columns, _tables
 from pipeline.data._preprocessing import Preprocessing
@@ -137,26 +138,35 @@ def saved_dataset(path: Path, source: Source, name: str, like: Preprocessing | N
     The parts train, validation and test of a `DatasetDict` are the splits. The only column of class labels is the label
     unless `--label` names another one.
     """
+    if images := saved_images(path, source, like):
+        source, found = images
+        raw = _images.from_images(found.openers, source, name, like, found.classes)
+        return replace(raw, splits=found.splits).with_notes(found.notes)
+    whole, splits = _joined_parts(path, like)
+    source, notes = _with_label(whole, source)
+    frame = whole.to_pandas()
+    for column, names in _class_names(whole).items():
+        frame[column] = frame[column].map(names)
+    raw = _tables.from_frame(frame, source, name, like)
+    if splits is not None and raw.lengths is not None:
+        raise InputError(
+            f"{path} has several parts, and their rows are the steps of sequences; expected one part, with a column "
+            "that names the split of each sequence"
+        )
+    return replace(raw, splits=raw.splits if splits is None else splits).with_notes(notes)
+
+
+def saved_images(path: Path, source: Source, like: Preprocessing | None) -> tuple[Source, _images.Listing] | None:
+    """Find the images in a folder that Hugging Face `datasets` saved. Return None if it has no column of images.
+
+    The images stay on disk until they are opened. The source is returned with the label.
+    """
+    whole, splits = _joined_parts(path, like)
     datasets = library("datasets", path)
-    whole, sizes = _joined_parts(datasets, path)
-    splits = consecutive(sizes) if len(sizes) > 1 and like is None else None
-    classes = {c: f.names for c, f in whole.features.items() if isinstance(f, datasets.ClassLabel)}
+    source, notes = _with_label(whole, source)
     images = [c for c, f in whole.features.items() if isinstance(f, datasets.Image) and c not in source.drop]
-    notes = []
-    if source.label is None and len(classes) == 1:
-        source = replace(source, label=next(iter(classes)))
-        notes.append(f"the label is the column {source.label}, which holds class labels")
     if not images:
-        frame = whole.to_pandas()
-        for column, names in classes.items():
-            frame[column] = frame[column].map(dict(enumerate(names)))
-        raw = _tables.from_frame(frame, source, name, like)
-        if splits is not None and raw.lengths is not None:
-            raise InputError(
-                f"{path} has several parts, and their rows are the steps of sequences; expected one part, with a "
-                "column that names the split of each sequence"
-            )
-        return replace(raw, splits=raw.splits if splits is None else splits).with_notes(notes)
+        return None
     refuse_options(source, ("group", "time", "header", "gaps", "exposure"), "images", like)
     if len(images) > 1:
         raise InputError(f"{path} has several columns of images: {listed(images)}; leave all but one out with --drop")
@@ -170,34 +180,52 @@ def saved_dataset(path: Path, source: Source, name: str, like: Preprocessing | N
         notes.append(f"these columns are not used: {listed(unused)}")
     labels = None
     if has_label:
-        names = dict(enumerate(classes.get(source.label, ())))
+        names = _class_names(whole).get(source.label or "")
         labels = [names.get(value) if names else value for value in whole[source.label]]
     encoded = whole.cast_column(images[0], datasets.Image(decode=False))
-    openers = {f"{path}, row {i}": partial(_open, row) for i, row in enumerate(encoded[images[0]], 1)}
-    raw = _images.from_images(openers, source, name, like, labels)
-    return replace(raw, splits=splits).with_notes(notes)
+    openers = {f"{path}, row {i + 1}": partial(_open, encoded, i, images[0]) for i in range(len(whole))}
+    return source, _images.Listing(openers=openers, classes=labels, splits=splits, rows=None, notes=tuple(notes))
 
 
-def _joined_parts(datasets: Any, path: Path) -> tuple[Any, list[int]]:
-    """Return the rows of all parts, and how many are for training, validation and test if there are several parts."""
+def _with_label(whole: Any, source: Source) -> tuple[Source, list[str]]:
+    """Return the source with the label, which is the only column of class labels by default, and notes about it."""
+    classes = [*_class_names(whole)]
+    if source.label is not None or len(classes) != 1:
+        return source, []
+    return replace(source, label=classes[0]), [f"the label is the column {classes[0]}, which holds class labels"]
+
+
+def _class_names(whole: Any) -> dict[str, dict[int, str]]:
+    """Return the names of the classes, by their numbers, of each column of class labels."""
+    return {column: dict(enumerate(f.names)) for column, f in whole.features.items() if hasattr(f, "names")}
+
+
+def _joined_parts(path: Path, like: Preprocessing | None) -> tuple[Any, list[torch.Tensor] | None]:
+    """Return the rows of all parts, and the indices of the three splits if there are several parts.
+
+    With `like`, they are new rows for a model, and have no splits.
+    """
+    datasets = library("datasets", path)
     with reading(path):
         loaded = datasets.load_from_disk(str(path))
         if not isinstance(loaded, datasets.DatasetDict):
-            return loaded.with_format(None), [len(loaded)]
+            return loaded.with_format(None), None
         parts = {_special_columns.SPLIT_NUMBERS.get(name.lower(), -1): part for name, part in loaded.items()}
         if len(loaded) == 1:
             parts = dict(enumerate(loaded.values()))
         if -1 in parts or len(parts) < len(loaded):
             raise InputError(f"{path} has the parts {listed([*loaded])}; expected train, validation and test")
         whole = datasets.concatenate_datasets([parts[k] for k in sorted(parts)]).with_format(None)
-        return whole, [len(parts.get(k, ())) for k in range(3)] if len(parts) > 1 else [len(whole)]
+        is_split = len(parts) > 1 and like is None
+        return whole, consecutive(len(parts.get(k, ())) for k in range(3)) if is_split else None
 
 
-def _open(row: dict[str, Any]) -> Any:
-    """Open an image that is stored as bytes or as a path."""
+def _open(encoded: Any, row: int, column: str) -> Any:
+    """Open an image of a row, where it is stored as bytes or as a path."""
     from PIL import Image
 
-    return Image.open(row["path"] if row["bytes"] is None else io.BytesIO(row["bytes"]))
+    value = encoded[row][column]
+    return Image.open(value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"]))
 
 
 def library(module: str, path: Path) -> Any:

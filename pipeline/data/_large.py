@@ -141,7 +141,6 @@ class _Reader:
         self._found, self._preprocessing, self._codes = found, preprocessing, codes
 
     def __call__(self, positions: Indices) -> Batch:
-        self._found.check()
         raw = self._found.take(positions, max(self._found.chunk, 64), self._preprocessing)
         if self._codes is not None:
             raw = replace(raw, y=self._codes[positions])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class Stored:
     """A data set on disk whose examples can be read in parts.
 
     `take(positions, chunk, like)` reads the examples at sorted positions, without labels; `chunk` is the number of
-    neighbouring examples that are read together.
+    neighbouring examples that are read together. It raises `InputError` if a file has changed since it was opened.
     """
 
     source: Source
@@ -40,7 +41,6 @@ class Stored:
     bytes: int  # that all examples occupy in memory, in the type of the source
     chunk: int  # the smallest number of neighbouring examples that are worth reading
     take: Callable[[Indices, int, Preprocessing | None], Raw]
-    check: Callable[[], None]  # raises `InputError` if a file has changed since it was opened
     y: Any = None
     groups: Any = None
     splits: list[torch.Tensor] | None = None
@@ -56,8 +56,10 @@ def stored(source: Source) -> Stored | None:
         if any((path / file).exists() for file in ("zarr.json", ".zgroup", ".zarray")):
             return _arrays_on_disk(source, _zarr(path))
         if any((path / file).exists() for file in ("dataset_dict.json", "dataset_info.json")):
-            return None
-        return _folder_of_images(path, source)
+            images = _containers.saved_images(path, source, None)
+            return None if images is None else _on_disk(*images, _Files([*path.rglob("*.arrow")]))
+        listing = _images.listing(path, source, None)
+        return _on_disk(source, listing, _Files([*map(Path, listing.openers)]), one_each=True)
     if not path.is_file():
         return None
     name = path.name.lower()
@@ -170,8 +172,7 @@ def _arrays_on_disk(source: Source, arrays: Mapping[str, Rows] | None) -> Stored
     x = arrays[roles["x"]]
     if len(x.shape) not in (2, 3, 4) or x.dtype.kind not in "biuf" or not len(x.shape):
         return None
-    paths = [source.path] if source.path.is_file() else []
-    unchanged = _Unchanged(paths)
+    files = _Files([source.path] if source.path.is_file() else [])
     small = {role: arrays[key].read(0, arrays[key].shape[0]) for role, key in roles.items() if role != "x"}
     y = small.get("y", small.get("labels"))
     unused = [key for key in arrays if key not in roles.values()]
@@ -179,15 +180,15 @@ def _arrays_on_disk(source: Source, arrays: Mapping[str, Rows] | None) -> Stored
     bare = _without(source, roles)
 
     def take(positions: Indices, chunk: int, like: Preprocessing | None) -> Raw:
-        unchanged.check()
-        block = np.concatenate([*_parts(x, positions, chunk)])
+        with files.unchanged():
+            block = np.concatenate([*_parts(x, positions, chunk)])
         return replace(_arrays.from_arrays({"x": block}, bare, name, like), source=source)
 
     name = file_name(source.path, [*CATALOGUE])
     row = math.prod(x.shape[1:]) * x.dtype.itemsize
     return Stored(
         source=source, name=name, examples=x.shape[0], bytes=x.shape[0] * row, chunk=x.chunk, take=take,
-        check=unchanged.check, y=y, groups=small.get("group"), notes=tuple(notes),
+        y=y, groups=small.get("group"), notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -199,51 +200,54 @@ def _parts(x: Rows, positions: Indices, chunk: int) -> Iterator[Array]:
         yield x.read(start, int(chosen[-1]) + 1)[chosen - start]
 
 
-def _folder_of_images(path: Path, source: Source) -> Stored:
-    listing = _images.listing(path, source, None)
+def _on_disk(source: Source, listing: _images.Listing, files: _Files, *, one_each: bool = False) -> Stored:
+    """Return images that are opened one by one; `one_each` means that each has its own file."""
     names = list(listing.openers)
-    unchanged = _Unchanged([])
+    name = file_name(source.path, [*CATALOGUE])
 
     def take(positions: Indices, chunk: int, like: Preprocessing | None) -> Raw:
         openers = {names[i]: listing.openers[names[i]] for i in positions.tolist()}
-        return _images.from_images(openers, source, name, like, None)
+        with files.unchanged(positions if one_each else None):
+            return _images.from_images(openers, source, name, like, None)
 
-    name = file_name(path, [*CATALOGUE])
     first = _images.pixels(names[0], listing.openers[names[0]], source.alpha)[0]
     size = first.nbytes if source.size is None else len(first) * math.prod(source.size)
     return Stored(
         source=source, name=name, examples=len(names), bytes=len(names) * size, chunk=1, take=take,
-        check=unchanged.check, y=listing.classes, splits=listing.splits, rows=listing.rows, notes=listing.notes,
+        y=listing.classes, splits=listing.splits, rows=listing.rows, notes=listing.notes,
     )  # fmt: skip
 
 
-@dataclass
-class _Unchanged:
-    """Notices that a file has changed since this object was made, by its size and its time of modification."""
+class _Files:
+    """Notices that files have changed since this object was made, by their sizes and times of modification."""
 
-    paths: list[Path]
-    _facts: list[tuple[int, int]] = field(init=False)
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._facts = np.array([self._size_and_time(path) for path in paths], np.int64).reshape(-1, 2)
 
-    def __post_init__(self) -> None:
-        self._facts = self._read()
+    @staticmethod
+    def _size_and_time(path: Path) -> tuple[int, int]:
+        try:
+            facts = os.stat(path)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read any more ({error}); restore it, and run the same command again"
+            ) from error
+        return facts.st_size, facts.st_mtime_ns
 
-    def _read(self) -> list[tuple[int, int]]:
-        facts = []
-        for path in self.paths:
-            try:
-                stat = os.stat(path)
-            except OSError as error:
-                raise InputError(
-                    f"{path} cannot be read any more ({error}); restore it, and run the same command again"
-                ) from error
-            facts.append((stat.st_size, stat.st_mtime_ns))
-        return facts
+    @contextmanager
+    def unchanged(self, chosen: Indices | None = None) -> Iterator[None]:
+        """Raise `InputError` if a file has changed by the end of a block of code, whatever else the block raises.
 
-    def check(self) -> None:
-        """Raise `InputError` if a file has changed."""
-        for path, before, now in zip(self.paths, self._facts, self._read(), strict=True):
-            if before != now:
-                raise InputError(
-                    f"{path} has changed while it was read ({before[0]:,} bytes before, {now[0]:,} now); expected data "
-                    "that stay as they are until the command has ended"
-                )
+        `chosen` are the positions of the files that the block reads; None means all.
+        """
+        try:
+            yield
+        finally:
+            for i in range(len(self._paths)) if chosen is None else chosen.tolist():
+                size, time = self._size_and_time(self._paths[i])
+                if (size, time) != tuple(self._facts[i]):
+                    raise InputError(
+                        f"{self._paths[i]} has changed while it was read ({self._facts[i, 0]:,} bytes before, {size:,} "
+                        "now); expected data that stay as they are until the command has ended"
+                    )

@@ -35,7 +35,7 @@ from pipeline.tracker import Run, Tracker, views
 from studies import SearchBudget, SearchSpace
 from variants import DataSpec, InputError
 
-LONG_EPOCH = 2.0  # seconds; how long an epoch takes is said before a study with longer ones
+LONG_EPOCH = 2.0  # seconds; what an epoch takes is said before a study with longer ones, or with data on disk
 MAX_EQUAL_FAILURES = 3  # a study ends if its first trials, this many, all fail in the same way
 
 
@@ -219,7 +219,7 @@ def _with_precision(request: StudyRequest, name: str, data: Data, display: Displ
             rehearsal = rehearse(request.variant, config, data, compare_precisions=compares)
         except Exception:  # the trials report errors in the code of a variant
             return fixed
-        if rehearsal.epoch_seconds > LONG_EPOCH:
+        if rehearsal.epoch_seconds > LONG_EPOCH or data.stream:
             display.say(str(rehearsal))
         stored = rehearsal.precision
     return {"precision": stored, **fixed} if stored != "fp32" else fixed

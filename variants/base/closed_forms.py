@@ -60,10 +60,10 @@ def nll_logistic8(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     inverse = (-log_scale).exp()
     upper = (x - mean + 0.5 / 255) * inverse
     lower = (x - mean - 0.5 / 255) * inverse
-    # -log(s(u) - s(l)) = log(1 + e^u) + log(1 + e^l) - u - log(1 - e^(l-u))
-    inside = F.softplus(upper) + F.softplus(lower) - upper - torch.log(-torch.expm1(-inverse / 255))
-    inside = torch.where(x < 0.5 / 255, F.softplus(-upper), inside)
-    return torch.where(x > 1 - 0.5 / 255, F.softplus(lower), inside)
+    # -log(s(u) - s(l)) = log(1 + e^-u) + log(1 + e^l) - log(1 - e^(l-u)); of an outer bin, one of the first two terms
+    below, above = F.softplus(-upper), F.softplus(lower)
+    inside = below + above - torch.log(-torch.expm1(-inverse / 255))
+    return torch.where(x < 0.5 / 255, below, torch.where(x > 1 - 0.5 / 255, above, inside))
 
 
 def nll_continuous_bernoulli(x: Tensor, logits: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ each channel of images and sequences. This extends the sigma-VAE, which learns o
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -297,30 +297,24 @@ class Mixture8(Family):
         )  # fmt: skip
 
     @staticmethod
-    def _shift(away: Tensor, coefficients: Tensor, channel: int) -> Tensor:
-        """Return by how much the mean of a channel changes with how far the channels before it are from their means.
-
-        `away` are these distances, (..., C, H, W).
-        """
+    def _shifted(mean: Tensor, away: Sequence[Tensor], coefficients: Tensor, channel: int) -> Tensor:
+        """Return the mean of a channel, which depends on how far the channels before it are `away` from their means."""
         first = channel * (channel - 1) // 2
-        shift: Tensor = (coefficients[..., first : first + channel, :, :] * away[..., :channel, :, :]).sum(-3)
-        return shift
+        for distance, coefficient in zip(away, coefficients.unbind(-3)[first : first + channel], strict=False):
+            mean = mean + coefficient * distance
+        return mean
 
     def nll(self, x: Tensor, output: Tensor) -> Tensor:
         """Return -log p of each value given the channels before it, in nats and in the shape of `x`."""
-        log_weights, means, log_scales, coefficients = self._components(output)
-        away = x[:, None] - means
-        log_p = torch.stack(
-            [
-                -closed_forms.nll_logistic8(
-                    x[:, None, c], means[:, :, c] + self._shift(away, coefficients, c), log_scales[:, :, c]
-                )
-                for c in range(self.channels)
-            ],
-            2,
-        )
-        joint = (log_weights[:, :, None] + log_p.cumsum(2)).logsumexp(1)  # of the first 1, 2, ..., C channels
-        return -torch.cat([joint[:, :1], joint.diff(dim=1)], 1)
+        joint, means, log_scales, coefficients = self._components(output)
+        channels = zip(x[:, None].unbind(2), means.unbind(2), log_scales.unbind(2), strict=True)
+        away, result, before = (x[:, None] - means).unbind(2), list[Tensor](), torch.zeros((), device=x.device)
+        for c, (value, mean, log_scale) in enumerate(channels):
+            joint = joint - closed_forms.nll_logistic8(value, self._shifted(mean, away, coefficients, c), log_scale)
+            log_p = joint.logsumexp(1)  # of the channels up to this one
+            result.append(before - log_p)
+            before = log_p
+        return torch.stack(result, 1)
 
     def mean(self, output: Tensor) -> Tensor:
         """Return the mean of each value.
@@ -331,7 +325,8 @@ class Mixture8(Family):
         log_weights, means, log_scales, coefficients = self._components(output)
         x = means.clone()
         for c in range(self.channels):
-            mean, scale = means[:, :, c] + self._shift(x - means, coefficients, c), log_scales[:, :, c].exp()
+            mean = self._shifted(means[:, :, c], (x - means).unbind(2), coefficients, c)
+            scale = log_scales[:, :, c].exp()
             # the integral from 0 to 1 of the probability of a larger value
             x[:, :, c] = scale * (F.softplus(mean / scale) - F.softplus((mean - 1) / scale))
         return (log_weights.exp()[:, :, None] * x).sum(1)
@@ -343,8 +338,8 @@ class Mixture8(Family):
         means, log_scales, coefficients = (torch.take_along_dim(part, chosen, 1)[:, 0] for part in others)
         x = means.clone()
         for c in range(self.channels):
-            shift = self._shift(x - means, coefficients, c)
-            x[:, c] = _sample_logistic8(means[:, c] + shift, log_scales[:, c])
+            mean = self._shifted(means[:, c], (x - means).unbind(1), coefficients, c)
+            x[:, c] = _sample_logistic8(mean, log_scales[:, c])
         return x
 
 
