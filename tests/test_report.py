@@ -270,6 +270,16 @@ def test_ranks_say_which_means_are_of_fewer_repetitions(tmp_path: Any) -> None:
     assert f"Warning: {words}." in page.read_text()
 
 
+def test_different_precisions_are_warned_of() -> None:
+    choices: Any = [
+        SimpleNamespace(variant=variant, config=SimpleNamespace(precision=precision))
+        for variant, precision in (("vae", "bf16"), ("beta", "fp32"), ("beta", "bf16"))
+    ]
+    (warning,) = remarks.precisions(choices)
+    assert "(bf16 for beta and vae; fp32 for beta)" in warning
+    assert [*remarks.precisions(choices[::2])] == []
+
+
 def test_the_interval_of_a_share_ends_at_1() -> None:
     mean = Mean(value=0.97, spread=0.03, repetitions=3)
     assert formats.limits(mean, "share")[1] == 1 < formats.limits(mean, "nats")[1]

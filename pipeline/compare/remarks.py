@@ -1,6 +1,6 @@
 """What a reader has to know before believing a comparison: warnings about all of it, and notes on single variants."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
@@ -28,6 +28,7 @@ def warnings(
         spent = _spent(repetitions)
         warnings.append(f"the budgets differ ({spent}): a variant may win only because it was searched for longer")
     warnings += _capped(repetitions, frame)
+    warnings += precisions(choice for repetition in repetitions for choice in repetition.choices)
     warnings += [
         f"annealed importance sampling has not converged for {variant}: on simulated data, its upper and lower bounds "
         f"of log p(x) are {gap:,.3g} nats apart on average (test/ais_gap), at most {MOST_GAP:g} is expected; do not "
@@ -46,6 +47,21 @@ def warnings(
     if len(candidates) == 1:
         warnings.append(f"{next(iter(candidates))} is the only variant: there is nothing to compare it with")
     return warnings
+
+
+def precisions(choices: Iterable[Choice]) -> Iterator[str]:
+    """Yield a sentence if the chosen configurations were not all trained in the same precision."""
+    of_variants: dict[str, set[str]] = {}
+    for choice in choices:
+        of_variants.setdefault(choice.config.precision, set()).add(choice.variant)
+    if len(of_variants) > 1:
+        facts = "; ".join(
+            f"{precision} for {formats.listed(sorted(of_variants[precision]))}" for precision in sorted(of_variants)
+        )
+        yield (
+            f"the models were trained in different precisions ({facts}): differences may come from these; --fix "
+            "precision=fp32 searches and trains all in the same one"
+        )
 
 
 def without_convergence(finals: pd.DataFrame) -> dict[str, float]:

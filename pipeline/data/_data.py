@@ -14,6 +14,8 @@ from pipeline.data._source import SPLIT_SEED, Source
 from pipeline.data._stream import Stream
 from variants import Batch, DataSpec, InputError
 
+BATCH_VALUES = 1 << 21  # most values of the examples in a batch that is evaluated
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
@@ -112,11 +114,13 @@ class Data:
         is_grey = self.preprocessing.is_grey(batch.x)
         return replace(batch, x=binarize(batch.x, generator) if is_grey else as_float(batch.x))
 
-    def batches(self, split: Batch, size: int = 1024, seed: int = SPLIT_SEED) -> Iterator[Batch]:
+    def batches(self, split: Batch, size: int | None = None, seed: int = SPLIT_SEED) -> Iterator[Batch]:
         """Yield a whole split in its order, in batches of `size` examples; the last batch may be shorter.
 
-        Grey training values are binarised with `seed`, so that every call yields the same batches.
+        By default, a batch has 1,024 examples, or fewer if these have more than `BATCH_VALUES` values together. Grey
+        training values are binarised with `seed`, so that every call yields the same batches.
         """
+        size = size or max(1, min(1024, BATCH_VALUES // max(1, split.x.shape[1:].numel())))
         generator = torch.Generator(split.x.device).manual_seed(seed)
         for start in range(0, len(split), size):
             yield self.batch(split, slice(start, start + size), generator)

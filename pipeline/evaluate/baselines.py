@@ -50,22 +50,24 @@ ValueNLL = Callable[[Batch], Tensor]
 def log_p(data: Data, split: Batch) -> dict[str, Tensor | Undefined]:
     """Return log p(x) of each example, (N,), in nats, float64, under each baseline that depends only on the data."""
     nll = fit_independent(data)
-    joint, batches = fit_gaussian(data), list(data.batches(split))
+    joint = fit_gaussian(data)
     gaussian: Tensor | Undefined
     if isinstance(joint, Undefined):
         gaussian = joint
     else:
         others = ~joint.positions.view(data.spec.shape)
-        gaussian = torch.cat([joint.log_p(b) - _sum(nll(b) * others) for b in batches])
+        gaussian = torch.cat([joint.log_p(b) - _sum(nll(b) * others) for b in data.batches(split)])
     multinomial: Tensor | Undefined = Undefined("a multinomial is only for counts that are modelled given their sum")
     if data.spec.exposure == "sum":
         is_count = data.spec.kinds["count"].to(split.x.device)
-        multinomial = torch.cat([_log_multinomial(b, data.spec) - _sum(nll(b) * ~is_count) for b in batches])
-    own_mean = {"mean": torch.cat([*map(_around_own_mean(data), batches)])} if set(data.spec.kinds) == {"pixel"} else {}
-    return {
-        "independent": torch.cat([-_sum(nll(b)) for b in batches]), "gaussian": gaussian, "multinomial": multinomial,
-        **own_mean,
-    }  # fmt: skip
+        multinomial = torch.cat(
+            [_log_multinomial(b, data.spec) - _sum(nll(b) * ~is_count) for b in data.batches(split)]
+        )
+    own_mean = {}
+    if set(data.spec.kinds) == {"pixel"}:
+        own_mean["mean"] = torch.cat([*map(_around_own_mean(data), data.batches(split))])
+    independent = torch.cat([-_sum(nll(b)) for b in data.batches(split)])
+    return {"independent": independent, "gaussian": gaussian, "multinomial": multinomial, **own_mean}
 
 
 def ppca(data: Data, split: Batch, latent: int) -> Tensor | Undefined:
