@@ -16,7 +16,8 @@ Other measurements:
     --mixed             an epoch on a table with values of all kinds, of which a fifth is missing, and on a table of
                         real values
     --images            training steps on 32x32 colour images with `conv` and `resnet`, beside their convolutions and
-                        linear layers alone
+                        linear layers alone, and epochs beside a plain PyTorch program with a DataLoader
+    --precision         epochs in bf16 beside fp32, their validation scores, and the order of variants under each
     --against FOLDER    epochs of this version of the project, and of another version in a folder
 """
 
@@ -43,7 +44,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pipeline import cli, machine
+import variants
+from pipeline import cli, machine, trainer
 from pipeline.data import Data, Kind, Source, load, search_folders
 from pipeline.speed import product_seconds, trainer_seconds
 from variants import Batch, DataSpec, InputError
@@ -326,6 +328,88 @@ def images(rounds: int) -> None:
         )
 
 
+def against_plain_program(rounds: int) -> None:
+    """Print how much longer than ours an epoch of the photos takes in a plain program with the same networks."""
+    data = load("photos")
+    for network in ("conv", "resnet"):
+        seconds: dict[str, list[float]] = {"ours": [], "program": []}
+        for _ in range(rounds):
+            variants_of = [VAE(VAEConfig(network=network, latent=128, width=256), data.spec) for _ in range(2)]  # type: ignore[arg-type]
+            seconds["ours"] += list(trainer_seconds(variants_of[0], data, 2))[1:]
+            seconds["program"] += list(plain_program(variants_of[1], data, 2))[1:]
+        ratios = [program / ours for ours, program in zip(seconds["ours"], seconds["program"], strict=True)]
+        rate = len(data.train) / statistics.median(seconds["ours"])
+        print(
+            f"  {network:<7} {rate:6.0f} images/s in epochs of the trainer; a plain program takes "
+            f"{statistics.median(ratios):.2f} times as long ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+def plain_program(variant: VAE, data: Data, epochs: int) -> Iterator[float]:
+    """Yield the seconds of each epoch of the usual loop: a DataLoader over single examples, Adam, and .item()."""
+    dataset = torch.utils.data.TensorDataset(data.train.x.float() / 255)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=BATCH, shuffle=True)
+    optimizer, step = torch.optim.Adam(variant.parameters(), lr=LR), torch.zeros(())
+    for _ in range(epochs):
+        begin = time.perf_counter()
+        total = 0.0
+        for (x,) in loader:
+            optimizer.zero_grad()
+            loss = cast(Tensor, variant.terms(Batch(x), step).losses["loss"])
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+            optimizer.step()
+        yield time.perf_counter() - begin
+
+
+PRECISION: dict[
+    str, tuple[str, dict[str, Any], int]
+] = {  # data set, parameters, and epochs of each comparison of fp32 with bf16
+    "mlp 400": ("mnist", {"network": "mlp", "width": 400, "latent": 20}, 3),
+    "mlp 1000": ("mnist", {"network": "mlp", "width": 1000, "latent": 20}, 3),
+    "conv": ("photos", {"network": "conv", "width": 256, "latent": 128}, 10),
+    "resnet": ("photos", {"network": "resnet", "width": 256, "latent": 128}, 4),
+}
+
+
+def precision(seeds: int) -> None:
+    """Print how many times as fast epochs in bf16 are, and the validation ELBO under each precision."""
+    print(
+        f"bf16 beside fp32, {seeds} seeds: speed, and the validation ELBO in nats (the mean and its error over seeds)"
+    )
+    for name, (dataset, settings, epochs) in PRECISION.items():
+        scores, seconds = _by_precision("vae", settings, load(dataset), epochs, seeds)
+        gain = statistics.median(a / b for a, b in zip(seconds["fp32"], seconds["bf16"], strict=True))
+        away = np.subtract(scores["bf16"], scores["fp32"])
+        print(
+            f"  {name:<9} {gain:.2f} times as fast; ELBO {np.mean(scores['fp32']):.2f} in fp32, "
+            f"{away.mean():+.2f} ± {away.std(ddof=1) / seeds**0.5:.2f} in bf16",
+            flush=True,
+        )
+    data = load("photos")
+    settings = {"network": "resnet", "width": 128, "latent": 128}
+    of_variants = {v: _by_precision(v, settings, data, 6, seeds)[0] for v in ("vae", "beta", "hvae")}
+    for kind in ("fp32", "bf16"):
+        means = {v: float(np.mean(by_precision[kind])) for v, by_precision in of_variants.items()}
+        facts = ", ".join(f"{v} {means[v]:.1f}" for v in sorted(means, key=lambda v: -means[v]))
+        print(f"  variants on photos in {kind}: {facts}", flush=True)
+
+
+def _by_precision(
+    variant: str, settings: dict[str, Any], data: Data, epochs: int, seeds: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return the validation ELBO of each seed, and the training seconds of an epoch, by precision."""
+    scores, seconds = dict[str, list[float]](), dict[str, list[float]]()
+    for seed in range(seeds):
+        for kind in ("fp32", "bf16"):
+            torch.manual_seed(seed)
+            config = variants.get(variant).config_type(**settings, precision=kind)
+            trained = list(trainer.train(variants.build(variant, config, data.spec), data, epochs=epochs, seed=seed))
+            scores.setdefault(kind, []).append(trained[-1].metrics["valid/elbo"])
+            seconds.setdefault(kind, []).append(min(epoch.metrics["time/train_seconds"] for epoch in trained))
+    return scores, seconds
+
+
 EPOCHS = """
 import sys
 import torch
@@ -382,6 +466,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--evaluation", action="store_true", help="measure bounds beside pythae's, MIG and SAP")
     parser.add_argument("--mixed", action="store_true", help="compare a mixed table with a table of real values")
     parser.add_argument("--images", action="store_true", help="compare networks of images with their layers alone")
+    parser.add_argument("--precision", action="store_true", help="compare bf16 with fp32, with as many seeds as rounds")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare with another version of this project")
     options = parser.parse_args(arguments)
     threads = machine.prepare(options.threads)
@@ -390,6 +475,10 @@ def main(arguments: list[str]) -> int:
         return 0
     if options.images:
         images(options.rounds)
+        against_plain_program(options.rounds)
+        return 0
+    if options.precision:
+        precision(options.rounds)
         return 0
     if options.against:
         against(options.against, options.rounds, threads)

@@ -2,8 +2,8 @@
 
 The sides of a map are halved, rounded up, while they are at least 8, so that the smallest map has 4 to 7 rows and
 columns. With `width` = W, the largest map has W/8 channels, and each smaller map has twice as many, at most W. Each
-map has `depth` residual blocks. All convolutions work on maps, the largest of which has half the sides of the image,
-except the last one of a decoder.
+map has `depth` residual blocks. All convolutions work on maps, the largest of which has half the sides of the image;
+the last one of a decoder has outputs for 2x2 pixels at each position.
 
 A residual block (He et al. 2016, arXiv:1603.05027) is x + C(silu(C(silu(N(x))))), where C is a convolution and N is
 group normalisation (Wu & He 2018, arXiv:1803.08494), which does not depend on the other examples of a batch. The last
@@ -92,6 +92,25 @@ class Resize(nn.Module):
         return F.interpolate(self.channels(x), self.sides, mode="nearest")
 
 
+class ToPixels(nn.Module):
+    """Map a map to an image of twice its sides, or one row or column less.
+
+    A convolution has an output for each of the 2x2 pixels at a position (Shi et al. 2016, arXiv:1609.05158). The four
+    start with equal weights, so that a new network has no pattern of 2x2 pixels (Aitken et al. 2017, arXiv:1707.02937).
+    """
+
+    def __init__(self, before: Map, image: Map, *, gain: float) -> None:
+        super().__init__()
+        self.sides = (image.height, image.width)
+        self.convolution = convolution(before.channels, 4 * image.channels, gain=gain)
+        with torch.no_grad():
+            self.convolution.weight.copy_(self.convolution.weight[::4].repeat_interleave(4, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        image: Tensor = F.pixel_shuffle(self.convolution(x), 2)[..., : self.sides[0], : self.sides[1]]
+        return image
+
+
 def norm(channels: int) -> nn.GroupNorm:
     """Return a group normalisation with groups of at least 4 channels, and at most 32 groups."""
     groups = next(n for n in range(min(32, channels // 4), 0, -1) if channels % n == 0)
@@ -165,8 +184,7 @@ class ImageWriter(nn.Sequential):
         super().__init__(
             Unflatten(code),
             *(up(a, b, config.depth) for a, b in pairwise(path)),
-            nn.Upsample((image.height, image.width), mode="nearest"),
-            convolution(path[-1].channels, image.channels, gain=1.0 if is_logit else 0.1),
+            ToPixels(path[-1], image, gain=1.0 if is_logit else 0.1),
         )
 
 
