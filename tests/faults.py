@@ -38,7 +38,7 @@ FAULTS = [
     Fault("variants/base/likelihoods", "shares are of missing counts too", "shares = torch.where(is_count | is_empty, shares, -torch.inf)", "pass", "observation"),
     Fault("variants/base/likelihoods", "all samples have one exposure", "exposure = self._random_exposure(output) if", "exposure = self._typical_exposure(output) if", "observation"),
     Fault("variants/base/images", "the normalisation depends on the batch", "return nn.GroupNorm(groups, channels)", "return nn.BatchNorm2d(channels)", "networks"),
-    Fault("variants/base/images", "a decoder of images hardly depends on its code", "gain=1.0 if is_logit else 0.1", "gain=1e-3", "networks"),
+    Fault("variants/base/images", "a decoder of images hardly depends on its code", "self.channels = convolution(before.channels, after.channels, kernel=1)", "self.channels = convolution(before.channels, after.channels, kernel=1, gain=0.01)", "networks"),
     Fault("variants/base/images", "weights are stored in another order", "        self.is_in_unit =", "        self.to(memory_format=torch.channels_last)\n        self.is_in_unit =", "networks"),
     Fault("variants/base/images", "larger maps only of even sides", "(-(-side // 2) if side >= 8 else side", "(side // 2 if side >= 8 else side", "networks"),
     Fault("variants/base/contract", "auto is a residual network for binary images", 'if not is_large_image or spec.likelihood == "bernoulli":', "if not is_large_image:", "networks"),
