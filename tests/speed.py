@@ -365,10 +365,10 @@ def plain_program(variant: VAE, data: Data, epochs: int) -> Iterator[float]:
 PRECISION: dict[
     str, tuple[str, dict[str, Any], int]
 ] = {  # data set, parameters, and epochs of each comparison of fp32 with bf16
-    "mlp 400": ("mnist", {"network": "mlp", "width": 400, "latent": 20}, 3),
-    "mlp 1000": ("mnist", {"network": "mlp", "width": 1000, "latent": 20}, 3),
-    "conv": ("photos", {"network": "conv", "width": 256, "latent": 128}, 10),
-    "resnet": ("photos", {"network": "resnet", "width": 256, "latent": 128}, 4),
+    "mlp 400": ("mnist", {"network": "mlp", "width": 400, "latent": 20}, 2),
+    "mlp 1000": ("mnist", {"network": "mlp", "width": 1000, "latent": 20}, 2),
+    "conv": ("photos", {"network": "conv", "width": 256, "latent": 128}, 4),
+    "resnet": ("photos", {"network": "resnet", "width": 256, "latent": 128}, 2),
 }
 
 
@@ -387,8 +387,8 @@ def precision(seeds: int) -> None:
             flush=True,
         )
     data = load("photos")
-    settings = {"network": "resnet", "width": 128, "latent": 128}
-    of_variants = {v: _by_precision(v, settings, data, 6, seeds)[0] for v in ("vae", "beta", "hvae")}
+    settings = {"network": "resnet", "width": 64, "latent": 128}
+    of_variants = {v: _by_precision(v, settings, data, 3, seeds)[0] for v in ("vae", "beta", "hvae")}
     for kind in ("fp32", "bf16"):
         means = {v: float(np.mean(by_precision[kind])) for v, by_precision in of_variants.items()}
         facts = ", ".join(f"{v} {means[v]:.1f}" for v in sorted(means, key=lambda v: -means[v]))

@@ -146,6 +146,11 @@ class DataSpec:
         return {kind: torch.tensor([k == kind for k in of_each]) for kind in dict.fromkeys(of_each)}
 
     @property
+    def in_unit(self) -> bool:
+        """Whether all values lie between 0 and 1."""
+        return set(self.kinds) <= {"binary", "pixel", "fraction"}
+
+    @property
     def class_probabilities(self) -> Tensor:
         """p(y), (K,): the shares of the classes, or equal ones if these are not known."""
         return torch.tensor(self.class_shares or (1 / self.classes,) * self.classes)

@@ -150,7 +150,7 @@ class ImageReader(nn.Module):
         image = Map(spec.shape[0] * (1 + spec.missing), *spec.shape[1:])
         path = [image, *sizes[: sizes.index(last) + 1]]
         self.net = nn.Sequential(*(down(a, b, config.depth) for a, b in pairwise(path)))
-        self.is_in_unit = bool({"pixel", "binary"} & spec.kinds.keys())
+        self.is_in_unit = spec.in_unit
 
     def forward(self, x: Tensor) -> Tensor:
         x = 4 * x - 2 if self.is_in_unit else x  # to the scale of standardised values
@@ -180,7 +180,7 @@ class ImageWriter(nn.Sequential):
     def __init__(self, spec: DataSpec, config: Config, code: Map, first: Map, shape: Sequence[int]) -> None:
         sizes, image = maps(spec, config), Map(*shape)
         path = [code, *sizes[sizes.index(first) :: -1]]
-        is_logit = tuple(shape) == spec.shape and bool({"pixel", "binary"} & spec.kinds.keys())
+        is_logit = tuple(shape) == spec.shape and spec.in_unit
         super().__init__(
             Unflatten(code),
             *(up(a, b, config.depth) for a, b in pairwise(path)),

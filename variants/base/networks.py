@@ -175,7 +175,7 @@ class Decoder(nn.Module):
         convs = [m for a, b in pairwise(up) for m in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU())][:-1]
         head = mlp(inputs, config.width, hidden, sizes.features)
         self.net = _he_initialized(nn.Sequential(*head, nn.ReLU(), nn.Unflatten(1, (up[0], *sizes.small)), *convs))
-        if not {"binary", "pixel"} & spec.kinds.keys():
+        if not spec.in_unit:
             with torch.no_grad():
                 next(self.net[-1].parameters()).mul_(0.1)
 
