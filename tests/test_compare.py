@@ -75,6 +75,13 @@ def test_a_new_search_starts_from_finished_ones_of_other_variants_on_the_same_da
 
 
 @pytest.mark.usefixtures("small_finals")
+def test_parameters_that_are_fixed_have_searches_of_their_own() -> None:
+    result = compared(small_request("beta", train=True, trials=1, fix=("latent=3", "beta=2")))
+    assert result.candidates["beta"].study.name == "beta-bare-beta-2.0-latent-3"
+    assert {(choice.config.latent, choice.config.beta) for choice in result.choices} == {(3, 2.0)}
+
+
+@pytest.mark.usefixtures("small_finals")
 def test_a_comparison_chooses_by_validation_scores_and_trains_each_final_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrialTask, "_is_pruned", lambda self, *_: self.number == 1)
     request = small_request("vae", "beta", train=True, trials=3)

@@ -140,7 +140,7 @@ def _study_name(request: CompareRequest, variant: str, data: Data, number: int) 
 
     In the first one, it is that of `pipeline.study`, followed by the parameters that are fixed.
     """
-    fixed = "".join(f"-{name}={value}" for name, value in sorted(request.fixed(variant).items()))
+    fixed = "".join(f"-{name}-{value}" for name, value in sorted(request.fixed(variant).items()))
     return f"{variant}-{data.spec.name}{fixed}" + (f"-repetition-{number + 1}" if number else "")
 
 
