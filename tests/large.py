@@ -91,7 +91,7 @@ def first(folder: Path, examples: int) -> None:
     assert data.stream is not None, f"{path} fits in memory"
     next(next(data.stream.epochs(0, 128, 0)))
     print(f"first batch after {time.perf_counter() - begin:.1f} s", flush=True)
-    speeds = rates(replace(data, valid=data.valid[slice(0, 200)]), 40)
+    speeds = rates(replace(data, valid=data.valid[slice(0, 200)]), 8)
     print(
         f"examples/s of {len(speeds)} epochs of {data.epoch:,}: {speeds[0]:.0f} first, "
         f"{statistics.median(speeds):.0f} median, {speeds[-1]:.0f} last; peak of memory {peak():.2f} GB",
@@ -104,7 +104,7 @@ def first(folder: Path, examples: int) -> None:
     ratios = []
     for _ in range(3):
         disk, memory = (
-            statistics.median(rates(replace(data, valid=data.valid[slice(0, 200)]), 5)) for data in (on_disk, in_memory)
+            statistics.median(rates(replace(data, valid=data.valid[slice(0, 200)]), 3)) for data in (on_disk, in_memory)
         )
         ratios.append(disk / memory)
         print(f"examples/s: {disk:.0f} on disk, {memory:.0f} in memory ({disk / memory:.0%})", flush=True)
