@@ -441,3 +441,15 @@ def test_annealing_says_where_it_does_not_apply() -> None:
     network = CVAE(CVAE.config_type(width=4, condition="quadrants", objective="network"), image)
     tuned = ais.tune(network, Batch(torch.zeros(3, 1, 4, 4)), 5)
     assert isinstance(tuned, Undefined) and "CVAE draws no z" in tuned.reason
+
+
+def test_a_comparison_leaves_annealing_out_where_it_is_too_slow() -> None:
+    variant, data, _ = linear_gaussian(0.05)
+    sizes = Sizes(ais_n=4, ais_chains=2, ais_temperatures=10, gap_n=1)
+    products = 2 * sum(w.numel() for w in variant.decoder.parameters() if w.ndim == 2)  # type: ignore[union-attr, operator]
+    needed = 3 * products * (4 * 2 + 2 * 2) * 10 * ais.LEAPS
+    for limit in (1.01 * needed, 0.99 * needed):
+        (part,) = suite.run(variant, data, sizes=replace(sizes, ais_operations=limit), only=("annealing",))
+        scores = {score.name: score for score in part.scores}
+        assert (scores["test/ais"].value is None) == (limit < needed)
+    assert "a comparison spends at most" in scores["test/ais"].reason

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pipeline import metrics
 from pipeline.evaluate.context import Sizes
 
-SIZES = Sizes(ais_n=20, ais_temperatures=200, gap_n=10, draws=3)
+SIZES = Sizes(ais_n=20, ais_temperatures=200, gap_n=10, ais_operations=1e12, draws=3)
 MODELS = ("independent", "gaussian", "multinomial", "ppca", "mean")  # simple ones, see `evaluate.baselines`
 ROWS = {  # metric of a final -> the column of `rows.parquet`, or of `protocol`, whose mean over examples it is
     "test/elbo": "elbo", "test/reconstruction": "reconstruction", "test/kl": "kl", f"test/iw{SIZES.iw_k}": "iw",

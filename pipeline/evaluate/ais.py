@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.evaluate import likelihood
 from pipeline.metrics import Undefined, defined
@@ -95,6 +96,17 @@ def tune(variant: Variant, batch: Batch, temperatures: int, *, chains: int = 8, 
             steps.append(step)
             scales.append(spread)
         return Tuned(betas, torch.tensor(steps), torch.stack(scales))
+
+
+def operations(variant: Variant, batch: Batch, chains: int, temperatures: int) -> float:
+    """Return about how many additions and multiplications the moves of so many chains take, in matrix products alone.
+
+    `batch` needs two examples or more. A gradient counts as twice its function.
+    """
+    two = batch[slice(0, 2)]
+    with _sampling(variant, two, 0), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        variant.log_likelihood(variant.sample_prior(2, two), two)
+    return float(3 * counter.get_total_flops() / 2 * chains * temperatures * LEAPS)
 
 
 def estimate(variant: Variant, batch: Batch, tuned: Tuned, *, chains: int = 4, seed: int = 0) -> Annealed:

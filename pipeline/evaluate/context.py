@@ -1,6 +1,7 @@
 """A trained model that is evaluated, how much is spent on it, and the scores, pictures and remarks that result."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -70,6 +71,7 @@ class Sizes:
     ais_chains: int = 4
     ais_temperatures: int = 500
     gap_n: int = 20  # simulated examples of its gap
+    ais_operations: float = math.inf  # more than these, and log p(x) is not estimated by annealing
     labels: tuple[int, ...] = (10, 100, 1000)  # labels of the probes, and draws of each number
     draws: int = 5
     samples: int = 10_000  # examples that samples and codes are compared on

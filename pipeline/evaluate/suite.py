@@ -182,7 +182,16 @@ def _annealing(context: Context) -> Part:
     split = probe.subset(data.test, sizes.ais_n)
     batch = next(data.batches(split, len(split)))
     pilot = next(data.batches(probe.subset(data.valid, 8), 8))
-    tuned = ais.tune(variant, pilot, sizes.ais_temperatures, seed=seed)
+    chains = (len(batch) + 2 * min(len(batch), sizes.gap_n)) * sizes.ais_chains
+    work = ais.operations(variant, batch, chains, sizes.ais_temperatures)
+    tuned: ais.Tuned | Undefined
+    if work > sizes.ais_operations:
+        tuned = Undefined(
+            f"annealing needs about {work:.0e} operations with this decoder, and a comparison spends at most "
+            f"{sizes.ais_operations:.0e}; `python -m pipeline.evaluate --only annealing` spends them"
+        )
+    else:
+        tuned = ais.tune(variant, pilot, sizes.ais_temperatures, seed=seed)
     if isinstance(tuned, Undefined):
         names = ("test/ais", "test/ais_subset", "test/ais_gap", "test/ais_less_iw")
         return Part(name="annealing", scores=_undefined(names, tuned.reason))
