@@ -62,7 +62,7 @@ FAULTS = [
     Fault("evaluate/likelihood", "Parzen: number of samples forgotten", "math.log(len(samples)) + ", "", "likelihood"),
     Fault("evaluate/likelihood", "Parzen: the worst width", "return max(grid", "return min(grid", "likelihood"),
     Fault("evaluate/ais", "weights by the whole temperature", "weight + (beta - betas[t - 1]) *", "weight + beta *", "likelihood"),
-    Fault("evaluate/ais", "gradients take no operations", "float(3 * counter", "float(counter", "likelihood"),
+    Fault("evaluate/ais", "gradients take no operations", "float(3 * 2 * products", "float(2 * products", "likelihood"),
     Fault("evaluate/ais", "number of chains forgotten", "- math.log(weight.shape[1])", "", "likelihood"),
     Fault("evaluate/ais", "moves are accepted the wrong way", "torch.rand_like(energy).log() < energy", "torch.rand_like(energy).log() < -energy", "likelihood"),
     Fault("evaluate/ais", "kinetic energy forgotten", "- 0.5 * (momentum.square() - start.square()).sum(1)", "", "likelihood"),

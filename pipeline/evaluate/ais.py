@@ -18,10 +18,10 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from pipeline.evaluate import likelihood
 from pipeline.metrics import Undefined, defined
@@ -103,10 +103,27 @@ def operations(variant: Variant, batch: Batch, chains: int, temperatures: int) -
 
     `batch` needs two examples or more. A gradient counts as twice its function.
     """
-    two = batch[slice(0, 2)]
-    with _sampling(variant, two, 0), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        variant.log_likelihood(variant.sample_prior(2, two), two)
-    return float(3 * counter.get_total_flops() / 2 * chains * temperatures * LEAPS)
+    two, products = batch[slice(0, 2)], 0
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        nonlocal products
+        for weight in (w for w in layer.parameters(recurse=False) if w.ndim > 1):
+            if isinstance(layer, nn.RNNBase):
+                positions = output[0].numel() // layer.hidden_size
+            else:
+                of = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+                positions = of.numel() // weight.shape[0]
+            products += positions * weight.numel()
+
+    layers = [m for m in variant.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.RNNBase)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        with _sampling(variant, two, 0), torch.no_grad():
+            variant.log_likelihood(variant.sample_prior(2, two), two)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return float(3 * 2 * products / len(two) * chains * temperatures * LEAPS)
 
 
 def estimate(variant: Variant, batch: Batch, tuned: Tuned, *, chains: int = 4, seed: int = 0) -> Annealed:
