@@ -18,7 +18,7 @@ from pipeline.steps import EAGER, NamedOptimizer, Steps
 from variants import Config
 
 LARGE = 5e7  # weights times examples of a batch; another precision is tried only if there are at least as many
-GAIN = 1.2  # bf16 is taken only if it is at least this many times as fast
+GAIN = 1.5  # bf16 is taken only if it is at least this many times as fast
 STEPS, MOST = 5, 2.0  # steps that are timed, and the seconds after which no further one is
 
 

@@ -160,6 +160,7 @@ def kills(folder: Path, times: int = 3) -> None:
         where = folder / f"study-{name}-{os.getpid()}"
         where.mkdir()
         options = "--trials 1 --epochs 60 --portion 400 --threads 1 --fix network=mlp --fix width=512 --fix latent=8"
+        options += " --fix precision=fp32"  # otherwise, two new studies may measure that different ones are faster
         command = [
             sys.executable,
             "-m",

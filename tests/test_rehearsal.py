@@ -24,7 +24,7 @@ def digits() -> Data:
 
 @pytest.mark.parametrize(
     ("weights", "gain", "compares", "precision"),
-    [(1e6, 1.5, True, "bf16"), (1e6, 1.1, True, "fp32"), (1e6, 1.5, False, "fp32"), (1e4, 1.5, True, "fp32")],
+    [(1e6, 1.6, True, "bf16"), (1e6, 1.4, True, "fp32"), (1e6, 1.6, False, "fp32"), (1e4, 1.6, True, "fp32")],
 )
 def test_bf16_is_taken_where_it_is_clearly_faster(
     weights: float, gain: float, compares: bool, precision: str, digits: Data, monkeypatch: pytest.MonkeyPatch
