@@ -138,7 +138,8 @@ def _sources(request: CompareRequest, data: Data) -> tuple[dict[str, Data], dict
 def _study_name(request: CompareRequest, variant: str, data: Data, number: int) -> str:
     """Return the name of the study of a variant in a repetition.
 
-    In the first one, it is that of `pipeline.study`, followed by the parameters that are fixed.
+    The name in the first repetition is the one that `pipeline.study` gives by default, with the parameters of `--fix`
+    added to it.
     """
     fixed = "".join(f"-{name}-{value}" for name, value in sorted(request.fixed(variant).items()))
     return f"{variant}-{data.spec.name}{fixed}" + (f"-repetition-{number + 1}" if number else "")

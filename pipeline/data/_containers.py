@@ -203,7 +203,7 @@ def _class_names(whole: Any) -> dict[str, dict[int, str]]:
 def _joined_parts(path: Path, like: Preprocessing | None) -> tuple[Any, list[torch.Tensor] | None]:
     """Return the rows of all parts, and the indices of the three splits if there are several parts.
 
-    With `like`, they are new rows for a model, and have no splits.
+    If `like` is given, the rows are new data for a trained model, which are not divided into splits.
     """
     datasets = library("datasets", path)
     with reading(path):

@@ -127,7 +127,10 @@ def _groups(found: Stored) -> Any:
 
 
 def _some(part: Indices, most: int, row: int) -> Indices:
-    """Return some of the sorted positions of a split, drawn at random: at most `most`, and `KEPT_BYTES` of values."""
+    """Draw examples of a split at random, and return their positions, sorted.
+
+    At most `most` are drawn, and no more than fit in `KEPT_BYTES`. `row` is the number of bytes of an example.
+    """
     most = max(MINIMUM, min(most, KEPT_BYTES // row))
     if len(part) <= most:
         return part

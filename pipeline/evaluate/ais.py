@@ -101,7 +101,7 @@ def tune(variant: Variant, batch: Batch, temperatures: int, *, chains: int = 8, 
 def operations(variant: Variant, batch: Batch, chains: int, temperatures: int) -> float:
     """Return about how many additions and multiplications the moves of so many chains take, in matrix products alone.
 
-    `batch` needs two examples or more. A gradient counts as twice its function.
+    They are counted for the first examples of `batch`. A gradient counts as twice its function.
     """
     two, products = batch[slice(0, 2)], 0
 
@@ -119,7 +119,7 @@ def operations(variant: Variant, batch: Batch, chains: int, temperatures: int) -
     hooks = [layer.register_forward_hook(count) for layer in layers]
     try:
         with _sampling(variant, two, 0), torch.no_grad():
-            variant.log_likelihood(variant.sample_prior(2, two), two)
+            variant.log_likelihood(variant.sample_prior(len(two), two), two)
     finally:
         for hook in hooks:
             hook.remove()

@@ -189,7 +189,7 @@ def _output(group: Group, n: Tensor, mean: Tensor, has_exposure: bool) -> Tensor
 
 
 def _logit_of_mean(mean: Tensor) -> Tensor:
-    """Return the logits at which the continuous Bernoulli has these means, by bisection."""
+    """Return the logits of the continuous Bernoulli distributions that have these means, found by bisection."""
     low, high = torch.full_like(mean, -LARGEST_LOGIT), torch.full_like(mean, LARGEST_LOGIT)
     for _ in range(60):
         middle = (low + high) / 2
