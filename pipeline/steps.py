@@ -155,7 +155,7 @@ class _Recorder:
         self._graph = self._input = None
 
     def run(self, batch: Batch, full: int) -> None:
-        """Run the function on a batch, by the recorded graph if the batch has `full` examples, which is the usual size."""
+        """Run the function on a batch: by the recorded graph if the batch has `full` examples, the usual number."""
         if len(batch) == full and self._runs >= EAGER and self._can_record and self._graph is None:
             self._record(batch)
         if len(batch) == full and self._graph is not None:
