@@ -127,7 +127,7 @@ class AAE(DecoderVariant):
         return torch.cat([mean, logits.softmax(1)], 1)
 
     def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
-        output: Tensor = self.decoder(z)
+        output: Tensor = self.decoder(z, batch)
         return output
 
     def sample_prior(self, n: int, condition: Batch | None = None) -> Tensor:

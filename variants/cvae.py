@@ -103,10 +103,12 @@ class CVAE(DecoderVariant):
 
     def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
         """Return the output of the generation network, (B, *shape); without `batch` the condition is unknown."""
-        return self.generate(z, self.encode_condition(batch or self._unknown_condition(len(z))))
+        batch = batch or self._unknown_condition(len(z))
+        return self.generate(z, self.encode_condition(batch), batch)
 
-    def generate(self, z: Tensor, c: Tensor) -> Tensor:
-        output: Tensor = self.decoder(torch.cat([z, c], 1) if self.stochastic else c)
+    def generate(self, z: Tensor, c: Tensor, batch: Batch) -> Tensor:
+        """Return the output of the generation network; sequences are as long as those of `batch`."""
+        output: Tensor = self.decoder(torch.cat([z, c], 1) if self.stochastic else c, batch)
         return output
 
     def log_likelihood(self, z: Tensor, batch: Batch) -> Tensor:
@@ -118,7 +120,9 @@ class CVAE(DecoderVariant):
 
     def conditional_nll(self, batch: Batch, z: Tensor, c: Tensor) -> Tensor:
         """Return -log p(x|c, z), (B,), in nats; only of the missing pixels if c is a part of the image."""
-        return closed_forms.per_example(self._mask_observed(self.observation.nll_each(batch, self.generate(z, c))))
+        return closed_forms.per_example(
+            self._mask_observed(self.observation.nll_each(batch, self.generate(z, c, batch)))
+        )
 
     def label_nll(self, c: Tensor) -> Tensor:
         """Return -log p(y), (B,), in nats; 0 for an unknown class and for quadrants."""
@@ -159,8 +163,9 @@ class CVAE(DecoderVariant):
         return torch.where(known, batch.x, values)
 
     def _unknown_condition(self, n: int, y: Tensor | None = None) -> Batch:
-        """Return a batch of n grey images as the condition, for which no pixel is observed."""
-        return Batch(torch.full((n, *self.spec.shape), 0.5, device=self.device), y)
+        """Return a batch of n examples as the condition: grey images, of which no pixel is observed, or sequences."""
+        steps = (self.spec.steps,) if self.spec.steps else ()
+        return Batch(torch.full((n, *steps, *self.spec.shape), 0.5, device=self.device), y)
 
     def sample_prior(self, n: int, condition: Batch | None = None) -> Tensor:
         """Return z ~ p(z|c), (n, Z); without a condition, from the mixture of the priors of all classes.
@@ -213,7 +218,7 @@ class CVAE(DecoderVariant):
             mean, log_var = self.conditional_prior(F.one_hot(y, self.spec.classes).float())
             noise = torch.randn(1, columns, self.config.latent, device=self.device)
             z = (mean[:, None] + (0.5 * log_var).exp()[:, None] * noise).flatten(0, 1)
-            x = self.decode(z, Batch(z, y.repeat_interleave(columns)))
+            x = self.decode(z, self._unknown_condition(len(z), y.repeat_interleave(columns)))
             return {"classes": x.unflatten(0, (rows, columns))}
         part = batch[slice(0, columns)]
         many = part[torch.arange(len(part), device=self.device).repeat_interleave(columns - 2)]

@@ -110,7 +110,10 @@ class HVAE(DecoderVariant):
 
     def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
         """Return the parameters of p(x|z), which depend only on z_1; z holds all levels."""
-        output: Tensor = self.decoder(self.foot(z[:, : self.levels[0]]))
+        foot = self.foot(z[:, : self.levels[0]])
+        output: Tensor = (
+            self.decoder(foot) if isinstance(self.decoder, images.ImageWriter) else self.decoder(foot, batch)
+        )
         return output
 
     def predicted_prior(self, level: int, above: Tensor | None, like: Tensor) -> Gaussian:

@@ -37,6 +37,9 @@ class VRAEConfig(Config):
     directions: int = number(2, 1, 2, help="1: the encoder reads forwards; 2: also backwards")
     clip: float = number(5.0, 0.0, help="largest norm of the gradient of the loss; 0 for no clipping")
 
+    def network_for(self, spec: DataSpec) -> str:
+        return "mlp" if self.network == "auto" else self.network  # its networks depend on `cell` alone
+
 
 class VRAE(GaussianPosterior):
     paper = "Fabius & van Amersfoort 2014, Variational Recurrent Auto-Encoders, arXiv:1412.6581"
@@ -47,7 +50,7 @@ class VRAE(GaussianPosterior):
     def __init__(self, config: VRAEConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
         if config.network not in ("auto", "mlp"):
-            raise InputError(f"network={config.network!r}: vrae is recurrent; expected auto, the default")
+            raise InputError(f"network={config.network!r}: vrae has networks of its own; expected auto, the default")
         c, recurrent = config, nn.GRU if config.cell == "gru" else nn.LSTM
         self.factorized = c.feeding == "free"
         self.inputs = Inputs(spec)

@@ -102,7 +102,7 @@ class GaussianPosterior(DecoderVariant, ABC):
 
 
 class GaussianVariant(GaussianPosterior, ABC):
-    """A `GaussianPosterior` with the shared encoder and decoder, for data of any kind but sequences.
+    """A `GaussianPosterior` with the shared encoder and decoder, for data of any kind.
 
     A subclass needs to define only `paper` and `terms`.
     """
@@ -118,5 +118,5 @@ class GaussianVariant(GaussianPosterior, ABC):
         return mean, log_var
 
     def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
-        output: Tensor = self.decoder(z)
+        output: Tensor = self.decoder(z, batch)
         return output

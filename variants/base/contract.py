@@ -187,6 +187,9 @@ def choice(default: str, *others: str, help: str) -> Any:
     return field(default=default, metadata={"choices": (default, *others), "help": help})
 
 
+LONG_SEQUENCE = 100  # steps; a recurrent network takes much longer for longer sequences than convolutions
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The hyperparameters of a variant. A variant adds its own in a subclass.
@@ -200,6 +203,8 @@ class Config:
         mlp       `depth` hidden layers of `width` units each
         conv      convolutions with 32 and 64 channels, for images of at least 28x28, and the same hidden layers between
                   them and z
+        gru, lstm, tcn
+                  recurrent networks or convolutions over time, for sequences (see `variants.base.sequences`)
         resnet    residual blocks, for images with sides of 16 to 256: the largest map has width/8 channels, each
                   smaller one twice as many, at most `width`, and each has `depth` blocks (see `variants.base.images`)
         auto      the choice of `network_for`
@@ -208,7 +213,10 @@ class Config:
     latent: int = number(16, 1, 65536, help="latent dimensions")
     width: int = number(256, 1, 65536, help="units of a hidden layer")
     depth: int = number(1, 1, 64, help="hidden layers of the encoder, and of the decoder")
-    network: str = choice("auto", "mlp", "conv", "resnet", help="auto, mlp, or for images conv or resnet; see Config")
+    network: str = choice(
+        "auto", "mlp", "conv", "resnet", "gru", "lstm", "tcn",
+        help="auto, mlp, for images conv or resnet, for sequences gru, lstm or tcn; see Config",
+    )  # fmt: skip
     lr: float = number(1e-3, 1e-8, 1.0, help="Adam's learning rate")
     batch: int = number(128, 1, 1_000_000, help="examples in a training batch")
     warmup: int = number(0, 0, help="steps over which the weight of the KL rises from 0 to 1; 0 for no warm-up")
@@ -221,12 +229,15 @@ class Config:
     def network_for(self, spec: DataSpec) -> str:
         """Return the kind of network for such data: `network`, or what "auto" stands for.
 
-        It stands for `resnet` for colour images, for `conv` for grey images, and for `mlp` for all other data, for
-        images below 28x28, and for binary images, where convolutions take eight times as long on a CPU.
+        It stands for `resnet` for colour images, for `conv` for grey images, for `gru` or `tcn` for sequences, and for
+        `mlp` for all other data, for images below 28x28, and for binary images, where convolutions take eight times as
+        long on a CPU.
         """
         if self.network != "auto":
             return self.network
-        is_large_image = len(spec.shape) == 3 and min(spec.shape[1:]) >= 28 and not spec.steps
+        if spec.steps:
+            return "tcn" if spec.steps > LONG_SEQUENCE else "gru"
+        is_large_image = len(spec.shape) == 3 and min(spec.shape[1:]) >= 28
         if not is_large_image or spec.likelihood == "bernoulli":
             return "mlp"
         return "resnet" if spec.shape[0] >= 3 and max(spec.shape[1:]) <= 256 else "conv"

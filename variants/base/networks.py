@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants.base import images
+from variants.base import images, sequences
 from variants.base.contract import Batch, Config, DataSpec, InputError
 from variants.base.likelihoods import finite_log, output_shape
 
@@ -99,22 +99,33 @@ class Inputs(nn.Module):
         return torch.cat(parts, -1)
 
 
-class Features(nn.Module):
-    """Map a batch to features, (B, size): the flattened values as `Inputs` gives them, or the output of convolutions.
+def checked_network(config: Config, spec: DataSpec) -> str:
+    """Return the kind of network for such data. Raises `InputError` if the one that was asked for is for other data."""
+    network = config.network_for(spec)
+    if bool(spec.steps) != (network in sequences.NETWORKS):
+        found, expected = (
+            ("sequences", sequences.NETWORKS) if spec.steps else ("no sequences", ("mlp", "conv", "resnet"))
+        )
+        raise InputError(f"network={network!r}: {spec.name} has {found}; expected auto, {' or '.join(expected)}")
+    return network
 
-    Raises `InputError` for sequences, and for images that are too small for `network="conv"`.
+
+class Features(nn.Module):
+    """Map a batch to features, (B, size): the flattened values as `Inputs` gives them, or the output of a network.
+
+    Raises `InputError` if the network is for other data.
     """
 
     def __init__(self, spec: DataSpec, config: Config) -> None:
         super().__init__()
-        if spec.steps:
-            raise InputError(
-                f"{spec.name} holds sequences; expected examples of one fixed shape (for sequences use vrae)"
-            )
+        network = checked_network(config, spec)
         self.pad = (0, 0, 0, 0)
         self.inputs = Inputs(spec)
+        if spec.steps:
+            self.net: nn.Module = sequences.Reader(self.inputs.shape[0], config, network, spec.steps)
+            self.size = self.net.size
+            return
         self.size, self.net = math.prod(self.inputs.shape), nn.Sequential(nn.Flatten())
-        network = config.network_for(spec)
         if network == "mlp":
             return
         if network == "resnet":
@@ -129,6 +140,9 @@ class Features(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         x = self.inputs(batch)
+        if isinstance(self.net, sequences.Reader):
+            read: Tensor = self.net(x, sequences.real_steps(batch))
+            return read
         out: Tensor = self.net(F.pad(x, self.pad) if any(self.pad) else x)
         return out
 
@@ -140,7 +154,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.features = Features(spec, config)
         network = config.network_for(spec)
-        head = mlp(self.features.size + extra, config.width, 0 if network == "resnet" else config.depth, out)
+        is_deep = network not in ("mlp", "conv")  # and needs no more hidden layers
+        head = mlp(self.features.size + extra, config.width, 0 if is_deep else config.depth, out)
         self.head = _he_initialized(head) if network == "conv" else head
 
     def forward(self, batch: Batch, extra: Tensor | None = None) -> Tensor:
@@ -152,16 +167,20 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Map z, (B, inputs), to the parameters of p(x|z), with `depth` hidden layers.
 
-    The output has the shape of x, except that its last axis has `Observation.outputs` numbers. If x is real or a
+    The output has the shape of x, except that its last axis has `Observation.outputs` numbers. Sequences are as long as
+    those of `batch`, or as the longest one of the data. If x is real or a
     count, convolutions start with small outputs. Otherwise the first means are so far from the data that training takes
     many epochs to become as good as a constant, as measured on images of photon counts.
     """
 
     def __init__(self, spec: DataSpec, config: Config, inputs: int, depth: int | None = None) -> None:
         super().__init__()
-        self.shape = output_shape(spec)
+        self.shape, self.steps = output_shape(spec), spec.steps
         hidden = config.depth if depth is None else depth
         network = config.network_for(spec)
+        if spec.steps:
+            self.net: nn.Module = sequences.Writer(inputs, config, network, spec.steps, self.shape[0])
+            return
         if network == "mlp":
             self.net = mlp(inputs, config.width, hidden, math.prod(self.shape))
             return
@@ -179,7 +198,12 @@ class Decoder(nn.Module):
             with torch.no_grad():
                 next(self.net[-1].parameters()).mul_(0.1)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        if self.steps:
+            steps: Tensor = self.net(
+                z, z.new_ones(len(z), self.steps, dtype=torch.bool) if batch is None else sequences.real_steps(batch)
+            )
+            return steps
         out: Tensor = self.net(z)
         if out.ndim == 2:
             return out.reshape(-1, *self.shape)
