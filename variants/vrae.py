@@ -17,8 +17,7 @@ The length of a sequence is given and not modelled. Padding affects neither the 
 each step. The optimizer is Adam. The KL has no weight but the optional warm-up.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from variants.base import GaussianPosterior, Inputs, Observation, closed_forms
 from variants.base.contract import DENSITIES, Batch, Config, DataSpec, InputError, Terms, choice, number
+from variants.base.sequences import real_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class VRAE(GaussianPosterior):
         self.output = nn.Linear(c.width, self.observation.outputs)
 
     def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        mask = _mask(batch)
+        mask = real_steps(batch)
         x = torch.where(mask[..., None], self.inputs(batch), 0.0)
         last = mask.sum(1, keepdim=True) - 1  # (B, 1)
         positions = torch.arange(x.shape[1], device=x.device)
@@ -107,7 +107,7 @@ class VRAE(GaussianPosterior):
 
     def teacher_forced(self, z: Tensor, batch: Batch) -> Tensor:
         """Return the outputs of a decoder that reads the true previous step, (B, T, D)."""
-        x = torch.where(_mask(batch)[..., None], self.inputs(batch), 0.0)
+        x = torch.where(real_steps(batch)[..., None], self.inputs(batch), 0.0)
         x = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
         if self.training and self.config.drop:
             x = x * (torch.rand(x.shape[:2], device=x.device) >= self.config.drop)[..., None]
@@ -141,33 +141,6 @@ class VRAE(GaussianPosterior):
         outputs, values = self.generate(z, self._length(batch), noise=True)
         return self.observation.sample_x(outputs) if self.factorized else values
 
-    def forecast(self, batch: Batch, prefix: Tensor, candidates: int = 500) -> Tensor:
-        """Continue sequences, (B, T, D): the first `prefix` (B,) steps are kept, and the rest is forecast from them.
-
-        The forecast is the decoder's mean for one z from approximately p(z|prefix). It is chosen from `candidates`
-        samples of the prior in proportion to the likelihood of the prefix (sampling importance resampling, Rubin 1988).
-        The encoder is not used, because it was trained on whole sequences.
-        """
-        x = batch.x
-        in_prefix = _mask(batch) & (torch.arange(x.shape[1], device=x.device) < prefix[:, None])
-        observed = replace(batch, y=None, mask=in_prefix)
-        z = self.sample_prior(candidates)
-        index = torch.arange(len(x), device=x.device).repeat_interleave(candidates)
-        weight = -self.nll(observed[index], z.repeat(len(x), 1)).view(len(x), candidates)
-        z = z[torch.multinomial(weight.softmax(1), 1).squeeze(1)]
-        output = self.generate(z, x.shape[1], None if self.factorized else observed)[0]
-        mean = self.observation.mean(output)
-        return mean if observed.known is None else torch.where(observed.known, x, mean)
-
-    def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Return `forecasts`. Each row has a true sequence and three forecasts from its first half."""
-        part = batch[slice(0, 6)]
-        mask = _mask(part)
-        true = part.x if part.observed is None else torch.where(part.observed, part.x, torch.nan)
-        rows = torch.stack([true, *(self.forecast(part, (mask.sum(1) + 1) // 2) for _ in range(3))], 1)
-        return {"forecasts": torch.where(mask[:, None, :, None], rows, torch.nan)}
-
-
-def _mask(batch: Batch) -> Tensor:
-    """Return which steps are real, (B, T) bool, and not padding."""
-    return batch.x.new_ones(batch.x.shape[:2], dtype=torch.bool) if batch.mask is None else batch.mask
+    def continued(self, z: Tensor, observed: Batch, whole: Batch) -> Tensor:
+        output = self.generate(z, whole.x.shape[1], None if self.factorized else observed)[0]
+        return self.observation.mean(output)

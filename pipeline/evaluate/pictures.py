@@ -40,7 +40,10 @@ def all_of(variant: Variant, data: Data, kl: Tensor | None) -> dict[str, Picture
         if variant.conditioned_on != "x":
             shown |= samples_of_table(variant, data) if is_table else {"samples": samples(variant, data)}
             shown["aggregate"] = aggregate(*codes.posterior_and_prior(variant, data, data.valid))
-        for name, values in variant.pictures(_examples(data, COLUMNS)).items():
+        own = dict(variant.pictures(_examples(data, COLUMNS)))
+        if data.spec.steps and (ahead := forecasts(variant, data)) is not None:
+            own["forecasts"] = ahead
+        for name, values in own.items():
             if is_table:
                 has_classes = variant.class_conditional and len(values) == data.spec.classes
                 shown[name] = table_pictures.heat_map(values, data, class_names(data) if has_classes else ())
@@ -115,6 +118,18 @@ def reconstructions(variant: Variant, data: Data, n: int = 32) -> Picture:
         return _lines(decoded, data, COLUMNS, behind=true)
     pairs = torch.stack([true.unflatten(0, (-1, COLUMNS)), decoded.unflatten(0, (-1, COLUMNS))], dim=1)
     return grid(pairs.flatten(0, 2), data)
+
+
+def forecasts(variant: Variant, data: Data, rows: int = 6, columns: int = 4) -> Tensor | None:
+    """Return rows, each with a true sequence and forecasts from its first half; None if the variant cannot forecast."""
+    batch = _examples(data, rows)
+    assert batch.mask is not None
+    half = (batch.mask.sum(1) + 1) // 2
+    drawn = [ahead for _ in range(columns - 1) if (ahead := variant.forecast(batch, half)) is not None]
+    if not drawn:
+        return None
+    whole = torch.stack([drawing.with_gaps(batch.x, batch.observed), *drawn], 1)
+    return torch.where(batch.mask[:, None, :, None], whole, torch.nan)
 
 
 def samples(variant: Variant, data: Data, n: int = 64) -> Picture:

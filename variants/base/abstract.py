@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from variants.base.adam import Adam
 from variants.base.contract import Batch, Config, DataSpec, Variant
 from variants.base.likelihoods import SCALE_LR, Observation
 from variants.base.networks import Decoder, Encoder
+from variants.base.sequences import real_steps
 
 
 class DecoderVariant(Variant, ABC):
@@ -42,6 +43,30 @@ class DecoderVariant(Variant, ABC):
     def nll(self, batch: Batch, z: Tensor) -> Tensor:
         """Return -log p(x|z), (B,), in nats."""
         return -closed_forms.per_example(self.log_likelihood(z, batch))
+
+    def forecast(self, batch: Batch, prefix: Tensor, candidates: int = 500) -> Tensor | None:
+        """Continue sequences, (B, T, D): the first `prefix` (B,) steps are kept, and the rest is forecast from them.
+
+        The forecast is the mean of p(x|z) for one z from approximately p(z|prefix). It is chosen from `candidates`
+        samples of the prior in proportion to the likelihood of the prefix (sampling importance resampling, Rubin 1988).
+        The encoder is not used, because it was trained on whole sequences.
+        """
+        if not self.spec.steps:
+            return None
+        in_prefix = real_steps(batch) & (torch.arange(batch.x.shape[1], device=batch.x.device) < prefix[:, None])
+        observed = replace(batch, y=None, mask=in_prefix)
+        each = observed[torch.arange(len(batch), device=batch.x.device).repeat_interleave(candidates)]
+        z = self.sample_prior(len(each), each)
+        chosen = -self.nll(each, z).view(len(batch), candidates)
+        z = z.view(len(batch), candidates, -1)[
+            torch.arange(len(batch)), torch.multinomial(chosen.softmax(1), 1).squeeze(1)
+        ]
+        mean = self.continued(z, observed, batch)
+        return mean if observed.known is None else torch.where(observed.known, batch.x, mean)
+
+    def continued(self, z: Tensor, observed: Batch, whole: Batch) -> Tensor:
+        """Return the means of x, (B, T, D), of sequences as long as `whole` of which the steps of `observed` are known."""
+        return self.decode(z, replace(whole, y=None))
 
     def parameter_groups(self, *modules: nn.Module) -> list[dict[str, Any]]:
         """Return parameter groups for an optimizer, of `modules`, or of the whole variant if there are none.
