@@ -120,8 +120,8 @@ def of_kinds(values: Tensor, spec: DataSpec) -> dict[ValueKind, Tensor]:
 
 
 def fits(name: str, spec: DataSpec) -> bool:
-    """Sequences go to variants that need them, and everything else to the others."""
-    return ("mask" in variants.get(name).required_fields) == bool(spec.steps)
+    """Variants that need sequences take nothing else."""
+    return bool(spec.steps) or "mask" not in variants.get(name).required_fields
 
 
 def make(name: str, spec: DataSpec, **settings: object) -> Variant:
@@ -136,7 +136,8 @@ def make(name: str, spec: DataSpec, **settings: object) -> Variant:
 def case(request: pytest.FixtureRequest) -> tuple[Variant, Batch]:
     name, kind = request.param
     spec = SPECS[kind]
-    network = "conv" if kind == "large images" else "mlp"
+    network = {"large images": "conv", "real sequences": "tcn", "symbols": "lstm"}.get(kind, "gru" if spec.steps else "mlp")
+    network = "auto" if name == "vrae" else network
     return make(name, spec, network=network), examples(spec)
 
 
