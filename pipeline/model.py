@@ -484,11 +484,11 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             observed = None if batch.observed is None else torch.nn.functional.pad(batch.observed, pad, value=True)
             positions = torch.arange(longer.shape[1])
             whole = dataclasses.replace(batch, x=longer, mask=positions < (lengths + steps)[:, None], observed=observed)
-            continuations = [f for _ in range(FORECASTS) if (f := self.variant_.forecast(whole, lengths)) is not None]
-            if not continuations:
-                raise InputError(f"{self.variant} makes no forecasts; expected a variant of sequences, such as vrae")
+            continuations = self.variant_.forecast(whole, lengths, FORECASTS)
+            if continuations is None:
+                raise InputError(f"{self.variant} makes no forecasts; expected another variant")
             ahead = (lengths[:, None] + torch.arange(steps))[..., None].expand(-1, -1, longer.shape[2])
-            mean = torch.stack(continuations).mean(0).gather(1, ahead)
+            mean = continuations.mean(0).gather(1, ahead)
             return self._values(mean, part.rows, torch.ones(len(mean), steps, dtype=torch.bool))
 
         return _joined(self._each_batch(raw, continued))

@@ -141,6 +141,8 @@ class VRAE(GaussianPosterior):
         outputs, values = self.generate(z, self._length(batch), noise=True)
         return self.observation.sample_x(outputs) if self.factorized else values
 
-    def continued(self, z: Tensor, observed: Batch, whole: Batch) -> Tensor:
-        output = self.generate(z, whole.x.shape[1], None if self.factorized else observed)[0]
-        return self.observation.mean(output)
+    def continued(self, z: Tensor, observed: Batch, whole: Batch, *, noise: bool) -> Tensor:
+        if self.factorized:
+            return super().continued(z, observed, whole, noise=noise)
+        outputs, values = self.generate(z, whole.x.shape[1], observed, noise=noise)
+        return values if noise else self.observation.mean(outputs)

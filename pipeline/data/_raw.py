@@ -77,6 +77,19 @@ class PixelFormat:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Windows:
+    """The series, S in number, that N windows of the same length were cut from.
+
+    Together, the windows of a series contain all of its steps. They overlap if the stride is shorter than a window.
+    """
+
+    series: NDArray[np.int64]  # (N,) the number of the series of each window, from 0
+    starts: NDArray[np.int64]  # (N,) the first step of each window in its series, from 0
+    lengths: NDArray[np.int64]  # (S,) the steps of each series
+    names: Any = None  # a pandas Index with the names of the series, (S,); None if they have none
+
+
+@dataclass(frozen=True, kw_only=True)
 class Raw:
     """A data set as it was read: values `x` (N, ...) in the units of the source, and what is known about them.
 
@@ -107,6 +120,9 @@ class Raw:
     rows: Any = None  # a pandas Index with the labels of the rows
     groups: NDArray[np.int64] | None = None  # (N,) a number for each group that must not be divided
     times: NDArray[np.float64] | None = None  # (N,) by which a split by time orders the examples
+    windows: Windows | None = None  # where the examples come from, if they are windows of longer series
+    stamps: NDArray[Any] | None = None  # the time of each step as the source has it, one series after the other
+    elapsed: NDArray[np.float64] | None = None  # (N, T) time since the first step, if times are given to the networks
     step: str = ""  # the time between two steps of sequences, such as "1 day"
     division: str = ""  # a clause that says how the examples were split
     drawn: tuple[str, ...] = ()  # the splits that the split seed changes: validation, test, both or none

@@ -40,6 +40,11 @@ class Source:
     test: str | None = None  # the place of the test split
     split: Literal["random", "group", "time"] | None = None
     split_seed: int = SPLIT_SEED
+    step: str | None = None  # the time between two steps of sequences, such as "1h"; "rows": as the rows come
+    time_as_input: bool = False  # whether the times of steps are given to the networks, instead of even steps
+    window: int | None = None  # the steps of a window, into which longer sequences are cut
+    stride: int | None = None  # the steps from the start of a window to that of the next one
+    wide: bool = False  # whether each column of a table is a series, and each row a step
     portion: int | None = None  # training examples of an epoch, which are read from disk while a model is trained
 
     def __str__(self) -> str:

@@ -91,10 +91,10 @@ def forecast(variant: Variant, data: Data, split: Batch, draws: int = 10) -> dic
         for number, batch in enumerate(data.batches(split, 20)):
             assert batch.mask is not None
             prefix = half[20 * number : 20 * number + len(batch)]
-            continuations = [f for _ in range(draws) if (f := variant.forecast(batch, prefix)) is not None]
-            if not continuations:
+            continuations = variant.forecast(batch, prefix, draws)
+            if continuations is None:
                 return Undefined(f"{type(variant).__name__} makes no forecasts of sequences")
-            model = torch.stack(continuations).mean(0)
+            model = continuations.mean(0)
             known = baselines.is_known(batch)
             steps = torch.arange(batch.x.shape[1], device=batch.x.device)[:, None]
             before = steps < prefix[:, None, None]

@@ -125,8 +125,8 @@ def forecasts(variant: Variant, data: Data, rows: int = 6, columns: int = 4) -> 
     batch = _examples(data, rows)
     assert batch.mask is not None
     half = (batch.mask.sum(1) + 1) // 2
-    drawn = [ahead for _ in range(columns - 1) if (ahead := variant.forecast(batch, half)) is not None]
-    if not drawn:
+    drawn = variant.forecast(batch, half, columns - 1)
+    if drawn is None:
         return None
     whole = torch.stack([drawing.with_gaps(batch.x, batch.observed), *drawn], 1)
     return torch.where(batch.mask[:, None, :, None], whole, torch.nan)

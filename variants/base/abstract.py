@@ -44,29 +44,38 @@ class DecoderVariant(Variant, ABC):
         """Return -log p(x|z), (B,), in nats."""
         return -closed_forms.per_example(self.log_likelihood(z, batch))
 
-    def forecast(self, batch: Batch, prefix: Tensor, candidates: int = 500) -> Tensor | None:
-        """Continue sequences, (B, T, D): the first `prefix` (B,) steps are kept, and the rest is forecast from them.
-
-        The forecast is the mean of p(x|z) for one z from approximately p(z|prefix). It is chosen from `candidates`
-        samples of the prior in proportion to the likelihood of the prefix (sampling importance resampling, Rubin 1988).
-        The encoder is not used, because it was trained on whole sequences.
-        """
+    def forecast(self, batch: Batch, prefix: Tensor, k: int = 1, *, noise: bool = False) -> Tensor | None:
         if not self.spec.steps:
             return None
         in_prefix = real_steps(batch) & (torch.arange(batch.x.shape[1], device=batch.x.device) < prefix[:, None])
         observed = replace(batch, y=None, mask=in_prefix)
-        each = observed[torch.arange(len(batch), device=batch.x.device).repeat_interleave(candidates)]
-        z = self.sample_prior(len(each), each)
-        chosen = -self.nll(each, z).view(len(batch), candidates)
-        z = z.view(len(batch), candidates, -1)[
-            torch.arange(len(batch)), torch.multinomial(chosen.softmax(1), 1).squeeze(1)
-        ]
-        mean = self.continued(z, observed, batch)
-        return mean if observed.known is None else torch.where(observed.known, batch.x, mean)
+        z = self.posterior_draws(observed, k)
+        rows = torch.arange(len(batch), device=batch.x.device).repeat_interleave(k)
+        whole, observed = replace(batch, y=None)[rows], observed[rows]
+        x = self.continued(z, observed, whole, noise=noise)
+        if observed.known is not None:
+            x = torch.where(observed.known, whole.x, x)
+        return x.unflatten(0, (len(batch), k)).transpose(0, 1)
 
-    def continued(self, z: Tensor, observed: Batch, whole: Batch) -> Tensor:
-        """Return the means of x, (B, T, D), of sequences as long as `whole` of which the steps of `observed` are known."""
-        return self.decode(z, replace(whole, y=None))
+    def posterior_draws(self, observed: Batch, k: int, candidates: int = 500) -> Tensor:
+        """Return `k` draws from approximately p(z|x) for each example, (B k, Z); those of one example follow each other.
+
+        They are chosen from `candidates` samples of the prior in proportion to the likelihood of the known values
+        (sampling importance resampling, Rubin 1988).
+        """
+        each = observed[torch.arange(len(observed), device=observed.x.device).repeat_interleave(candidates)]
+        z = self.sample_prior(len(each), each)
+        weight = -self.nll(each, z).view(len(observed), candidates)
+        chosen = torch.multinomial(weight.softmax(1), k, replacement=True)
+        z = z.view(len(observed), candidates, -1)
+        return z.gather(1, chosen[..., None].expand(-1, -1, z.shape[2])).flatten(0, 1)
+
+    def continued(self, z: Tensor, observed: Batch, whole: Batch, *, noise: bool) -> Tensor:
+        """Return x given z, (B, T, D), for sequences as long as `whole`, of which the steps of `observed` are known.
+
+        They are means of p(x|z), or with `noise` samples.
+        """
+        return (self.sample_x if noise else self.decode)(z, whole)
 
     def parameter_groups(self, *modules: nn.Module) -> list[dict[str, Any]]:
         """Return parameter groups for an optimizer, of `modules`, or of the whole variant if there are none.

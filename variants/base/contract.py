@@ -40,6 +40,7 @@ class Batch:
     _: KW_ONLY
     observed: Tensor | None = None  # bool, in the shape of `x`: false for missing values; None if there are none
     exposure: Tensor | None = None  # (B,) the means of counts are proportional to it: for instance their sum
+    elapsed: Tensor | None = None  # (B, T) time since the first step, in units of `DataSpec.elapsed`; None: even steps
 
     def __len__(self) -> int:
         return len(self.x)
@@ -75,9 +76,8 @@ class Batch:
         return self._each(lambda field: field.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        others = (self.y, self.mask, self.observed, self.exposure)
-        y, mask, observed, exposure = (None if other is None else change(other) for other in others)
-        return Batch(change(self.x), y, mask, observed=observed, exposure=exposure)
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Batch(**{name: None if value is None else change(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +128,7 @@ class DataSpec:
     exposure: Literal["", "sum", "column"] = ""  # what `Batch.exposure` is: the sum of counts, or a column; "": none
     exposures: tuple[float, ...] = ()  # quantiles, evenly spaced from 0 to 1, of training data without gaps
     class_shares: tuple[float, ...] = ()  # among labelled training examples; empty if all classes are equal
+    elapsed: float = 0.0  # longest time of a sequence, in units of the usual step; 0 if all steps are even
 
     @property
     def fields(self) -> frozenset[str]:
@@ -379,10 +380,15 @@ class Variant(nn.Module, ABC):
         q(z|x) has no density.
         """
 
-    def forecast(self, batch: Batch, prefix: Tensor) -> Tensor | None:
-        """Continue sequences, (B, T, D): the first `prefix` (B,) steps are kept, and the rest is forecast from them.
+    def forecast(self, batch: Batch, prefix: Tensor, k: int = 1, *, noise: bool = False) -> Tensor | None:
+        """Continue sequences, (B, T, D), in `k` ways: the first `prefix` (B,) steps are kept, the rest is forecast.
 
-        Returns None if the variant cannot forecast.
+        Each continuation rests on one draw of z given the prefix. It has the means of p(x|z), or with `noise` a sample.
+        Missing values of the prefix are filled in as well. What `batch` holds after the prefix is not used, except the
+        lengths and the times of the steps.
+
+        Returns:
+            The continuations, (k, B, T, D), or None if the variant cannot forecast.
         """
         return None
 
