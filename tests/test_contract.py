@@ -33,6 +33,9 @@ SPECS = {
     "binary sequences": DataSpec(name="roll", shape=(5,), likelihood="bernoulli", classes=3, steps=7),
     "real sequences": DataSpec(name="waves", shape=(2,), likelihood="gaussian", classes=3, steps=7),
     "symbols": DataSpec(name="text", shape=(4,), likelihood="categorical", classes=3, steps=7),
+    "long sequences with times": DataSpec(
+        name="stamps", shape=(3,), likelihood="gaussian", classes=3, steps=20, elapsed=50.0
+    ),
     "counts": DataSpec(
         name="genes", shape=(6,), likelihood="negative-binomial", classes=3,
         exposure="sum", exposures=(1.0, 12.0, 50.0),
@@ -102,7 +105,7 @@ def examples(spec: DataSpec, n: int = 6, seed: int = 0) -> Batch:
     draw = torch.rand(n, *([spec.steps] if spec.steps else []), *spec.shape, generator=generator)
     parts = zip(spec.parts, draw.split([group.size for group in spec.parts], -1), strict=True)
     x = torch.cat([of_kind(group.kind, part) for group, part in parts], -1)
-    y, mask, observed, exposure = torch.arange(n) % spec.classes, None, None, None
+    y, mask, observed, exposure, elapsed = torch.arange(n) % spec.classes, None, None, None, None
     if spec.missing:
         observed = torch.rand(x.shape, generator=generator) > 0.3
         x = torch.where(observed, x, 0.0)
@@ -111,7 +114,9 @@ def examples(spec: DataSpec, n: int = 6, seed: int = 0) -> Batch:
         x = x * mask[..., None]
     if spec.exposure:
         exposure = x[..., spec.kinds["count"]].sum(-1) if spec.exposure == "sum" else 0.5 + torch.arange(n)
-    return Batch(x, y, mask, observed=observed, exposure=exposure).to(DEVICE)
+    if spec.elapsed:
+        elapsed = torch.rand(n, spec.steps, generator=generator).cumsum(1) * mask
+    return Batch(x, y, mask, observed=observed, exposure=exposure, elapsed=elapsed).to(DEVICE)
 
 
 def of_kinds(values: Tensor, spec: DataSpec) -> dict[ValueKind, Tensor]:
@@ -136,9 +141,9 @@ def make(name: str, spec: DataSpec, **settings: object) -> Variant:
 def case(request: pytest.FixtureRequest) -> tuple[Variant, Batch]:
     name, kind = request.param
     spec = SPECS[kind]
-    network = {"large images": "conv", "real sequences": "tcn", "symbols": "lstm"}.get(kind, "gru" if spec.steps else "mlp")
-    network = "auto" if name == "vrae" else network
-    return make(name, spec, network=network), examples(spec)
+    networks = {"large images": "conv", "symbols": "lstm", "real sequences": "tcn", "long sequences with times": "tcn"}
+    network = networks.get(kind, "gru" if spec.steps else "mlp")
+    return make(name, spec, network="auto" if name == "vrae" else network), examples(spec)
 
 
 def test_terms_have_their_shapes_and_are_finite(case: tuple[Variant, Batch]) -> None:

@@ -23,6 +23,10 @@ highest level has the smallest map, and each lower one the next larger map, as l
 `latent` dimensions, in as many channels as this needs; a smaller map has twice as many channels for each halving of its
 sides. `depth` is the number of residual blocks of each map, and there is no batch normalisation.
 
+The levels of a ladder of sequences have time scales of their own, whatever the network: z_1 has a code for every few
+steps, so that there are at most latent / 4 of them, and each level above it half as many. A sequence that is shorter
+than the longest one has a posterior equal to the prior where it has no steps.
+
 Batch normalisation keeps the upper levels active. With layer normalisation instead they collapsed on MNIST.
 
 *Departures*: batch normalisation uses running averages for evaluation; the paper computes the statistics anew. Adam has
@@ -38,7 +42,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants.base import Decoder, DecoderVariant, Features, Inputs, Observation, closed_forms, images
+from variants.base import Decoder, DecoderVariant, Features, Inputs, Observation, closed_forms, images, sequences
 from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, choice, number
 from variants.base.likelihoods import output_shape
 
@@ -65,7 +69,13 @@ class HVAE(DecoderVariant):
         if c.free_bits and c.merge == "plain":
             raise InputError("free_bits needs merge='ladder': the levels of a plain deep VAE have no KL of their own")
         self.ladder = c.merge == "ladder"
-        (self._build_maps if self.config.network == "resnet" else self._build_vectors)()
+        self.strides: tuple[int, ...] = ()  # steps for which each level of sequences has a code
+        if self.config.network == "resnet":
+            self._build_maps()
+        elif spec.steps and self.ladder:
+            self._build_time_scales()
+        else:
+            self._build_vectors()
         self.observation = Observation(spec)
 
     def _build_vectors(self) -> None:
@@ -108,9 +118,69 @@ class HVAE(DecoderVariant):
         self.foot = nn.Identity()
         self.decoder = images.ImageWriter(self.spec, c, codes[0], of_level[0], output_shape(self.spec))
 
+    def _build_time_scales(self) -> None:
+        """Build the networks of levels with positions in time. z_n remains a vector, (B, Z_n), that is flattened."""
+        c, steps = self.config, self.spec.steps
+        stride = 1
+        while math.ceil(steps / stride) > max(2, c.latent // 4):
+            stride *= 2
+        self.strides = tuple(stride << n for n in range(c.levels))
+        positions = [math.ceil(steps / s) for s in self.strides]
+        sizes = [max(2, c.latent >> n) for n in range(c.levels)]
+        channels = [math.ceil(size / p) for size, p in zip(sizes, positions, strict=True)]
+        self.levels = tuple(p * n for p, n in zip(positions, channels, strict=True))
+        self.stem = Inputs(self.spec)
+        self.reader = sequences.StepReader(self.stem.shape[0], c, c.network_for(self.spec), self.spec, stride)
+        self.up = nn.ModuleList(
+            sequences.CoarserLevel(c.width if n else self.reader.size, c, 2 if n else 1) for n in range(c.levels)
+        )
+        self.inferred = nn.ModuleList(sequences.ToGaussian(c.width, n, gain=0.5, variance=-2.0) for n in channels)
+        self.down = nn.ModuleList(
+            nn.Sequential(sequences.FinerLevel(above, c, p), sequences.ToGaussian(c.width, n, gain=0.1))
+            for above, n, p in zip(channels[1:], channels, positions, strict=False)
+        )
+        self.foot = nn.Identity()
+        self.decoder = sequences.Writer(
+            channels[0], c, c.network_for(self.spec), self.spec, output_shape(self.spec)[0]
+        )
+
+    def _bottom_up(self, batch: Batch, k: int) -> tuple[list[Gaussian], list[Tensor | None]]:
+        """Return q^_n of each level, and which dimensions of z_n belong to real steps; None if all do."""
+        found: list[Gaussian] = []
+        known: list[Tensor | None] = []
+        d = self.stem(batch)
+        if not self.strides:
+            for up, head in zip(self.up, self.inferred, strict=True):
+                d = up(d)
+                found.append(_repeat(_gaussian(head(d)), k))
+            return found, [None] * len(found)
+        mask = self._padded(sequences.real_steps(batch))[:, :: self.strides[0]]
+        d = self._padded(self.reader(d, batch), self.strides[0])
+        for up, head, size in zip(self.up, self.inferred, self.levels, strict=True):
+            d = up(d, mask)
+            mask = mask[:, :: up.stride]
+            found.append(_repeat(_gaussian(head(d)), k))
+            each = mask.repeat_interleave(size // mask.shape[1], 1)
+            known.append(each.repeat_interleave(k, 0))
+        return found, known
+
+    def _padded(self, x: Tensor, stride: int = 1) -> Tensor:
+        """Pad the second axis of x with zeros to the positions of the longest sequence."""
+        missing = math.ceil(self.spec.steps / stride) - x.shape[1]
+        if missing < 0:
+            raise InputError(
+                f"a sequence has more than {self.spec.steps} steps, the longest of the training data, which is the most "
+                "for which hvae has codes; expected shorter sequences, or windows of the same length"
+            )
+        return F.pad(x, (0, 0) * (x.ndim - 2) + (0, missing))
+
     def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
         """Return the parameters of p(x|z), which depend only on z_1; z holds all levels."""
         foot = self.foot(z[:, : self.levels[0]])
+        if self.strides:
+            steps = self.spec.steps if batch is None else batch.x.shape[1]
+            positions = math.ceil(self.spec.steps / self.strides[0])
+            foot = foot.unflatten(1, (positions, -1)).repeat_interleave(self.strides[0], 1)[:, :steps]
         output: Tensor = (
             self.decoder(foot) if isinstance(self.decoder, images.ImageWriter) else self.decoder(foot, batch)
         )
@@ -131,16 +201,13 @@ class HVAE(DecoderVariant):
         return (self._infer_ladder if self.ladder else self._infer_plain)(batch, noise, k)
 
     def _infer_ladder(self, batch: Batch, noise: bool, k: int) -> tuple[list[Tensor], list[Gaussian], list[Gaussian]]:
-        d, bottom_up = self.stem(batch), []
-        for up, head in zip(self.up, self.inferred, strict=True):
-            d = up(d)
-            bottom_up.append(_repeat(_gaussian(head(d)), k))
+        bottom_up, known = self._bottom_up(batch, k)
         zs: list[Tensor] = []
         qs: list[Gaussian] = []
         ps: list[Gaussian] = []
         for n in reversed(range(len(self.levels))):
             p = self.predicted_prior(n, zs[0] if zs else None, bottom_up[n][0])
-            q = _product(bottom_up[n], p) if zs else bottom_up[n]
+            q = _where(known[n], _product(bottom_up[n], p) if zs else bottom_up[n], p)
             zs.insert(0, closed_forms.reparameterize(*q) if noise else q[0])
             qs.insert(0, q)
             ps.insert(0, p)
@@ -240,6 +307,11 @@ def _gaussian(values: Tensor) -> Gaussian:
 
 def _repeat(q: Gaussian, k: int) -> Gaussian:
     return q if k == 1 else (q[0].repeat_interleave(k, 0), q[1].repeat_interleave(k, 0))
+
+
+def _where(known: Tensor | None, q: Gaussian, p: Gaussian) -> Gaussian:
+    """Return q, and p in its place for dimensions that are not known."""
+    return q if known is None else (torch.where(known, q[0], p[0]), torch.where(known, q[1], p[1]))
 
 
 def _product(a: Gaussian, b: Gaussian) -> Gaussian:

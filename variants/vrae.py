@@ -11,7 +11,8 @@ withheld with probability `drop` (word dropout, Bowman et al. 2016). Teacher for
 makes z easier to ignore, so its likelihood should be read together with the KL. To generate, such a decoder reads its
 own samples, or its own means if the values are continuous.
 
-The length of a sequence is given and not modelled. Padding affects neither the recurrence nor the loss.
+The length of a sequence is given and not modelled. If the times of the steps are inputs, the encoder also reads the
+time since the step before. Padding affects neither the recurrence nor the loss.
 
 *Departures*: the cells are GRU or LSTM cells instead of tanh units, and `depth` > 1 stacks them. z is also an input of
 each step. The optimizer is Adam. The KL has no weight but the optional warm-up.
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from variants.base import GaussianPosterior, Inputs, Observation, closed_forms
 from variants.base.contract import DENSITIES, Batch, Config, DataSpec, InputError, Terms, choice, number
-from variants.base.sequences import real_steps
+from variants.base.sequences import real_steps, since_last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,9 @@ class VRAE(GaussianPosterior):
         self.inputs = Inputs(spec)
         self.observation = Observation(spec)
         (self.size,), (read,) = spec.shape, self.inputs.shape
-        self.readers = nn.ModuleList(recurrent(read, c.width, c.depth, batch_first=True) for _ in range(c.directions))
+        self.readers = nn.ModuleList(
+            recurrent(read + (spec.elapsed > 0), c.width, c.depth, batch_first=True) for _ in range(c.directions)
+        )
         self.head = nn.Linear(c.directions * c.width, 2 * c.latent)
         self.states = c.depth * (2 if c.cell == "lstm" else 1)
         self.start = nn.Linear(c.latent, self.states * c.width)
@@ -66,6 +69,9 @@ class VRAE(GaussianPosterior):
     def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
         mask = real_steps(batch)
         x = torch.where(mask[..., None], self.inputs(batch), 0.0)
+        if self.spec.elapsed:
+            times = x.new_zeros(mask.shape) if batch.elapsed is None else batch.elapsed
+            x = torch.cat([x, since_last(times, mask)], 2)
         last = mask.sum(1, keepdim=True) - 1  # (B, 1)
         positions = torch.arange(x.shape[1], device=x.device)
         backwards = torch.where(mask, last - positions, positions)  # reverses only the real steps

@@ -122,7 +122,7 @@ class Features(nn.Module):
         self.pad = (0, 0, 0, 0)
         self.inputs = Inputs(spec)
         if spec.steps:
-            self.net: nn.Module = sequences.Reader(self.inputs.shape[0], config, network, spec.steps)
+            self.net: nn.Module = sequences.Reader(self.inputs.shape[0], config, network, spec)
             self.size = self.net.size
             return
         self.size, self.net = math.prod(self.inputs.shape), nn.Sequential(nn.Flatten())
@@ -141,7 +141,7 @@ class Features(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         x = self.inputs(batch)
         if isinstance(self.net, sequences.Reader):
-            read: Tensor = self.net(x, sequences.real_steps(batch))
+            read: Tensor = self.net(x, batch)
             return read
         out: Tensor = self.net(F.pad(x, self.pad) if any(self.pad) else x)
         return out
@@ -168,9 +168,9 @@ class Decoder(nn.Module):
     """Map z, (B, inputs), to the parameters of p(x|z), with `depth` hidden layers.
 
     The output has the shape of x, except that its last axis has `Observation.outputs` numbers. Sequences are as long as
-    those of `batch`, or as the longest one of the data. If x is real or a
-    count, convolutions start with small outputs. Otherwise the first means are so far from the data that training takes
-    many epochs to become as good as a constant, as measured on images of photon counts.
+    those of `batch`, or as the longest one of the data. If x is real or a count, convolutions over images start with
+    small outputs. Otherwise the first means are so far from the data that training takes many epochs to become as good
+    as a constant, as measured on images of photon counts.
     """
 
     def __init__(self, spec: DataSpec, config: Config, inputs: int, depth: int | None = None) -> None:
@@ -179,7 +179,7 @@ class Decoder(nn.Module):
         hidden = config.depth if depth is None else depth
         network = config.network_for(spec)
         if spec.steps:
-            self.net: nn.Module = sequences.Writer(inputs, config, network, spec.steps, self.shape[0])
+            self.net: nn.Module = sequences.Writer(inputs, config, network, spec, self.shape[0])
             return
         if network == "mlp":
             self.net = mlp(inputs, config.width, hidden, math.prod(self.shape))
@@ -200,9 +200,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         if self.steps:
-            steps: Tensor = self.net(
-                z, z.new_ones(len(z), self.steps, dtype=torch.bool) if batch is None else sequences.real_steps(batch)
-            )
+            steps: Tensor = self.net(z, batch)
             return steps
         out: Tensor = self.net(z)
         if out.ndim == 2:

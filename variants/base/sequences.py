@@ -1,17 +1,18 @@
 """Networks between sequences and codes, for `network` = gru, lstm or tcn.
 
-A reader maps the steps of a sequence, (B, T, D), to features, (B, F), and a writer maps a code, (B, Z), to a vector for
-each step, (B, T, outputs). Both know the place of each step in time (`Clock`). Padding changes nothing: readers do not
-read it, and what is written there does not reach real steps.
+A reader maps the steps of a sequence, (B, T, D), to features of each step or of the whole sequence, and a writer maps a
+code to a vector for each step, (B, T, outputs). Both know the place of each step in time (`Clock`). Padding changes
+nothing: readers do not read it, and what is written there does not reach real steps.
 
-    gru, lstm   `depth` layers with states of `width` numbers. The reader has a second network that reads backwards; its
-                features are the last states of both. The state of the writer starts from the code, which is also an
-                input of each step.
-    tcn         residual blocks of convolutions over time with `width` channels (Bai et al. 2018, arXiv:1803.01271, but
-                not causal). The distance between the steps that a block reads doubles from block to block until an
-                output sees the whole sequence. There are `depth` blocks for each distance. The features of a reader are
-                the mean and the maximum over time. All steps are computed at once, so long sequences take far less
-                time than with recurrent networks.
+    gru, lstm   `depth` layers with states of `width` numbers. The reader has a second network that reads backwards; the
+                features of a sequence are the last states of both. The state of the writer starts from the code, which
+                is also an input of each step.
+    tcn         residual blocks of dilated convolutions over time with `width` channels (after Bai et al. 2018,
+                arXiv:1803.01271, but not causal). There are `depth` pairs of blocks, whose convolutions read steps at
+                distances of 1 and 2. Then each four steps are joined to their mean, and the next pairs read these, until
+                at most 16 are left; the features of a sequence are the mean and the maximum over them. A writer goes the
+                other way, from coarse to fine. All steps are computed at once, so long sequences take far less time
+                than with recurrent networks.
 
 A residual block is x + L(silu(C(silu(N(x))))): N normalises the channels of each step on its own (Ba et al. 2016,
 arXiv:1607.06450), C reads three steps, and L is linear and starts at 0.
@@ -24,10 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants.base.contract import Batch, Config
+from variants.base.contract import Batch, Config, DataSpec
 
 FREQUENCIES = 8  # pairs of sine and cosine that tell the place of a step
 NETWORKS = ("gru", "lstm", "tcn")
+FACTOR, COARSEST = 4, 16  # steps that are joined to one, until there are at most so many
 
 
 def real_steps(batch: Batch) -> Tensor:
@@ -36,112 +38,231 @@ def real_steps(batch: Batch) -> Tensor:
 
 
 class Clock(nn.Module):
-    """Tell the place of each step: its share of the sequence, and of the longest one, and sines and cosines of it."""
+    """Tell the place of each step: its share of the sequence and of the longest one, and sines and cosines of its time.
 
-    size = 2 + 2 * FREQUENCIES
+    If the times of the steps are inputs (`DataSpec.elapsed`), they take the place of the numbers of the steps, and the
+    time since the step before is told as well.
+    """
+
     rates: Tensor
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, spec: DataSpec) -> None:
         super().__init__()
-        self.steps = steps
-        periods = torch.logspace(math.log10(2), math.log10(2 * max(steps, 2)), FREQUENCIES)
+        self.is_timed = spec.elapsed > 0
+        self.longest = spec.elapsed + 1 if self.is_timed else spec.steps
+        self.size = 2 + 2 * FREQUENCIES + self.is_timed
+        periods = torch.logspace(math.log10(2), math.log10(2 * max(self.longest, 2)), FREQUENCIES)
         self.register_buffer("rates", 2 * math.pi / periods, persistent=False)
 
-    def forward(self, mask: Tensor) -> Tensor:
-        """Return (B, T, size) for sequences whose real steps are in `mask`, (B, T)."""
-        t = torch.arange(mask.shape[1], device=mask.device, dtype=self.rates.dtype)
-        angles = t[:, None] * self.rates
-        of_longest = torch.cat([t[:, None] / self.steps, angles.sin(), angles.cos()], 1)
-        of_own = t / mask.sum(1, keepdim=True)
-        return torch.cat([of_own[..., None], of_longest.expand(len(mask), -1, -1)], 2)
+    def forward(self, mask: Tensor, elapsed: Tensor | None = None) -> Tensor:
+        """Return (B, T, size) for sequences whose real steps are in `mask`, (B, T); see `Batch.elapsed`."""
+        t = torch.arange(mask.shape[1], device=mask.device, dtype=self.rates.dtype).expand_as(mask)
+        if self.is_timed and elapsed is not None:
+            t = torch.where(mask, elapsed, 0.0)
+        angles = t[..., None] * self.rates
+        duration = torch.where(mask, t, 0.0).amax(1, keepdim=True) + 1
+        parts = [(t / duration)[..., None], (t / self.longest)[..., None], angles.sin(), angles.cos()]
+        if self.is_timed:
+            parts.append(since_last(t, mask))
+        return torch.cat(parts, 2)
+
+
+def since_last(times: Tensor, mask: Tensor) -> Tensor:
+    """Return log(1 + time since the step before), (B, T, 1), for times (B, T); 0 for first steps and padding."""
+    since = times.diff(dim=1, prepend=times[:, :1])
+    return torch.where(mask, since.clamp(min=0), 0.0).log1p()[..., None]
+
+
+class StepReader(nn.Module):
+    """Map the steps of sequences, (B, T, inputs), to features of every `stride` steps, (B, ceil(T / stride), size).
+
+    `stride` is a power of 2. Features of padding are 0.
+    """
+
+    def __init__(self, inputs: int, config: Config, network: str, spec: DataSpec, stride: int = 1) -> None:
+        super().__init__()
+        self.clock, self.stride = Clock(spec), stride
+        inputs += self.clock.size
+        self.readers, self.scales = nn.ModuleList(), nn.ModuleList()
+        if network == "tcn":
+            self.size, self.first, self.norm = config.width, nn.Linear(inputs, config.width), nn.LayerNorm(config.width)
+            self.scales.extend(_Scale(config) for n in range(stride.bit_length()) if FACTOR**n <= stride)
+        else:
+            self.size = 2 * config.width
+            self.readers.extend(
+                _recurrent(network)(inputs, config.width, config.depth, batch_first=True) for _ in range(2)
+            )
+
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
+        mask = real_steps(batch)
+        x = torch.where(mask[..., None], torch.cat([x, self.clock(mask, batch.elapsed)], 2), 0.0)
+        if self.readers:
+            return coarser(self._both_ways(x, mask), mask, self.stride)[0]
+        h, stride = self.first(x), 1
+        for number, scale in enumerate(self.scales):
+            if number:
+                h, mask = coarser(h, mask, FACTOR)
+                stride *= FACTOR
+            h = scale(h, mask)
+        return coarser(self.norm(h), mask, self.stride // stride)[0]
+
+    def _both_ways(self, x: Tensor, mask: Tensor) -> Tensor:
+        last = mask.sum(1, keepdim=True) - 1
+        positions = torch.arange(x.shape[1], device=x.device).expand_as(mask)
+        backwards = torch.where(mask, last - positions, positions)[..., None]  # reverses only the real steps
+        forward_reader, backward_reader = self.readers
+        h = backward_reader(x.gather(1, backwards.expand_as(x)))[0]
+        return torch.cat([forward_reader(x)[0], h.gather(1, backwards.expand(-1, -1, h.shape[2]))], 2)
 
 
 class Reader(nn.Module):
-    """Map steps, (B, T, inputs), to features, (B, size)."""
+    """Map the steps of sequences, (B, T, inputs), to features of each sequence, (B, size)."""
 
-    def __init__(self, inputs: int, config: Config, network: str, steps: int) -> None:
+    def __init__(self, inputs: int, config: Config, network: str, spec: DataSpec) -> None:
         super().__init__()
-        self.clock, self.size = Clock(steps), 2 * config.width
-        inputs += self.clock.size
-        self.net = _BothWays(inputs, config, network) if network != "tcn" else _Convolutions(inputs, config, steps)
+        self.is_recurrent, self.size = network != "tcn", 2 * config.width
+        stride = 1 if self.is_recurrent else FACTOR ** (_scales(spec) - 1)
+        self.of_steps = StepReader(inputs, config, network, spec, stride)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = torch.where(mask[..., None], torch.cat([x, self.clock(mask)], 2), 0.0)
-        h = self.net(x, mask)
-        if isinstance(self.net, _BothWays):
-            out: Tensor = h
-            return out
-        mean = torch.where(mask[..., None], h, 0.0).sum(1) / mask.sum(1, keepdim=True)
-        return torch.cat([mean, torch.where(mask[..., None], h, -torch.inf).amax(1)], 1)
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
+        h, mask = self.of_steps(x, batch), real_steps(batch)
+        if self.is_recurrent:
+            forwards, backwards = h.chunk(2, 2)
+            last = (mask.sum(1) - 1)[:, None, None].expand(-1, -1, forwards.shape[2])
+            return torch.cat([forwards.gather(1, last).squeeze(1), backwards[:, 0]], 1)
+        mask = mask[:, :: self.of_steps.stride, None]
+        return torch.cat([h.sum(1) / mask.sum(1), torch.where(mask, h, -torch.inf).amax(1)], 1)
 
 
 class Writer(nn.Module):
-    """Map a code, (B, inputs), and a mask of real steps, (B, T), to a vector for each step, (B, T, outputs)."""
+    """Map codes and the places of the steps to a vector for each step, (B, T, outputs).
 
-    def __init__(self, inputs: int, config: Config, network: str, steps: int, outputs: int) -> None:
+    Codes are (B, inputs), the same for all steps, or (B, T, inputs).
+    """
+
+    def __init__(self, inputs: int, config: Config, network: str, spec: DataSpec, outputs: int) -> None:
         super().__init__()
-        self.clock = Clock(steps)
+        self.clock, self.steps = Clock(spec), spec.steps
         read = inputs + self.clock.size
-        self.start: nn.Module = nn.Identity()
+        self.output = nn.Linear(config.width, outputs)
+        self.scales, self.reads = nn.ModuleList(), nn.ModuleList()
         if network == "tcn":
-            self.net: nn.Module = _Convolutions(read, config, steps)
+            self.scales.extend(_Scale(config) for _ in range(_scales(spec)))
+            self.reads.extend(nn.Linear(read, config.width) for _ in self.scales)
+            self.norm = nn.LayerNorm(config.width)
         else:
             self.net = _recurrent(network)(read, config.width, config.depth, batch_first=True)
             self.states = config.depth * (2 if network == "lstm" else 1)
             self.start = nn.Linear(inputs, self.states * config.width)
-        self.output = nn.Linear(config.width, outputs)
 
-    def forward(self, z: Tensor, mask: Tensor) -> Tensor:
-        x = torch.cat([z[:, None].expand(-1, mask.shape[1], -1), self.clock(mask)], 2)
-        if isinstance(self.net, _Convolutions):
-            h = self.net(torch.where(mask[..., None], x, 0.0), mask)
-        else:
-            state = self.start(z).tanh().view(len(z), self.states, -1).transpose(0, 1).contiguous()
-            h, _ = self.net(x, state if isinstance(self.net, nn.GRU) else state.chunk(2))
-        out: Tensor = self.output(h)
+    def forward(self, z: Tensor, batch: Batch | None) -> Tensor:
+        """Return vectors for the steps of `batch`, or without it for the steps of the longest sequence."""
+        mask = z.new_ones(len(z), self.steps, dtype=torch.bool) if batch is None else real_steps(batch)
+        of_steps = z if z.ndim == 3 else z[:, None].expand(-1, mask.shape[1], -1)
+        x = torch.cat([of_steps, self.clock(mask, None if batch is None else batch.elapsed)], 2)
+        out: Tensor = self.output(self._from_coarse_to_fine(x, mask) if self.scales else self._in_order(x))
         return out
+
+    def _in_order(self, x: Tensor) -> Tensor:
+        state = self.start(x[:, 0, : self.start.in_features]).tanh()
+        state = state.view(len(x), self.states, -1).transpose(0, 1).contiguous()
+        h: Tensor = self.net(x, state if isinstance(self.net, nn.GRU) else state.chunk(2))[0]
+        return h
+
+    def _from_coarse_to_fine(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = x.new_zeros(())
+        for number, (read, scale) in enumerate(zip(self.reads, self.scales, strict=True)):
+            stride = FACTOR ** (len(self.scales) - 1 - number)
+            part, real = x[:, ::stride], mask[:, ::stride]  # a block of steps is padding if its first step is
+            if number:
+                h = h.repeat_interleave(FACTOR, 1)[:, : part.shape[1]]
+            h = scale(h + read(part), real)
+        out: Tensor = self.norm(h)
+        return out
+
+
+class CoarserLevel(nn.Module):
+    """Join each `stride` positions in time of x, (B, P, inputs), and map them to features, (B, P', width)."""
+
+    def __init__(self, inputs: int, config: Config, stride: int) -> None:
+        super().__init__()
+        self.stride, self.read, self.scale = stride, nn.Linear(inputs, config.width), _Scale(config)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x, mask = coarser(x, mask, self.stride)
+        out: Tensor = self.scale(self.read(x), mask)
+        return out
+
+
+class FinerLevel(nn.Module):
+    """Map a code with `channels` at each position in time, (B, P' * channels), to features at twice as many positions.
+
+    The features are (B, positions, width).
+    """
+
+    def __init__(self, channels: int, config: Config, positions: int) -> None:
+        super().__init__()
+        self.channels, self.positions = channels, positions
+        self.read, self.scale = nn.Linear(channels, config.width), _Scale(config)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = z.unflatten(1, (-1, self.channels)).repeat_interleave(2, 1)[:, : self.positions]
+        out: Tensor = self.scale(self.read(x), x.new_ones(x.shape[:2], dtype=torch.bool))
+        return out
+
+
+class ToGaussian(nn.Module):
+    """Map features at positions in time, (B, P, width), to means and variances of a code, (B, 2 * P * channels).
+
+    The means start on the scale of `gain`, and the outputs for the variances near `variance`.
+    """
+
+    def __init__(self, width: int, channels: int, *, gain: float, variance: float = 0.0) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, 2 * channels)
+        with torch.no_grad():
+            self.linear.weight.normal_(0, gain / math.sqrt(width))
+            self.linear.bias.zero_()
+            self.linear.bias[channels:] = variance
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([part.flatten(1) for part in self.linear(self.norm(x)).chunk(2, 2)], 1)
+
+
+def coarser(x: Tensor, mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Join each `stride` steps of x, (B, T, F), to the mean of those that are real, and return their mask as well."""
+    if stride == 1:
+        return torch.where(mask[..., None], x, 0.0), mask
+    x = torch.where(mask[..., None], x, 0.0)
+    short = -x.shape[1] % stride
+    blocks = F.pad(x, (0, 0, 0, short)).unflatten(1, (-1, stride)).sum(2)
+    counts = F.pad(mask, (0, short)).unflatten(1, (-1, stride)).sum(2)
+    return blocks / counts.clamp(min=1)[..., None], counts > 0
+
+
+def _scales(spec: DataSpec) -> int:
+    """Return how many time scales convolutions have."""
+    scales = 1
+    while math.ceil(spec.steps / FACTOR ** (scales - 1)) > COARSEST:
+        scales += 1
+    return scales
 
 
 def _recurrent(network: str) -> Any:
     return {"gru": nn.GRU, "lstm": nn.LSTM}[network]
 
 
-class _BothWays(nn.Module):
-    """Two recurrent networks, one of which reads backwards, and their states after the last step that they read."""
+class _Scale(nn.Module):
+    """Pairs of residual blocks that read steps at distances of 1 and 2."""
 
-    def __init__(self, inputs: int, config: Config, network: str) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.readers = nn.ModuleList(
-            _recurrent(network)(inputs, config.width, config.depth, batch_first=True) for _ in range(2)
-        )
+        self.blocks = nn.ModuleList(_Block(config.width, d) for _ in range(config.depth) for d in (1, 2))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        last = mask.sum(1, keepdim=True) - 1
-        positions = torch.arange(x.shape[1], device=x.device).expand_as(mask)
-        backwards = torch.where(mask, last - positions, positions)  # reverses only the real steps
-        states = []
-        for reader, order in zip(self.readers, (positions, backwards), strict=True):
-            h = reader(x.gather(1, order[..., None].expand_as(x)))[0]
-            states.append(h.gather(1, last[..., None].expand(-1, -1, h.shape[2])).squeeze(1))
-        return torch.cat(states, 1)
-
-
-class _Convolutions(nn.Module):
-    """Residual convolutions over time, from (B, T, inputs) to (B, T, width)."""
-
-    def __init__(self, inputs: int, config: Config, steps: int) -> None:
-        super().__init__()
-        distances = [1 << n for n in range(max(1, math.ceil(math.log2(max(2, steps) / 2))))]
-        self.first = nn.Linear(inputs, config.width)
-        self.blocks = nn.ModuleList(_Block(config.width, d) for d in distances for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        h = self.first(x)
         for block in self.blocks:
-            h = block(h, mask)
-        out: Tensor = self.norm(h)
-        return out
+            x = block(x, mask)
+        return x
 
 
 class _Block(nn.Module):
@@ -153,7 +274,7 @@ class _Block(nn.Module):
         nn.init.zeros_(self.linear.weight)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        h = torch.where(mask[..., None], F.silu(self.norm(x)), 0.0)  # as beyond the ends of a sequence without padding
+        h = F.silu(self.norm(x)) * mask[..., None]  # as beyond the ends of a sequence without padding
         h = self.over_time(h.transpose(1, 2)).transpose(1, 2)
         out: Tensor = x + self.linear(F.silu(h))
         return out
