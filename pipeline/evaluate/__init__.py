@@ -19,6 +19,7 @@ pictures          reconstructions, samples, traversals and others, as arrays of 
 table_pictures    the same for tables, in which each column has a panel or a name
 drawing           how figures become pixels, and how columns and classes are named and coloured
 plot              plots of points, lines and bars, which are drawn in little time
+series_pictures   sequences with a panel for each channel, with means, bands of quantiles, and marked steps
 context           a model that is evaluated, how much is spent on it, and the scores that result
 suite             all parts of an evaluation: `python -m pipeline.evaluate`
 report            an evaluation as a table, as a file, and in MLflow

@@ -59,18 +59,18 @@ def picture(panels: Sequence[Panel]) -> Picture:
     """Return a picture of panels, which stand beside each other."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # for names in scripts that the font lacks
-        ruler = _Canvas(1, 1)
+        ruler = Canvas(1, 1)
         widths = [
             LEFT + WIDTH + RIGHT + max((int(ruler.measure(name, NUMBER)[0]) + 25 for name, _ in panel.names), default=0)
             for panel in panels
         ]
-        canvas = _Canvas(sum(widths), BOTTOM + HEIGHT + TOP)
+        canvas = Canvas(sum(widths), BOTTOM + HEIGHT + TOP)
         for panel, begin in zip(panels, np.cumsum([0, *widths]).tolist(), strict=False):
             _draw(panel, canvas, begin + LEFT)
     return canvas.pixels[..., :3].copy()
 
 
-def _draw(panel: Panel, canvas: "_Canvas", left: int) -> None:
+def _draw(panel: Panel, canvas: "Canvas", left: int) -> None:
     """Draw a panel, whose part with values begins `left` pixels from the left edge of the picture."""
     from matplotlib.ticker import MaxNLocator
 
@@ -124,7 +124,7 @@ def numbers(values: Array) -> list[str]:
     return [text.replace("-", "\N{MINUS SIGN}") for text in texts]
 
 
-class _Canvas:
+class Canvas:
     """A picture on which texts and shapes are drawn, at places (x, y) in pixels from its lower left corner."""
 
     def __init__(self, width: int, height: int) -> None:
@@ -173,12 +173,15 @@ class _Canvas:
             self._pen, Path.unit_circle(), dot, Path(places), IdentityTransform(), to_rgb(colour)
         )
 
-    def path(self, places: Array, fill: str | None = None) -> None:
-        """Draw a line along places (N, 2), or fill the area within it."""
+    def path(self, places: Array, *, colour: str = "black", width: float = 0.7, fill: str | None = None) -> None:
+        """Draw a line along places (N, 2) with a width in typographic points, or fill the area within it.
+
+        The line is interrupted where a place is NaN.
+        """
         from matplotlib.colors import to_rgb
         from matplotlib.path import Path
         from matplotlib.transforms import IdentityTransform
 
-        self._pen.set_linewidth(0 if fill else 0.7)
-        self._pen.set_foreground("black")
+        self._pen.set_linewidth(0 if fill else width)
+        self._pen.set_foreground(colour)
         self._renderer.draw_path(self._pen, Path(places), IdentityTransform(), to_rgb(fill) if fill else None)
