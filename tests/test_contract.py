@@ -114,7 +114,7 @@ def examples(spec: DataSpec, n: int = 6, seed: int = 0) -> Batch:
         x = x * mask[..., None]
     if spec.exposure:
         exposure = x[..., spec.kinds["count"]].sum(-1) if spec.exposure == "sum" else 0.5 + torch.arange(n)
-    if spec.elapsed:
+    if mask is not None and spec.elapsed:
         elapsed = torch.rand(n, spec.steps, generator=generator).cumsum(1) * mask
     return Batch(x, y, mask, observed=observed, exposure=exposure, elapsed=elapsed).to(DEVICE)
 

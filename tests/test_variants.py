@@ -234,24 +234,6 @@ def test_vrae_padding_changes_nothing(settings: dict[str, object], spec: DataSpe
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_vrae_japanese_vowels_padding_changes_nothing(mnist_folder: object) -> None:
-    vowels = data.load(f"{mnist_folder}/UCR/JapaneseVowels_TRAIN.ts")
-    batch = vowels.batch(vowels.train, slice(0, 64))
-    assert batch.mask is not None
-    lengths = batch.mask.sum(1)
-    assert int(lengths.amin()) < 12 < 20 < int(lengths.amax())
-    variant = make("vrae", vowels.spec).double()
-    double = Batch(batch.x.double(), mask=batch.mask)
-    results = []
-    for each in (double, padded(double, 11, 7.0)):
-        torch.manual_seed(1)
-        terms = variant.terms(each, STEP.double())
-        assert isinstance(terms.losses["loss"], Tensor)
-        results.append((terms.elbo, *torch.autograd.grad(terms.losses["loss"], list(variant.parameters()))))
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-
-
 def test_vrae_reads_every_step_and_their_order() -> None:
     variant = make("vrae", WAVES).eval()
     batch = sequences(WAVES)

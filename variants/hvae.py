@@ -140,9 +140,7 @@ class HVAE(DecoderVariant):
             for above, n, p in zip(channels[1:], channels, positions, strict=False)
         )
         self.foot = nn.Identity()
-        self.decoder = sequences.Writer(
-            channels[0], c, c.network_for(self.spec), self.spec, output_shape(self.spec)[0]
-        )
+        self.decoder = sequences.Writer(channels[0], c, c.network_for(self.spec), self.spec, output_shape(self.spec)[0])
 
     def _bottom_up(self, batch: Batch, k: int) -> tuple[list[Gaussian], list[Tensor | None]]:
         """Return q^_n of each level, and which dimensions of z_n belong to real steps; None if all do."""
@@ -169,8 +167,8 @@ class HVAE(DecoderVariant):
         missing = math.ceil(self.spec.steps / stride) - x.shape[1]
         if missing < 0:
             raise InputError(
-                f"a sequence has more than {self.spec.steps} steps, the longest of the training data, which is the most "
-                "for which hvae has codes; expected shorter sequences, or windows of the same length"
+                f"a sequence has more than {self.spec.steps} steps, which the longest training sequence has, "
+                "and hvae has codes for no more; expected shorter sequences, or windows of them"
             )
         return F.pad(x, (0, 0) * (x.ndim - 2) + (0, missing))
 

@@ -55,10 +55,11 @@ class DecoderVariant(Variant, ABC):
         x = self.continued(z, observed, whole, noise=noise)
         if observed.known is not None:
             x = torch.where(observed.known, whole.x, x)
-        return x.unflatten(0, (len(batch), k)).transpose(0, 1)
+        each: Tensor = x.unflatten(0, (len(batch), k)).transpose(0, 1)
+        return each
 
     def posterior_draws(self, observed: Batch, k: int, candidates: int = 500) -> Tensor:
-        """Return `k` draws from approximately p(z|x) for each example, (B k, Z); those of one example follow each other.
+        """Return `k` draws from approximately p(z|x) for each example, (B k, Z); those of an example follow each other.
 
         They are chosen from `candidates` samples of the prior in proportion to the likelihood of the known values
         (sampling importance resampling, Rubin 1988).

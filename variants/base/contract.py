@@ -76,7 +76,7 @@ class Batch:
         return self._each(lambda field: field.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return Batch(**{name: None if value is None else change(value) for name, value in values.items()})
 
 

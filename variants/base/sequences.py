@@ -9,10 +9,10 @@ nothing: readers do not read it, and what is written there does not reach real s
                 is also an input of each step.
     tcn         residual blocks of dilated convolutions over time with `width` channels (after Bai et al. 2018,
                 arXiv:1803.01271, but not causal). There are `depth` pairs of blocks, whose convolutions read steps at
-                distances of 1 and 2. Then each four steps are joined to their mean, and the next pairs read these, until
-                at most 16 are left; the features of a sequence are the mean and the maximum over them. A writer goes the
-                other way, from coarse to fine. All steps are computed at once, so long sequences take far less time
-                than with recurrent networks.
+                distances of 1 and 2. Then each four steps are joined to their mean, and the next pairs read these,
+                until at most 16 are left; the features of a sequence are the mean and the maximum over them. A writer
+                goes the other way, from coarse to fine. All steps are computed at once, so long sequences take far
+                less time than with recurrent networks.
 
 A residual block is x + L(silu(C(silu(N(x))))): N normalises the channels of each step on its own (Ba et al. 2016,
 arXiv:1607.06450), C reads three steps, and L is linear and starts at 0.
