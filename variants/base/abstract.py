@@ -1,5 +1,6 @@
 """Abstract base classes of variants. Each implements a part of the contract; none defines a training objective."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,12 @@ from variants.base.contract import Batch, Config, DataSpec, Variant
 from variants.base.likelihoods import SCALE_LR, Observation
 from variants.base.networks import Decoder, Encoder
 from variants.base.sequences import real_steps
+
+CANDIDATES = 200  # samples of z from which the draws of a posterior are chosen
+FROM_PRIOR, WIDER = 0.1, 1.2  # the share of them that the prior gives, and the factor by which the Gaussian is wider
+FIT_STEPS, FIT_LR = 60, 0.2  # steps of Adam to the maximum of a posterior, and its first learning rate
+DIFFERENCE, LEAST = 1e-2, 0.5  # distance of points whose gradients are compared, and the least curvature
+AT_A_TIME = 1 << 20  # steps of sequences for which candidates are computed together
 
 
 class DecoderVariant(Variant, ABC):
@@ -48,28 +55,77 @@ class DecoderVariant(Variant, ABC):
         if not self.spec.steps:
             return None
         in_prefix = real_steps(batch) & (torch.arange(batch.x.shape[1], device=batch.x.device) < prefix[:, None])
-        observed = replace(batch, y=None, mask=in_prefix)
-        z = self.posterior_draws(observed, k)
-        rows = torch.arange(len(batch), device=batch.x.device).repeat_interleave(k)
-        whole, observed = replace(batch, y=None)[rows], observed[rows]
-        x = self.continued(z, observed, whole, noise=noise)
-        if observed.known is not None:
-            x = torch.where(observed.known, whole.x, x)
-        each: Tensor = x.unflatten(0, (len(batch), k)).transpose(0, 1)
-        return each
+        continuations = []
+        size = max(1, AT_A_TIME // (CANDIDATES * batch.x.shape[1]))
+        for part in torch.arange(len(batch), device=batch.x.device).split(size):
+            observed = replace(batch, y=None, mask=in_prefix)[part]
+            z = self.posterior_draws(observed, k)
+            of_each = torch.arange(len(part), device=part.device).repeat_interleave(k)
+            whole, observed = replace(batch, y=None)[part][of_each], observed[of_each]
+            x = self.continued(z, observed, whole, noise=noise)
+            x = x if observed.known is None else torch.where(observed.known, whole.x, x)
+            continuations.append(x.unflatten(0, (len(part), k)).transpose(0, 1))
+        return torch.cat(continuations, 1)
 
-    def posterior_draws(self, observed: Batch, k: int, candidates: int = 500) -> Tensor:
+    def posterior_draws(self, observed: Batch, k: int) -> Tensor:
         """Return `k` draws from approximately p(z|x) for each example, (B k, Z); those of an example follow each other.
 
-        They are chosen from `candidates` samples of the prior in proportion to the likelihood of the known values
-        (sampling importance resampling, Rubin 1988).
+        The encoder is not used, because it may never have seen so few values of an example. The posterior of each
+        example is approximated by a Gaussian around its highest point (Laplace's method: MacKay 2003, chapter 27). The
+        draws are chosen from `CANDIDATES` samples of a mixture of this Gaussian, somewhat widened, and the prior, in
+        proportion to their importance weights (sampling importance resampling, Rubin 1988).
         """
-        each = observed[torch.arange(len(observed), device=observed.x.device).repeat_interleave(candidates)]
-        z = self.sample_prior(len(each), each)
-        weight = -self.nll(each, z).view(len(observed), candidates)
+        n = len(observed)
+        many = observed[torch.arange(n, device=observed.x.device).repeat_interleave(CANDIDATES)]
+        z = self.sample_prior(len(many), many).to(observed.x.dtype)
+        log_prior = self.log_prior(z, many)
+        log_joint = (log_prior - self.nll(many, z)).view(n, CANDIDATES)
+        z = z.view(n, CANDIDATES, -1)
+        if self.latent_classes:  # z is partly one-hot, which no Gaussian describes
+            weight = log_joint - log_prior.view(n, CANDIDATES)
+        else:
+            best = z.gather(1, log_joint.argmax(1)[:, None, None].expand(-1, 1, z.shape[2])).squeeze(1)
+            mean, root = self._laplace(observed, best)
+            noise = torch.randn_like(z)
+            near = mean[:, None] + noise @ root.mT
+            is_near = torch.arange(CANDIDATES, device=z.device) >= CANDIDATES * FROM_PRIOR
+            z = torch.where(is_near[:, None], near, z)
+            log_prior = self.log_prior(z.flatten(0, 1), many)
+            log_joint = (log_prior - self.nll(many, z.flatten(0, 1))).view(n, CANDIDATES)
+            away = torch.linalg.solve_triangular(root, (z - mean[:, None]).mT, upper=False).mT
+            log_q = closed_forms.log_standard_normal(away).sum(2) - root.diagonal(0, 1, 2).log().sum(1, keepdim=True)
+            weight = log_joint - torch.logaddexp(
+                log_q + math.log(1 - FROM_PRIOR), log_prior.view(n, CANDIDATES) + math.log(FROM_PRIOR)
+            )
         chosen = torch.multinomial(weight.softmax(1), k, replacement=True)
-        z = z.view(len(observed), candidates, -1)
         return z.gather(1, chosen[..., None].expand(-1, -1, z.shape[2])).flatten(0, 1)
+
+    def _laplace(self, observed: Batch, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a maximum of log p(x, z) for each example, (B, Z), and a root of a covariance there, (B, Z, Z).
+
+        The root is a lower triangle. The Hessian is that of differences of the gradient. Directions in which it is not
+        curved downwards, or very little, get the variance that the curvature `LEAST` has.
+        """
+        # networks of cuDNN have no gradients in evaluation mode
+        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+
+            def slope(z: Tensor) -> Tensor:
+                z = z.detach().requires_grad_()
+                (gradient,) = torch.autograd.grad((self.nll(observed, z) - self.log_prior(z, observed)).sum(), z)
+                return gradient
+
+            z = start.clone()
+            optimizer = Adam([z], lr=FIT_LR)
+            for step in range(FIT_STEPS):
+                optimizer.param_groups[0]["lr"] = FIT_LR * (1 - step / FIT_STEPS)
+                z.grad = slope(z)
+                optimizer.step()
+            here = slope(z)
+            steps = DIFFERENCE * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+            curvature = torch.stack([(slope(z + step) - here) / DIFFERENCE for step in steps], 1)
+        values, axes = torch.linalg.eigh((curvature + curvature.mT) / 2)
+        root = WIDER * axes * values.clamp(min=LEAST).rsqrt()[:, None]
+        return z.detach(), torch.linalg.cholesky(root @ root.mT)
 
     def continued(self, z: Tensor, observed: Batch, whole: Batch, *, noise: bool) -> Tensor:
         """Return x given z, (B, T, D), for sequences as long as `whole`, of which the steps of `observed` are known.

@@ -76,8 +76,11 @@ class Batch:
         return self._each(lambda field: field.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Batch(**{name: None if value is None else change(value) for name, value in values.items()})
+        changed: dict[str, Any] = {}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            changed[f.name] = None if value is None else change(value)
+        return Batch(**changed)
 
 
 @dataclass(frozen=True, kw_only=True)
