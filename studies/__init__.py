@@ -91,24 +91,25 @@ class CommonFields(TypedDict):
 def common(trial: Trial, *, image_latents: tuple[int, int] = (32, 512)) -> CommonFields:
     """Sample the hyperparameters that most studies search, so that they all search the same ranges.
 
-    For large grey images and for colour images, for which `network=auto` is no MLP, the network is searched too. Colour
-    images need codes of more dimensions, whose range is `image_latents`, and learn faster from smaller batches. `width`
-    has one range for all networks, because a residual network has width/8 channels in its largest map.
+    For large grey images, for colour images and for sequences of up to 100 steps, the network is searched too. Longer
+    sequences have convolutions over time, because recurrent networks take many times as long. Colour images need codes
+    of more dimensions, whose range is `image_latents`. They and sequences learn faster from smaller batches. `width` has
+    one range for all networks but those of sequences: a residual network has width/8 channels in its largest map.
     """
     from variants import Config
 
     default = Config().network_for(trial.spec) if trial.spec else "mlp"
-    others = {"mlp": [], "conv": ["mlp"], "resnet": ["conv"]}[default]
-    is_colour = default == "resnet"
+    others = {"mlp": [], "conv": ["mlp"], "resnet": ["conv"], "gru": ["tcn"], "tcn": []}[default]
+    is_colour, is_sequence = default == "resnet", default in ("gru", "tcn")
     fields: CommonFields = {
         "latent": trial.suggest_int("latent", *(image_latents if is_colour else (2, 64)), log=True),
-        "width": trial.suggest_int("width", 64, 512, log=True),
+        "width": trial.suggest_int("width", *((32, 256) if is_sequence else (64, 512)), log=True),
         "depth": trial.suggest_int("depth", 1, 2),
         "lr": trial.suggest_float("lr", 3e-4, 1e-2, log=True),
     }
     if others:
         fields["network"] = trial.suggest_categorical("network", [default, *others])
-    if is_colour:
+    if is_colour or is_sequence:
         fields["batch"] = trial.suggest_categorical("batch", [32, 128])
     return fields
 

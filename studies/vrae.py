@@ -14,6 +14,7 @@ def suggest(trial: Trial) -> VRAEConfig:
     return VRAEConfig(
         latent=trial.suggest_int("latent", 2, 64, log=True),
         width=trial.suggest_int("width", 32, 256, log=True),
-        lr=trial.suggest_float("lr", 1e-3, 1e-2, log=True),
+        lr=trial.suggest_float("lr", 3e-4, 1e-2, log=True),
+        batch=trial.suggest_categorical("batch", [32, 128]),
         feeding=trial.suggest_categorical("feeding", ["free", "teacher"]),
     )

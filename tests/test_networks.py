@@ -37,7 +37,8 @@ def make(name: str, spec: DataSpec, **settings: object) -> Variant:
     ("spec", "network"),
     [
         (DataSpec(name="table", shape=(7,), likelihood="gaussian"), "mlp"),
-        (DataSpec(name="sequences", shape=(3,), likelihood="gaussian", steps=9), "mlp"),
+        (DataSpec(name="sequences", shape=(3,), likelihood="gaussian", steps=9), "gru"),
+        (DataSpec(name="long sequences", shape=(3,), likelihood="gaussian", steps=101), "tcn"),
         (images(1, 8, 8, likelihood="bernoulli"), "mlp"),
         (images(1, 28, 28, likelihood="bernoulli"), "mlp"),
         (images(1, 28, 20), "mlp"),
