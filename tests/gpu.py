@@ -34,6 +34,7 @@ from pipeline import machine, steps, trainer
 from pipeline.data import Data, Source, as_sequences, load, read
 from pipeline.model import Model
 from variants import Batch, DataSpec, Variant
+from variants.base import sequences
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
@@ -51,8 +52,8 @@ def run(*words: str) -> None:
 
 def dataset(name: str) -> str:
     """Return the data set on which a variant is checked."""
-    sequences = "mask" in variants.get(name).required_fields
-    return (as_sequences("digits") or "digits") if sequences else "digits"
+    needs_sequences = "mask" in variants.get(name).required_fields
+    return (as_sequences("digits") or "digits") if needs_sequences else "digits"
 
 
 def build(name: str, spec: DataSpec, **settings: Any) -> Variant:
@@ -325,6 +326,35 @@ def graphs(device: str, small: bool) -> str:
     return "; ".join(results)
 
 
+def series(device: str, small: bool) -> str:
+    """Train every variant on sequences with each network, forecast, and compare reconstructions with the CPU."""
+    torch.backends.cudnn.allow_tf32 = False
+    data, worst = load("digits-rows"), 0.0
+    for name in CONFIGS:
+        own = "mask" in variants.get(name).required_fields
+        for network in ("auto",) if own else sequences.NETWORKS:
+            variant = build(name, data.spec, latent=8, width=32, network=network)
+            trainer.fit(variant, data.to(machine.device(device)), epochs=2, seed=0)
+            batch = next(data.batches(data.test, 64))
+            with torch.no_grad():
+                ahead = variant.eval().forecast(batch.to(device), torch.full((64,), 4, device=device), 5, noise=True)
+                here = variant.decode(variant.encode(batch.to(device)), batch.to(device)).cpu()
+                there = variant.cpu().decode(variant.encode(batch), batch)
+            assert ahead is not None and ahead.isfinite().all(), f"{name} {network}: forecasts are not finite"
+            worst = max(worst, float((here - there).abs().max()))
+    assert worst < 1e-3, f"reconstructions differ by {worst}"
+    return f"reconstructions differ by at most {worst:.1e}"
+
+
+def long_series(device: str, small: bool) -> str:
+    """Time an epoch of long series with convolutions and with recurrent networks, and compare their bounds."""
+    words = ["tests.series_bench", "--device", device, "--seconds", "1" if small else "15"]
+    done = subprocess.run(
+        [sys.executable, "-m", *words], env=ENVIRONMENT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return "; ".join(done.stdout.splitlines())
+
+
 def photos(device: str, small: bool) -> str:
     """Train a hierarchy of residual networks on photographs for 100 seconds, and report bits per dimension."""
     source = Source(place="photos", likelihood="mixture8")
@@ -356,12 +386,13 @@ def floats(device: str, small: bool) -> str:
 CHECKS: dict[str, tuple[Callable[[str, bool], str], int]] = {  # with the seconds that it may take
     "contract": (contract, 150), "devices": (floats, 40), "terms": (same_terms, 60), "training": (same_training, 60),
     "resumed": (resumed, 120), "killed": (killed, 150), "workers": (workers, 90), "evaluate": (evaluate_and_apply, 130),
-    "graphs": (graphs, 120), "photos": (photos, 170),
+    "graphs": (graphs, 120), "photos": (photos, 170), "series": (series, 120),
     **{f"study {name}": (study(name, ""), 90) for name in CONFIGS},
     "study mixed": (study("vae", "mixed.csv"), 90), "study counts": (study("vae", "counts.csv"), 90),
     "study conv": (study("vae", "images.npz", "network=conv"), 90),
 }  # fmt: skip
 SPEEDS: dict[str, tuple[Callable[[str, bool], str], int]] = {
+    "speed of long series": (long_series, 120),
     "speed mlp 400 batch 128": (speed("mlp", 400, 128), 60), "speed mlp 1000 batch 128": (speed("mlp", 1000, 128), 60),
     "speed conv 512 batch 128": (speed("conv", 512, 128), 60),
     **{
