@@ -9,6 +9,7 @@
     Inputs                                                 what a network reads of a batch
     Encoder, Decoder, Features, mlp                        small networks
     images                                                 residual networks between images and maps
+    sequences                                              recurrent networks and convolutions over time
     Adam                                                   torch's optimizer, for which its compiler is not imported
     closed_forms                                           KL divergences, densities, schedules of the KL
     mmd                                                    maximum mean discrepancy between two samples
@@ -16,7 +17,7 @@
 `variants/README.md` shows how to write a variant with them.
 """
 
-from variants.base import closed_forms, images
+from variants.base import closed_forms, images, sequences
 from variants.base.abstract import Bound, DecoderVariant, GaussianPosterior, GaussianVariant
 from variants.base.adam import Adam
 from variants.base.contract import Batch, Config, DataSpec, Group, InputError, Loss, Terms, Variant, choice, number
@@ -27,5 +28,5 @@ from variants.base.networks import Decoder, Encoder, Features, Inputs, mlp
 __all__ = [
     "Adam", "Batch", "Bound", "Config", "DataSpec", "Decoder", "DecoderVariant", "Encoder", "Features",
     "GaussianPosterior", "GaussianVariant", "Group", "InputError", "Inputs", "Loss", "Observation", "Terms", "Variant",
-    "choice", "closed_forms", "images", "mlp", "mmd", "number",
+    "choice", "closed_forms", "images", "mlp", "mmd", "number", "sequences",
 ]  # fmt: skip
