@@ -10,9 +10,9 @@ nothing: readers do not read it, and what is written there does not reach real s
     tcn         residual blocks of dilated convolutions over time with `width` channels (after Bai et al. 2018,
                 arXiv:1803.01271, but not causal). There are `depth` pairs of blocks, whose convolutions read steps at
                 distances of 1 and 2. Then each four steps are joined to their mean, and the next pairs read these,
-                until at most 16 are left; the features of a sequence are the mean and the maximum over them. A writer
-                goes the other way, from coarse to fine. All steps are computed at once, so long sequences take far
-                less time than with recurrent networks.
+                until at most 16 are left, which are the features of a sequence. A writer goes the other way, from
+                coarse to fine. All steps are computed at once, so long sequences take far less time than with recurrent
+                networks.
 
 A residual block is x + L(silu(C(silu(N(x))))): N normalises the channels of each step on its own (Ba et al. 2016,
 arXiv:1607.06450), C reads three steps, and L is linear and starts at 0.
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants.base.contract import Batch, Config, DataSpec
+from variants.base.contract import Batch, Config, DataSpec, InputError
 
 FREQUENCIES = 8  # pairs of sine and cosine that tell the place of a step
 NETWORKS = ("gru", "lstm", "tcn")
@@ -120,36 +120,47 @@ class Reader(nn.Module):
 
     def __init__(self, inputs: int, config: Config, network: str, spec: DataSpec) -> None:
         super().__init__()
-        self.is_recurrent, self.size = network != "tcn", 2 * config.width
-        stride = 1 if self.is_recurrent else FACTOR ** (_scales(spec) - 1)
+        self.is_recurrent, self.steps = network != "tcn", spec.steps
+        stride = 1 if self.is_recurrent else coarsest(spec)
         self.of_steps = StepReader(inputs, config, network, spec, stride)
+        self.size = 2 * config.width if self.is_recurrent else math.ceil(spec.steps / stride) * config.width
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
-        h, mask = self.of_steps(x, batch), real_steps(batch)
+        h = self.of_steps(x, batch)
         if self.is_recurrent:
             forwards, backwards = h.chunk(2, 2)
-            last = (mask.sum(1) - 1)[:, None, None].expand(-1, -1, forwards.shape[2])
+            last = (real_steps(batch).sum(1) - 1)[:, None, None].expand(-1, -1, forwards.shape[2])
             return torch.cat([forwards.gather(1, last).squeeze(1), backwards[:, 0]], 1)
-        mask = mask[:, :: self.of_steps.stride, None]
-        return torch.cat([h.sum(1) / mask.sum(1), torch.where(mask, h, -torch.inf).amax(1)], 1)
+        h = h.flatten(1)
+        if h.shape[1] > self.size:
+            raise InputError(
+                f"there are sequences of {x.shape[1]} steps; network='tcn' was made for at most {self.steps}, which "
+                "the longest training sequence has; expected shorter ones, or a model with network='gru'"
+            )
+        return F.pad(h, (0, self.size - h.shape[1]))
 
 
 class Writer(nn.Module):
     """Map codes and the places of the steps to a vector for each step, (B, T, outputs).
 
-    Codes are (B, inputs), the same for all steps, or (B, T, inputs).
+    Codes are (B, inputs), one for the whole sequence, or (B, T, inputs) if `of_steps` is true.
     """
 
-    def __init__(self, inputs: int, config: Config, network: str, spec: DataSpec, outputs: int) -> None:
+    def __init__(
+        self, inputs: int, config: Config, network: str, spec: DataSpec, outputs: int, *, of_steps: bool = False
+    ) -> None:
         super().__init__()
-        self.clock, self.steps = Clock(spec), spec.steps
+        self.clock, self.steps, self.of_steps = Clock(spec), spec.steps, of_steps
         read = inputs + self.clock.size
         self.output = nn.Linear(config.width, outputs)
         self.scales, self.reads = nn.ModuleList(), nn.ModuleList()
         if network == "tcn":
-            self.scales.extend(_Scale(config) for _ in range(_scales(spec)))
+            self.stride = coarsest(spec)
+            self.scales.extend(_Scale(config) for n in range(self.stride.bit_length()) if FACTOR**n <= self.stride)
             self.reads.extend(nn.Linear(read, config.width) for _ in self.scales)
             self.norm = nn.LayerNorm(config.width)
+            if not of_steps:
+                self.start = nn.Linear(inputs, math.ceil(spec.steps / self.stride) * config.width)
         else:
             self.net = _recurrent(network)(read, config.width, config.depth, batch_first=True)
             self.states = config.depth * (2 if network == "lstm" else 1)
@@ -158,25 +169,27 @@ class Writer(nn.Module):
     def forward(self, z: Tensor, batch: Batch | None) -> Tensor:
         """Return vectors for the steps of `batch`, or without it for the steps of the longest sequence."""
         mask = z.new_ones(len(z), self.steps, dtype=torch.bool) if batch is None else real_steps(batch)
-        of_steps = z if z.ndim == 3 else z[:, None].expand(-1, mask.shape[1], -1)
-        x = torch.cat([of_steps, self.clock(mask, None if batch is None else batch.elapsed)], 2)
-        out: Tensor = self.output(self._from_coarse_to_fine(x, mask) if self.scales else self._in_order(x))
+        of_each = z if self.of_steps else z[:, None].expand(-1, mask.shape[1], -1)
+        x = torch.cat([of_each, self.clock(mask, None if batch is None else batch.elapsed)], 2)
+        out: Tensor = self.output(self._from_coarse_to_fine(z, x, mask) if self.scales else self._in_order(z, x))
         return out
 
-    def _in_order(self, x: Tensor) -> Tensor:
-        state = self.start(x[:, 0, : self.start.in_features]).tanh()
+    def _in_order(self, z: Tensor, x: Tensor) -> Tensor:
+        state = self.start(z[:, 0] if self.of_steps else z).tanh()
         state = state.view(len(x), self.states, -1).transpose(0, 1).contiguous()
         h: Tensor = self.net(x, state if isinstance(self.net, nn.GRU) else state.chunk(2))[0]
         return h
 
-    def _from_coarse_to_fine(self, x: Tensor, mask: Tensor) -> Tensor:
-        h = x.new_zeros(())
+    def _from_coarse_to_fine(self, z: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        h, stride = x.new_zeros(()), self.stride
+        if not self.of_steps:  # a start for each of the coarsest steps, of which a short sequence has fewer
+            h = self.start(z).unflatten(1, (-1, self.output.in_features))[:, : math.ceil(x.shape[1] / stride)]
         for number, (read, scale) in enumerate(zip(self.reads, self.scales, strict=True)):
-            stride = FACTOR ** (len(self.scales) - 1 - number)
-            part, real = x[:, ::stride], mask[:, ::stride]  # a block of steps is padding if its first step is
             if number:
-                h = h.repeat_interleave(FACTOR, 1)[:, : part.shape[1]]
-            h = scale(h + read(part), real)
+                stride //= FACTOR
+                h = h.repeat_interleave(FACTOR, 1)
+            part, real = x[:, ::stride], mask[:, ::stride]  # a block of steps is padding if its first step is
+            h = scale((h[:, : part.shape[1]] if number else h) + read(part), real)
         out: Tensor = self.norm(h)
         return out
 
@@ -240,12 +253,12 @@ def coarser(x: Tensor, mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     return blocks / counts.clamp(min=1)[..., None], counts > 0
 
 
-def _scales(spec: DataSpec) -> int:
-    """Return how many time scales convolutions have."""
-    scales = 1
-    while math.ceil(spec.steps / FACTOR ** (scales - 1)) > COARSEST:
-        scales += 1
-    return scales
+def coarsest(spec: DataSpec) -> int:
+    """Return how many steps are joined to one at the coarsest time scale of convolutions."""
+    stride = 1
+    while math.ceil(spec.steps / stride) > COARSEST:
+        stride *= FACTOR
+    return stride
 
 
 def _recurrent(network: str) -> Any:
