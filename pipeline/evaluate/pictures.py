@@ -153,7 +153,7 @@ def _true_series(batch: Batch, data: Data) -> list[ShownSeries]:
     values = drawing.in_units(drawing.with_gaps(batch.x, batch.known), data)
     shown = []
     for i, length in enumerate(batch.mask.sum(1).tolist()):
-        of_class = f" ({names[labels[i]]})" if labels is not None and 0 <= labels[i] < len(names) else ""
+        of_class = f", class {names[labels[i]]}" if labels is not None and 0 <= labels[i] < len(names) else ""
         x = np.arange(length) if batch.elapsed is None else batch.elapsed[i, :length].cpu().numpy()
         shown.append(ShownSeries(title=f"validation {i + 1}{of_class}", x=x, truth=values[i, :length]))
     return shown
@@ -300,7 +300,7 @@ def _rows_of_series(values: Tensor, data: Data, columns: int, titles: Sequence[s
         )  # fmt: skip
     caption = f"{columns} sequences in each panel, from the first one in dark blue to the last one in green"
     if left_out := -(-len(values) // columns) - len(shown):
-        caption += f"; {left_out} more columns are not shown"
+        caption += f"; columns left out: {left_out}"
     return series_pictures.panels(shown, drawing.shown_columns(data), caption=caption)
 
 
