@@ -92,6 +92,7 @@ def panels(
         caption = f"{caption}; {left_out}" if caption else left_out
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # for names in scripts that the font lacks
+        warnings.filterwarnings("ignore", "AutoDateLocator was unable")  # it then has a few more or fewer ticks
         return _picture(shown, columns[:CHANNELS], x_label, caption)
 
 
