@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -99,13 +100,13 @@ def random_walks(n: int, seed: int = 0) -> np.ndarray:
 def sines(n: int, drift: float = 0.0, noise: float = 0.0, period: int = 12, seed: int = 0) -> np.ndarray:
     rng, t = np.random.default_rng(seed), np.arange(STEPS)
     phases = rng.integers(0, period, (n, 1))
-    return np.sin(2 * np.pi * (t + phases) / period) + drift * t + noise * rng.normal(size=(n, STEPS))
+    return np.asarray(np.sin(2 * np.pi * (t + phases) / period) + drift * t + noise * rng.normal(size=(n, STEPS)))
 
 
 def first_order(n: int, slope: float, seed: int = 0) -> np.ndarray:
     """Stationary autoregressive series of the first order, whose innovations have the standard deviation 1."""
     rng = np.random.default_rng(seed)
-    x = np.empty((n, STEPS))
+    x: np.ndarray = np.empty((n, STEPS))
     x[:, 0] = rng.normal(size=n) / math.sqrt(1 - slope**2)
     for t in range(1, STEPS):
         x[:, t] = slope * x[:, t - 1] + rng.normal(size=n)
@@ -176,6 +177,17 @@ def test_a_model_that_is_better_than_all_baselines_is_not_called_trivial() -> No
     data = sequences(*(whole(random_walks(n, n)) for n in (60, 30, 50)))
     assert "no better" not in scored(repeated(lambda x: x + 0.1), data).remark()
     assert "no better" in scored(repeated(lambda x: x + 100), data).remark()
+
+
+@pytest.mark.parametrize(("gains", "is_better"), [((3.0, -2.5), False), ((0.3, 0.2), True)])
+def test_a_mean_gain_within_its_error_is_no_gain(gains: tuple[float, float], is_better: bool) -> None:
+    """Both model's mean square errors are 0.25 below that of persistence, the best baseline."""
+    found = scored(repeated(lambda x: x), sequences(whole(random_walks(10))))
+    gain = np.tile(gains, 5)[:, None, None]
+    of_persistence = np.full(found.known.shape, 4.0)
+    squared = {name: np.full(found.known.shape, 9.0) for name in found.squared}
+    found = replace(found, squared=squared | {"persistence": of_persistence, "model": of_persistence - gain})
+    assert ("no better than persistence" in found.remark()) != is_better
 
 
 def test_a_sine_with_drift_is_forecast_exactly_by_an_autoregression_and_but_for_the_drift_by_its_season() -> None:
