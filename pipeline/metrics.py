@@ -42,6 +42,7 @@ class Objective(Metric):
     required_fields: frozenset[str] = frozenset()
 
 
+_FORECAST_UNIT = "the data's, or deviations of several channels"
 _NATS, _SHARE, _DISTANCE = "nats per example", "share", "squared distance"
 METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; the first that matches counts
     # of each epoch
@@ -160,7 +161,14 @@ METRICS: Mapping[str, Metric] = {  # by a regular expression of the whole name; 
     r"use/imputation_\w+": Metric("minimize", _NATS, "-log p(missing|observed)"),
     r"use/interpolation_(jump|length)": Metric("", "ratio", "change between two codes; 1 if even and straight"),
     r"use/generation_(accuracy|real)_\w{6}": Metric("maximize", _SHARE, "samples of the class that was asked for"),
-    r"use/forecast_\w+": Metric("minimize", "the data's", "root mean square error of the second half of sequences"),
+    r"use/forecast_(model|persistence|seasonal|mean|autoregression)": Metric(
+        "minimize", _FORECAST_UNIT, "root mean square error of the second half of sequences, by the model or a baseline"
+    ),
+    r"use/forecast_mase": Metric(
+        "minimize", "ratio", "mean absolute error / that of a seasonal naive forecast within the training series (MASE)"
+    ),
+    r"use/forecast_coverage": Metric("", _SHARE, "values in the central 80% interval of draws; 0.8 if it is right"),
+    r"use/forecast_crps": Metric("minimize", _FORECAST_UNIT, "continuous ranked probability score of the draws"),
     r"use/augmentation_(with|without)": Metric("maximize", _SHARE, "accuracy of a classifier of few labels"),
     r"use/augmentation_gain": Metric("maximize", _SHARE, "gain of that accuracy by added samples"),
     # of a rerun of a benchmark, and of an anchor

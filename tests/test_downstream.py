@@ -559,46 +559,6 @@ def test_no_classifier_is_trained_for_a_variant_that_cannot_be_asked_for_a_class
     assert reason(downstream.generation(vae, digits)) == "VAE cannot be asked for a class"
 
 
-class Oracle(VAE):
-    """Forecasts 1 too much of every value."""
-
-    def forecast(self, batch: Batch, prefix: Tensor) -> Tensor:
-        return batch.x + 1
-
-
-def test_forecasts_are_scored_on_the_second_half_in_the_units_of_the_data() -> None:
-    spec = DataSpec(name="sequences", shape=(1,), likelihood="gaussian", steps=5)
-    mask = torch.arange(5) < torch.tensor([[4], [5]])
-    x = torch.tensor([[1.0, 2, 4, 7, 99], [0, 1, 2, 3, 5]])[..., None]
-    split = Batch(x, mask=mask)
-    made = sequences(spec, split, scale=2.0)
-    oracle = Oracle(VAE.config_type(width=4, latent=1), DataSpec(name="x", shape=(1,), likelihood="gaussian"))
-    scores = run(downstream.forecast, oracle, made, split)
-    # steps ahead: 4 and 7 after 2; 3 and 5 after 2; the means of the steps are 3, 5 and 5
-    assert scores["model"] == pytest.approx((2, 0))
-    assert scores["persistence"].value == pytest.approx(2 * math.sqrt((4 + 25 + 1 + 9) / 4))
-    assert scores["mean"].value == pytest.approx(2 * math.sqrt((1 + 4 + 4 + 0) / 4))
-    assert reason(downstream.forecast(oracle, made, Batch(x))) == "sequences holds no sequences"
-    silent = VAE(oracle.config, oracle.spec)
-    assert reason(downstream.forecast(silent, made, split)) == "VAE makes no forecasts of sequences"
-
-
-def test_forecasts_are_scored_where_values_are_known() -> None:
-    """Persistence repeats the last known value; a missing value neither counts nor is repeated."""
-    spec = DataSpec(name="sequences", shape=(1,), likelihood="gaussian", steps=4)
-    x, gap = torch.tensor([[3.0, 0, 5, 0], [1, 2, 4, 6]])[..., None], torch.tensor([[1, 0, 1, 0], [1, 1, 1, 1]])
-    split = Batch(x, mask=torch.ones(2, 4, dtype=torch.bool), observed=gap.bool()[..., None])
-    oracle = Oracle(VAE.config_type(width=4, latent=1), DataSpec(name="x", shape=(1,), likelihood="gaussian"))
-    scores = run(downstream.forecast, oracle, sequences(spec, split), split)
-    assert scores["model"].value == pytest.approx(1)
-    assert scores["persistence"].value == pytest.approx(math.sqrt((4 + 4 + 16) / 3))  # 5 after 3, and 4 and 6 after 2
-    assert scores["mean"].value == pytest.approx(
-        math.sqrt((0.25 + 0.25 + 0) / 3)
-    )  # 4.5 and 6 are the means of the steps
-    single = replace(split, mask=torch.arange(4).expand(2, 4) < 1)
-    assert isinstance(downstream.forecast(oracle, sequences(spec, single), single), Undefined)
-
-
 class Mirror(VAE):
     """Draws the very examples that it encodes (`noise` 0), or noise."""
 

@@ -17,7 +17,7 @@ import variants
 from pipeline import data
 from pipeline.compare import examples
 from pipeline.data import Data, Source
-from pipeline.evaluate import drawing, pictures, plot, table_pictures
+from pipeline.evaluate import drawing, pictures, plot, series_pictures, table_pictures
 from variants import Variant
 
 ROWS = 240
@@ -338,6 +338,106 @@ def test_large_counts_of_sequences_are_on_a_logarithmic_axis_in_their_units(figu
     assert ax.get_title() == "sales" and ax.get_yscale() == "symlog"
     assert set(np.concatenate([line.get_ydata() for line in ax.lines])) <= set(frame["sales"])
     assert pictures.grid(loaded.valid.x[:8].float(), loaded).std() > 0
+
+
+def drawn_in(picture: drawing.Picture, colour: str) -> np.ndarray:
+    """Which pixels within the panels of series have nearly this colour."""
+    frame = np.flatnonzero((picture.min(axis=2) < 240).mean(axis=0) > 0.5)[[0, -1]]
+    inside = picture[:, frame[0] + 2 : frame[1] - 1].astype(int)
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return np.asarray((np.abs(inside - wanted) < 12).all(axis=2))
+
+
+def shown_series(**fields: Any) -> series_pictures.ShownSeries:
+    """A series of 100 steps: a line that rises, and one that falls."""
+    truth = np.stack([np.linspace(0, 1, 100), np.linspace(5, 4, 100)], axis=1)
+    return series_pictures.ShownSeries(**{"title": "a", "x": np.arange(100), "truth": truth, **fields})
+
+
+def test_each_channel_of_a_series_has_a_panel_with_truth_mean_bands_and_marks() -> None:
+    truth = shown_series().truth
+    mean = np.where(np.arange(100)[:, None] < 50, np.nan, truth + 0.2)
+    marked = np.zeros((100, 2), bool)
+    marked[20:30, 0] = True
+    picture = series_pictures.panels(
+        [shown_series(mean=mean, bands=[(mean - 0.1, mean + 0.1)], marked=marked)], ["rise", "fall"]
+    )
+    grey, blue, band, red, pale = (
+        drawn_in(picture, colour)
+        for colour in (
+            drawing.GREY,
+            drawing.BLUE,
+            series_pictures.BANDS[0],
+            series_pictures.RED,
+            series_pictures.PALE_RED,
+        )
+    )
+    width, middle = blue.shape[1], picture.shape[0] // 2
+    assert grey[:middle].any() and grey[middle:].any()
+    for mask in (blue, band):
+        columns = np.flatnonzero(mask.any(axis=0)) / width
+        assert abs(columns[0] - 0.5) < 0.02 and columns[-1] > 0.97
+        assert mask[:middle].any() and mask[middle:].any()
+    for mask in (red, pale):
+        columns = np.flatnonzero(mask.any(axis=0)) / width
+        assert abs(columns[0] - 0.2) < 0.02 and abs(columns[-1] - 0.3) < 0.02
+        assert mask[:middle].any() and not mask[middle:].any()
+
+
+def test_missing_steps_of_a_series_are_gaps_and_a_single_known_step_is_a_point() -> None:
+    truth = shown_series().truth.copy()
+    truth[40:60] = np.nan
+    truth[50] = 0.5
+    grey = drawn_in(series_pictures.panels([shown_series(truth=truth)], ["rise", "fall"]), drawing.GREY)
+    shares = np.flatnonzero(grey[: len(grey) // 2].any(axis=0)) / grey.shape[1]
+    gap = shares[(shares > 0.42) & (shares < 0.58)]
+    assert len(gap) and np.abs(gap - 50 / 99).max() < 0.02
+
+
+@pytest.mark.parametrize(("n", "channels"), [(1, 1), (2, 3), (6, 12)])
+def test_pictures_of_series_have_room_for_each_and_say_how_many_channels_are_left_out(n: int, channels: int) -> None:
+    rng = np.random.default_rng(0)
+    dates = np.datetime64("2024-03-30T20") + np.arange(30) * np.timedelta64(1, "h")
+    shown = [
+        series_pictures.ShownSeries(title="long " * 40, x=dates, truth=np.exp(3 * rng.normal(size=(30, channels))))
+        for _ in range(n)
+    ]
+    columns = [drawing.ShownColumn(f"price {i}", "positive") for i in range(channels)]
+    picture = series_pictures.panels(shown, columns, x_label="time", caption="prices")
+    height = series_pictures.HEIGHT + series_pictures.ABOVE
+    assert min(channels, 8) * height < picture.shape[0] < (min(channels, 8) + 1.2) * height
+    assert picture.shape[1] >= 256 and (picture[:, -3:] == 255).all()
+    wider = series_pictures.panels(shown, columns[:8], x_label="time", caption="prices")
+    assert (channels > 8) == (wider.shape != picture.shape or (wider != picture).any())
+
+
+@torch.no_grad()
+def test_sequences_of_several_channels_are_drawn_in_panels_in_their_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    series = [rng.normal(size=(n, 2)) * [1, 100] + [0, 5000] for n in rng.integers(6, 12, 40)]
+    for values in series:
+        values[3] = np.nan
+    loaded = data.load(Source(place="sensors"), series)
+    kept: dict[str, Any] = {}
+    panels = series_pictures.panels
+    monkeypatch.setattr(
+        series_pictures,
+        "panels",
+        lambda shown, *rest, **options: (kept.update(shown=shown), panels(shown, *rest, **options))[1],
+    )
+    model = built(loaded)
+    for draw in (pictures.reconstructions, pictures.forecasts):
+        assert draw(model, loaded).std() > 0  # type: ignore[operator,union-attr]
+        for one in kept["shown"]:
+            assert len(one.x) == len(one.truth) == len(one.mean) <= 11
+            assert np.isnan(one.truth[3]).all() and 4000 < np.nanmean(one.truth[:, 1]) < 6000
+            begin = 0 if draw is pictures.reconstructions else (len(one.x) + 1) // 2
+            assert np.isfinite(one.mean[begin:]).all() and np.isnan(one.mean[:begin]).all()
+            assert all((low[begin:] < high[begin:]).all() for low, high in one.bands)
+            assert 4000 < one.mean[begin:, 1].mean() < 6000
+            assert one.forecast_from == (one.x[begin] if begin else None)
+    drawn = pictures.all_of(model, loaded, None)
+    assert {"reconstructions", "traversals", "interpolations", "samples", "forecasts"} <= drawn.keys()
 
 
 def test_a_diverged_model_is_drawn() -> None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 import variants
 from pipeline import data, ui
-from pipeline.compare import across, criteria, examples, figures, formats, remarks, sentences, tables
+from pipeline.compare import across, criteria, examples, figures, formats, remarks, report, sentences, tables
 from pipeline.compare.analysis import TRIVIAL_NOTES, Board, BoardRow, Design, board
 from pipeline.compare.criteria import Criterion, Trivial
 from pipeline.compare.statistics import Mean, rank_test
@@ -137,6 +137,30 @@ def test_one_table_has_all_variants_by_all_criteria_with_marks_and_trivial_rows(
     assert table["against the best"].to_dict() == {"hvae": "best mean", "vae": "worse", "a Gaussian": "trivial"}
     pairs = tables.pairs_table(boards[0]).iloc[0]
     assert (pairs["first"], pairs["P(better)"], pairs["n needed"]) == ("hvae", "> 0.99", "—")
+
+
+def test_forecasts_of_all_variants_stand_above_the_baselines_which_are_the_same_for_all() -> None:
+    def evaluation(error: float) -> dict[str, Any]:
+        rows = [
+            (channel, horizon, method, 50, {"model": error}.get(method, 3.0), 0.5, error if method == "model" else None)
+            for channel in ("all channels", "heat")
+            for horizon in ("all", "1")
+            for method in ("model", "mean")
+        ]
+        names = ("channel", "horizon", "method", "n", "rmse", "rmse_error", "coverage")
+        return {"tables": {"forecasts": dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))}}
+
+    evaluations = {"vae": evaluation(1.0), "aae": {"tables": {}}, "vrae": evaluation(2.0)}
+    table = tables.forecasts_table(evaluations)
+    assert table["method"].tolist() == ["vae", "vrae", "mean"] * 4
+    assert table["rmse"].tolist() == [1, 2, 3] * 4
+    shown = report._shown_forecasts(table)
+    assert list(zip(shown["channel"], shown["horizon"], strict=True)) == [
+        *[("all channels", "all")] * 3, *[("all channels", "1")] * 3, *[("heat", "all")] * 3
+    ]  # fmt: skip
+    assert shown["rmse"].tolist()[:3] == ["1 ± 0.5", "2 ± 0.5", "3 ± 0.5"]
+    assert shown["coverage"].tolist()[:3] == ["1", "2", "—"]
+    assert tables.forecasts_table({"aae": {"tables": {}}}).empty
 
 
 def table_models(names: tuple[str, ...] = ("vae", "aae")) -> Any:

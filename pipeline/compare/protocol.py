@@ -33,7 +33,7 @@ from pipeline.tracker import Record, Run, Tracker
 from variants import InputError
 
 FINAL_SEEDS = 100  # the seeds of the finals of two successive repetitions differ by this
-PARTS = ("bounds", "annealing", "latents", "probe", "clusters", "samples", "generation")
+PARTS = ("bounds", "annealing", "latents", "probe", "clusters", "samples", "generation")  # and of sequences, "forecast"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +182,8 @@ def _finals(request: CompareRequest, repetition: Repetition) -> Iterator[tuple[C
             candidate = repetition.candidates[choice.variant]
             yield candidate, Final(
                 variant=choice.variant, config=choice.config, epochs=candidate.study.epochs,
-                patience=candidate.study.patience, seed=seed, sizes=SIZES, parts=PARTS,
+                patience=candidate.study.patience, seed=seed, sizes=SIZES,
+                parts=(*PARTS, "forecast") if candidate.data.spec.steps else PARTS,
             )  # fmt: skip
 
 

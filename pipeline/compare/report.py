@@ -44,6 +44,8 @@ def write(comparison: Comparison, tracker: Tracker, folder: Path, command: str) 
     kl = {n: d["vectors"]["kl_per_dimension"] for n, d in details.items() if d["vectors"].get("kl_per_dimension")}
     charts = _figures(comparison, tracker, names, kl)
     files = tables.all_of(comparison)
+    if len(forecasts := tables.forecasts_table(details)):
+        files["forecasts"] = forecasts
     strips: dict[str, list[tuple[str, str]]] = {}
     columns: list[str] = []
     rows: list[examples.ExampleRow] = []
@@ -75,10 +77,20 @@ def write(comparison: Comparison, tracker: Tracker, folder: Path, command: str) 
         equal_budget=comparison.equal_budget, repetitions=len(comparison.repetitions),
         champions=[uri for uri, _, _ in _champions(comparison)], command=command, level=f"{statistics.LEVEL:.0%}",
         most_gap=remarks.MOST_GAP, has_importances=tables.has_importances(comparison),
+        forecasts=pages.table(_shown_forecasts(forecasts)),
         **{name: pages.table(files[name]) for name in SHOWN},
     )  # fmt: skip
     (folder / "report.html").write_text(html, encoding="utf-8")
     return Report(folder / "report.html", files)
+
+
+def _shown_forecasts(forecasts: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the page: all horizons of the first channel, or of all together, and "all" of the others."""
+    if not len(forecasts):
+        return forecasts
+    is_shown = (forecasts["horizon"] == "all") | (forecasts["channel"] == forecasts["channel"].iloc[0])
+    rows = forecasts[is_shown].astype(object)
+    return pd.DataFrame(evaluation.with_errors(rows.where(rows.notna(), None).to_dict("list")))
 
 
 def _as_sentence(clause: str) -> str:

@@ -3,9 +3,10 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline import metrics
@@ -197,6 +198,24 @@ def importances_table(comparison: Comparison) -> pd.DataFrame:
                 numbers = {parameter: f"{share:.2f}" for parameter, share in shares.items()}
                 rows.append({**row, "from": f"{candidate.study.complete} complete trials", **numbers})
     return pd.DataFrame(rows).fillna("—")
+
+
+def forecasts_table(evaluations: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the forecasts of one final of each variant on the same sequences, and below, those of the baselines.
+
+    `evaluations` are the contents of `evaluation.json` by variant. The table is empty if no variant forecasts.
+    """
+    frames = []
+    for name, evaluation in evaluations.items():
+        if "forecasts" in evaluation["tables"]:
+            frame = pd.DataFrame(evaluation["tables"]["forecasts"])
+            frames.append(frame.replace({"method": {"model": name}}))
+    if not frames:
+        return pd.DataFrame()
+    whole = pd.concat(frames).drop_duplicates(["channel", "horizon", "method"])
+    is_model = whole["method"].isin(evaluations.keys())
+    places = whole.groupby(["channel", "horizon"], sort=False).ngroup()
+    return whole.iloc[np.lexsort([~is_model, places])]
 
 
 def has_importances(comparison: Comparison) -> bool:

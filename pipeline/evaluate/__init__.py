@@ -12,7 +12,9 @@ samples           how samples compare with real examples, in the features of a c
 classifier        that classifier: one for each data set, trained by a fixed recipe
 anomaly           how well scores of a model find examples of other classes than a normal one
 areas             areas under ROC and precision-recall curves, with standard errors
-downstream        interpolation, samples of a class, forecasts, augmentation
+downstream        interpolation, samples of a class, augmentation
+forecasts         how well the second half of sequences is forecast from the first
+simple_forecasts  forecasts that need no model, and the seasons of series
 hidden_values     how well values that are hidden from a model are predicted
 imputation        expected values, and draws, of missing values given the observed ones
 pictures          reconstructions, samples, traversals and others, as arrays of pixels

@@ -1,4 +1,4 @@
-"""What people use a VAE for: interpolation, generation, forecasts and augmentation. `anomaly` detects anomalies.
+"""What people use a VAE for: interpolation, generation and augmentation. See also `anomaly` and `forecasts`.
 
 Each function takes a variant and data, and returns scores by name; `Undefined` if the variant cannot do the task.
 """
@@ -8,13 +8,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline import machine
 from pipeline.data import Data
-from pipeline.evaluate import baselines, classifier, probe
+from pipeline.evaluate import classifier, probe
 from pipeline.evaluate.codes import labelled, sampled_codes, why_no_probe
-from pipeline.evaluate.estimates import Estimate, root_mean_square
 from pipeline.metrics import Undefined
 from variants import Batch, Variant
 from variants.base import Inputs
@@ -70,46 +68,6 @@ def generation(variant: Variant, data: Data, each: int = 100) -> dict[str, float
     if len(labelled(data.test)):
         scores["real"] = classifier.accuracy(trained, data, data.test)
     return scores
-
-
-def forecast(variant: Variant, data: Data, split: Batch, draws: int = 10) -> dict[str, Estimate] | Undefined:
-    """Return the root mean square error of forecasts of the second half of sequences from the first half.
-
-    It is in the units of the data as they were given; lower is better. The forecast of the `model` is the mean of
-    `draws` continuations. The baselines are `persistence`, the last known value, and `mean`, the mean of each step in
-    the training data. Missing values are left out. The errors are over sequences.
-    """
-    if split.mask is None:
-        return Undefined(f"{data.spec.name} holds no sequences")
-    half = (split.mask.sum(1) + 1) // 2
-    squared: dict[str, list[Tensor]] = {"model": [], "persistence": [], "mean": []}
-    counts: list[Tensor] = []
-    scale = data.preprocessing.scale.to(variant.device, torch.float32)
-    known = baselines.is_known(data.train)
-    mean = (torch.cat([b.x for b in data.batches(data.train)]) * known).sum(0) / known.sum(0).clamp(min=1)
-    with machine.seeded(variant.device, 0):
-        for number, batch in enumerate(data.batches(split, 20)):
-            assert batch.mask is not None
-            prefix = half[20 * number : 20 * number + len(batch)]
-            continuations = variant.forecast(batch, prefix, draws)
-            if continuations is None:
-                return Undefined(f"{type(variant).__name__} makes no forecasts of sequences")
-            model = continuations.mean(0)
-            known = baselines.is_known(batch)
-            steps = torch.arange(batch.x.shape[1], device=batch.x.device)[:, None]
-            before = steps < prefix[:, None, None]
-            # the last known value before, or 0, which is the mean, if there is none
-            position = torch.where(known & before, steps, -1).max(1, keepdim=True).values
-            last = torch.where(position < 0, 0.0, batch.x.gather(1, position.clamp(min=0)))
-            ahead = known & ~before
-            counts.append(ahead.flatten(1).sum(1))
-            for name, guess in (("model", model), ("persistence", last), ("mean", mean)):
-                error = torch.where(ahead, (guess - batch.x) * scale, 0.0).double()
-                squared[name].append(error.square().flatten(1).sum(1))
-    known_ahead = torch.cat(counts).cpu().numpy()
-    if not known_ahead.any():
-        return Undefined("no value of the second half of these sequences is known")
-    return {name: root_mean_square(torch.cat(parts).cpu().numpy(), known_ahead) for name, parts in squared.items()}
 
 
 def augmentation(

@@ -1,7 +1,8 @@
 """Pictures of a trained model, as arrays (height, width, 3), uint8, at least 256 pixels wide."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from pipeline import machine
 from pipeline.data import Data
-from pipeline.evaluate import codes, drawing, plot, table_pictures
+from pipeline.evaluate import codes, drawing, plot, series_pictures, table_pictures
 from pipeline.evaluate import samples as sample_metrics
 from pipeline.evaluate.drawing import BLUE, Picture
+from pipeline.evaluate.series_pictures import ShownSeries
 from variants import Batch, Variant
 
 COLUMNS = 8
@@ -21,6 +23,8 @@ SIDE = 256  # the least width in pixels: that of MLflow's thumbnails
 PANEL = 154, 112  # pixels of the panel of a sequence
 NAMED = 20  # the most classes that have their names beside a picture
 CHANNELS = 8  # the largest number of channels of sequences that are drawn
+SERIES, OTHERS = 4, 6  # the columns of panels of reconstructions and forecasts, and of other pictures of sequences
+DRAWS = 100  # of each sequence, for bands of quantiles
 REACH = 3.0  # how far a traversal goes to either side, in standard deviations of the prior
 
 
@@ -40,15 +44,14 @@ def all_of(variant: Variant, data: Data, kl: Tensor | None) -> dict[str, Picture
         if variant.conditioned_on != "x":
             shown |= samples_of_table(variant, data) if is_table else {"samples": samples(variant, data)}
             shown["aggregate"] = aggregate(*codes.posterior_and_prior(variant, data, data.valid))
-        own = dict(variant.pictures(_examples(data, COLUMNS)))
-        if data.spec.steps and (ahead := forecasts(variant, data)) is not None:
-            own["forecasts"] = ahead
-        for name, values in own.items():
+        for name, values in variant.pictures(_examples(data, COLUMNS)).items():
             if is_table:
                 has_classes = variant.class_conditional and len(values) == data.spec.classes
                 shown[name] = table_pictures.heat_map(values, data, class_names(data) if has_classes else ())
             else:
                 shown[name] = grid(values.flatten(0, 1), data, columns=values.shape[1])
+        if data.spec.steps and (ahead := forecasts(variant, data)) is not None:
+            shown["forecasts"] = ahead
     if kl is not None:
         shown["kl"] = kl_spectrum(kl)
     return shown
@@ -106,9 +109,12 @@ def _sequences(data: Data, split: Batch) -> Picture:
 def reconstructions(variant: Variant, data: Data, n: int = 32) -> Picture:
     """Draw validation examples, each with the mean of p(x|z) below it. Lines are drawn over the original in grey.
 
-    The columns of a table are drawn as in `table_pictures.reconstructions`.
+    Sequences with several channels have a panel for each channel, with a band between the 10% and 90% quantiles of
+    p(x|z). The columns of a table are drawn as in `table_pictures.reconstructions`.
     """
     is_table = data.layout == "table"
+    if _has_panels(data):
+        return _reconstructed_series(variant, data)
     batch = _examples(data, min(table_pictures.RECONSTRUCTED, len(data.valid)) if is_table else n)
     true = drawing.with_gaps(batch.x, batch.known)
     decoded = _cut(variant.decode(variant.encode(batch), batch), batch)
@@ -120,16 +126,81 @@ def reconstructions(variant: Variant, data: Data, n: int = 32) -> Picture:
     return grid(pairs.flatten(0, 2), data)
 
 
-def forecasts(variant: Variant, data: Data, rows: int = 6, columns: int = 4) -> Tensor | None:
-    """Return rows, each with a true sequence and forecasts from its first half; None if the variant cannot forecast."""
-    batch = _examples(data, rows)
+def _has_panels(data: Data) -> bool:
+    """Whether each channel of sequences is drawn in a panel of its own."""
+    return data.layout == "lines" and len(drawing.shown_columns(data)) > 1
+
+
+def _reconstructed_series(variant: Variant, data: Data) -> Picture:
+    batch = _examples(data, SERIES)
+    z = variant.encode(batch)
+    rows = torch.arange(SERIES, device=z.device).repeat(DRAWS)
+    draws = variant.sample_x(z[rows], batch[rows]).unflatten(0, (DRAWS, SERIES))
+    mean, bands = drawing.in_units(variant.decode(z, batch), data), _bands(draws, batch, data, (0.8,))
+    shown = [
+        replace(series, mean=mean[i, : len(series.x)], bands=bands[i])
+        for i, series in enumerate(_true_series(batch, data))
+    ]
+    return series_pictures.panels(
+        shown, drawing.shown_columns(data), caption="grey: data; blue: mean of p(x|z); light: 80% of p(x|z)"
+    )
+
+
+def _true_series(batch: Batch, data: Data) -> list[ShownSeries]:
+    """Return validation examples as series in the units of the source, with their classes in the titles."""
+    assert batch.mask is not None
+    names, labels = class_names(data), None if batch.y is None else batch.y.tolist()
+    values = drawing.in_units(drawing.with_gaps(batch.x, batch.known), data)
+    shown = []
+    for i, length in enumerate(batch.mask.sum(1).tolist()):
+        of_class = f", class {names[labels[i]]}" if labels is not None and 0 <= labels[i] < len(names) else ""
+        x = np.arange(length) if batch.elapsed is None else batch.elapsed[i, :length].cpu().numpy()
+        shown.append(ShownSeries(title=f"validation {i + 1}{of_class}", x=x, truth=values[i, :length]))
+    return shown
+
+
+def _bands(
+    draws: Tensor, batch: Batch, data: Data, levels: Sequence[float]
+) -> list[list[tuple[NDArray[Any], NDArray[Any]]]]:
+    """Return central intervals of draws (k, B, T, D) in the units of the source, a list for each sequence.
+
+    There are none of binary and category channels.
+    """
+    assert batch.mask is not None
+    values = np.stack([drawing.in_units(each, data) for each in draws])
+    is_number = np.array([column.kind not in ("binary", "category") for column in drawing.shown_columns(data)])
+    values[..., ~is_number] = np.nan
+    lengths = batch.mask.sum(1).tolist()
+    limits = [np.quantile(values, ((1 - level) / 2, (1 + level) / 2), axis=0) for level in levels]
+    return [[(low[i, :length], high[i, :length]) for low, high in limits] for i, length in enumerate(lengths)]
+
+
+def forecasts(variant: Variant, data: Data, rows: int = 6, columns: int = 4) -> Picture | None:
+    """Draw forecasts of the second half of validation sequences from their first half; None if there are none.
+
+    Each channel has a panel with the mean of 100 continuations, and bands that contain 50% and 80% of them. A piano
+    roll, or an image whose rows are steps, is followed by some continuations.
+    """
+    has_lines = data.layout == "lines"
+    batch = _examples(data, SERIES if has_lines else rows)
     assert batch.mask is not None
     half = (batch.mask.sum(1) + 1) // 2
-    drawn = variant.forecast(batch, half, columns - 1)
+    drawn = variant.forecast(batch, half, DRAWS if has_lines else columns - 1, noise=has_lines)
     if drawn is None:
         return None
-    whole = torch.stack([drawing.with_gaps(batch.x, batch.observed), *drawn], 1)
-    return torch.where(batch.mask[:, None, :, None], whole, torch.nan)
+    if not has_lines:
+        whole = torch.stack([drawing.with_gaps(batch.x, batch.observed), *drawn], 1)
+        whole = torch.where(batch.mask[:, None, :, None], whole, torch.nan)
+        return grid(whole.flatten(0, 1), data, columns=columns)
+    is_ahead = torch.arange(batch.x.shape[1], device=half.device) >= half[:, None]
+    ahead = torch.where(is_ahead[..., None], drawn, math.nan)
+    mean, bands = drawing.in_units(ahead.mean(0), data), _bands(ahead, batch, data, (0.8, 0.5))
+    shown = [
+        replace(series, mean=mean[i, : len(series.x)], bands=bands[i], forecast_from=series.x[origin])
+        for i, (series, origin) in enumerate(zip(_true_series(batch, data), half.tolist(), strict=True))
+    ]
+    caption = "grey: data; blue: mean of the forecast, from the line on; light: 80% and 50% of the forecasts"
+    return series_pictures.panels(shown, drawing.shown_columns(data), caption=caption)
 
 
 def samples(variant: Variant, data: Data, n: int = 64) -> Picture:
@@ -164,10 +235,10 @@ def traversals(variant: Variant, data: Data, kl: Tensor | None, rows: int = 8) -
         z[row * COLUMNS : (row + 1) * COLUMNS, dimension] = torch.linspace(-1, 1, COLUMNS, device=z.device) * reach
     same = batch[torch.zeros(len(z), dtype=torch.int64, device=z.device)]
     decoded = _cut(variant.decode(z, same), same)
+    titles = [f"z{i}" if kl is None else f"z{i}, {float(kl[i]):.2f} nats" for i in dimensions]
     if data.layout == "table":
-        titles = [f"z{i}" if kl is None else f"z{i}, {float(kl[i]):.2f} nats" for i in dimensions]
         return table_pictures.traversals(decoded.unflatten(0, (-1, COLUMNS)), titles, REACH, data)
-    return grid(decoded, data)
+    return grid(decoded, data, titles=titles)
 
 
 def interpolations(variant: Variant, data: Data, rows: int = 8) -> Picture:
@@ -183,12 +254,15 @@ def interpolations(variant: Variant, data: Data, rows: int = 8) -> Picture:
     return grid(_cut(variant.decode(lines.flatten(0, 1), left), left), data)
 
 
-def grid(values: Tensor, data: Data, columns: int = COLUMNS) -> Picture:
+def grid(values: Tensor, data: Data, columns: int = COLUMNS, titles: Sequence[str] = ()) -> Picture:
     """Draw images or sequences (N, *shape) in rows of `columns`, in the way that `Data.layout` says.
 
     In a piano roll, time runs to the right, and low pitches are at the bottom. NaN values are grey pixels, or gaps in
-    lines.
+    lines. Sequences with several channels have a panel for each channel, in which those of a row are drawn together,
+    the first one in dark blue and the last one in green; `titles` are those of the rows.
     """
+    if _has_panels(data):
+        return _rows_of_series(values, data, columns, titles)
     if data.layout == "lines":
         return _lines(values, data, columns)
     images = _unit(values.float().cpu(), data)
@@ -210,8 +284,28 @@ def grid(values: Tensor, data: Data, columns: int = COLUMNS) -> Picture:
     return picture
 
 
+def _rows_of_series(values: Tensor, data: Data, columns: int, titles: Sequence[str]) -> Picture:
+    """Draw the sequences of each row, of at most `OTHERS` rows, in a column of panels."""
+    from matplotlib import colormaps
+
+    in_units = drawing.in_units(values[: OTHERS * columns].float(), data)
+    colours = colormaps["viridis"](np.linspace(0, 0.8, columns))
+    shown = []
+    for i, row in enumerate(in_units[k : k + columns] for k in range(0, len(in_units), columns)):
+        shown.append(
+            ShownSeries(
+                title=titles[i] if titles else f"{i + 1}", x=np.arange(row.shape[1]),
+                truth=np.full(row.shape[1:], np.nan), lines=[*zip(colours, row, strict=False)],
+            )
+        )  # fmt: skip
+    caption = f"{columns} sequences in each panel, from the first one in dark blue to the last one in green"
+    if left_out := -(-len(values) // columns) - len(shown):
+        caption += f"; columns left out: {left_out}"
+    return series_pictures.panels(shown, drawing.shown_columns(data), caption=caption)
+
+
 def _lines(values: Tensor, data: Data, columns: int, behind: Tensor | None = None) -> Picture:
-    """Draw sequences (N, T, D) in small panels that share their axes, one line for each channel.
+    """Draw sequences (N, T, 1) of one channel in small panels that share their axes.
 
     `behind` are other sequences, drawn in grey behind the first ones.
     """
@@ -220,7 +314,7 @@ def _lines(values: Tensor, data: Data, columns: int, behind: Tensor | None = Non
     from matplotlib.transforms import IdentityTransform
 
     low, high = _limits(data)
-    count, steps, channels = values.shape
+    count, steps, _ = values.shape
     width, height = PANEL
     row, column = np.divmod(np.arange(count)[:, None], columns)
     rows = int(row.max()) + 1
@@ -230,26 +324,24 @@ def _lines(values: Tensor, data: Data, columns: int, behind: Tensor | None = Non
     pixels[::height] = pixels[:, ::width] = 204  # the frames of the panels
     x = width * (column + 0.05 + 0.9 * np.arange(steps) / max(steps - 1, 1))
     pen = renderer.new_gc()
-    pairs = [] if behind is None else [(behind, ["#999999"] * channels, 1.8)]
-    for drawn, colours, thickness in [*pairs, (values, drawing.palette(channels), 0.9)]:
+    in_grey = [] if behind is None else [(behind, drawing.GREY, 1.8)]
+    for drawn, colour, thickness in [*in_grey, (values, drawing.PALETTE[0], 0.9)]:
         share = np.clip((_evened(drawn.float().cpu(), data).numpy() - low) / (high - low), -0.08, 1.08)
-        y = height * (rows - 1 - row[..., None] + 0.08 + 0.84 * share)
+        y = height * (rows - 1 - row + 0.08 + 0.84 * share[..., 0])
         pen.set_linewidth(thickness)
-        for channel, colour in enumerate(colours):
-            pen.set_foreground(colour)
-            for line in np.stack([x, y[..., channel]], 2):
-                renderer.draw_path(pen, Path(line), IdentityTransform())
+        pen.set_foreground(colour)
+        for line in np.stack([x, y], 2):
+            renderer.draw_path(pen, Path(line), IdentityTransform())
     return pixels[..., :3].copy()
 
 
 @codes.once_for_data
-def _limits(data: Data) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the values of sequences at the lower and at the upper end of a panel, each () or (D,)."""
+def _limits(data: Data) -> tuple[float, float]:
+    """Return the values of sequences at the lower and at the upper end of a panel."""
     known = data.valid.known.expand_as(data.valid.x)  # type: ignore[union-attr]
     real = torch.where(known, _evened(data.valid.x.float(), data), math.nan).cpu().numpy()
-    of_each = None if set(data.spec.kinds) == {"real"} else (0, 1)  # real values are standardised
-    low, high = np.nanquantile(real, (0.001, 0.999), axis=of_each)
-    return low, np.where(high > low, high, low + 1)
+    low, high = np.nanquantile(real, (0.001, 0.999)).tolist()
+    return low, high if high > low else low + 1
 
 
 def aggregate(codes: NDArray[np.float64], prior: NDArray[np.float64]) -> Picture:
@@ -339,6 +431,7 @@ def curves(lines: Mapping[str, list[tuple[int, float]]], x: str, y: str) -> Pict
             if points:
                 ax.plot(*zip(*points, strict=True), marker="o", label=name, color=colour)
         ax.set(xscale="log", xlabel=x, ylabel=y)
+        ax.xaxis.set_major_formatter("{x:,.0f}")
         ax.legend()
 
     return drawing.figure(draw)

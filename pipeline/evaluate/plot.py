@@ -161,7 +161,7 @@ class Canvas:
         font = FontProperties(size=size)
         self._renderer.draw_text(self._pen, x, self._height - y, text, font, 90.0 if upright else 0.0)
 
-    def points(self, places: Array, colour: str, diameter: float) -> None:
+    def points(self, places: Array, colour: Any, diameter: float) -> None:
         """Draw points (N, 2)."""
         from matplotlib.colors import to_rgb
         from matplotlib.path import Path
@@ -173,7 +173,7 @@ class Canvas:
             self._pen, Path.unit_circle(), dot, Path(places), IdentityTransform(), to_rgb(colour)
         )
 
-    def path(self, places: Array, *, colour: str = "black", width: float = 0.7, fill: str | None = None) -> None:
+    def path(self, places: Array, *, colour: Any = "black", width: float = 0.7, fill: str | None = None) -> None:
         """Draw a line along places (N, 2) with a width in typographic points, or fill the area within it.
 
         The line is interrupted where a place is NaN.

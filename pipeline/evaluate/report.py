@@ -1,6 +1,7 @@
 """An evaluation as a table, as files, and in a run of MLflow."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 FILE = "evaluation.json"
 ROWS = "rows.parquet"
 TABLE = "scores.json"  # shown as a table on the page of a run
+MOST_ROWS = 40  # of a table on the terminal
 
 
 def about(
@@ -119,11 +121,32 @@ def table(parts: Iterable[Part]) -> Table:
 
 
 def other_table(name: str, columns: Mapping[str, list[Any]]) -> Table:
-    """Return one of the `tables` of a part; "—" where it has no value."""
-    page = Table(*columns, title=name.replace("_", " "), title_justify="left")
-    for row in zip(*columns.values(), strict=True):
-        page.add_row(*("—" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
+    """Return the first rows of one of the `tables` of a part; "—" where it has no value.
+
+    A column NAME_error is shown as the standard error of the column NAME.
+    """
+    shown = with_errors(columns)
+    n = len(next(iter(shown.values())))
+    left_out = f" (the first {MOST_ROWS} of {n:,} rows; {FILE} has all)" if n > MOST_ROWS else ""
+    page = Table(*shown, title=f"{name.replace('_', ' ')}{left_out}", title_justify="left")
+    for row in itertools.islice(zip(*shown.values(), strict=True), MOST_ROWS):
+        page.add_row(*row)
     return page
+
+
+def with_errors(columns: Mapping[str, list[Any]]) -> dict[str, list[str]]:
+    """Return the columns of a table as texts, with each column NAME_error joined to the column NAME, after a ±."""
+    texts = {name: ["—" if v is None else _text(v) for v in values] for name, values in columns.items()}
+    joined = {name: values for name, values in texts.items() if name.removesuffix("_error") not in {*texts} - {name}}
+    for name, values in joined.items():
+        if f"{name}_error" in columns:
+            errors = ["" if error is None else f" ± {error:.2g}" for error in columns[f"{name}_error"]]
+            joined[name] = [value + error for value, error in zip(values, errors, strict=True)]
+    return joined
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _value(score: Score) -> str:

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ class ShownSeries:
         mean: (T, D) What a model gives in their place, in blue; NaN where it gives nothing.
         bands: Pairs of lower and upper limits, (T, D) each, in light blue, with the outermost pair first.
         marked: (T, D) bool, the steps that are marked in red.
+        lines: Further values, (T, D) each, with the colours of their lines.
         forecast_from: The place on the x axis where a forecast begins, which is marked by a vertical line.
     """
 
@@ -44,6 +46,7 @@ class ShownSeries:
     mean: Array | None = None
     bands: Sequence[tuple[Array, Array]] = ()
     marked: NDArray[np.bool_] | None = None
+    lines: Sequence[tuple[Any, Array]] = ()
     forecast_from: float | np.datetime64 | None = None
 
 
@@ -89,6 +92,7 @@ def panels(
         caption = f"{caption}; {left_out}" if caption else left_out
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # for names in scripts that the font lacks
+        warnings.filterwarnings("ignore", "AutoDateLocator was unable")  # it then has a few more or fewer ticks
         return _picture(shown, columns[:CHANNELS], x_label, caption)
 
 
@@ -161,6 +165,8 @@ class _Panel:
         self._line(x, series.truth[:, channel], GREY, 1.4, is_stepped)
         if marked is not None:
             self._line(x, np.where(_with_neighbours(marked), series.truth[:, channel], np.nan), RED, 1.4, is_stepped)
+        for colour, values in series.lines:
+            self._line(x, values[:, channel], colour, 0.9, is_stepped)
         if series.mean is not None:
             self._line(x, series.mean[:, channel], BLUE, 0.9, is_stepped)
         if series.forecast_from is not None:
@@ -179,7 +185,7 @@ class _Panel:
             y = _share(self.vertical, value)
             self.canvas.path(self._pixels(np.array([0.0, 1.0]), np.array([y, y])), colour="#e2e2e2", width=0.5)
 
-    def _line(self, x: Array, values: Array, colour: str, width: float, is_stepped: bool) -> None:
+    def _line(self, x: Array, values: Array, colour: Any, width: float, is_stepped: bool) -> None:
         """Draw values as a line with gaps where they are NaN, and those between two gaps as points."""
         known = np.isfinite(values)
         alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]
@@ -276,6 +282,7 @@ def _vertical(column: ShownColumn, shown: Sequence[ShownSeries], channel: int) -
     others = _finite(
         [series.mean[:, channel] for series in shown if series.mean is not None]
         + [limit[:, channel] for series in shown for band in series.bands for limit in band]
+        + [values[:, channel] for series in shown for _, values in series.lines]
     )
     known = truth if len(truth) else others
     is_log = drawing.has_log_axis(column.kind, known)

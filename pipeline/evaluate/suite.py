@@ -25,6 +25,7 @@ from pipeline.evaluate import (
     clusters,
     disentanglement,
     downstream,
+    forecasts,
     hidden_values,
     latents,
     likelihood,
@@ -522,8 +523,19 @@ def _generation(context: Context) -> Part:
 
 def _forecast(context: Context) -> Part:
     split = probe.subset(context.data.test, context.sizes.imputed)
-    values = downstream.forecast(context.variant, context.data, split)
-    return Part(name="forecast", scores=_named("use/forecast_", values, ["model"], n=len(split)))
+    found = forecasts.forecast(context.variant, context.data, split)
+    if isinstance(found, Undefined):
+        return Part(name="forecast", scores=_undefined(["use/forecast_model"], found.reason))
+    scores = []
+    for name, score in found.scores().items():
+        scores += _named(
+            "use/forecast_", score if isinstance(score, Undefined) else {name: score}, [name], n=len(split)
+        )
+    curves = pictures.curves(found.curves(), "steps ahead", "root mean square error")
+    return Part(
+        name="forecast", scores=scores, pictures={"forecast_errors": curves}, tables={"forecasts": found.table()},
+        remark=found.remark(),
+    )  # fmt: skip
 
 
 def _augmentation(context: Context) -> Part:
