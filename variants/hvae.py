@@ -140,7 +140,9 @@ class HVAE(DecoderVariant):
             for above, n, p in zip(channels[1:], channels, positions, strict=False)
         )
         self.foot = nn.Identity()
-        self.decoder = sequences.Writer(channels[0], c, c.network_for(self.spec), self.spec, output_shape(self.spec)[0])
+        self.decoder = sequences.Writer(
+            channels[0], c, c.network_for(self.spec), self.spec, output_shape(self.spec)[0], of_steps=True
+        )
 
     def _bottom_up(self, batch: Batch, k: int) -> tuple[list[Gaussian], list[Tensor | None]]:
         """Return q^_n of each level, and which dimensions of z_n belong to real steps; None if all do."""
