@@ -114,7 +114,10 @@ def _picture(shown: Sequence[ShownSeries], columns: Sequence[ShownColumn], x_lab
         canvas.text(_fitting(series.title, width, ruler), begin + width / 2, size[1] - top + 6, TITLE)
         for row, (column, axis) in enumerate(zip(columns, axes, strict=True)):
             bottom = size[1] - top - (row + 1) * (ABOVE + HEIGHT)
-            _Panel(canvas, begin, bottom, width, horizontal, axis).draw(series, moved, column, row)
+            panel = _Panel(
+                canvas=canvas, left=begin, bottom=bottom, width=width, horizontal=horizontal, vertical=axis
+            )  # fmt: skip
+            panel.draw(series, moved, column, row)
             if number == 0:
                 canvas.text(column.name, begin, bottom + HEIGHT + 6, NUMBER, share=0.0)
                 for value, text in axis.ticks:
@@ -140,7 +143,7 @@ def _fitting(title: str, width: int, ruler: Canvas) -> str:
     return text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Panel:
     """One panel, whose part with values begins at a place in pixels from the lower left corner of the picture."""
 
