@@ -93,8 +93,8 @@ def common(trial: Trial, *, image_latents: tuple[int, int] = (32, 512)) -> Commo
 
     For large grey images, for colour images and for sequences of up to 100 steps, the network is searched too. Longer
     sequences have convolutions over time, because recurrent networks take many times as long. Colour images need codes
-    of more dimensions, whose range is `image_latents`. They and sequences learn faster from smaller batches. `width` has
-    one range for all networks but those of sequences: a residual network has width/8 channels in its largest map.
+    of more dimensions, whose range is `image_latents`. They and sequences learn faster from smaller batches. `width`
+    has one range for all networks but those of sequences: a residual network has width/8 channels in its largest map.
     """
     from variants import Config
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
-from test_likelihood import linear_gaussian
+from test_likelihood import LinearDecoder, linear_gaussian
 from torch import Tensor
 
 from pipeline import data
@@ -276,7 +276,7 @@ def test_imputation_with_an_encoder_that_reads_what_is_missing_is_exact() -> Non
     """-log p(missing|observed) and errors of conditional means equal those of a normal distribution."""
     spec = DataSpec(name="line", shape=(5,), likelihood="gaussian", missing=True)
     variant = ExactPosterior(VAE.config_type(latent=1, width=1), spec)
-    variant.decoder = torch.nn.Linear(1, 5)  # type: ignore[assignment]
+    variant.decoder = LinearDecoder(1, 5)  # type: ignore[assignment]
     generator = torch.Generator().manual_seed(0)
     w, b = torch.tensor([1.2, -0.8, 0.5, 1.0, 0.0]), torch.tensor([0.3, 0, 0, -0.2, 0])
     with torch.no_grad():

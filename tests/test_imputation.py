@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_likelihood import LinearDecoder
 from torch import Tensor
 
 from pipeline.evaluate import imputation
@@ -44,7 +45,7 @@ def plane(missing: bool, w: Tensor, b: Tensor) -> VAE:
     """x = W z + b + s e with z in 2 dimensions. q is the prior, but exact without missing values if not `missing`."""
     spec = DataSpec(name="plane", shape=(SIZE,), likelihood="gaussian", missing=missing)
     variant = VAE(VAE.config_type(latent=2, width=1), spec)
-    decoder = torch.nn.Linear(2, SIZE)
+    decoder = LinearDecoder(2, SIZE)
     variant.encoder = Fixed(2, 0.0) if missing else FullPosterior(w, b)  # type: ignore[assignment]
     variant.decoder = decoder  # type: ignore[assignment]
     with torch.no_grad():
@@ -116,7 +117,7 @@ def test_the_class_is_inferred_from_the_observed_values(missing: bool) -> None:
         name="two", shape=(2,), likelihood="gaussian", classes=2, class_shares=(0.8, 0.2), missing=missing
     )  # fmt: skip
     variant = CVAE(CVAE.config_type(latent=1, width=1), spec).eval()
-    decoder = torch.nn.Linear(3, 2, bias=False)
+    decoder = LinearDecoder(3, 2, bias=False)
     decoder.weight.copy_(torch.tensor([[0.0, 3.0, -3.0], [0.0, 3.0, -3.0]]))
     variant.encoder, variant.decoder = Fixed(1, 0.0), decoder  # type: ignore[assignment]
     variant.prior_net.weight.zero_()  # type: ignore[union-attr, operator]

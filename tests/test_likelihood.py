@@ -34,6 +34,11 @@ class LinearEncoder(torch.nn.Linear):
         return super().forward(batch.x)
 
 
+class LinearDecoder(torch.nn.Linear):
+    def forward(self, z: Tensor, batch: Batch | None = None) -> Tensor:  # type: ignore[override]
+        return super().forward(z)
+
+
 def data_of(spec: DataSpec, split: Batch) -> Data:
     """Return data with three equal splits."""
     preprocessing = Preprocessing(spec=spec, layout="table", source=Source(place="mine"))
@@ -51,7 +56,7 @@ def linear_gaussian(widen: float) -> tuple[Variant, Data, Tensor]:
     b, s = torch.randn(4, generator=generator), 0.6
     spec = DataSpec(name="plane", shape=(4,), likelihood="gaussian")
     variant = VAE(VAE.config_type(latent=2, width=1), spec)
-    variant.encoder, variant.decoder = LinearEncoder(4, 4), torch.nn.Linear(2, 4)  # type: ignore[assignment]
+    variant.encoder, variant.decoder = LinearEncoder(4, 4), LinearDecoder(2, 4)  # type: ignore[assignment]
     variance = 1 / (1 + w.square().sum(0) / s**2)
     with torch.no_grad():
         variant.decoder.weight.copy_(w)
@@ -101,7 +106,7 @@ def with_holes(widen: float) -> tuple[VAE, Data, Tensor, Tensor]:
     observed[0] = False  # nothing is known about this example
     spec = DataSpec(name="holes", shape=(6,), likelihood="gaussian", missing=True)
     variant = VAE(VAE.config_type(latent=2, width=1), spec)
-    variant.encoder, variant.decoder = ExactEncoder(widen), torch.nn.Linear(2, 6)  # type: ignore[assignment]
+    variant.encoder, variant.decoder = ExactEncoder(widen), LinearDecoder(2, 6)  # type: ignore[assignment]
     with torch.no_grad():
         variant.decoder.weight.copy_(W)
         variant.decoder.bias.copy_(B)
@@ -370,7 +375,7 @@ def test_annealing_of_a_ladder_whose_levels_are_far_apart_in_scale() -> None:
             return torch.cat([above @ slope.T, torch.full_like(above, raw)], 1)
 
     ladder.down = torch.nn.ModuleList([Down()])
-    ladder.foot, ladder.decoder = torch.nn.Identity(), torch.nn.Linear(2, 4, bias=False)  # type: ignore[assignment]
+    ladder.foot, ladder.decoder = torch.nn.Identity(), LinearDecoder(2, 4, bias=False)  # type: ignore[assignment]
     with torch.no_grad():
         ladder.decoder.weight.copy_(w)
         ladder.observation.families[0].log_scale.fill_(math.log(s))
@@ -408,7 +413,7 @@ def uneven_mixture() -> tuple[CVAE, Batch, Tensor]:
     spec = DataSpec(name="table", shape=(4,), likelihood="gaussian", classes=3, class_shares=tuple(shares.tolist()))
     variant = CVAE(CVAE.config_type(latent=2, width=1), spec).eval()
     variant.encoder = ExactConditionalEncoder(w, of_class, means, variances, s)  # type: ignore[assignment]
-    variant.decoder = torch.nn.Linear(5, 4, bias=False)  # type: ignore[assignment]
+    variant.decoder = LinearDecoder(5, 4, bias=False)  # type: ignore[assignment]
     with torch.no_grad():
         variant.decoder.weight.copy_(torch.cat([w, of_class.T], 1))
         variant.prior_net.weight.copy_(torch.cat([means.T, variances.log().T]))  # type: ignore[operator, union-attr]

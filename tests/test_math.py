@@ -146,6 +146,11 @@ class LinearEncoder(torch.nn.Linear):
         return super().forward(batch.x)
 
 
+class LinearDecoder(torch.nn.Linear):
+    def forward(self, z: Tensor, batch: Batch | None = None) -> Tensor:  # type: ignore[override]
+        return super().forward(z)
+
+
 def linear_gaussian() -> tuple[VAE, Batch, Tensor]:
     """A linear VAE whose posterior is exact, so that its ELBO is log p(x): x = w z + b + s e, z and e ~ N(0, 1).
 
@@ -155,7 +160,7 @@ def linear_gaussian() -> tuple[VAE, Batch, Tensor]:
     variant = VAE(
         VAE.config_type(latent=1, width=1, depth=64), DataSpec(name="line", shape=(3,), likelihood="gaussian")
     )
-    variant.encoder, variant.decoder = LinearEncoder(3, 2), torch.nn.Linear(1, 3)  # type: ignore[assignment]
+    variant.encoder, variant.decoder = LinearEncoder(3, 2), LinearDecoder(1, 3)  # type: ignore[assignment]
     precision = 1 + (w @ w) / s**2
     with torch.no_grad():
         variant.decoder.weight.copy_(w[:, None])

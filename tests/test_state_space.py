@@ -31,7 +31,7 @@ def series(n: int, seed: int) -> Array:
 
 
 def kalman(x: Array, known: int = STEPS) -> tuple[Array, Array]:
-    """Return log p of the first `known` steps, (n,), and the expected values of all steps given these, of those ahead."""
+    """Return log p of the first `known` steps, (n,), and the expected values of each step given the known ones before."""
     n = len(x)
     mean, covariance = np.zeros((n, 2)), np.eye(2)
     log_p, expected = np.zeros(n), np.empty_like(x)
@@ -103,8 +103,8 @@ def test_bounds_and_forecasts_come_near_the_filter_and_a_planted_anomaly_is_foun
     away = changed.reshape(300, -1) @ precision / np.sqrt(precision.diagonal())
     best = np.abs(away).argmax(1) == steps * CHANNELS + channels
     print(
-        f"log p(x) {exact.mean():.2f}, bound {bound.mean():.2f}, gap {gap.mean():.2f} nats; forecast error {error:.4f}, "
-        f"the filter's {least:.4f}; coverage of 80% {coverage:.3f}; planted values found {found.mean():.3f}, at best "
+        f"log p(x) {exact.mean():.2f}, bound {bound.mean():.2f}, gap {gap.mean():.2f} nats; forecast error {error:.4f}"
+        f", the filter's {least:.4f}; coverage of 80% {coverage:.3f}; planted values found {found.mean():.3f}, at best "
         f"{best.mean():.3f}"
     )
     assert 0 < gap.mean() < 4
