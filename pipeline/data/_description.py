@@ -135,7 +135,7 @@ class Description:
 
     def _column_table(self) -> Table:
         """Return the kind and the range of the values of each column, its likelihood, and the share that is missing."""
-        noun = "channel" if self.noun == "sequences" else "column"
+        noun = "channel" if self.noun in ("sequences", "windows") else "column"
         table = Table(title=f"\nvalues of each {noun}, in all splits", title_justify="left")
         is_mixed, is_missing = any(c.likelihood for c in self.columns), any(c.missing for c in self.columns)
         for heading in (noun, "kind", *["likelihood"] * is_mixed):
@@ -245,10 +245,12 @@ def _more(n: int, what: str) -> str:
 def _extent(raw: Raw, examples: int) -> str:
     number = f"{examples:,} {raw.noun}"
     if raw.lengths is not None:
-        low, high = raw.lengths.min(), raw.lengths.max()
+        lengths = raw.lengths if raw.windows is None else raw.windows.lengths
+        low, high = lengths.min(), lengths.max()
         steps = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         what = "symbols" if raw.likelihood == "categorical" else "channel" if raw.x.shape[2] == 1 else "channels"
-        return f"{number} of {steps} steps, {raw.x.shape[2]:,} {what}"
+        extent = f"{len(lengths):,} sequences of {steps} steps, {raw.x.shape[2]:,} {what}"
+        return extent + (f", cut into {number} of {raw.x.shape[1]:,} steps" if raw.windows else "")
     if raw.x.ndim == 4:
         _, channels, height, width = raw.x.shape
         colours = {1: "1 channel", 3: "3 channels (colour)", 4: "4 channels (colour and alpha)"}
@@ -299,6 +301,7 @@ def _facts(raw: Raw, whole: Raw) -> Iterator[tuple[str, str]]:
         yield "group", f"{f'column {source.group}, ' if source.group else ''}{len(np.unique(whole.groups)):,} groups"
     if source.time or raw.step:
         facts = [f"column {source.time}" if source.time else "", f"a step is {raw.step}" if raw.step else ""]
+        facts += ["the times are given to the networks"] if raw.elapsed is not None else []
         yield "time", ", ".join(filter(None, facts))
     if raw.exposure_kind:
         exposure = raw.exposure
@@ -326,7 +329,8 @@ def _options(raw: Raw) -> Iterator[tuple[str, str]]:
         return
     table = bool(raw.columns) and (raw.lengths is None or raw.rows is not None)
     has_counts = table and raw.lengths is None and any(c.kind == "count" for c in raw.columns)
-    images, is_array = raw.x.ndim == 4, raw.pixels is not None and not raw.source.path.is_dir()
+    images, sequences = raw.x.ndim == 4, raw.lengths is not None
+    has_times, is_array = raw.time_unit is not None, raw.pixels is not None and not raw.source.path.is_dir()
     choices = {
         "--label COLUMN": (table and raw.y is None, "the column that holds the class"),
         "--group COLUMN": (table, "the column that says which rows belong together, such as those of one patient"),
@@ -341,6 +345,17 @@ def _options(raw: Raw) -> Iterator[tuple[str, str]]:
             is_array and raw.pixels is not None and raw.pixels.channel_axis == "none",
             "read the array x (N, T, D) as sequences, not as images",
         ),
+        "--kind symbols": (
+            sequences and any("--kind symbols" in note for note in raw.notes),
+            "read whole numbers as symbols without an order, such as letters",
+        ),
+        "--step STEP": (
+            has_times and raw.elapsed is None,
+            "put sequences on a grid of even steps, such as 1h; or rows",
+        ),
+        "--time-as-input": (has_times and not raw.source.step, "give the times of the steps to the networks"),
+        "--window N": (sequences, "cut sequences into windows of N steps"),
+        "--stride M": (raw.windows is not None, "start a window every M steps"),
         "--size HxW": (images, "resize and crop images to one height and width"),
         "--alpha white|black|keep": (images and raw.x.shape[1] in (2, 4), "the colour behind transparent pixels"),
         "--likelihood NAME": (True, _likelihoods(raw)),

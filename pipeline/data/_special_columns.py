@@ -28,7 +28,7 @@ def without_dropped(frame: Any, source: Source) -> Any:
         find(frame, column, "drop", source)
     frame = frame.drop(columns=list(source.drop))
     for column, kind in source.kinds:
-        if not (kind == "pixels" and column == "x") and column not in source.drop:
+        if not (column == "x" and kind in ("pixels", "symbols")) and column not in source.drop:
             find(frame, column, "kind", source)
     return frame
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data import _columns, _families, _long_tables, _special_columns, _times
+from pipeline.data import _columns, _families, _long_tables, _special_columns, _times, _wide_tables
 from pipeline.data._columns import NUMBER
 from pipeline.data._pixels import from_pixels
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Column, Raw, encode_labels
-from pipeline.data._source import Source, reading
+from pipeline.data._source import OF_SEQUENCES, Source, reading
 from pipeline.data._splits import listed
 from variants import InputError
 from variants.base.contract import KIND_OF, Likelihood
@@ -201,6 +201,8 @@ def from_frame(frame: Any, source: Source, name: str, like: Preprocessing | None
         raise InputError(
             f"{source}: the table has {len(frame)} rows and {frame.shape[1]} columns; expected at least one of each"
         )
+    if (source if like is None else like.source).wide:
+        return _wide_tables.read_wide(frame, source, name, like)
     steps = _long_tables.with_levels(frame, source)
     if _long_tables.is_long(steps, source, like):
         return _long_tables.read_long(steps, source, name, like)
@@ -223,9 +225,15 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
     """Make a `Raw` of a table with one row for each example."""
     frame = _special_columns.without_dropped(frame, source)
     pixels = source.kind("x") == "pixels" and "x" not in frame
-    if unused := {"alpha", "gaps", "exposure" if pixels else "size"} & set(source.options):
-        hint = "; --kind x=pixels reads each row as an image" if "size" in unused else "; leave it out"
-        raise InputError(f"{source}: --{min(unused)} does not apply to a table with an example in each row{hint}")
+    symbols = [column for column, kind in source.kinds if kind == "symbols"]
+    if symbols or (unused := {"alpha", *OF_SEQUENCES, "exposure" if pixels else "size"} & set(source.options)):
+        option = "kind symbols" if symbols else min(unused).replace("_", "-")
+        hint = "; leave it out"
+        if option == "size":
+            hint = "; --kind x=pixels reads each row as an image"
+        elif option != "alpha" and option != "exposure":
+            hint += ", or give --kind COLUMN=sequence, where COLUMN names the sequence of each row, or --wide"
+        raise InputError(f"{source}: --{option} does not apply to a table with an example in each row{hint}")
     notes: list[str] = []
     codes, classes, groups, times = None, (), None, None
     label = _special_columns.label_column(frame, source)
