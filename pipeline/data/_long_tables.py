@@ -88,7 +88,7 @@ def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None 
             raw = replace(raw, times=begins)
         elif source.split == "time" and source.window is None and like is None:
             raise InputError(f"{source}: all sequences begin at the same time, so --split time cannot order them")
-        rows = _steps.Rows(
+        rows = _steps.TimedRows(
             times=times[order], lengths=lengths, name=lambda row: _times.row_name(int(order[row]), source)
         )
         raw, x = _steps.with_times(raw, x, rows, like)

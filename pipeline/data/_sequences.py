@@ -14,7 +14,7 @@ from pipeline.data._raw import Column, Raw
 from pipeline.data._source import OF_TABLES, Source, refuse_options
 from pipeline.data._splits import listed
 from variants import InputError
-from variants.base.contract import KIND_OF
+from variants.base.contract import KIND_OF, Likelihood
 
 SYMBOLS = 4096  # the largest number of symbols
 OFTEN = 10  # whole numbers may be symbols if each occurs this often on average
@@ -108,7 +108,7 @@ def _with_times(
         number = int(np.searchsorted(lengths.cumsum(), step, side="right"))
         return f"step {step - lengths[:number].sum() + 1} of sequence {_steps.sequence_name(raw, number)}"
 
-    return _steps.with_times(raw, values, _steps.Rows(times=times, lengths=lengths, name=step_name), like)
+    return _steps.with_times(raw, values, _steps.TimedRows(times=times, lengths=lengths, name=step_name), like)
 
 
 def series_in(content: Any) -> list[NDArray[Any]] | None:
@@ -203,7 +203,7 @@ def with_likelihood(columns: Sequence[Column], x: NDArray[Any], raw: Raw) -> Raw
     if given is not None and (kind := KIND_OF.get(given)) in ("positive", "count"):
         columns, x = _as_numbers(columns, x, source)
         columns = [c if c.values or source.kind(c.name) else replace(c, kind=kind) for c in columns]
-        _check_kinds(x, [kind if c.kind == kind else "" for c in columns], raw)
+        _check_values(x, [given if c.kind == kind else "gaussian" for c in columns], raw)
     raw = _families.choose(replace(raw, x=x, columns=tuple(columns)), "channel")
     if raw.likelihood == "categorical":
         one_hot = _symbols(x, columns[0].name, raw, len(columns[0].values))
@@ -241,16 +241,17 @@ def _may_be_symbols(values: NDArray[Any]) -> bool:
     return len(known) >= OFTEN * len(np.unique(known))
 
 
-def _check_kinds(x: NDArray[Any], kinds: Sequence[str], raw: Raw) -> None:
+def _check_values(x: NDArray[Any], likelihoods: Sequence[Likelihood], raw: Raw) -> None:
     """Raise `InputError` if a channel of positive values or of counts has other values, in steps (R, D)."""
     assert raw.lengths is not None
-    for i, kind in enumerate(kinds):
+    for i, likelihood in enumerate(likelihoods):
+        kind = KIND_OF[likelihood]
         if kind not in ("positive", "count") or not (is_bad := _families.misfits(x[:, i], kind)).any():
             continue
         row = int(is_bad.argmax())
         number = int(np.searchsorted(raw.lengths.cumsum(), row, side="right"))
         raise InputError(
-            f"{raw.source}: a likelihood of the kind {kind} is for {_families.EXPECTED[kind]}, and sequence "
+            f"{raw.source}: the likelihood {likelihood} is for {_families.EXPECTED[kind]}, and sequence "
             f"{_steps.sequence_name(raw, number)} has {x[row, i]:g} at step {row - raw.lengths[:number].sum() + 1}; "
             "expected such values only, or a model with --likelihood gaussian"
         )
@@ -289,7 +290,7 @@ def fit_to_training(x: NDArray[np.float64], raw: Raw, like: Preprocessing) -> Ra
         return replace(_symbols(x, like.columns[0].name, raw, like.spec.shape[0]), columns=like.columns)
     if like.spec.likelihood == "bernoulli":
         return replace(_binary(x, raw), columns=like.columns)
-    _check_kinds(x, [KIND_OF[column.likelihood or like.spec.likelihood] for column in like.columns], raw)
+    _check_values(x, [column.likelihood or like.spec.likelihood for column in like.columns], raw)
     return replace(raw, x=x, likelihood=like.spec.likelihood, columns=like.columns)
 
 

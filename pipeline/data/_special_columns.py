@@ -19,6 +19,7 @@ OWNERS = {  # words for those who have several rows, which belong together
     "subject", "patient", "participant", "person", "donor", "family", "household", "animal", "mouse", "user",
     "customer", "client", "account", "card", "device", "machine", "sensor", "recording", "session", "plate", "slide",
 }  # fmt: skip
+MOST_WORDS = 100  # a column with more different values does not name splits
 SPLIT_NUMBERS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2, "testing": 2}
 
 
@@ -76,7 +77,9 @@ def is_split(series: Any) -> bool:
     """Whether all values of a column name a split, and some name training."""
     from pandas.api import types
 
-    if types.is_numeric_dtype(series) or types.infer_dtype(series.astype(object), skipna=False) != "string":
+    if types.is_numeric_dtype(series) or series.nunique(dropna=False) > MOST_WORDS:
+        return False
+    if types.infer_dtype(series.astype(object), skipna=False) != "string":
         return False
     words = {word.strip().lower() for word in series.unique()}
     return len(words) > 1 and words <= set(SPLIT_NUMBERS) and bool(words & {"train", "training"})

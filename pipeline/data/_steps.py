@@ -16,12 +16,12 @@ from variants import InputError
 EVEN = 1.2  # differences of time that vary by less than this factor, such as those of months, count as even
 INEXACT = 0.01  # the largest distance of a time from its place on the grid, in steps
 MOST = 10_000_000  # steps of all sequences; a grid has more only if it has fewer than `SPARSE` times as many as rows
-SPARSE = 100
+SPARSE = 10
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class TimedRows:
     """The rows of sequences, R in number, one sequence after the other, in the order of time."""
 
     times: Times
@@ -40,7 +40,7 @@ class Rows:
         return begins
 
 
-def with_times(raw: Raw, x: Array, rows: Rows, like: Preprocessing | None) -> tuple[Raw, Array]:
+def with_times(raw: Raw, x: Array, rows: TimedRows, like: Preprocessing | None) -> tuple[Raw, Array]:
     """Add what the times say about the steps to what was read, and return it with the values (R, D) of all steps.
 
     `--step` adds steps without values (NaN), where times are absent. `--time-as-input` adds `Raw.elapsed`, (R,).
@@ -96,7 +96,7 @@ def without_times(raw: Raw, like: Preprocessing | None) -> None:
         )
 
 
-def steps_of(rows: Rows) -> Any:
+def steps_of(rows: TimedRows) -> Any:
     """Measure the steps of time of each sequence that has two rows or more.
 
     Returns:
@@ -117,7 +117,7 @@ def steps_of(rows: Rows) -> Any:
     return steps[["min", "max"]].assign(usual=usual, uneven=uneven)
 
 
-def _refuse_repeated(raw: Raw, rows: Rows) -> None:
+def _refuse_repeated(raw: Raw, rows: TimedRows) -> None:
     """Raise `InputError` if the times of a sequence do not rise from row to row."""
     sequence, times = rows.sequence, rows.times
     bad = (np.diff(times.numbers) <= 0) & (np.diff(sequence) == 0)
@@ -147,7 +147,7 @@ def sequence_name(raw: Raw, number: int) -> Any:
     return number + 1 if raw.rows is None else raw.rows[number]
 
 
-def _advice(rows: Rows, before: Step | None = None) -> str:
+def _advice(rows: TimedRows, before: Step | None = None) -> str:
     """Return the options that say what is done about uneven steps, or about times that are not on the grid."""
     step = fitting_step(rows.times, rows.sequence, SPARSE * len(rows.times.numbers))
     grid = f"--step {step} puts each sequence on a grid, in which absent steps are missing values" if step else ""
@@ -181,7 +181,7 @@ def _with_step(raw: Raw, steps: Any, unit: str, like: Preprocessing | None) -> R
     return replace(raw, step=step, warnings=(*raw.warnings, *warnings))
 
 
-def _on_grid(raw: Raw, x: Array, rows: Rows, step: Step) -> tuple[Raw, Array]:
+def _on_grid(raw: Raw, x: Array, rows: TimedRows, step: Step) -> tuple[Raw, Array]:
     """Put the rows x (R, D) of each sequence on a grid that begins with its first time, with NaN for absent steps.
 
     Raises:
@@ -228,7 +228,7 @@ def _on_grid(raw: Raw, x: Array, rows: Rows, step: Step) -> tuple[Raw, Array]:
     )  # fmt: skip
 
 
-def _gap(raw: Raw, rows: Rows, steps: Any, sequence: int) -> str:
+def _gap(raw: Raw, rows: TimedRows, steps: Any, sequence: int) -> str:
     """Describe the difference of time in a sequence that is least like its usual step."""
     begin = rows.begins[sequence]
     inside = slice(begin, begin + rows.lengths[sequence])

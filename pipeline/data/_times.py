@@ -13,8 +13,10 @@ SLASHES = r"^(\d{1,2})([/-])(\d{1,2})\2(\d{4})(?!\d)"  # 1/31/2020 or 31-1-2020
 DOTS = r"^(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)"  # 31.1.2020; with dots, the day always stands first
 ZONE = r"\s*(?:Z|[+-]\d{2}(?::?\d{2})?)$"  # the time zone at the end of a date with a time of the day
 DATE_PARTS = r"\d{4}-\d{2}(?:-\d{2}(?:[T ]\d[^M]*)?)?"  # a date that begins as in ISO 8601, without AM or PM
+ZONED = (r"[T ]\d.*Z$", r"[T ]\d.*[+-]\d\d:?\d*$")  # simple patterns, which are found fast
 FORMATS = ("ISO8601", "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p")  # the others have AM or PM
 WORD = r"^(\D*[^\d.,\u2013\u2212-])(\d+(?:\.\d+)?)$"  # t10 or week 3, but not t-1, in which the sign is not clear
+DAY_OR_MONTH = r"^\d{1,2}[-/.]"  # how the notations of `SLASHES` and `DOTS` begin
 EXPECTED = (
     "numbers, dates with four digits for the year such as 2020-01-31 or 2020-01-31T10:30+01:00, or words that differ "
     "only in a number at the end, such as t1 and t2"
@@ -123,13 +125,13 @@ def _readings(
     codes, distinct = values.factorize()  # a table of many sequences has few different times
     different = pandas.Series(distinct)
     readings = [pandas.to_numeric(different, errors="coerce").to_numpy(np.float64, na_value=np.nan)]
-    if not is_number and not np.isfinite(readings[0]).all():
+    if not is_number and not str(different.iloc[0])[0].isdigit():
         readings.append(_numbers_of_words(different))
     for reading in readings:
         if np.isfinite(reading).all():
             return values, [reading[codes]], "", False
     orders = {"month-first": [True], "day-first": [False]}.get(str(dates), [True, False])
-    if is_number or not different.str.match(SLASHES).any():
+    if is_number or not different.str.contains(DAY_OR_MONTH).any():
         orders = orders[:1]
     read = [] if is_number else [_dates(different, month_first) for month_first in orders]
     complete = [reading for reading in read if np.isfinite(reading).all()]
@@ -140,7 +142,7 @@ def _readings(
             f"{source}: {row_name(row, source)} has {str(values.iloc[row])!r} in the time column {name}; "
             f"expected {EXPECTED}{f', with --dates {dates}' if dates else ''}"
         )
-    zoned = different.str.contains(rf"[T ]\d.*{ZONE}").to_numpy(bool)[codes]
+    zoned = np.logical_or(*(different.str.contains(ending).to_numpy(bool) for ending in ZONED))[codes]
     if zoned.any() and not zoned.all():
         row = int(zoned.argmin())
         raise InputError(
@@ -179,8 +181,10 @@ def _dates(text: Any, month_first: bool) -> NDArray[np.float64]:
     """Return dates as seconds since 1970 in UTC, and NaN for texts that are no dates."""
     import pandas
 
-    iso = text.str.replace(SLASHES, r"\4-\1-\3" if month_first else r"\4-\3-\1", regex=True)
-    iso = iso.str.replace(DOTS, r"\3-\2-\1", regex=True)
+    iso = text
+    if text.str.contains(DAY_OR_MONTH).any():  # a fast search, because there may be a million different times
+        iso = iso.str.replace(SLASHES, r"\4-\1-\3" if month_first else r"\4-\3-\1", regex=True)
+        iso = iso.str.replace(DOTS, r"\3-\2-\1", regex=True)
     iso = iso.where(iso.str.match(r"\d"))  # pandas also reads words such as "now"
     dates = pandas.to_datetime(iso, format=FORMATS[0], utc=True, errors="coerce")
     for other in FORMATS[1:]:
