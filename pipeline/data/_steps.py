@@ -206,7 +206,7 @@ def _on_grid(raw: Raw, x: Array, rows: TimedRows, step: Step) -> tuple[Raw, Arra
     if total > max(MOST, SPARSE * len(x)):
         longest = int(lengths.argmax())
         raise InputError(
-            f"{source}: with --step {step}, the {len(x):,} rows would become {total:,} steps, most of them without "
+            f"{source}: with a step of {step}, the {len(x):,} rows would become {total:,} steps, most of them without "
             f"values ({lengths[longest]:,} in sequence {sequence_name(raw, longest)}); expected a longer step, or "
             "--time-as-input"
         )
@@ -215,7 +215,7 @@ def _on_grid(raw: Raw, x: Array, rows: TimedRows, step: Step) -> tuple[Raw, Arra
     whole[at] = x
     notes = [f"a step is {step}, and {total - len(x):,} of {total:,} steps are absent and read as missing values"]
     warnings = (
-        [f"most steps are absent from the grid of --step {step}; a longer step may fit"] if total > 2 * len(x) else []
+        [f"most steps of {step} are absent; a longer --step may fit"] if total > 2 * len(x) else []
     )
     largest = np.abs(exact - place).max()
     if largest > 1e-6:
