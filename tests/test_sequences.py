@@ -190,7 +190,7 @@ def test_whole_numbers_are_symbols_only_by_the_option(x: np.ndarray, tmp_path: P
     path = npz(tmp_path, x=x, lengths=np.full(40, x.shape[1]))
     raw = data.read(Source(place=path))
     kind = "bernoulli" if x.max() == 1 else "negative-binomial" if x.min() >= 0 else "gaussian"
-    assert (raw.likelihood, raw.x.shape) == (kind, (*x.shape, 1)) and np.array_equal(raw.x[..., 0], x)
+    assert raw.likelihood == kind and raw.x.shape == (*x.shape, 1) and np.array_equal(raw.x[..., 0], x)
     assert any("--kind symbols reads" in note for note in raw.notes) == (x.max() == 4 and x.min() == 0)
     if x.min() < 0:
         with pytest.raises(InputError, match="from -4 to 4; expected whole numbers from 0 to 4095 for --kind symbols"):
@@ -229,7 +229,8 @@ def test_channels_of_several_kinds_have_their_own_likelihoods_and_scales(
     series = mixed()
     for s in series:
         s[2, 0] = np.nan
-    source, content, name = Source(place="mine", kinds=(("x3", "category"),), window=window), series, "x3"
+    content: Any = series
+    source, name = Source(place="mine", kinds=(("x3", "category"),), window=window), "x3"
     if form != "arrays":
         path = tmp_path / f"mine.{form}"
         getattr(mixed_frame(series), f"to_{form}")(path, index=False)

@@ -251,10 +251,8 @@ def test_each_column_of_a_wide_table_is_a_sequence(time: bool, tmp_path: Path) -
     like = data.load(replace(source, window=6)).preprocessing
     new = data.read(replace(like.source, place="new"), frame[["when", "shop 2"] if time else ["shop 2"]], like)
     assert new.x.shape == (4, 6, 1) and new.rows.tolist() == ["shop 2"] * 4
-    for options, message in (
-        ({"label": "shop 1"}, "--label cannot be used with --wide"),
-        ({"time": "no"}, "--time no"),
-    ):
+    wrong: Any = [({"label": "shop 1"}, "--label cannot be used with --wide"), ({"time": "no"}, "--time no")]
+    for options, message in wrong:
         with pytest.raises(InputError, match=message):
             data.read(replace(source, **options))
     frame.assign(text="a").to_csv(tmp_path / "wide.csv", index=False)
