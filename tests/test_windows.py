@@ -260,6 +260,15 @@ def test_each_column_of_a_wide_table_is_a_sequence(time: bool, tmp_path: Path) -
         data.read(source)
 
 
+def test_rows_of_a_table_are_one_sequence_with_an_option_of_sequences() -> None:
+    frame = pd.DataFrame(RNG.normal(size=(300, 2)).cumsum(0), columns=["a", "b"]).assign(time=np.arange(300))
+    raw = data.read(Source(place="mine", window=20), frame.sample(frac=1, random_state=0))
+    np.testing.assert_array_equal(back(raw)[0], frame[["a", "b"]])
+    assert any("rows are taken as one sequence" in note for note in raw.notes)
+    with pytest.raises(InputError, match=r"has the time 0 twice, .* --kind COLUMN=sequence says which column"):
+        data.read(Source(place="mine", window=20), pd.concat([frame, frame]))
+
+
 def test_the_options_of_sequences_are_those_of_the_commands() -> None:
     words = "--time when --dates day-first --step 1h --window 8 --stride 4 --wide --kind symbols --kind a=count "
     source = cli.source(cli.parser("data", "", *cli.DATA).parse_args([*words.split(), "--no-header"]), "mine.csv")

@@ -98,7 +98,7 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
     if "lengths" in arrays or has_times or is_read_as_series:
         lengths = np.asarray(arrays.get("lengths", np.full(len(x), x.shape[1])))
         series = _sequences.unpadded(x, lengths, source)
-        steps = _times_of_steps(times, lengths, source, like) if times is not None else None
+        steps = _times_of_steps(times, x.shape[:2], lengths, source, like) if times is not None else None
         raw = _sequences.read_steps(series, _for_series(source, like), name, like, times=steps)
         raw = replace(raw, warnings=(*raw.warnings, *_padding_warnings(x, "lengths" in arrays)))
     elif x.ndim == 2 and (like.pixels is None if like else not source.size and source.kind("x") != "pixels"):
@@ -117,15 +117,19 @@ def _for_series(source: Source, like: Preprocessing | None) -> Source:
     return source
 
 
-def _times_of_steps(times: Any, lengths: Array, source: Source, like: Preprocessing | None) -> _times.Times:
-    """Read the times of all steps, one sequence after the other, from an array (N, T)."""
+def _times_of_steps(
+    times: Any, shape: tuple[int, ...], lengths: Array, source: Source, like: Preprocessing | None
+) -> _times.Times:
+    """Read the times of all steps, one sequence after the other, from an array of the shape (N, T), or (T,)."""
     import pandas
 
     times = np.asarray(times)
-    if times.ndim != 2 or len(times) != len(lengths) or times.shape[1] < lengths.max():
+    if times.shape not in (shape, shape[1:]):
         raise InputError(
-            f"{source}: times have the shape {times.shape}; expected (N, T), the time of each step of each sequence"
+            f"{source}: times have the shape {times.shape}; expected {shape}, the time of each step of each sequence, "
+            f"or {shape[1:]} if the times of all sequences are the same"
         )
+    times = np.broadcast_to(times, shape)
     series = pandas.Series(times[np.arange(times.shape[1]) < lengths[:, None]], name="time")
     return _times.read_times(series, source, (source if like is None else like.source).dates)
 

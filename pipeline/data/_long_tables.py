@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.data import _columns, _sequences, _special_columns, _steps, _times, _windows
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Column, Raw
-from pipeline.data._source import Source, refuse_options
+from pipeline.data._source import OF_SEQUENCES, Source, refuse_options
 from pipeline.data._splits import listed
 from variants import InputError
 
@@ -23,9 +23,14 @@ def with_levels(frame: Any, source: Source) -> Any:
 
 
 def is_long(frame: Any, source: Source, like: Preprocessing | None = None) -> bool:
-    """Whether the rows of a table are steps of sequences: a column is called series or is of the kind sequence."""
+    """Whether the rows of a table are steps of sequences.
+
+    They are if a column is called series or is of the kind sequence, or if an option was given that is for sequences.
+    """
     if like is not None:
         return bool(like.spec.steps)
+    if set(OF_SEQUENCES) & set(source.options):
+        return True
     return any(kind == "sequence" for _, kind in source.kinds) or _column_called("series", frame, source) is not None
 
 
@@ -38,7 +43,8 @@ def _column_called(word: str, frame: Any, source: Source) -> str | None:
 def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
     """Make a `Raw` of a table with a row for each step of a sequence.
 
-    The column series, or another one whose kind is sequence, names the sequence of each row. The column time, or
+    The column series, or another one whose kind is sequence, names the sequence of each row; without it, all rows are
+    steps of one sequence. The column time, or
     `source.time`, sorts the rows of each sequence. Without it, the rows have to be in order, and the column of
     sequences must be given the kind sequence. Labels, groups and splits are the same in all rows of a sequence. Empty
     fields are missing values.

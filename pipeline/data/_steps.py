@@ -130,15 +130,17 @@ def _refuse_repeated(raw: Raw, rows: TimedRows) -> None:
             f"{raw.source}: the times of sequence {name} fall from {times.values.iloc[at]} in {first} to "
             f"{times.values.iloc[at + 1]} in {second}; expected times that rise"
         )
-    clock = ""
+    advice = ""
+    if len(rows.lengths) == 1 and raw.rows is not None:
+        advice = "; if there are several sequences, --kind COLUMN=sequence says which column names them"
     if times.unit and not times.zoned and times.numbers[at] % 86400:
-        clock = (
+        advice += (
             "; if a clock was set back there at the end of daylight saving time, write times with their zone, such as "
             "2020-10-25T02:30+02:00"
         )
     raise InputError(
         f"{raw.source}: sequence {name} has the time {times.values.iloc[at]} twice, in {first} and in {second} "
-        f"({bad.sum()} repeated times in all); expected one row for each step of a sequence{clock}"
+        f"({bad.sum()} repeated times in all); expected one row for each step of a sequence{advice}"
     )
 
 
@@ -214,9 +216,7 @@ def _on_grid(raw: Raw, x: Array, rows: TimedRows, step: Step) -> tuple[Raw, Arra
     whole = np.full((total, x.shape[1]), np.nan)
     whole[at] = x
     notes = [f"a step is {step}, and {total - len(x):,} of {total:,} steps are absent and read as missing values"]
-    warnings = (
-        [f"most steps of {step} are absent; a longer --step may fit"] if total > 2 * len(x) else []
-    )
+    warnings = [f"most steps of {step} are absent; a longer --step may fit"] if total > 2 * len(x) else []
     largest = np.abs(exact - place).max()
     if largest > 1e-6:
         notes.append(f"times differ by at most {largest:.1%} of a step from their place on the grid")

@@ -20,7 +20,7 @@ from pipeline.data._columns import NUMBER
 from pipeline.data._pixels import from_pixels
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Column, Raw, encode_labels
-from pipeline.data._source import OF_SEQUENCES, Source, reading
+from pipeline.data._source import Source, reading
 from pipeline.data._splits import listed
 from variants import InputError
 from variants.base.contract import KIND_OF, Likelihood
@@ -225,15 +225,14 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
     """Make a `Raw` of a table with one row for each example."""
     frame = _special_columns.without_dropped(frame, source)
     pixels = source.kind("x") == "pixels" and "x" not in frame
-    symbols = [column for column, kind in source.kinds if kind == "symbols"]
-    if symbols or (unused := {"alpha", *OF_SEQUENCES, "exposure" if pixels else "size"} & set(source.options)):
-        option = "kind symbols" if symbols else min(unused).replace("_", "-")
-        hint = "; leave it out"
-        if option == "size":
-            hint = "; --kind x=pixels reads each row as an image"
-        elif option != "alpha" and option != "exposure":
-            hint += ", or give --kind COLUMN=sequence, where COLUMN names the sequence of each row, or --wide"
-        raise InputError(f"{source}: --{option} does not apply to a table with an example in each row{hint}")
+    if any(kind == "symbols" for _, kind in source.kinds):
+        raise InputError(
+            f"{source}: --kind symbols is for sequences, and this table has an example in each row; expected --kind "
+            "COLUMN=category for a column of categories"
+        )
+    if unused := {"alpha", "exposure" if pixels else "size"} & set(source.options):
+        hint = "; --kind x=pixels reads each row as an image" if "size" in unused else "; leave it out"
+        raise InputError(f"{source}: --{min(unused)} does not apply to a table with an example in each row{hint}")
     notes: list[str] = []
     codes, classes, groups, times = None, (), None, None
     label = _special_columns.label_column(frame, source)

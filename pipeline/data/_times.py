@@ -104,7 +104,9 @@ def _readings(
     from pandas.api import types
 
     name = values.name
-    values = (values.astype(object) if isinstance(values.dtype, pandas.CategoricalDtype) else values).infer_objects()
+    if isinstance(values.dtype, pandas.CategoricalDtype | pandas.ArrowDtype):
+        values = values.astype(object)
+    values = values.infer_objects()
     if isinstance(values.dtype, pandas.PeriodDtype):
         values = values.dt.start_time
     in_seconds = types.is_timedelta64_dtype(values.dtype) or types.is_datetime64_any_dtype(values.dtype)
