@@ -100,7 +100,7 @@ class Description:
         if self.columns:
             parts.append(self._column_table())
         if categories := [column for column in self.columns if column.kind == "category"]:
-            parts.append(_category_table(categories))
+            parts.append(_category_table(categories, self._column_noun))
         for heading, clauses in (("notes", self.notes), ("warnings", self.warnings)):
             if clauses:
                 parts += [Text(f"\n{heading}"), *(Padding(Text(f"- {clause}"), (0, 0, 0, 2)) for clause in clauses)]
@@ -119,6 +119,10 @@ class Description:
         Console(file=stream, width=WIDTH, color_system=None).print(self.page(), highlight=False)
         return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
+    @property
+    def _column_noun(self) -> str:
+        return "channel" if self.noun in ("sequences", "windows") else "column"
+
     def _split_table(self) -> Table:
         """Return the sizes of the splits, in all and of each class."""
         table = Table("class" if self.classes else "", title=f"\n{self.noun} in each split", title_justify="left")
@@ -135,7 +139,7 @@ class Description:
 
     def _column_table(self) -> Table:
         """Return the kind and the range of the values of each column, its likelihood, and the share that is missing."""
-        noun = "channel" if self.noun in ("sequences", "windows") else "column"
+        noun = self._column_noun
         table = Table(title=f"\nvalues of each {noun}, in all splits", title_justify="left")
         is_mixed, is_missing = any(c.likelihood for c in self.columns), any(c.missing for c in self.columns)
         for heading in (noun, "kind", *["likelihood"] * is_mixed):
@@ -156,9 +160,9 @@ class Description:
         return table
 
 
-def _category_table(columns: list[ColumnSummary]) -> Table:
+def _category_table(columns: list[ColumnSummary], noun: str) -> Table:
     """Return the categories of each column, the most frequent one first, with the share of each."""
-    table = Table("column", "number", "categories, with their shares", title="\ncategories", title_justify="left")
+    table = Table(noun, "number", "categories, with their shares", title="\ncategories", title_justify="left")
     for column in columns:
         pairs = sorted(zip(column.shares, map(str, column.values), strict=True), key=lambda pair: -pair[0])
         names = [f"{value} ({_percent(share)})" for share, value in pairs]
