@@ -309,7 +309,7 @@ def test_a_likelihood_applies_to_all_channels(likelihood: Any, x: np.ndarray) ->
 def test_two_values_are_binary(tmp_path: Path) -> None:
     x = np.where(RNG.random((40, 6, 3)) < 0.5, -1, 1)
     raw = data.read(Source(place=npz(tmp_path, x=x, lengths=np.full(40, 6))))
-    assert (raw.likelihood, raw.x.dtype) == ("bernoulli", np.bool_)
+    assert raw.likelihood == "bernoulli" and raw.x.dtype == np.bool_
     assert np.array_equal(raw.x, x == 1) and {column.values for column in raw.columns} == {(-1, 1)}
 
 

@@ -217,6 +217,13 @@ def test_a_step_needs_times_and_excludes_times_as_input() -> None:
             read_frame(frame.drop(columns="time"), kinds=(("series", "sequence"),), **option)
 
 
+def test_numbers_that_are_dates_are_refused_where_their_differences_count() -> None:
+    with pytest.raises(InputError, match=r"such as 20200131, look like dates.* expected dates such as 2020-01-31"):
+        read_frame(rising([20200131, 20200201]).sort_index())
+    assert read_frame(rising([20200130, 20200131])).step == "1"  # the same steps as those of dates
+    assert read_frame(rising([20000199, 20000200])).step == "1"
+
+
 def test_a_clock_that_was_set_back_is_named_where_a_time_is_repeated() -> None:
     hours = pd.date_range("2020-10-25", periods=6, freq="1h", tz="Europe/Zurich")
     with pytest.raises(InputError, match=r"has the time 2020-10-25 02:00 twice.*daylight saving time.*with their zone"):

@@ -83,6 +83,11 @@ def read_times(values: Any, source: Source, dates: str | None) -> Times:
     values, readings, unit, zoned = _readings(values, source, dates)
     if len(readings) > 1:
         raise _ambiguous(values, source, "the steps of time are not known")
+    if not unit and _are_dates(readings[0]):
+        raise InputError(
+            f"{source}: the numbers in the time column {values.name}, such as {values.iloc[0]}, look like dates, whose "
+            "differences are not those of the numbers; expected dates such as 2020-01-31"
+        )
     return Times(numbers=readings[0], unit=unit, values=values, zoned=zoned)
 
 
@@ -153,6 +158,16 @@ def _readings(
         )
     is_clear = np.array_equal(complete[0], complete[-1])
     return values, [reading[codes] for reading in (complete[:1] if is_clear else complete)], "s", bool(zoned.all())
+
+
+def _are_dates(numbers: NDArray[np.float64]) -> bool:
+    """Whether numbers are dates of several months without separators, such as 20200131."""
+    import pandas
+
+    if numbers.min() < 19000101 or numbers.max() > 21001231 or len(np.unique(numbers // 100)) == 1:
+        return False
+    dates = pandas.to_datetime(pandas.Series(np.unique(numbers)).astype(str), format="%Y%m%d.0", errors="coerce")
+    return bool(dates.notna().all())
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:
