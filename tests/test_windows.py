@@ -210,6 +210,28 @@ def test_times_of_windows_begin_with_their_first_step() -> None:
     assert raw.elapsed[:3].ravel().tolist() == expected
 
 
+def test_many_irregular_stamps_are_put_on_a_grid_and_cut(tmp_path: Path) -> None:
+    """Each window holds what pandas finds at its stamps, and the stamps of all steps follow each other."""
+    parts = []
+    for i in range(20):
+        minutes = np.sort(RNG.choice(600, 400, replace=False)) + 1000 * i
+        stamps = (np.datetime64("2024-03-30T20:00:00") + minutes.astype("m8[m]")).astype(str)
+        parts.append(pd.DataFrame({"series": f"s{i:02}", "time": stamps, "v": RNG.normal(size=400)}))
+    frame = pd.concat(parts)
+    frame.sample(frac=1, random_state=0).to_csv(tmp_path / "long.csv", index=False)
+    raw = data.read(Source(place=str(tmp_path / "long.csv"), step="1min", window=64, stride=32))
+    assert raw.windows is not None and raw.lengths is not None and raw.stamps.name == "time"
+    begins = raw.windows.lengths.cumsum() - raw.windows.lengths
+    values = frame.set_index(["series", "time"])["v"]
+    for i in RNG.choice(len(raw.x), 40):
+        number, n = raw.windows.series[i], raw.lengths[i]
+        first = begins[number] + raw.windows.starts[i]
+        stamps = raw.stamps[first : first + n]
+        assert (np.diff(stamps.to_numpy(str).astype("M8[m]")) == np.timedelta64(1, "m")).all()
+        keys = pd.MultiIndex.from_product([[raw.windows.names[number]], stamps])
+        np.testing.assert_array_equal(values.reindex(keys), raw.x[i, :n, 0])
+
+
 @pytest.mark.parametrize("convert", [np.asarray, lambda t: np.datetime64("2020-01-01") + t.astype("m8[h]")])
 def test_arrays_may_have_times(convert: Any, tmp_path: Path) -> None:
     x, times = RNG.normal(size=(20, 6, 2)), np.tile([0, 1, 2, 5, 6, 7], (20, 1))
