@@ -263,7 +263,8 @@ def _by_step(raw: Raw, windows: Windows, index: Indices, test: bool) -> tuple[Ra
             f"{raw.source}: sequences of up to {lengths.max():,} steps cannot be split by time into windows of "
             f"{window:,} steps for {listed(PARTS[: 2 + test])}; expected a shorter --window, or more sequences"
         )
-    raw = replace(raw, division="by time in each sequence, the last steps for test", drawn=())
+    division = f"by time in each sequence, the last steps for {'test' if test else 'validation'}"
+    raw = replace(raw, division=division, drawn=())
     return raw.with_notes(notes), parts
 
 
