@@ -85,8 +85,8 @@ def size(text: str) -> tuple[int, int]:
 
 
 def kind(text: str) -> tuple[str, str]:
-    """Parse COLUMN=KIND, as the `type` of an `argparse` option."""
-    column, _, name = text.rpartition("=")
+    """Parse COLUMN=KIND, as the `type` of an `argparse` option. The word `symbols` alone is the kind of all values."""
+    column, _, name = ("x", "", text) if text == "symbols" else text.rpartition("=")
     if not column or name not in KINDS:
         raise argparse.ArgumentTypeError(f"{text!r}: expected COLUMN=KIND, where KIND is one of {', '.join(KINDS)}")
     return column, name
@@ -151,18 +151,32 @@ OPTIONS: dict[str, dict[str, Any]] = {
                "larger in some rows than in others, such as prices, count for whole numbers from 0 of events or "
                "things, binary for two values, category for one of up to 100 categories, also numbered ones; may be "
                "repeated. x=pixels or x=sequence says what the array x of a file holds; COLUMN=sequence says that a "
-               "column of a table names the sequence of each row"},
+               "column of a table names the sequence of each row; symbols, without a column, reads whole numbers of "
+               "sequences of one channel as symbols without an order, such as letters"},
     "--size": {"type": size, "metavar": "HxW", "help": "resize and crop images to this height and width in pixels"},
     "--alpha": {"choices": ("white", "black", "keep"),
                 "help": "the colour behind transparent pixels, or keep, which keeps alpha as a channel "
                 "(white for files of images)"},
-    "--gaps": {"choices": ("ignore", "missing", "differences"),
-               "help": "if steps of time are uneven, take them as even, add steps whose values are missing, or add the "
-               "time since the step before as a channel"},
+    "--dates": {"choices": ("day-first", "month-first"),
+                "help": "how dates such as 1/2/2020 are read, if it is not clear which number is the month"},
+    "--step": {"metavar": "STEP",
+               "help": "put each sequence on a grid of this step of time, such as 30s, 15min, 1h, 1d, 1w, 1mo, or 0.5 "
+               "if times are numbers; absent steps are missing values. rows takes the rows as consecutive steps"},
+    "--time-as-input": {"action": "store_true",
+                        "help": "take the rows of each sequence as its steps, and give their times to the networks"},
+    "--window": {"type": positive, "metavar": "N",
+                 "help": "cut each sequence into windows of N steps, which become the examples; shorter sequences stay "
+                 "whole"},
+    "--stride": {"type": positive, "metavar": "M",
+                 "help": "start a window every M steps, so that windows overlap if M is less than N (N)"},
+    "--wide": {"action": "store_true",
+               "help": "each column of the table, except for that of --time, is a sequence of one channel, and each "
+               "row is a step"},
     "--test": {"metavar": "NAME|PATH", "help": "use other data of the same kind as the test split"},
     "--split": {"choices": ("random", "group", "time"),
-                "help": "draw each example by itself, keep groups whole, or test on the latest tenth (the data's own "
-                "splits if there are any; otherwise at random, with groups and equal examples kept whole)"},
+                "help": "draw each example by itself, keep groups whole, or test on the latest tenth, which with "
+                "--window is the end of each sequence (the data's own splits if there are any; otherwise at random, "
+                "with groups, equal examples and the windows of a sequence kept whole)"},
     "--split-seed": {"type": seed, "default": SPLIT_SEED, "metavar": "N",
                      "help": f"seed of the random split ({SPLIT_SEED})"},
     "--portion": {"type": positive, "metavar": "N",
@@ -172,7 +186,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 COMPUTE = ("--device", "--threads", "--workers", "--executor", "--ray-address")
 DATA = (
     "--label", "--group", "--time", "--drop", "--no-header", "--likelihood", "--exposure", "--kind", "--size",
-    "--alpha", "--gaps", "--test", "--split", "--split-seed", "--portion",
+    "--alpha", "--dates", "--step", "--time-as-input", "--window", "--stride", "--wide", "--test", "--split",
+    "--split-seed", "--portion",
 )  # fmt: skip
 
 
@@ -202,8 +217,9 @@ def source(arguments: argparse.Namespace, place: str) -> Source:
     a = arguments
     return Source(
         place=place, label=a.label, group=a.group, time=a.time, drop=tuple(a.drop), header=a.header,
-        likelihood=a.likelihood, exposure=a.exposure, kinds=tuple(a.kind), size=a.size, alpha=a.alpha, gaps=a.gaps,
-        test=a.test, split=a.split, split_seed=a.split_seed, portion=a.portion,
+        likelihood=a.likelihood, exposure=a.exposure, kinds=tuple(a.kind), size=a.size, alpha=a.alpha, dates=a.dates,
+        step=a.step, time_as_input=a.time_as_input, window=a.window, stride=a.stride, wide=a.wide, test=a.test,
+        split=a.split, split_seed=a.split_seed, portion=a.portion,
     )  # fmt: skip
 
 
@@ -215,7 +231,7 @@ def command_line(source: Source) -> str:
             words += [word for column, kind in value for word in (option, f"{column}={kind}")]
         elif option == "--drop":
             words += [word for column in value for word in (option, f'"{column}"' if "," in column else column)]
-        elif option == "--no-header":
+        elif isinstance(value, bool):
             words.append(option)
         else:
             words += [option, f"{value[0]}x{value[1]}" if option == "--size" else str(value)]

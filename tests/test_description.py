@@ -126,7 +126,7 @@ def test_options_that_were_given_or_do_not_apply_are_not_offered(tmp_path: Path)
     place = table(tmp_path, patient=np.arange(60) // 4)
     offered = {option.split()[0] for option, _ in data.load(Source(place=place, group="patient")).inspect().options}
     assert offered >= {"--label", "--drop", "--kind", "--split", "--split-seed", "--test"}
-    assert not offered & {"--group", "--size", "--gaps"}
+    assert not offered & {"--group", "--size", "--alpha"}
     assert [option for option, _ in data.load("digits").inspect().options] == ["--split-seed N"]
 
 
@@ -190,7 +190,7 @@ OPTIONS = {
     "kinds": Source(place="mine.csv", kinds=(("a=b", "real"), ("c", "binary")), likelihood="gaussian"),
     "counts": Source(place="mine.csv", kinds=(("a", "count"), ("b", "positive")), likelihood="poisson", exposure="c d"),
     "images": Source(place="folder", size=(32, 48), alpha="keep", split="random", split_seed=7),
-    "sequences": Source(place="mine.csv", gaps="differences", test="other.csv"),
+    "sequences": Source(place="mine.csv", time_as_input=True, window=24, wide=True, test="other.csv"),
 }
 
 

@@ -101,7 +101,8 @@ def test_a_variant_trains_scores_samples_and_imputes_tables(variant: str, kind: 
 @pytest.mark.parametrize("kind", SEQUENCES)
 def test_sequences_are_trained_scored_sampled_and_imputed(kind: str) -> None:
     series = sequences(kind)
-    model = Model("vrae", epochs=2, latent=2, width=8, progress=False).fit(series)
+    options = {"kinds": {"x": "symbols"}} if kind == "symbol" else {}
+    model = Model("vrae", epochs=2, latent=2, width=8, progress=False, data_options=options).fit(series)
     check_scores(model, series)
     shapes = [s.reshape(len(s), -1).shape for s in series]
     for values in (model.reconstruct(series), model.score_samples(series, by_value=True)):

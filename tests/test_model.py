@@ -175,7 +175,7 @@ def test_words_come_back_from_a_file_without_names(tmp_path: Path) -> None:
 
 def test_symbols_come_back_as_symbols() -> None:
     series = [np.random.default_rng(i).integers(0, 4, 8 + i % 3) for i in range(80)]
-    model = Model("vrae", width=8, latent=2, **QUICK).fit(series)
+    model = Model("vrae", width=8, latent=2, data_options={"kinds": {"x": "symbols"}}, **QUICK).fit(series)
     assert model.preprocessing_.spec.likelihood == "categorical"
     for sequences in (model.reconstruct(series), model.sample(20), model.impute(series)):
         assert set(np.unique(np.concatenate(sequences))) <= {0, 1, 2, 3}

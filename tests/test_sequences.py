@@ -55,14 +55,14 @@ def as_npz(folder: Path, series: list[np.ndarray]) -> str:
     return npz(folder, x=padded(series, np.nan), lengths=lengths, y=np.arange(len(series)) % 3)
 
 
-def as_csv(folder: Path, series: list[np.ndarray]) -> str:
+def as_csv(folder: Path, series: list[np.ndarray], name: str = "mine.csv") -> str:
     rows = [
         {"series": f"s{i:03}", "time": t, "a": v[0], "b": v[1], "label": "xyz"[i % 3]}
         for i, s in enumerate(series)
         for t, v in enumerate(s)
     ]
-    pd.DataFrame(rows).sample(frac=1, random_state=0).to_csv(folder / "mine.csv", index=False)
-    return str(folder / "mine.csv")
+    pd.DataFrame(rows).sample(frac=1, random_state=0).to_csv(folder / name, index=False)
+    return str(folder / name)
 
 
 def as_parquet(folder: Path, series: list[np.ndarray]) -> str:
@@ -174,46 +174,96 @@ def test_music_keeps_its_splits(tmp_path: Path) -> None:
         data.load(str(tmp_path / "other.mat"))
 
 
-def test_plain_symbols_become_one_hot(tmp_path: Path) -> None:
-    x = np.concatenate([RNG.permutation(np.arange(5).repeat(12)).reshape(10, 6) for _ in range(4)])
-    loaded = data.load(npz(tmp_path, x=x, lengths=np.full(40, 6)))
-    assert (loaded.spec.likelihood, loaded.spec.shape) == ("categorical", (5,))
-    one_hot = loaded.batch(loaded.train, slice(0, 9)).x
-    assert (one_hot.sum(2) == 1).all()
-    assert "--likelihood gaussian" in data.read(Source(place=str(tmp_path / "mine.npz"))).why
+SYMBOLS: Any = (("x", "symbols"),)  # what --kind symbols gives
 
 
 @pytest.mark.parametrize(
     "x",
     [
+        np.concatenate([RNG.permutation(np.arange(5).repeat(12)).reshape(10, 6) for _ in range(4)]),  # as letters
+        RNG.integers(0, 2, (40, 6)),
         RNG.integers(0, 3000, (40, 50)),  # a sensor
-        RNG.integers(0, 200, (40, 90)),  # many values, of which each occurs often
-        RNG.integers(0, 30, (40, 5)),  # few of each value
-        np.where(RNG.random((40, 90)) < 0.5, 3, RNG.integers(5, 9, (40, 90))),  # some values are never used
         RNG.integers(-4, 5, (40, 50)),
     ],
 )
-def test_other_whole_numbers_are_counts_or_numbers(x: np.ndarray, tmp_path: Path) -> None:
-    raw = data.read(Source(place=npz(tmp_path, x=x, lengths=np.full(40, x.shape[1]))))
-    assert (raw.likelihood, raw.x.shape) == ("negative-binomial" if x.min() >= 0 else "gaussian", (*x.shape, 1))
-    assert np.array_equal(raw.x[..., 0], x)
-    if x.min() >= 0:
-        assert any("--likelihood categorical reads them as symbols" in note for note in raw.notes)
-        symbols = data.read(Source(place=raw.source.place, likelihood="categorical"))
-        assert np.array_equal(symbols.x.argmax(2), x)
-        numbers = data.read(Source(place=raw.source.place, likelihood="gaussian"))
-        assert np.array_equal(numbers.x, raw.x) and any("discrete" in warning for warning in numbers.warnings)
-    else:
-        assert any("discrete" in warning for warning in raw.warnings)
+def test_whole_numbers_are_symbols_only_by_the_option(x: np.ndarray, tmp_path: Path) -> None:
+    path = npz(tmp_path, x=x, lengths=np.full(40, x.shape[1]))
+    raw = data.read(Source(place=path))
+    kind = "bernoulli" if x.max() == 1 else "negative-binomial" if x.min() >= 0 else "gaussian"
+    assert raw.likelihood == kind and raw.x.shape == (*x.shape, 1) and np.array_equal(raw.x[..., 0], x)
+    assert any("--kind symbols reads" in note for note in raw.notes) == (x.max() == 4 and x.min() == 0)
+    if x.min() < 0:
+        with pytest.raises(InputError, match="from -4 to 4; expected whole numbers from 0 to 4095 for --kind symbols"):
+            data.read(Source(place=path, kinds=SYMBOLS))
+        return
+    loaded = data.load(Source(place=path, kinds=SYMBOLS))
+    assert (loaded.spec.likelihood, loaded.spec.shape) == ("categorical", (x.max() + 1,))
+    assert (loaded.batch(loaded.train, slice(0, 9)).x.sum(2) == 1).all()
+    symbols = data.read(loaded.source, {"x": x, "lengths": np.full(40, x.shape[1])}, loaded.preprocessing)
+    assert np.array_equal(symbols.x.argmax(2), x)
+
+
+def mixed(n: int = 40) -> list[np.ndarray]:
+    """Sequences with a real, a binary, a count and a category channel, far from each other in scale."""
+    return [
+        np.column_stack([
+            1e6 + 100 * RNG.normal(size=7 + i % 3), RNG.choice([2, 5], 7 + i % 3), RNG.poisson(9, 7 + i % 3),
+            RNG.integers(3, 6, 7 + i % 3),
+        ])
+        for i in range(n)
+    ]  # fmt: skip
+
+
+def mixed_frame(series: list[np.ndarray]) -> pd.DataFrame:
+    frame = pd.concat([pd.DataFrame(s, columns=["real", "flag", "count", "stage"]) for s in series], ignore_index=True)
+    lengths = [len(s) for s in series]
+    frame["stage"] = np.array(["", "", "", "a", "b", "c"])[frame["stage"].astype(int)]
+    return frame.assign(series=np.repeat(np.arange(len(series)), lengths), time=np.concatenate([*map(range, lengths)]))
+
+
+@pytest.mark.parametrize("form", ["arrays", "csv", "parquet"])
+@pytest.mark.parametrize("window", [None, 4])
+def test_channels_of_several_kinds_have_their_own_likelihoods_and_scales(
+    form: str, window: int | None, tmp_path: Path
+) -> None:
+    series = mixed()
+    for s in series:
+        s[2, 0] = np.nan
+    content: Any = series
+    source, name = Source(place="mine", kinds=(("x3", "category"),), window=window), "x3"
+    if form != "arrays":
+        path = tmp_path / f"mine.{form}"
+        getattr(mixed_frame(series), f"to_{form}")(path, index=False)
+        source, content, name = Source(place=str(path), window=window), None, "stage"
+    loaded = data.load(source, content)
+    families = ["gaussian", "bernoulli", "negative-binomial", "categorical"]
+    assert loaded.spec.likelihood == "mixed" and [c.likelihood for c in loaded.preprocessing.columns] == families
+    assert [(g.likelihood, g.size) for g in loaded.spec.groups] == [
+        ("gaussian", 1), ("negative-binomial", 1), ("bernoulli", 1), ("categorical", 3),
+    ]  # fmt: skip
+    mask = loaded.train.mask
+    assert mask is not None and (loaded.train.x[~mask] == 0).all()
+    real = loaded.train.x[mask]
+    assert real[real[:, 0] != 0, 0].std() == pytest.approx(1, abs=0.01) and 7 < real[:, 1].mean() < 11
+    assert set(real[:, 2].tolist()) == {0, 1} and (real[:, 3:].sum(1) == 1).all()
+    shares = torch.tensor(loaded.spec.groups[3].offset).exp()
+    torch.testing.assert_close(shares, real[:, 3:].mean(0), atol=0.01, rtol=0)  # padding does not count
+    raw = data.read(loaded.source, content, loaded.preprocessing)
+    back = loaded.preprocessing.decode(loaded.preprocessing.encode(raw).x)
+    known = ~np.isnan(raw.x) & raw.mask[..., None]
+    np.testing.assert_allclose(back[known], raw.x[known], rtol=1e-6)
+    assert loaded.description is not None
+    table = loaded.description.text()
+    assert all(family in table for family in families) and "categories\n" in table and name in table
 
 
 @pytest.mark.parametrize(
     ("likelihood", "x", "message"),
     [
-        ("categorical", np.tile([-1, 1, 2, 3, 4], (40, 1)), r"values from -1.* expected whole numbers from 0 to 4095"),
-        ("categorical", np.arange(200).reshape(40, 5) * 22, r"to 4378.* expected whole numbers from 0 to 4095"),
-        ("categorical", RNG.random((40, 5)), "expected whole numbers"),
-        ("categorical", RNG.random((40, 5, 2)), "one symbol in each step"),
+        ("symbols", np.arange(200).reshape(40, 5) * 22, r"to 4378.* expected whole numbers from 0 to 4095"),
+        ("symbols", RNG.random((40, 5)), "expected whole numbers"),
+        ("symbols", RNG.random((40, 5, 2)), "one symbol in each step"),
+        ("categorical", RNG.integers(0, 9, (40, 5)), "is for channels of the kind category"),
         ("bernoulli", RNG.random((40, 5)), "is for channels of the kind binary"),
         ("logistic8", RNG.integers(0, 256, (40, 5)), "is for 8-bit pixels of images"),
         ("poisson", RNG.random((40, 5)), "whole numbers from 0, and sequence 1 has [0-9.]+ at step 1"),
@@ -225,8 +275,9 @@ def test_a_likelihood_that_does_not_fit_is_refused(
 ) -> None:
     x[0, 0] += 1
     path = npz(tmp_path, x=x, lengths=np.full(40, 5))
+    option = {"kinds": SYMBOLS} if likelihood == "symbols" else {"likelihood": likelihood}
     with pytest.raises(InputError, match=f"^{re.escape(path)}: .*{message}"):
-        data.read(Source(place=path, likelihood=likelihood))
+        data.read(Source(place=path, **option))
 
 
 @pytest.mark.parametrize(
@@ -258,11 +309,13 @@ def test_a_likelihood_applies_to_all_channels(likelihood: Any, x: np.ndarray) ->
 def test_two_values_are_binary(tmp_path: Path) -> None:
     x = np.where(RNG.random((40, 6, 3)) < 0.5, -1, 1)
     raw = data.read(Source(place=npz(tmp_path, x=x, lengths=np.full(40, 6))))
-    assert (raw.likelihood, raw.x.dtype) == ("bernoulli", np.bool_)
+    assert raw.likelihood == "bernoulli" and raw.x.dtype == np.bool_
     assert np.array_equal(raw.x, x == 1) and {column.values for column in raw.columns} == {(-1, 1)}
 
 
-@pytest.mark.parametrize("option", [{"label": "a"}, {"drop": ("a",)}, {"gaps": "ignore"}, {"kinds": (("q", "real"),)}])
+@pytest.mark.parametrize(
+    "option", [{"label": "a"}, {"drop": ("a",)}, {"wide": True}, {"dates": "day-first"}, {"kinds": (("q", "real"),)}]
+)
 def test_options_of_tables_are_refused_for_arrays(option: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"--{'kind' if 'kinds' in option else next(iter(option))} "):
         data.read(Source(place=as_ts(tmp_path, waves()), **option))
@@ -305,7 +358,8 @@ def test_missing_symbols_and_binary_values_are_kept(convert: Any) -> None:
     symbols = [RNG.permutation(np.arange(5).repeat(3 + i % 2)) for i in range(40)]
     hidden = [RNG.random(len(s)) < 0.2 for s in symbols]
     series = [np.ma.array(convert(s), mask=h) for s, h in zip(symbols, hidden, strict=True)]
-    loaded = data.load("mine", series)
+    source = Source(place="mine", kinds=SYMBOLS if convert is np.array else ())
+    loaded = data.load(source, series)
     assert loaded.spec.likelihood == ("categorical" if convert is np.array else "bernoulli")
     raw = data.read(loaded.source, series[:1], loaded.preprocessing)
     batch = loaded.preprocessing.encode(raw)
@@ -340,7 +394,7 @@ def test_new_arrays_have_the_channels_of_training(tmp_path: Path) -> None:
 
 def test_new_symbols_and_binary_values_are_those_of_training(tmp_path: Path) -> None:
     symbols = [RNG.permutation(np.arange(5).repeat(3)) for _ in range(40)]
-    like = data.load(Source(place="mine"), symbols).preprocessing
+    like = data.load(Source(place="mine", kinds=SYMBOLS), symbols).preprocessing
     raw = data.read(Source(place="new"), [np.array([3, 0])], like)
     assert raw.x.shape == (1, 2, 5) and raw.x.argmax(2).tolist() == [[3, 0]]
     with pytest.raises(InputError, match="has 5 in the channel x0; expected one of the values 0, 1, 2, 3 and 4 of"):
@@ -389,14 +443,42 @@ def test_bad_lengths_are_refused(lengths: np.ndarray, message: str, tmp_path: Pa
     [
         ("@timeStamps true\n@data\n(0,1)", "holds time stamps"),
         ("@classLabel true a b\n@data\n1,x,3:a", "line 3: could not convert"),
-        ("@data\n1,2:3", "line 2: all input arrays must have the same shape"),
+        ("@data\n1,2:3", "line 2: the channels have 1 and 2 values; expected as many in each channel, with [?]"),
+        ("@data\n1:2\n1:2:3", r"sequence 2 has steps of shape \(3,\); expected \(2,\)"),
         ("@data\n", "there are no sequences"),
+        ("@problemName a\n1,2,3", "has no line @data"),
     ],
 )
 def test_bad_ts_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "bad.ts").write_text(text)
     with pytest.raises(InputError, match=message):
         data.load(str(tmp_path / "bad.ts"))
+
+
+@pytest.mark.parametrize(
+    ("header", "lengths"),
+    [
+        (["@equalLength false"], [4, 3]),  # missing values at the end are padding
+        (["@EQUALLENGTH true", "@missing true", "@serieslength 4"], [4, 4]),
+    ],
+)
+def test_files_of_the_archive_are_read_with_their_quirks(header: list[str], lengths: list[int], tmp_path: Path) -> None:
+    lines = [
+        "\ufeff% a comment", "@problemname quirks", "", "@TimeStamps FALSE", "@univariate false", *header,
+        "@classLabel true Yes no", "  @DATA  ", "# another",
+        *["1.5, ? ,NaN,4:5,6,7,8: Yes ", "1,2,3,?:5,6,7,NaN:no", ""] * 20,
+    ]  # fmt: skip
+    (tmp_path / "quirks.ts").write_text("\n".join(lines))
+    raw = data.read(Source(place=str(tmp_path / "quirks.ts")))
+    assert raw.lengths is not None and raw.lengths.tolist() == lengths * 20 and raw.class_names == ("Yes", "no")
+    np.testing.assert_array_equal(raw.x[0], [[1.5, 5], [np.nan, 6], [np.nan, 7], [4, 8]])
+
+
+def test_targets_of_a_regression_are_no_classes(tmp_path: Path) -> None:
+    lines = ["@targetLabel true", "@data", *(f"{i % 7},2,{i}:{i / 3}" for i in range(40))]
+    (tmp_path / "target.ts").write_text("\n".join(lines))
+    raw = data.read(Source(place=str(tmp_path / "target.ts")))
+    assert raw.y is None and raw.x.shape == (40, 3, 1) and any("targets of a regression" in note for note in raw.notes)
 
 
 def test_a_ts_file_may_have_bytes_that_are_not_utf8(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@
     source --read--> Raw --split--> indices --Preprocessing.fit, encode--> Data
 
 `Source` names the place, and holds the options that say how it is read. `data.train.x` is stored as
-(N, C, H, W), (N, D), or (N, T, D) with a mask (N, T). Its type decides how `batch` converts it:
+(N, C, H, W), (N, D), or (N, T, D) with a mask (N, T). Sequences may be windows of longer ones (`Raw.windows`), and
+may have the times of their steps (`Batch.elapsed`). The type of x decides how `batch` converts it:
 
     bool     binary values become 0.0 and 1.0
     uint8    grey values of a Bernoulli data set are binarised again each time that a training example is read

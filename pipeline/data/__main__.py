@@ -14,6 +14,7 @@ EPILOG = """examples:
   python -m pipeline.data mine.csv --drop id,comment --kind stage=real
   python -m pipeline.data visits.csv --kind income=positive --kind ward=category --exposure days
   python -m pipeline.data photographs --size 64x64
+  python -m pipeline.data sensors.csv --kind machine=sequence --time when --step 1h --window 168 --stride 24
   python -m pipeline.data monday.csv --test tuesday.csv                another file is the test split
 """
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data import _sequences, _tables
+from pipeline.data import _sequences, _tables, _times, _windows
 from pipeline.data._pixels import Axis, are_levels, from_pixels
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Factors, Raw, consecutive
-from pipeline.data._source import OF_TABLES, Source, refuse_options
+from pipeline.data._source import OF_SEQUENCES, OF_TABLES, Source, refuse_options
 from variants import InputError
 
-ROLES = ("x", "y", "lengths", "factors", "factor_names", "unordered")
+ROLES = ("x", "y", "lengths", "times", "factors", "factor_names", "unordered")
 PARTS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 SPLIT_ROLES = tuple(f"{role}_{part}" for part in PARTS for role in "xy")
 EXPECTED = "expected an array x (N, ...), and optionally y (N,); or x_train, y_train, x_test and y_test"
@@ -62,9 +62,9 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
     """Make a `Raw` of arrays by their roles.
 
     They are x (N, D) for a table, (N, H, W), (N, C, H, W) or (N, H, W, C) for images, and (N, T) or (N, T, D) for
-    sequences with lengths (N,); optionally y (N,), group (N,), factors (N, F), factor_names (F,) and unordered. In
-    place of x and y, there may be x_train, y_train, x_valid, y_valid, x_test and y_test, which are then the splits.
-    Values that are NaN, or that a masked array hides, are missing.
+    sequences with lengths (N,) or times (N, T); optionally y (N,), group (N,), factors (N, F), factor_names (F,) and
+    unordered. In place of x and y, there may be x_train, y_train, x_valid, y_valid, x_test and y_test, which are then
+    the splits. Values that are NaN, or that a masked array hides, are missing.
 
     Raises:
         InputError: If the values are no numbers, the shape is ambiguous, or the arrays do not fit each other or `like`.
@@ -77,9 +77,10 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
         source = replace(source, group=None)
     x = _array_or_series(arrays["x"], source, like)
     if isinstance(x, list):
-        raw = _sequences.from_series(x, None, source, name, like)
+        raw = _sequences.read_steps(x, _for_series(source, like), name, like)
         note = "each array of the list is read as a sequence; --kind x=pixels reads them as images"
-        return _complete(replace(raw.with_notes([note]), source=original, splits=splits), arrays, like)
+        raw = _complete(replace(raw.with_notes([note]), source=original, splits=splits), arrays, like)
+        return _windows.as_examples(raw, like)
     if x.dtype.kind not in "biuf":
         raise InputError(f"{source}: x has type {x.dtype}; expected numbers")
     if x.size == 0 or x.ndim not in (2, 3, 4):
@@ -91,24 +92,57 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
     dtype = arrays["x"].dtype if np.ma.isMaskedArray(arrays["x"]) else x.dtype
     if like is None and not source.header:
         raise InputError(f"{source}: --no-header applies to text files only")
-    if "lengths" in arrays:
-        raw = _sequences.from_padded(x, np.asarray(arrays["lengths"]), source, name, like)
-    elif source.kind("x") == "sequence" or (like is not None and like.spec.steps):
-        raw = _sequences.from_series(list(x), None, source, name, like)
-        ends = int(np.isnan(x[:, -1]).reshape(len(x), -1).all(1).sum()) if x.dtype.kind == "f" else 0
-        if ends:
-            warning = (
-                f"{ends} of {len(x)} sequences end with steps that have no values, which are read as missing; if this "
-                "is padding, give the lengths of the sequences as an array lengths (N,)"
-            )
-            raw = replace(raw, warnings=(*raw.warnings, warning))
+    times = arrays.get("times")
+    has_times = times is not None and np.shape(times) == x.shape[:2]
+    is_read_as_series = source.kind("x") == "sequence" or (like is not None and like.spec.steps > 0)
+    if "lengths" in arrays or has_times or is_read_as_series:
+        lengths = np.asarray(arrays.get("lengths", np.full(len(x), x.shape[1])))
+        series = _sequences.unpadded(x, lengths, source)
+        steps = _times_of_steps(times, x.shape[:2], lengths, source, like) if times is not None else None
+        raw = _sequences.read_steps(series, _for_series(source, like), name, like, times=steps)
+        raw = replace(raw, warnings=(*raw.warnings, *_padding_warnings(x, "lengths" in arrays)))
     elif x.ndim == 2 and (like.pixels is None if like else not source.size and source.kind("x") != "pixels"):
-        refuse_options(source, ("alpha",), "rows of values", like)
+        refuse_options(source, ("alpha", *OF_SEQUENCES), "rows of values", like)
         raw = _table(x, source, name, like)
     else:
-        refuse_options(source, OF_TABLES, "images", like)
+        refuse_options(source, (*OF_TABLES, *OF_SEQUENCES), "images", like)
         raw = _images(x, dtype, source, name, like)
-    return _complete(replace(raw, source=original, splits=splits), arrays, like)
+    raw = _complete(replace(raw, source=original, splits=splits), arrays, like)
+    return raw if raw.lengths is None else _windows.as_examples(raw, like)
+
+
+def _for_series(source: Source, like: Preprocessing | None) -> Source:
+    """Return the source. Raises `InputError` if an option was given that does not apply to sequences in arrays."""
+    refuse_options(source, (*OF_TABLES, "size", "alpha"), "sequences in arrays", like)
+    return source
+
+
+def _times_of_steps(
+    times: Any, shape: tuple[int, ...], lengths: Array, source: Source, like: Preprocessing | None
+) -> _times.Times:
+    """Read the times of all steps, one sequence after the other, from an array of the shape (N, T), or (T,)."""
+    import pandas
+
+    times = np.asarray(times)
+    if times.shape not in (shape, shape[1:]):
+        raise InputError(
+            f"{source}: times have the shape {times.shape}; expected {shape}, the time of each step of each sequence, "
+            f"or {shape[1:]} if the times of all sequences are the same"
+        )
+    times = np.broadcast_to(times, shape)
+    series = pandas.Series(times[np.arange(times.shape[1]) < lengths[:, None]], name="time")
+    return _times.read_times(series, source, (source if like is None else like.source).dates)
+
+
+def _padding_warnings(x: Array, has_lengths: bool) -> list[str]:
+    """Return a warning about sequences x (N, T, ...) that may be padded, if their lengths are not known."""
+    ends = int(np.isnan(x[:, -1]).reshape(len(x), -1).all(1).sum()) if x.dtype.kind == "f" and not has_lengths else 0
+    if not ends:
+        return []
+    return [
+        f"{ends} of {len(x)} sequences end with steps that have no values, which are read as missing; if this is "
+        "padding, give the lengths of the sequences as an array lengths (N,)"
+    ]
 
 
 def _array_or_series(content: Any, source: Source, like: Preprocessing | None) -> Array | list[Array]:
@@ -287,7 +321,7 @@ def _complete(raw: Raw, arrays: Mapping[str, Any], like: Preprocessing | None) -
     """Add labels, groups and factors to what was read."""
     import pandas
 
-    n = len(raw.x)
+    n = len(raw.x if raw.lengths is None else raw.lengths)
     y: Any = arrays.get("y")
     factors, factor_names = arrays.get("factors"), arrays.get("factor_names")
     unordered = tuple(map(str, np.atleast_1d(arrays.get("unordered", ()))))

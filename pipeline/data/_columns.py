@@ -300,6 +300,11 @@ def _are_counts(values: Array) -> bool:
     return bool(values.var() >= values.mean() / 2) if len(values) else False
 
 
+def numbers_of(series: Any, source: Source) -> Array:
+    """Return a column of any type as float64, with NaN for missing values; `InputError` if it holds no numbers."""
+    return _numbers(_plain(series, source), source)
+
+
 def _numbers(series: Any, source: Source) -> Array:
     """Return a column of numbers or booleans as float64, with NaN for missing values."""
     from pandas.api import types

@@ -18,7 +18,7 @@ import torch
 from pipeline.data import _arrays, _images, _special_columns, _tables
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Raw, consecutive
-from pipeline.data._source import Source, reading, refuse_options
+from pipeline.data._source import OF_SEQUENCES, Source, reading, refuse_options
 from pipeline.data._splits import listed
 from variants import InputError
 
@@ -167,7 +167,7 @@ def saved_images(path: Path, source: Source, like: Preprocessing | None) -> tupl
     images = [c for c, f in whole.features.items() if isinstance(f, datasets.Image) and c not in source.drop]
     if not images:
         return None
-    refuse_options(source, ("group", "time", "header", "gaps", "exposure"), "images", like)
+    refuse_options(source, ("group", "time", "dates", "header", "exposure", "wide", *OF_SEQUENCES), "images", like)
     if len(images) > 1:
         raise InputError(f"{path} has several columns of images: {listed(images)}; leave all but one out with --drop")
     has_label = source.label in whole.features

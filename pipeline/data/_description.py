@@ -100,7 +100,7 @@ class Description:
         if self.columns:
             parts.append(self._column_table())
         if categories := [column for column in self.columns if column.kind == "category"]:
-            parts.append(_category_table(categories))
+            parts.append(_category_table(categories, self._column_noun))
         for heading, clauses in (("notes", self.notes), ("warnings", self.warnings)):
             if clauses:
                 parts += [Text(f"\n{heading}"), *(Padding(Text(f"- {clause}"), (0, 0, 0, 2)) for clause in clauses)]
@@ -119,6 +119,10 @@ class Description:
         Console(file=stream, width=WIDTH, color_system=None).print(self.page(), highlight=False)
         return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
+    @property
+    def _column_noun(self) -> str:
+        return "channel" if self.noun in ("sequences", "windows") else "column"
+
     def _split_table(self) -> Table:
         """Return the sizes of the splits, in all and of each class."""
         table = Table("class" if self.classes else "", title=f"\n{self.noun} in each split", title_justify="left")
@@ -135,7 +139,7 @@ class Description:
 
     def _column_table(self) -> Table:
         """Return the kind and the range of the values of each column, its likelihood, and the share that is missing."""
-        noun = "channel" if self.noun == "sequences" else "column"
+        noun = self._column_noun
         table = Table(title=f"\nvalues of each {noun}, in all splits", title_justify="left")
         is_mixed, is_missing = any(c.likelihood for c in self.columns), any(c.missing for c in self.columns)
         for heading in (noun, "kind", *["likelihood"] * is_mixed):
@@ -156,9 +160,9 @@ class Description:
         return table
 
 
-def _category_table(columns: list[ColumnSummary]) -> Table:
+def _category_table(columns: list[ColumnSummary], noun: str) -> Table:
     """Return the categories of each column, the most frequent one first, with the share of each."""
-    table = Table("column", "number", "categories, with their shares", title="\ncategories", title_justify="left")
+    table = Table(noun, "number", "categories, with their shares", title="\ncategories", title_justify="left")
     for column in columns:
         pairs = sorted(zip(column.shares, map(str, column.values), strict=True), key=lambda pair: -pair[0])
         names = [f"{value} ({_percent(share)})" for share, value in pairs]
@@ -245,10 +249,12 @@ def _more(n: int, what: str) -> str:
 def _extent(raw: Raw, examples: int) -> str:
     number = f"{examples:,} {raw.noun}"
     if raw.lengths is not None:
-        low, high = raw.lengths.min(), raw.lengths.max()
+        lengths = raw.lengths if raw.windows is None else raw.windows.lengths
+        low, high = lengths.min(), lengths.max()
         steps = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         what = "symbols" if raw.likelihood == "categorical" else "channel" if raw.x.shape[2] == 1 else "channels"
-        return f"{number} of {steps} steps, {raw.x.shape[2]:,} {what}"
+        extent = f"{len(lengths):,} sequences of {steps} steps, {raw.x.shape[2]:,} {what}"
+        return extent + (f", cut into {number} of {raw.x.shape[1]:,} steps" if raw.windows else "")
     if raw.x.ndim == 4:
         _, channels, height, width = raw.x.shape
         colours = {1: "1 channel", 3: "3 channels (colour)", 4: "4 channels (colour and alpha)"}
@@ -299,6 +305,7 @@ def _facts(raw: Raw, whole: Raw) -> Iterator[tuple[str, str]]:
         yield "group", f"{f'column {source.group}, ' if source.group else ''}{len(np.unique(whole.groups)):,} groups"
     if source.time or raw.step:
         facts = [f"column {source.time}" if source.time else "", f"a step is {raw.step}" if raw.step else ""]
+        facts += ["the times are given to the networks"] if raw.elapsed is not None else []
         yield "time", ", ".join(filter(None, facts))
     if raw.exposure_kind:
         exposure = raw.exposure
@@ -326,7 +333,8 @@ def _options(raw: Raw) -> Iterator[tuple[str, str]]:
         return
     table = bool(raw.columns) and (raw.lengths is None or raw.rows is not None)
     has_counts = table and raw.lengths is None and any(c.kind == "count" for c in raw.columns)
-    images, is_array = raw.x.ndim == 4, raw.pixels is not None and not raw.source.path.is_dir()
+    images, sequences = raw.x.ndim == 4, raw.lengths is not None
+    has_times, is_array = raw.time_unit is not None, raw.pixels is not None and not raw.source.path.is_dir()
     choices = {
         "--label COLUMN": (table and raw.y is None, "the column that holds the class"),
         "--group COLUMN": (table, "the column that says which rows belong together, such as those of one patient"),
@@ -341,6 +349,17 @@ def _options(raw: Raw) -> Iterator[tuple[str, str]]:
             is_array and raw.pixels is not None and raw.pixels.channel_axis == "none",
             "read the array x (N, T, D) as sequences, not as images",
         ),
+        "--kind symbols": (
+            sequences and any("--kind symbols" in note for note in raw.notes),
+            "read whole numbers as symbols without an order, such as letters",
+        ),
+        "--step STEP": (
+            has_times and raw.elapsed is None,
+            "put sequences on a grid of even steps, such as 1h; or rows",
+        ),
+        "--time-as-input": (has_times and not raw.source.step, "give the times of the steps to the networks"),
+        "--window N": (sequences, "cut sequences into windows of N steps"),
+        "--stride M": (raw.windows is not None, "start a window every M steps"),
         "--size HxW": (images, "resize and crop images to one height and width"),
         "--alpha white|black|keep": (images and raw.x.shape[1] in (2, 4), "the colour behind transparent pixels"),
         "--likelihood NAME": (True, _likelihoods(raw)),

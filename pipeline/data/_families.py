@@ -1,4 +1,4 @@
-"""Chooses the family of likelihoods of each column of a table, or that of all channels of sequences."""
+"""Chooses the family of likelihoods of each column of a table, and of each channel of sequences."""
 
 import shlex
 from collections import Counter
@@ -36,15 +36,11 @@ def choose(raw: Raw, noun: Literal["column", "channel"] = "column") -> Raw:
 
     The values `raw.x` are (R, D), float64 with NaN for missing ones. Each column gets the family of its kind:
     `source.likelihood` if that is for this kind, and otherwise the default. `--likelihood gaussian` makes all columns
-    continuous except for those whose kind `--kind` gives. Columns of several kinds, and columns of categories, make a
-    `mixed` table.
-
-    Channels have one family. If they are of several kinds, then all are continuous. A single channel of categories is
-    `categorical`.
+    continuous except for those whose kind `--kind` gives. Columns of several kinds, and columns of categories, are
+    `mixed`. A single channel of categories is `categorical`.
 
     Raises:
-        InputError: If no column is of the kind of `source.likelihood`, or the channels are of several kinds that cannot
-            be modelled as continuous.
+        InputError: If no column is of the kind of `source.likelihood`.
     """
     columns, source = raw.columns, raw.source
     given = source.likelihood
@@ -53,7 +49,7 @@ def choose(raw: Raw, noun: Literal["column", "channel"] = "column") -> Raw:
         what = pixels.get(KIND_OF[given], "cannot be chosen") if given in KIND_OF else "cannot be chosen"
         raise InputError(f"{source}: --likelihood {given} {what}; expected one of {', '.join(CHOICES)} for {noun}s")
     kinds: list[str] = [column.kind for column in columns]
-    if given == "gaussian" or (noun == "channel" and len(set(kinds)) > 1):
+    if given == "gaussian":
         kinds = ["real" if source.kind(column.name) is None else column.kind for column in columns]
     _refuse_kinds(columns, kinds, source, noun)
     families = DEFAULTS | ({} if given is None else {KIND_OF[given]: given})
@@ -62,19 +58,17 @@ def choose(raw: Raw, noun: Literal["column", "channel"] = "column") -> Raw:
     if noun == "column":
         warnings += [*_bounded(columns, kinds, raw.x, source), *_far_away(columns, kinds, raw.x)]
     raw = replace(raw, warnings=(*raw.warnings, *warnings))
-    if len(set(chosen)) == 1 and (chosen[0] != "categorical" or noun == "channel"):
+    if len(set(chosen)) == 1 and (chosen[0] != "categorical" or (noun == "channel" and len(columns) == 1)):
         reasons = {
             "real": "the values are continuous numbers", "positive": "the values are positive",
             "count": f"all {noun}s are counts (whole numbers from 0)", "binary": f"each {noun} has two values",
             "category": "the values are categories",
         }  # fmt: skip
         why = reasons[kinds[0]]
-        if {column.kind for column in columns} != set(kinds):
-            why = f"the {noun}s are of several kinds, and all are modelled as continuous"
         return replace(raw, likelihood=chosen[0], why="--likelihood was given" if given else why)
     counts = ", ".join(f"{n} {family}" for family, n in Counter(chosen).items())
     mixed = tuple(replace(column, likelihood=family) for column, family in zip(columns, chosen, strict=True))
-    why = f"each column has the likelihood of its kind ({counts})"
+    why = f"each {noun} has the likelihood of its kind ({counts})"
     return replace(raw, columns=mixed, likelihood="mixed", why=why)
 
 
@@ -95,18 +89,13 @@ def _refuse_kinds(columns: Sequence[Column], kinds: Sequence[str], source: Sourc
     given = source.likelihood
     texts = [c.name for c, kind in zip(columns, kinds, strict=True) if c.kind == "category" and kind == "real"]
     if texts:
-        advice = f", or {kind_option(texts, 'category')} as well" if noun == "column" else ""
         raise InputError(
             f"{source}: {listed(texts)}: these {noun}s hold categories, which cannot be modelled as continuous; "
-            f"expected --drop {'COLUMN' if len(texts) > 1 else shlex.quote(texts[0])}{advice}"
+            f"expected --drop {'COLUMN' if len(texts) > 1 else shlex.quote(texts[0])}, or "
+            f"{kind_option(texts, 'category')} as well"
         )
     names_of = {kind: [c.name for c, k in zip(columns, kinds, strict=True) if k == kind] for kind in kinds}
     listing = "; ".join(f"{kind}: {listed(names, 5)}" for kind, names in names_of.items())
-    if noun == "channel" and (len(names_of) > 1 or ("category" in names_of and len(columns) > 1)):
-        raise InputError(
-            f"{source}: all channels have one likelihood, and these are of the kinds {listing}; expected one kind "
-            "other than category for all channels (--kind), or a single channel; --drop leaves channels out"
-        )
     if given is not None and KIND_OF[given] not in names_of:
         kind = KIND_OF[given]
         fitting = f"{kind_option([c.name for c in columns], kind)} if the values are of this kind"
@@ -129,10 +118,8 @@ def _discrete(columns: Sequence[Column], kinds: Sequence[str], x: Array, source:
         uses = {"category": "fits categories", "count": "fits counts",
                 "real": f"says that a {noun} of numbers is continuous"}  # fmt: skip
         advice = " and ".join(f"{kind_option(names, kind)} {uses[kind]}" for kind in fitting)
-        if not fitting and source.likelihood == "gaussian":
+        if not fitting:
             advice = f"without --likelihood gaussian, each {noun} has the likelihood of its kind"
-        elif not fitting:
-            advice = "channels that are all of one kind have the likelihood of this kind"
         result.append(
             f"{listed(names, 10)}: the values are discrete, but are modelled by a continuous density, which can become "
             f"arbitrarily high at single values, so a high score may mean little; {advice}"

@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def order_of(raw: Raw) -> tuple[int, ...]:
-    """Return the columns of a mixed table in the order of their groups; empty for any other data."""
+    """Return the columns of a mixed table, or channels, in the order of their groups; empty for any other data."""
     if raw.likelihood != "mixed":
         return ()
     positions = {kind: i for i, kind in enumerate(ORDER)}
@@ -88,7 +88,7 @@ def _group(raw: Raw, likelihood: Likelihood, columns: Array, train: Array, sprea
     if kind == "count":
         offset = _log_means(raw, train, columns)
     elif kind == "binary":
-        frequencies = np.array([_counts(raw.x[train, i], 2) for i in columns])
+        frequencies = np.array([_counts(raw, i, train, 2) for i in columns])
         offset = np.log(frequencies[:, 1] / frequencies[:, 0])
     elif kind == "positive":
         of_group = spread[columns] if spread.ndim else spread.reshape(1)
@@ -98,13 +98,15 @@ def _group(raw: Raw, likelihood: Likelihood, columns: Array, train: Array, sprea
 
 
 def _categorical_group(raw: Raw, column: int, train: Array) -> Group:
-    counts = _counts(raw.x[train, column], len(raw.columns[column].values))
+    counts = _counts(raw, column, train, len(raw.columns[column].values))
     offset = tuple(np.log(counts / counts.sum()).tolist())
     return Group(likelihood="categorical", size=len(counts), offset=offset)
 
 
-def _counts(codes: Array, categories: int) -> Array:
-    """Return how often each category occurs, plus one half, so that no frequency is 0."""
+def _counts(raw: Raw, column: int, train: Array, categories: int) -> Array:
+    """Return how often each category of a column occurs in the training data, plus one half, so that none is 0."""
+    codes = raw.x[train][..., column]
+    codes = codes if raw.lengths is None else codes[raw.mask[train]]
     known = codes[np.isfinite(codes)].astype(np.int64)
     counts: Array = np.bincount(known, minlength=categories) + 0.5
     return counts

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.data._pixels import from_pixels, resized
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Raw
-from pipeline.data._source import OF_TABLES, Source, refuse_options
+from pipeline.data._source import OF_SEQUENCES, OF_TABLES, Source, refuse_options
 from pipeline.data._special_columns import SPLIT_NUMBERS
 from pipeline.data._splits import listed
 from pipeline.machine import cores
@@ -65,7 +65,7 @@ def listing(path: Path, source: Source, like: Preprocessing | None) -> Listing:
     """Find the images of a folder, their classes and their splits. Raises `InputError` as `read` does."""
     import pandas
 
-    refuse_options(source, OF_TABLES, "folders of images", like)
+    refuse_options(source, (*OF_TABLES, *OF_SEQUENCES), "folders of images", like)
     notes: list[str] = []
     if path.is_dir():
         files = _image_files(path, notes)

@@ -96,6 +96,7 @@ def _with_test(raw: Raw, index: list[torch.Tensor]) -> tuple[Raw, list[torch.Ten
     source = raw.source
     test = read(replace(source, place=str(source.test), test=None), like=Preprocessing.fit(raw, index[0]))
     x, parts = [raw.x, test.x], [raw, test]
+    longest = 0
     if raw.lengths is not None:
         longest = max(part.shape[1] for part in x)
         x = [np.pad(part, ((0, 0), (0, longest - part.shape[1]), (0, 0))) for part in x]
@@ -112,8 +113,14 @@ def _with_test(raw: Raw, index: list[torch.Tensor]) -> tuple[Raw, list[torch.Ten
         joined["y"] = np.concatenate([raw.y, np.full(len(test.x), -1)])
     if raw.factors is not None and test.factors is not None:
         joined["factors"] = replace(raw.factors, values=np.concatenate([raw.factors.values, test.factors.values]))
-    if raw.rows is not None and test.rows is not None:
-        joined["rows"] = raw.rows.append(test.rows)
+    for name in ("rows", "stamps"):
+        if getattr(raw, name) is not None and getattr(test, name) is not None:
+            joined[name] = getattr(raw, name).append(getattr(test, name))
+    if raw.elapsed is not None and test.elapsed is not None:
+        elapsed = [np.pad(e, ((0, 0), (0, longest - e.shape[1]))) for e in (raw.elapsed, test.elapsed)]
+        joined["elapsed"] = np.concatenate(elapsed)
+    if raw.windows is not None and test.windows is not None:
+        joined["windows"] = raw.windows.joined(test.windows)
     return replace(raw, **joined), [*index, torch.arange(len(raw.x), len(joined["x"]))]
 
 
@@ -123,7 +130,8 @@ def _digest(raw: Raw, index: list[torch.Tensor]) -> str:
     if raw.likelihood == "mixed" or raw.exposure_kind:
         kinds = [(column.kind, column.values, column.likelihood) for column in raw.columns]
         sha.update(f"{kinds}{raw.exposure_kind}".encode())
-    for array in (raw.x, raw.y, raw.lengths, factors, raw.observed, raw.given_exposure, *(i.numpy() for i in index)):
+    for array in (raw.x, raw.y, raw.lengths, factors, raw.observed, raw.given_exposure, raw.elapsed,
+                  *(i.numpy() for i in index)):  # fmt: skip
         if array is not None:
             sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()

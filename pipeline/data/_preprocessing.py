@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,7 +39,8 @@ class Preprocessing:
     all pixels of images. Values enter a model as (x - shift) / scale: real values are standardised, positive ones are
     divided by their geometric mean, and others stay as they are. `low` and `high` are the smallest and the largest
     training value. `order` has the columns of a mixed table in the order in which they enter a model, where categories
-    are one-hot vectors. The other fields are those of `Raw`.
+    are one-hot vectors. `elapsed_unit` is the time, in seconds or plain numbers, by which `Batch.elapsed` counts: the
+    median time between two steps. The other fields are those of `Raw`.
     """
 
     spec: DataSpec
@@ -50,6 +51,8 @@ class Preprocessing:
     width: int = 0
     pixels: PixelFormat | None = None
     step: str = ""
+    time_unit: Literal["", "s"] | None = None
+    elapsed_unit: float = 0.0
     order: tuple[int, ...] = ()
     digest: str = ""  # of the data that it was fitted on
     shift: Tensor = field(default_factory=_zero)
@@ -68,19 +71,24 @@ class Preprocessing:
         shift, scale, low, high, spread = _statistics(raw, index)
         order, exposure = _groups.order_of(raw), _groups.complete_exposure(raw, index)
         groups = _groups.groups(raw, index, spread)
-        known = raw.known
+        known, elapsed_unit, elapsed = raw.known, 0.0, 0.0
+        if raw.elapsed is not None:
+            passed = np.diff(raw.elapsed[index])[raw.mask[index, 1:]]
+            elapsed_unit = float(np.median(passed)) if len(passed) else 1.0
+            elapsed = max(float(raw.elapsed[index].max()) / elapsed_unit, 1.0)
         spec = DataSpec(
             name=raw.name, shape=(*shape[:-1], sum(g.size for g in groups)) if order else tuple(shape),
             likelihood=raw.likelihood, classes=len(raw.class_names), steps=steps, groups=groups,
             missing=known is not None and not known[index].all(), exposure=raw.exposure_kind,
             exposures=() if exposure is None else _groups.quantiles(exposure),
             class_shares=_groups.class_shares(None if raw.y is None else raw.y[index], len(raw.class_names)),
+            elapsed=elapsed,
         )  # fmt: skip
         return cls(
             spec=spec, layout=raw.layout or layout, source=raw.source, class_names=raw.class_names,
-            columns=raw.columns, width=raw.width, pixels=raw.pixels, step=raw.step, order=order,
-            shift=torch.as_tensor(shift), scale=torch.as_tensor(scale), low=torch.as_tensor(low),
-            high=torch.as_tensor(high),
+            columns=raw.columns, width=raw.width, pixels=raw.pixels, step=raw.step, time_unit=raw.time_unit,
+            elapsed_unit=elapsed_unit, order=order, shift=torch.as_tensor(shift), scale=torch.as_tensor(scale),
+            low=torch.as_tensor(low), high=torch.as_tensor(high),
         )  # fmt: skip
 
     def encode(self, raw: Raw, *, is_new: bool = True, allow_missing: bool = False) -> Batch:
@@ -124,11 +132,19 @@ class Preprocessing:
         mask = torch.from_numpy(raw.mask) if self.spec.steps else None
         if mask is not None and values.dtype == torch.float32:
             values = values * mask[..., None]
-        exposure = raw.exposure
+        exposure, elapsed = raw.exposure, None
+        if self.elapsed_unit:
+            if raw.elapsed is None:
+                raise InputError(
+                    f"{raw.source}: the model was trained with --time-as-input, so it needs the time of each step; "
+                    "expected a column of times for a table, or an array times (N, T) beside x"
+                )
+            elapsed = torch.from_numpy((raw.elapsed / self.elapsed_unit).astype(np.float32))
         return Batch(
             values, None if raw.y is None else torch.from_numpy(raw.y), mask,
             observed=None if known is None else torch.from_numpy(np.ascontiguousarray(known)),
             exposure=None if exposure is None else torch.from_numpy(exposure.astype(np.float32)),
+            elapsed=elapsed,
         )  # fmt: skip
 
     def _expanded(self, x: Array, known: Array | None) -> tuple[Array, Array | None]:

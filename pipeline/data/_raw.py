@@ -88,10 +88,26 @@ class Windows:
     lengths: NDArray[np.int64]  # (S,) the steps of each series
     names: Any = None  # a pandas Index with the names of the series, (S,); None if they have none
 
+    def __getitem__(self, index: Any) -> "Windows":
+        """Return some of the windows. `lengths` and `names` are those of all series."""
+        return replace(self, series=self.series[index], starts=self.starts[index])
+
+    def joined(self, other: "Windows") -> "Windows":
+        """Return these windows and those of other series, which are numbered after the series of these windows."""
+        names = None if self.names is None or other.names is None else self.names.append(other.names)
+        return Windows(
+            series=np.concatenate([self.series, other.series + len(self.lengths)]),
+            starts=np.concatenate([self.starts, other.starts]),
+            lengths=np.concatenate([self.lengths, other.lengths]), names=names,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Raw:
     """A data set as it was read: values `x` (N, ...) in the units of the source, and what is known about them.
+
+    While sequences are read, `x` (R, D) has all steps, one sequence after the other; `_windows.as_examples` then makes
+    examples of them.
 
     The likelihood decides the type of `x`: bool for `bernoulli` and `categorical` (one-hot), uint8 for grey values that
     are binarised (`bernoulli`) and for 8-bit pixels, and any type of numbers for others. Binary columns of a table are
@@ -121,7 +137,8 @@ class Raw:
     groups: NDArray[np.int64] | None = None  # (N,) a number for each group that must not be divided
     times: NDArray[np.float64] | None = None  # (N,) by which a split by time orders the examples
     windows: Windows | None = None  # where the examples come from, if they are windows of longer series
-    stamps: NDArray[Any] | None = None  # the time of each step as the source has it, one series after the other
+    stamps: Any = None  # a pandas Index, named as the column of times, with the time of each step of each series
+    time_unit: Literal["", "s"] | None = None  # of the times: seconds, of dates, or plain numbers; None without times
     elapsed: NDArray[np.float64] | None = None  # (N, T) time since the first step, if times are given to the networks
     step: str = ""  # the time between two steps of sequences, such as "1 day"
     division: str = ""  # a clause that says how the examples were split
@@ -133,6 +150,8 @@ class Raw:
     @property
     def noun(self) -> str:
         """What the examples are called in messages."""
+        if self.windows is not None:
+            return "windows"
         return "sequences" if self.lengths is not None else "images" if self.x.ndim == 4 else "rows"
 
     @property
@@ -167,7 +186,10 @@ class Raw:
 
     def __getitem__(self, index: slice) -> "Raw":
         """Return some of the examples."""
-        names = ("x", "y", "lengths", "observed", "given_exposure", "rows", "groups", "times", "factors")
+        names = (
+            "x", "y", "lengths", "observed", "given_exposure", "rows", "groups", "times", "factors", "windows",
+            "elapsed",
+        )  # fmt: skip
         return replace(self, splits=None, **{n: v[index] for n in names if (v := getattr(self, n)) is not None})
 
     def with_notes(self, notes: Iterable[str]) -> "Raw":
@@ -202,7 +224,10 @@ class Raw:
             InputError: If it has too few examples, infinite values, no values, or only equal ones.
         """
         if len(self.x) < MINIMUM:
-            raise InputError(f"{self.source}: {len(self.x)} examples; expected at least {MINIMUM} for three splits")
+            advice = ", or --window N, which cuts sequences into windows" if self.noun == "sequences" else ""
+            raise InputError(
+                f"{self.source}: {len(self.x)} examples; expected at least {MINIMUM} for three splits{advice}"
+            )
         self.check_values("; --drop leaves columns out" if self.noun == "rows" else "")
         empty, known = self.empty, self.known
         if empty.all():

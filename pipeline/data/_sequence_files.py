@@ -27,24 +27,22 @@ def ucr(path: Path, source: Source, name: str, like: Preprocessing | None = None
         raise InputError(
             f"{path}: name the file that ends in _TRAIN; the file beside it that ends in _TEST is the test split"
         )
-    series, names = read(path)
+    series, names, notes = read(path)
     stem = path.stem.removesuffix("_TRAIN")
     name = file_name(path.with_name(f"{stem}{path.suffix}"), [])
     other = path.with_name(f"{stem}_TEST{path.suffix}")
     if like is not None or source.test is not None or not (path.stem.endswith("_TRAIN") and other.exists()):
-        raw = from_series(series, names, source, name, like)
         if read is _tsv and not path.stem.endswith(("_TRAIN", "_TEST")):
-            note = "each line is read as a class and a sequence of values; --no-header reads the file as a table"
-            raw = raw.with_notes([note])
-        return raw
+            notes.append("each line is read as a class and a sequence of values; --no-header reads the file as a table")
+        return from_series(series, names, source, name, like).with_notes(notes)
     first = len(series)
-    more, more_names = read(other)
+    more, more_names, _ = read(other)
     series = series + more
     y = None if names is None or more_names is None else np.concatenate([names, more_names])
     codes = None if y is None else np.unique(y, return_inverse=True)[1][:first]
     parts = stratified(codes, first, 5, test=False)
     splits = [*parts, torch.arange(first, len(series))]
-    return from_series(series, y, source, name, like, splits=splits)
+    return from_series(series, y, source, name, like, splits=splits).with_notes(notes)
 
 
 def is_table(path: Path, source: Source) -> bool:
@@ -56,7 +54,7 @@ def is_table(path: Path, source: Source) -> bool:
     return not all(re.fullmatch(r"\s*([+-]?[\d.]+([eE][+-]?\d+)?|NaN|nan|)\s*", field) for field in fields)
 
 
-def _tsv(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
+def _tsv(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None, list[str]]:
     """Read a label and the values of one channel from each line. NaN at the end is padding."""
     import pandas
 
@@ -65,46 +63,64 @@ def _tsv(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
         values = table.iloc[:, 1:].to_numpy(np.float64)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as labels and values between tabs ({error})") from error
-    return [_trimmed(row[:, None]) for row in values], table[0].to_numpy()
+    return _trimmed([row[:, None] for row in values]), table[0].to_numpy(), []
 
 
-def _ts(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
-    """Read lines after a header (@...): values between commas, channels between colons, and then the label."""
+def _ts(path: Path) -> tuple[list[NDArray[Any]], NDArray[Any] | None, list[str]]:
+    """Read lines after a header (@...): values between commas, channels between colons, and then the label.
+
+    `?` and NaN are missing values. Missing values at the end are padding, unless the header says that all sequences
+    have the same length. The targets of a regression are no classes, and are left out.
+    """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error})") from error
-    facts = dict(_facts(lines))
-    if facts.get("timestamps", "false").lower() == "true":
-        raise InputError(f"{path} holds time stamps; expected values at equal intervals (@timeStamps false)")
-    labelled = facts.get("classlabel", "false").lower().startswith("true")
-    begin = next((i for i, line in enumerate(lines, 1) if line.strip().lower() == "@data"), len(lines))
+    begin = next((i for i, line in enumerate(lines, 1) if line.lower() == "@data"), None)
+    if begin is None:
+        raise InputError(f"{path} has no line @data; expected it before the lines of the sequences")
+    facts = dict(_facts(lines[:begin]))
+    if facts.get("timestamps", "").lower() == "true":
+        raise InputError(
+            f"{path} holds time stamps (@timeStamps true), which are not read from .ts files; expected a table with "
+            "columns series and time, and a row for each step"
+        )
+    labelled, has_target = (facts.get(f, "").lower().startswith("true") for f in ("classlabel", "targetlabel"))
     series, names = [], []
     for number, line in enumerate(lines[begin:], begin + 1):
-        if not line.strip():
+        if not line or line[0] in "#%":
             continue
-        channels = line.strip().split(":")
-        if labelled:
-            names.append(channels.pop())
+        channels = line.split(":")
+        if labelled or has_target:
+            names.append(channels.pop().strip())
         try:
-            columns = [np.array([float(v) if v.strip() != "?" else np.nan for v in c.split(",")]) for c in channels]
-            series.append(_trimmed(np.stack(columns, axis=1)))
+            columns = [np.array([np.nan if v.strip() == "?" else float(v) for v in c.split(",")]) for c in channels]
         except ValueError as error:
             raise InputError(f"{path}, line {number}: {error}; expected numbers, as in UCR's .ts") from error
-    return series, np.array(names) if labelled else None
+        if len(sizes := {len(column) for column in columns}) != 1:
+            raise InputError(
+                f"{path}, line {number}: the channels have {' and '.join(map(str, sorted(sizes))) or 'no'} values; "
+                "expected as many in each channel, with ? for missing ones"
+            )
+        series.append(np.stack(columns, axis=1))
+    notes = ["the targets of a regression (@targetLabel) are no classes, and are left out"] if has_target else []
+    y = np.array(names) if labelled and not has_target else None
+    if facts.get("equallength", "").lower() == "true":
+        return series, y, notes
+    return _trimmed(series), y, notes
 
 
 def _facts(lines: list[str]) -> Iterator[tuple[str, str]]:
     for line in lines:
-        match = re.match(r"@(\w+)\s+(.*)", line.strip())
+        match = re.match(r"@(\w+)\s+(.*)", line)
         if match:
             yield match[1].lower(), match[2]
 
 
-def _trimmed(values: NDArray[Any]) -> NDArray[Any]:
-    """Remove the last steps in which every channel is missing."""
-    real = np.flatnonzero(~np.isnan(values).all(axis=1))
-    return values[: real[-1] + 1 if len(real) else 0]
+def _trimmed(series: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Remove the last steps of each sequence in which every channel is missing."""
+    lengths = [np.flatnonzero(np.append(True, ~np.isnan(values).all(axis=1)))[-1] for values in series]
+    return [values[:length] for values, length in zip(series, lengths, strict=True)]
 
 
 def music(path: Path, source: Source, name: str, like: Preprocessing | None = None) -> Raw:

@@ -1,4 +1,4 @@
-"""Reads sequences in arrays, and chooses the likelihood of their values."""
+"""Reads sequences in arrays, and chooses the likelihoods of their values."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data import _columns, _families
+from pipeline.data import _columns, _families, _steps, _times, _windows
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import Column, Raw
 from pipeline.data._source import OF_TABLES, Source, refuse_options
@@ -16,10 +16,8 @@ from pipeline.data._splits import listed
 from variants import InputError
 from variants.base.contract import KIND_OF, Likelihood
 
-LIMIT = 100_000  # steps; longer sequences have to be cut first
 SYMBOLS = 4096  # the largest number of symbols
-PLAIN_SYMBOLS = 32  # whole numbers below this are symbols without an option, if all occur,
-OFTEN = 10  # and this often on average
+OFTEN = 10  # whole numbers may be symbols if each occurs this often on average
 
 
 def from_series(
@@ -31,30 +29,50 @@ def from_series(
     *,
     splits: list[torch.Tensor] | None = None,
 ) -> Raw:
-    """Make a `Raw` of sequences (T_i, D) or (T_i,), padded with zeros to the longest, and choose the likelihood.
+    """Make a `Raw` of sequences (T_i, D) or (T_i,) in arrays, with labels `y` (N,); see `read_steps`."""
+    refuse_options(source, (*OF_TABLES, "dates", "size", "alpha"), "sequences in arrays without times", like)
+    raw = read_steps(series, source, name, like, y=y, splits=splits)
+    return _windows.as_examples(raw, like)
 
-    The likelihood is Bernoulli if there are only two values. It is categorical for sequences (T_i,) of whole numbers
-    that are clearly symbols: the numbers from 0 to at most 31 all occur, each 10 times on average. Otherwise it is the
-    family that `_families.choose` returns. Values that are NaN are missing.
+
+def read_steps(
+    series: Sequence[NDArray[Any]], source: Source, name: str, like: Preprocessing | None = None, *,
+    times: _times.Times | None = None, y: Any = None, splits: list[torch.Tensor] | None = None,
+    channels: Sequence[str] = (), rows: Any = None,
+) -> Raw:  # fmt: skip
+    """Make a `Raw` of all steps of sequences (T_i, D) or (T_i,), one after the other, and choose the likelihood.
+
+    The likelihood is Bernoulli if there are only two values. Otherwise each channel has the family that
+    `_families.choose` returns. Values that are NaN are missing.
+
+    Args:
+        series: The sequences.
+        source: Where they come from.
+        name: The name of the data set.
+        like: The preprocessing of a trained model, for which the sequences are new data.
+        times: The times of all steps, one sequence after the other.
+        y: The label of each sequence, (N,).
+        splits: The indices of the three splits.
+        channels: The names of the channels; without them, they are x0, x1, and so on.
+        rows: A pandas Index with the names of the sequences.
 
     Raises:
-        InputError: If sequences hold no numbers or have unequal channels, if all values are missing, or
-            `source.likelihood` does not fit them.
+        InputError: If sequences hold no numbers or have unequal channels, if all values are missing, if
+            `source.likelihood` does not fit them, or if times are uneven and no option says what to do.
     """
-    refuse_options(source, (*OF_TABLES, "size", "alpha"), "sequences in arrays", like)
     _check_series(series, source)
     lengths = np.array([len(s) for s in series], dtype=np.int64)
     values = np.concatenate(series)
-    is_flat = values.ndim == 1
-    values = values[:, None] if is_flat else values
+    values = values[:, None] if values.ndim == 1 else values
     raw = Raw(
-        name=name, source=source, x=values, y=None, likelihood="gaussian", splits=splits, lengths=lengths,
-        width=values.shape[1],
+        name=name, source=source, x=np.zeros(0), y=None, likelihood="gaussian", splits=splits, lengths=lengths,
+        width=0 if channels else values.shape[1], rows=rows,
     )  # fmt: skip
     raw = raw.with_labels(y, like.class_names if like else None)
-    channels = [f"x{i}" for i in range(values.shape[1])]
+    raw, values = _with_times(raw, values, times, like)
+    lengths, channels = np.asarray(raw.lengths), channels or [f"x{i}" for i in range(values.shape[1])]
     if like is not None:
-        return pad_steps(fit_to_training(_selected(values, channels, lengths, source, like), raw, like))
+        return fit_to_training(_selected(values, list(channels), lengths, source, like), raw, like)
     kinds = [column for column, _ in source.kinds if column != "x"]
     if unknown := [column for column in kinds if column not in channels]:
         raise InputError(
@@ -65,19 +83,32 @@ def from_series(
         raise InputError(f"{source}: all values are missing; expected known values")
     low, high = known.min().item(), known.max().item()
     is_binary = low < high and np.isin(known, (low, high)).all()
-    if source.likelihood in (None, "bernoulli") and not kinds and is_binary:
+    if source.likelihood in (None, "bernoulli") and not kinds and not _are_symbols(source) and is_binary:
         pairs = tuple(Column(channel, "binary", (low, high)) for channel in channels)
         why = f"the values are only {low:g} and {high:g}"
         codes = np.where(np.isnan(values), np.nan, values == high)
-        return pad_steps(replace(_binary(codes, raw), columns=pairs, why=why))
-    if is_flat and source.likelihood is None and not kinds and _are_plain_symbols(values):
-        raw = _symbols(values, "x0", raw)
-        why = f"{raw.why} that are all used often, as symbols are; --likelihood gaussian reads them as numbers"
-        return pad_steps(replace(raw, why=why))
+        return replace(_binary(codes, raw), columns=pairs, why=why)
     import pandas
 
-    columns, x, column_notes = _columns.read_columns(pandas.DataFrame(values, columns=channels), source)
-    return pad_steps(with_likelihood(columns, x, replace(raw, notes=(*raw.notes, *column_notes))))
+    columns, x, column_notes = _columns.read_columns(pandas.DataFrame(values, columns=list(channels)), source)
+    return with_likelihood(columns, x, replace(raw, notes=(*raw.notes, *column_notes)))
+
+
+def _with_times(
+    raw: Raw, values: NDArray[Any], times: _times.Times | None, like: Preprocessing | None
+) -> tuple[Raw, NDArray[Any]]:
+    """Add what the times of steps (R,) say to what was read, and return it with the values (R, D) of all steps."""
+    lengths = raw.lengths
+    assert lengths is not None
+    if times is None:
+        _steps.without_times(raw, like)
+        return raw, values
+
+    def step_name(step: int) -> str:
+        number = int(np.searchsorted(lengths.cumsum(), step, side="right"))
+        return f"step {step - lengths[:number].sum() + 1} of sequence {_steps.sequence_name(raw, number)}"
+
+    return _steps.with_times(raw, values, _steps.TimedRows(times=times, lengths=lengths, name=step_name), like)
 
 
 def series_in(content: Any) -> list[NDArray[Any]] | None:
@@ -104,10 +135,8 @@ def _check_series(series: Sequence[NDArray[Any]], source: Source) -> None:
     for number, s in enumerate(series, 1):
         if s.dtype.kind not in "biuf":
             raise InputError(f"{source}: sequence {number} has values of type {s.dtype}; expected numbers")
-        if s.ndim not in (1, 2) or not 0 < len(s) <= LIMIT:
-            raise InputError(
-                f"{source}: sequence {number} has shape {s.shape}; expected (T,) or (T, D) with T from 1 to {LIMIT}"
-            )
+        if s.ndim not in (1, 2) or not len(s):
+            raise InputError(f"{source}: sequence {number} has shape {s.shape}; expected (T,) or (T, D), and T above 0")
         if s.ndim != series[0].ndim or s.shape[1:] != series[0].shape[1:]:
             raise InputError(
                 f"{source}: sequence {number} has steps of shape {s.shape[1:]}; expected {series[0].shape[1:]}"
@@ -120,16 +149,6 @@ def _check_series(series: Sequence[NDArray[Any]], source: Source) -> None:
             )
 
 
-def _are_plain_symbols(values: NDArray[Any]) -> bool:
-    """Whether numbers, which are floats if some are missing, have few different values that occur often, as symbols."""
-    known = values[~np.isnan(values)]
-    is_whole = values.dtype.kind in "iu" or (len(known) < values.size and (known % 1 == 0).all())
-    if not is_whole or known.min() < 0 or known.max() >= PLAIN_SYMBOLS:
-        return False
-    counts = np.bincount(known.astype(np.int64))
-    return bool((counts > 0).all() and counts.mean() >= OFTEN)
-
-
 def _symbols(values: NDArray[Any], channel: str, raw: Raw, size: int | None = None) -> Raw:
     """Make one-hot rows of the symbols (R, 1), which are whole numbers from 0; `size` is how many there are.
 
@@ -138,20 +157,20 @@ def _symbols(values: NDArray[Any], channel: str, raw: Raw, size: int | None = No
     """
     if values.shape[1] != 1:
         raise InputError(
-            f"{raw.source}: --likelihood categorical is for sequences of one symbol in each step, and these have "
-            f"{values.shape[1]} values; expected --likelihood gaussian"
+            f"{raw.source}: --kind symbols is for sequences of one symbol in each step, and these have "
+            f"{values.shape[1]} channels; leave it out, or give --kind CHANNEL=category for a channel"
         )
     is_known = ~np.isnan(values)
     known = values[is_known]
     low, high = (known.min(), known.max()) if len(known) else (0, 0)
     if low < 0 or high >= SYMBOLS or (known % 1 != 0).any():
         raise InputError(
-            f"{raw.source}: there are values from {low} to {high}; expected whole numbers from 0 to {SYMBOLS - 1} for "
-            "--likelihood categorical"
+            f"{raw.source}: there are values from {low:g} to {high:g}; expected whole numbers from 0 to {SYMBOLS - 1} "
+            "for --kind symbols"
         )
     symbols = np.arange(size or int(high) + 1)
     columns = (Column(channel, "category", tuple(symbols.tolist())),)
-    why = f"the values are whole numbers from 0 to {len(symbols) - 1}"
+    why = f"the values are the symbols 0 to {len(symbols) - 1}, because of --kind symbols"
     observed = None if is_known.all() else np.repeat(is_known, len(symbols), axis=1)
     return replace(raw, x=values == symbols, observed=observed, likelihood="categorical", columns=columns, why=why)
 
@@ -163,25 +182,28 @@ def _binary(codes: NDArray[Any], raw: Raw) -> Raw:
 
 
 def with_likelihood(columns: Sequence[Column], x: NDArray[Any], raw: Raw) -> Raw:
-    """Choose the likelihood of channels, (R, D), and add them to what was read.
+    """Choose the likelihoods of channels, (R, D), and add them to what was read.
 
-    All numbers are positive values or counts if `raw.source.likelihood` is a family for these.
+    With `--kind symbols`, the values are symbols. All numbers are positive values or counts if `raw.source.likelihood`
+    is a family for these.
 
     Raises:
         InputError: If `raw.source.likelihood` does not fit the values.
     """
     source, given = raw.source, raw.source.likelihood
-    if given == "categorical" and columns[0].kind != "category":
-        if columns[0].kind == "binary" and columns[0].values != (0, 1):
+    if _are_symbols(source):
+        if given not in (None, "categorical"):
+            raise InputError(f"{source}: --likelihood {given} is not for --kind symbols; leave one of them out")
+        if columns[0].kind == "category":
             raise InputError(
-                f"{source}: --likelihood categorical is for whole numbers from 0, and {columns[0].name} has the values "
-                f"{columns[0].values[0]} and {columns[0].values[1]}; expected --likelihood bernoulli"
+                f"{source}: --kind symbols is for whole numbers; leave it out, because text is read as such"
             )
+        columns, x = _as_numbers(columns, x, source)
         return _symbols(x, columns[0].name, raw)
     if given is not None and (kind := KIND_OF.get(given)) in ("positive", "count"):
         columns, x = _as_numbers(columns, x, source)
-        _check_kind(x, given, raw)
         columns = [c if c.values or source.kind(c.name) else replace(c, kind=kind) for c in columns]
+        _check_values(x, [given if c.kind == kind else "gaussian" for c in columns], raw)
     raw = _families.choose(replace(raw, x=x, columns=tuple(columns)), "channel")
     if raw.likelihood == "categorical":
         one_hot = _symbols(x, columns[0].name, raw, len(columns[0].values))
@@ -189,8 +211,12 @@ def with_likelihood(columns: Sequence[Column], x: NDArray[Any], raw: Raw) -> Raw
     if raw.likelihood == "bernoulli":
         return _binary(x, raw)
     if len(columns) == 1 and given is None and not columns[0].values and _may_be_symbols(x):
-        raw = raw.with_notes(["the values are whole numbers; --likelihood categorical reads them as symbols"])
+        raw = raw.with_notes(["the values are whole numbers; --kind symbols reads them as symbols without an order"])
     return raw
+
+
+def _are_symbols(source: Source) -> bool:
+    return any(kind == "symbols" for _, kind in source.kinds)
 
 
 def _as_numbers(columns: Sequence[Column], x: NDArray[Any], source: Source) -> tuple[list[Column], NDArray[np.float64]]:
@@ -208,23 +234,26 @@ def _as_numbers(columns: Sequence[Column], x: NDArray[Any], source: Source) -> t
 
 
 def _may_be_symbols(values: NDArray[Any]) -> bool:
+    """Whether values are whole numbers from 0 to at most 99, each of which is used often."""
     known = values[~np.isnan(values)]
-    return bool(((known >= 0) & (known < SYMBOLS) & (known % 1 == 0)).all())
+    if not ((known >= 0) & (known < _columns.CATEGORIES) & (known % 1 == 0)).all():
+        return False
+    return len(known) >= OFTEN * len(np.unique(known))
 
 
-def _check_kind(x: NDArray[Any], likelihood: Likelihood, raw: Raw) -> None:
-    """Raise `InputError` if the likelihood is for positive values or counts, and steps (R, D) have other values."""
+def _check_values(x: NDArray[Any], likelihoods: Sequence[Likelihood], raw: Raw) -> None:
+    """Raise `InputError` if a channel of positive values or of counts has other values, in steps (R, D)."""
     assert raw.lengths is not None
-    kind = KIND_OF[likelihood]
-    is_bad = _families.misfits(x, kind)
-    if is_bad.any():
-        row, channel = np.argwhere(is_bad)[0]
+    for i, likelihood in enumerate(likelihoods):
+        kind = KIND_OF[likelihood]
+        if kind not in ("positive", "count") or not (is_bad := _families.misfits(x[:, i], kind)).any():
+            continue
+        row = int(is_bad.argmax())
         number = int(np.searchsorted(raw.lengths.cumsum(), row, side="right"))
-        name = number + 1 if raw.rows is None else raw.rows[number]
-        step = row - raw.lengths[:number].sum() + 1
         raise InputError(
-            f"{raw.source}: the likelihood {likelihood} is for {_families.EXPECTED[kind]}, and sequence {name} has "
-            f"{x[row, channel]:g} at step {step}; expected such values only, or a model with --likelihood gaussian"
+            f"{raw.source}: the likelihood {likelihood} is for {_families.EXPECTED[kind]}, and sequence "
+            f"{_steps.sequence_name(raw, number)} has {x[row, i]:g} at step {row - raw.lengths[:number].sum() + 1}; "
+            "expected such values only, or a model with --likelihood gaussian"
         )
 
 
@@ -261,29 +290,15 @@ def fit_to_training(x: NDArray[np.float64], raw: Raw, like: Preprocessing) -> Ra
         return replace(_symbols(x, like.columns[0].name, raw, like.spec.shape[0]), columns=like.columns)
     if like.spec.likelihood == "bernoulli":
         return replace(_binary(x, raw), columns=like.columns)
-    if KIND_OF[like.spec.likelihood] in ("positive", "count"):
-        _check_kind(x, like.spec.likelihood, raw)
+    _check_values(x, [column.likelihood or like.spec.likelihood for column in like.columns], raw)
     return replace(raw, x=x, likelihood=like.spec.likelihood, columns=like.columns)
 
 
-def pad_steps(raw: Raw) -> Raw:
-    """Turn values (R, D) of all steps, one sequence after the other, into (N, T, D), padded with zeros."""
-    assert raw.lengths is not None
-    x = np.zeros((len(raw.lengths), int(raw.lengths.max()), raw.x.shape[1]), dtype=raw.x.dtype)
-    padded = replace(raw, x=x, observed=None if raw.observed is None else np.ones(x.shape, np.bool_))
-    x[padded.mask] = raw.x
-    if padded.observed is not None:
-        padded.observed[padded.mask] = raw.observed
-    return padded
-
-
-def from_padded(
-    x: NDArray[Any], lengths: NDArray[Any], source: Source, name: str, like: Preprocessing | None = None
-) -> Raw:
-    """Make a `Raw` of padded sequences x (N, T, D), or (N, T) for symbols or one channel, with their lengths (N,).
+def unpadded(x: NDArray[Any], lengths: NDArray[Any], source: Source) -> list[NDArray[Any]]:
+    """Return the sequences in padded ones, x (N, T, D) or (N, T), with their lengths (N,).
 
     Raises:
-        InputError: If the lengths do not fit x, or `from_series` refuses the sequences.
+        InputError: If the lengths do not fit x.
     """
     if x.ndim not in (2, 3) or lengths.shape != (len(x),) or lengths.dtype.kind not in "iu":
         raise InputError(
@@ -294,4 +309,4 @@ def from_padded(
         raise InputError(
             f"{source}: there are lengths from {lengths.min()} to {lengths.max()}; expected 1 to T = {x.shape[1]}"
         )
-    return from_series([s[:n] for s, n in zip(x, lengths, strict=True)], None, source, name, like)
+    return [s[:n] for s, n in zip(x, lengths, strict=True)]

@@ -12,10 +12,11 @@ from typing import Any, Literal, get_args
 from variants import InputError, Likelihood
 
 SPLIT_SEED = 20131220  # the default seed of splits (the VAE appeared on arXiv on that day)
-Kind = Literal["real", "positive", "count", "binary", "category", "pixels", "sequence"]
+Kind = Literal["real", "positive", "count", "binary", "category", "symbols", "pixels", "sequence"]
 KINDS: tuple[Kind, ...] = get_args(Kind)  # that `--kind` accepts
-# the fields of `Source` that name columns, or say how columns are read
-OF_TABLES = ("label", "group", "time", "drop", "header", "gaps", "exposure")
+# the fields of `Source` that name columns or say how columns are read, and those that are for sequences
+OF_TABLES = ("label", "group", "time", "drop", "header", "exposure", "wide")
+OF_SEQUENCES = ("step", "time_as_input", "window", "stride")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +34,13 @@ class Source:
     header: bool = True  # whether the first line of a table has the names of the columns
     likelihood: Likelihood | None = None
     exposure: str | None = None  # what counts are proportional to: "sum", "none", or the name of a column
-    kinds: tuple[tuple[str, Kind], ...] = ()  # of columns; for an array that is no table, the kind of `x`
+    kinds: tuple[tuple[str, Kind], ...] = ()  # of columns; ("x", kind) is the kind of a whole array, or of all values
     size: tuple[int, int] | None = None  # the height and width to which images are resized
     alpha: Literal["white", "black", "keep"] | None = None  # the colour behind transparent pixels, or keep alpha
-    gaps: Literal["ignore", "missing", "differences"] | None = None  # what is done about uneven steps of time
     test: str | None = None  # the place of the test split
     split: Literal["random", "group", "time"] | None = None
     split_seed: int = SPLIT_SEED
+    dates: Literal["day-first", "month-first"] | None = None  # how dates such as 1/2/2020 are read
     step: str | None = None  # the time between two steps of sequences, such as "1h"; "rows": as the rows come
     time_as_input: bool = False  # whether the times of steps are given to the networks, instead of even steps
     window: int | None = None  # the steps of a window, into which longer sequences are cut
@@ -85,6 +86,14 @@ class Source:
             fields = None
         if not isinstance(fields, dict):
             return cls(place=text)
+        gaps = fields.pop("gaps", None)  # an option of older versions
+        if gaps == "ignore":
+            fields["step"] = "rows"
+        elif gaps is not None:
+            raise InputError(
+                f"{fields['place']}: these data were read with --gaps {gaps} of an older version, which --step and "
+                "--time-as-input have replaced; expected a model that is trained again"
+            )
         for name in ("drop", "size"):
             if name in fields:
                 fields[name] = tuple(fields[name])

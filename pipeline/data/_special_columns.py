@@ -19,6 +19,7 @@ OWNERS = {  # words for those who have several rows, which belong together
     "subject", "patient", "participant", "person", "donor", "family", "household", "animal", "mouse", "user",
     "customer", "client", "account", "card", "device", "machine", "sensor", "recording", "session", "plate", "slide",
 }  # fmt: skip
+MOST_WORDS = 100  # a column with more different values does not name splits
 SPLIT_NUMBERS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2, "testing": 2}
 
 
@@ -28,7 +29,7 @@ def without_dropped(frame: Any, source: Source) -> Any:
         find(frame, column, "drop", source)
     frame = frame.drop(columns=list(source.drop))
     for column, kind in source.kinds:
-        if not (kind == "pixels" and column == "x") and column not in source.drop:
+        if not (column == "x" and kind in ("pixels", "symbols")) and column not in source.drop:
             find(frame, column, "kind", source)
     return frame
 
@@ -78,7 +79,7 @@ def is_split(series: Any) -> bool:
 
     if types.is_numeric_dtype(series) or types.infer_dtype(series.astype(object), skipna=False) != "string":
         return False
-    words = {word.strip().lower() for word in series.unique()}
+    words = {word.strip().lower() for word in series.unique()[: MOST_WORDS + 1]}
     return len(words) > 1 and words <= set(SPLIT_NUMBERS) and bool(words & {"train", "training"})
 
 

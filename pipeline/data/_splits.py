@@ -1,5 +1,6 @@
 """Splits: which examples are for training, for validation and for test."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.data._catalogue import CATALOGUE
-from pipeline.data._raw import MINIMUM, Raw
+from pipeline.data._raw import MINIMUM, Raw, Windows
 from pipeline.data._source import SPLIT_SEED
 from variants import InputError
 from variants.base.contract import DENSITIES, KIND_OF
@@ -26,8 +27,9 @@ def split(raw: Raw, *, test: bool = True) -> tuple[Raw, list[torch.Tensor]]:
 
     Splits that the data have themselves are kept unless `--split` is given; if validation or test is empty, it is drawn
     from the training split. Other data are split at random, stratified by class. Groups are never divided, and equal
-    examples are kept in one split. With `--split random`, each example is drawn by itself. With `--split time`, the
-    latest examples are for test, and those before them for validation.
+    examples are kept in one split, as are the windows of a sequence. With `--split random`, each example is drawn by
+    itself. With `--split time`, the latest examples are for test, and those before them for validation. This is also
+    the default for windows of fewer than 10 sequences: the last steps of each sequence are for test.
 
     Without `test`, there are indices of training and validation examples only.
 
@@ -35,17 +37,17 @@ def split(raw: Raw, *, test: bool = True) -> tuple[Raw, list[torch.Tensor]]:
         InputError: If a class or a group cannot be divided as `raw.source` asks for.
     """
     source = raw.source
-    if source.split == "group" and raw.groups is None:
+    if source.split == "group" and raw.groups is None and raw.windows is None:
         raise InputError(f"{source}: --split group needs --group COLUMN, the column that names the group of each row")
     if raw.splits is not None and source.split is not None:
         note = f"the splits that the data have are not used, because --split {source.split} was given"
         raw = replace(raw, splits=None, notes=(*raw.notes, note))
     if raw.splits is not None:
         raw, index = _given(raw, test)
-    elif source.split == "time":
+    elif source.split == "time" and raw.windows is None:
         raw, index = _by_time(raw, test)
     else:
-        raw, parts = _at_random(replace(raw, drawn=PARTS[1 : 2 + test]), np.arange(len(raw.x)), test)
+        raw, parts = _drawn(replace(raw, drawn=PARTS[1 : 2 + test]), np.arange(len(raw.x)), test)
         index = [torch.from_numpy(part) for part in parts]
     if source.split_seed != SPLIT_SEED and not raw.drawn:
         raise InputError(
@@ -178,11 +180,11 @@ def _given(raw: Raw, test: bool) -> tuple[Raw, list[torch.Tensor]]:
     if len(valid) and (len(held_out) or not test):
         return replace(raw, division="as given in the data"), raw.splits if test else [train, valid]
     missing = [name for name, part in zip(PARTS[1 : 2 + test], (valid, held_out), strict=False) if not len(part)]
-    raw, parts = _at_random(raw, train.numpy(), test=len(missing) == 2)
+    raw, parts = _drawn(replace(raw, drawn=tuple(missing)), train.numpy(), test=len(missing) == 2)
     drawn = dict(zip(("training", *missing), map(torch.from_numpy, parts), strict=True))
     index = [drawn.get(name, part) for name, part in zip(PARTS, raw.splits or (), strict=True)][: 2 + test]
-    division = f"as given in the data, with a random part of the training examples for {listed(missing)}"
-    return replace(raw, division=division, drawn=tuple(missing)), index
+    what = "a random part of the training examples" if raw.drawn else "the last steps of each training sequence"
+    return replace(raw, division=f"as given in the data, with {what} for {listed(missing)}"), index
 
 
 def _by_time(raw: Raw, test: bool) -> tuple[Raw, list[torch.Tensor]]:
@@ -207,6 +209,65 @@ def _by_time(raw: Raw, test: bool) -> tuple[Raw, list[torch.Tensor]]:
     return replace(raw, division="by time, the latest for test"), [torch.from_numpy(part) for part in splits[::-1]]
 
 
+def _drawn(raw: Raw, index: Indices, test: bool) -> tuple[Raw, list[Indices]]:
+    """Split the examples with the given indices: windows of few sequences by time, and all else at random."""
+    windows, source = raw.windows, raw.source
+    if windows is None:
+        return _at_random(raw, index, test)
+    are_few = source.split is None and raw.groups is None and len(np.unique(windows.series[index])) < MINIMUM
+    if are_few or source.split == "time":
+        return _by_step(raw, windows, index, test)
+    if source.split == "random":
+        same = np.diff(windows.series[index]) == 0
+        if (np.diff(windows.starts[index])[same] < raw.lengths[index][:-1][same]).any():  # type: ignore[index]
+            raise InputError(
+                f"{source}: --split random would put overlapping windows into different splits, so that test windows "
+                "contain steps of training windows; expected --split time, or to leave it out, which keeps the windows "
+                "of a sequence together"
+            )
+        warning = (
+            "windows of one sequence are in several splits, because of --split random, so scores on the test split say "
+            "little about new sequences"
+        )
+        raw = replace(raw, warnings=(*raw.warnings, warning))
+    return _at_random(raw, index, test)
+
+
+def _by_step(raw: Raw, windows: Windows, index: Indices, test: bool) -> tuple[Raw, list[Indices]]:
+    """Split the windows with the given indices so that the last steps of each sequence are for test.
+
+    Validation and test each get a tenth of the steps, or more if no window would fit into them. A window that has steps
+    of two splits is in none. The windows of a sequence that is too short for this are all for training.
+    """
+    assert raw.lengths is not None
+    starts, sizes, series = windows.starts[index], raw.lengths[index], windows.series[index]
+    stride = raw.source.stride or raw.source.window or 1
+    ends, lengths = starts + sizes, windows.lengths
+    window = int(sizes.max())
+    share = np.round(lengths / SHARE).astype(np.int64)
+    limits = [lengths, lengths - np.maximum(share, window)]  # where the last split begins
+    if test:
+        limits.append(limits[-1] - np.maximum(share, window + stride - 1))
+    is_short = limits[-1] < window
+    begins = [np.where(is_short, lengths, limit)[series] for limit in limits[:0:-1]]
+    sides: list[Any] = [0, *begins, lengths[series]]
+    parts = [index[(starts >= low) & (ends <= high)] for low, high in itertools.pairwise(sides)]
+    left = len(index) - sum(map(len, parts))
+    notes = [
+        f"the steps of each sequence are split by time, and {left:,} windows with steps of two splits are left out"
+    ]
+    if short := int(is_short[np.unique(series)].sum()):
+        notes.append(f"{short:,} sequences are too short to be split, and are for training")
+    if any(not len(part) for part in parts):
+        raise InputError(
+            f"{raw.source}: sequences of up to {lengths.max():,} steps cannot be split by time into windows of "
+            f"{window:,} steps for {listed(PARTS[: 2 + test])}; expected a shorter --window, or more sequences"
+        )
+    division = f"by time in each sequence, the last steps for {'test' if test else 'validation'}"
+    raw = replace(raw, division=division, drawn=())
+    return raw.with_notes(notes), parts
+
+
 def _at_random(raw: Raw, index: Indices, test: bool) -> tuple[Raw, list[Indices]]:
     """Split the examples with the given indices at random, and note how.
 
@@ -216,7 +277,10 @@ def _at_random(raw: Raw, index: Indices, test: bool) -> tuple[Raw, list[Indices]
     source = raw.source
     division = "at random" + ("" if raw.y is None else ", stratified by class")
     units, unit = None, ""
-    if source.split != "random" and raw.groups is not None:
+    if source.split != "random" and raw.groups is None and raw.windows is not None:
+        units, unit = raw.windows.series[index], "sequences"
+        division += ", and the windows of a sequence are kept together"
+    elif source.split != "random" and raw.groups is not None:
         units, unit = raw.groups[index], "groups"
         division += f", and groups{f' ({source.group})' if source.group else ''} are kept whole"
         sides = 2 + test
@@ -312,7 +376,7 @@ def _check_classes(raw: Raw, y: NDArray[np.int64], parts: list[Indices], units: 
         if units is not None:
             count = len(np.unique(units[y == c]))
             enough |= count >= len(parts)
-            fact += f" in {_counted(count, unit)}" if unit == "groups" else f", of which {count} differ"
+            fact += f", of which {count} differ" if "different" in unit else f" in {_counted(count, unit)}"
         facts.append(fact)
     expected = (
         f"no split was found that has each class in {listed(PARTS[: len(parts)])}" if enough
@@ -320,7 +384,8 @@ def _check_classes(raw: Raw, y: NDArray[np.int64], parts: list[Indices], units: 
     )  # fmt: skip
     also = ""
     if units is not None:
-        also = f"; or give --split random, which divides {unit if unit == 'groups' else f'equal {raw.noun}'}"
+        also = f"; or give --split random, which divides {f'equal {raw.noun}' if 'different' in unit else unit}"
+        also = "; or give --split time" if raw.windows is not None else also
     raise InputError(
         f"{raw.source}: {listed(facts)}; {expected}; remove these {raw.noun}, or leave their labels empty, "
         f"so that they train the model without a class{also}"

@@ -167,7 +167,7 @@ def _arrays_on_disk(source: Source, arrays: Mapping[str, Rows] | None) -> Stored
     if not arrays:
         return None
     roles = _arrays.roles(arrays, source)
-    if "x" not in roles or {"lengths", "factors", "dsprites"} & set(roles) or source.kind("x") == "sequence":
+    if "x" not in roles or {"lengths", "times", "factors", "dsprites"} & set(roles) or source.kind("x") == "sequence":
         return None
     x = arrays[roles["x"]]
     if len(x.shape) not in (2, 3, 4) or x.dtype.kind not in "biuf" or not len(x.shape):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data import _columns, _families, _long_tables, _special_columns, _times
+from pipeline.data import _columns, _families, _long_tables, _special_columns, _times, _wide_tables
 from pipeline.data._columns import NUMBER
 from pipeline.data._pixels import from_pixels
 from pipeline.data._preprocessing import Preprocessing
@@ -201,6 +201,8 @@ def from_frame(frame: Any, source: Source, name: str, like: Preprocessing | None
         raise InputError(
             f"{source}: the table has {len(frame)} rows and {frame.shape[1]} columns; expected at least one of each"
         )
+    if (source if like is None else like.source).wide:
+        return _wide_tables.read_wide(frame, source, name, like)
     steps = _long_tables.with_levels(frame, source)
     if _long_tables.is_long(steps, source, like):
         return _long_tables.read_long(steps, source, name, like)
@@ -223,7 +225,12 @@ def _examples(frame: Any, source: Source, name: str) -> Raw:
     """Make a `Raw` of a table with one row for each example."""
     frame = _special_columns.without_dropped(frame, source)
     pixels = source.kind("x") == "pixels" and "x" not in frame
-    if unused := {"alpha", "gaps", "exposure" if pixels else "size"} & set(source.options):
+    if any(kind == "symbols" for _, kind in source.kinds):
+        raise InputError(
+            f"{source}: --kind symbols is for sequences, and this table has an example in each row; expected --kind "
+            "COLUMN=category for a column of categories"
+        )
+    if unused := {"alpha", "exposure" if pixels else "size"} & set(source.options):
         hint = "; --kind x=pixels reads each row as an image" if "size" in unused else "; leave it out"
         raise InputError(f"{source}: --{min(unused)} does not apply to a table with an example in each row{hint}")
     notes: list[str] = []
