@@ -31,7 +31,7 @@ def series(n: int, seed: int) -> Array:
 
 
 def kalman(x: Array, known: int = STEPS) -> tuple[Array, Array]:
-    """Return log p of the first `known` steps, (n,), and the expected values of each step given the known ones before."""
+    """Return log p of the first `known` steps, (n,), and the expected values of each step given known ones before."""
     n = len(x)
     mean, covariance = np.zeros((n, 2)), np.eye(2)
     log_p, expected = np.zeros(n), np.empty_like(x)

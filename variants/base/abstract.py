@@ -16,8 +16,9 @@ from variants.base.likelihoods import SCALE_LR, Observation
 from variants.base.networks import Decoder, Encoder
 from variants.base.sequences import real_steps
 
-CANDIDATES = 200  # samples of z from which the draws of a posterior are chosen
-FROM_PRIOR, WIDER = 0.1, 1.2  # the share of them that the prior gives, and the factor by which the Gaussian is wider
+CANDIDATES, PRIOR_CANDIDATES = 100, 50  # samples of a Gaussian and of the prior, from which draws of z are chosen
+CLASS_CANDIDATES = 500  # samples of the prior alone, for variants whose z contains a class
+WIDER = 1.2  # the factor by which the Gaussian is wider than the curvature of the posterior says
 FIT_STEPS, FIT_LR = 60, 0.2  # steps of Adam to the maximum of a posterior, and its first learning rate
 DIFFERENCE, LEAST = 1e-2, 0.5  # distance of points whose gradients are compared, and the least curvature
 AT_A_TIME = 1 << 20  # steps of sequences for which candidates are computed together
@@ -56,7 +57,7 @@ class DecoderVariant(Variant, ABC):
             return None
         in_prefix = real_steps(batch) & (torch.arange(batch.x.shape[1], device=batch.x.device) < prefix[:, None])
         continuations = []
-        size = max(1, AT_A_TIME // (CANDIDATES * batch.x.shape[1]))
+        size = max(1, AT_A_TIME // (max(CANDIDATES, k) * batch.x.shape[1]))
         for part in torch.arange(len(batch), device=batch.x.device).split(size):
             observed = replace(batch, y=None, mask=in_prefix)[part]
             z = self.posterior_draws(observed, k)
@@ -72,31 +73,35 @@ class DecoderVariant(Variant, ABC):
 
         The encoder is not used, because it may never have seen so few values of an example. The posterior of each
         example is approximated by a Gaussian around its highest point (Laplace's method: MacKay 2003, chapter 27). The
-        draws are chosen from `CANDIDATES` samples of a mixture of this Gaussian, somewhat widened, and the prior, in
-        proportion to their importance weights (sampling importance resampling, Rubin 1988).
+        draws are chosen from samples of a mixture of this Gaussian, somewhat widened, and the prior, in proportion to
+        their importance weights (sampling importance resampling, Rubin 1988).
         """
-        n = len(observed)
-        many = observed[torch.arange(n, device=observed.x.device).repeat_interleave(CANDIDATES)]
-        z = self.sample_prior(len(many), many).to(observed.x.dtype)
-        log_prior = self.log_prior(z, many)
-        log_joint = (log_prior - self.nll(many, z)).view(n, CANDIDATES)
-        z = z.view(n, CANDIDATES, -1)
-        if self.latent_classes:  # z is partly one-hot, which no Gaussian describes
-            weight = log_joint - log_prior.view(n, CANDIDATES)
-        else:
-            best = z.gather(1, log_joint.argmax(1)[:, None, None].expand(-1, 1, z.shape[2])).squeeze(1)
-            mean, root = self._laplace(observed, best)
-            noise = torch.randn_like(z)
-            near = mean[:, None] + noise @ root.mT
-            is_near = torch.arange(CANDIDATES, device=z.device) >= CANDIDATES * FROM_PRIOR
-            z = torch.where(is_near[:, None], near, z)
-            log_prior = self.log_prior(z.flatten(0, 1), many)
-            log_joint = (log_prior - self.nll(many, z.flatten(0, 1))).view(n, CANDIDATES)
+        n, device = len(observed), observed.x.device
+
+        def repeated(times: int) -> Batch:
+            return observed[torch.arange(n, device=device).repeat_interleave(times)]
+
+        def log_densities(z: Tensor) -> tuple[Tensor, Tensor]:
+            """Return log p(z) and log p(x|z) of samples (n, m, Z), (n, m) each."""
+            many, flat = repeated(z.shape[1]), z.flatten(0, 1)
+            return self.log_prior(flat, many).view(z.shape[:2]), -self.nll(many, flat).view(z.shape[:2])
+
+        count = CLASS_CANDIDATES if self.latent_classes else PRIOR_CANDIDATES
+        z = self.sample_prior(n * count, repeated(count)).to(observed.x.dtype).view(n, count, -1)
+        log_prior, log_likelihood = log_densities(z)
+        weight = log_likelihood
+        if not self.latent_classes:  # otherwise z is partly one-hot, which no Gaussian describes
+            best = (log_prior + log_likelihood).argmax(1)
+            mean, root = self._laplace(observed, z[torch.arange(n, device=device), best])
+            near = mean[:, None] + torch.randn(n, CANDIDATES, z.shape[2], dtype=z.dtype, device=device) @ root.mT
+            log_prior, log_likelihood = (
+                torch.cat(pair, 1) for pair in zip((log_prior, log_likelihood), log_densities(near), strict=True)
+            )
+            z = torch.cat([z, near], 1)
             away = torch.linalg.solve_triangular(root, (z - mean[:, None]).mT, upper=False).mT
             log_q = closed_forms.log_standard_normal(away).sum(2) - root.diagonal(0, 1, 2).log().sum(1, keepdim=True)
-            weight = log_joint - torch.logaddexp(
-                log_q + math.log(1 - FROM_PRIOR), log_prior.view(n, CANDIDATES) + math.log(FROM_PRIOR)
-            )
+            mixture = torch.logaddexp(log_q + math.log(CANDIDATES), log_prior + math.log(count))
+            weight = log_prior + log_likelihood - mixture
         chosen = torch.multinomial(weight.softmax(1), k, replacement=True)
         return z.gather(1, chosen[..., None].expand(-1, -1, z.shape[2])).flatten(0, 1)
 

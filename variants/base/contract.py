@@ -207,8 +207,9 @@ class Config:
         mlp       `depth` hidden layers of `width` units each
         conv      convolutions with 32 and 64 channels, for images of at least 28x28, and the same hidden layers between
                   them and z
-        gru, lstm, tcn
-                  recurrent networks or convolutions over time, for sequences (see `variants.base.sequences`)
+        gru, lstm `depth` recurrent layers with states of `width` numbers, for sequences
+        tcn       convolutions over time, for sequences: width/4 channels for single steps, and more at coarser time
+                  scales, with `depth` pairs of blocks at each (see `variants.base.sequences`)
         resnet    residual blocks, for images with sides of 16 to 256: the largest map has width/8 channels, each
                   smaller one twice as many, at most `width`, and each has `depth` blocks (see `variants.base.images`)
         auto      the choice of `network_for`

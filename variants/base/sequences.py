@@ -7,18 +7,19 @@ nothing: readers do not read it, and what is written there does not reach real s
     gru, lstm   `depth` layers with states of `width` numbers. The reader has a second network that reads backwards; the
                 features of a sequence are the last states of both. The state of the writer starts from the code, which
                 is also an input of each step.
-    tcn         residual blocks of dilated convolutions over time with `width` channels (after Bai et al. 2018,
-                arXiv:1803.01271, but not causal). There are `depth` pairs of blocks, whose convolutions read steps at
-                distances of 1 and 2. Then each four steps are joined to their mean, and the next pairs read these,
-                until at most 16 are left, which are the features of a sequence. A writer goes the other way, from
-                coarse to fine. All steps are computed at once, so long sequences take far less time than with recurrent
-                networks.
+    tcn         residual blocks of dilated convolutions over time (after Bai et al. 2018, arXiv:1803.01271, but not
+                causal). There are `depth` pairs of blocks, whose convolutions read steps at distances of 1 and 2, with
+                width/4 channels. Then each four steps are joined to their mean, and the next pairs read these, with
+                twice as many channels, at most `width`, until at most 16 steps are left, which are the features of a
+                sequence. A writer goes the other way, from coarse to fine. All steps are computed at once, so long
+                sequences take far less time than with recurrent networks.
 
 A residual block is x + L(silu(C(silu(N(x))))): N normalises the channels of each step on its own (Ba et al. 2016,
 arXiv:1607.06450), C reads three steps, and L is linear and starts at 0.
 """
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -85,8 +86,10 @@ class StepReader(nn.Module):
         inputs += self.clock.size
         self.readers, self.scales = nn.ModuleList(), nn.ModuleList()
         if network == "tcn":
-            self.size, self.first, self.norm = config.width, nn.Linear(inputs, config.width), nn.LayerNorm(config.width)
-            self.scales.extend(_Scale(config) for n in range(stride.bit_length()) if FACTOR**n <= stride)
+            sizes = _channels(config, stride)
+            self.size, self.norm = sizes[-1], nn.LayerNorm(sizes[-1])
+            self.reads = nn.ModuleList(nn.Linear(before, n) for before, n in pairwise([inputs, *sizes]))
+            self.scales.extend(_Scale(n, config.depth) for n in sizes)
         else:
             self.size = 2 * config.width
             self.readers.extend(
@@ -98,12 +101,12 @@ class StepReader(nn.Module):
         x = torch.where(mask[..., None], torch.cat([x, self.clock(mask, batch.elapsed)], 2), 0.0)
         if self.readers:
             return coarser(self._both_ways(x, mask), mask, self.stride)[0]
-        h, stride = self.first(x), 1
-        for number, scale in enumerate(self.scales):
+        h, stride = x, 1
+        for number, (read, scale) in enumerate(zip(self.reads, self.scales, strict=True)):
             if number:
                 h, mask = coarser(h, mask, FACTOR)
                 stride *= FACTOR
-            h = scale(h, mask)
+            h = scale(read(h), mask)
         return coarser(self.norm(h), mask, self.stride // stride)[0]
 
     def _both_ways(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -123,7 +126,7 @@ class Reader(nn.Module):
         self.is_recurrent, self.steps = network != "tcn", spec.steps
         stride = 1 if self.is_recurrent else coarsest(spec)
         self.of_steps = StepReader(inputs, config, network, spec, stride)
-        self.size = 2 * config.width if self.is_recurrent else math.ceil(spec.steps / stride) * config.width
+        self.size = self.of_steps.size if self.is_recurrent else math.ceil(spec.steps / stride) * self.of_steps.size
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
         h = self.of_steps(x, batch)
@@ -152,19 +155,21 @@ class Writer(nn.Module):
         super().__init__()
         self.clock, self.steps, self.of_steps = Clock(spec), spec.steps, of_steps
         read = inputs + self.clock.size
-        self.output = nn.Linear(config.width, outputs)
-        self.scales, self.reads = nn.ModuleList(), nn.ModuleList()
+        self.scales = nn.ModuleList()
         if network == "tcn":
             self.stride = coarsest(spec)
-            self.scales.extend(_Scale(config) for n in range(self.stride.bit_length()) if FACTOR**n <= self.stride)
-            self.reads.extend(nn.Linear(read, config.width) for _ in self.scales)
-            self.norm = nn.LayerNorm(config.width)
+            sizes = _channels(config, self.stride)[::-1]
+            self.scales.extend(_Scale(n, config.depth) for n in sizes)
+            self.reads = nn.ModuleList(nn.Linear(read, n) for n in sizes)
+            self.narrower = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+            self.norm = nn.LayerNorm(sizes[-1])
             if not of_steps:
-                self.start = nn.Linear(inputs, math.ceil(spec.steps / self.stride) * config.width)
+                self.start = nn.Linear(inputs, math.ceil(spec.steps / self.stride) * sizes[0])
         else:
             self.net = _recurrent(network)(read, config.width, config.depth, batch_first=True)
             self.states = config.depth * (2 if network == "lstm" else 1)
             self.start = nn.Linear(inputs, self.states * config.width)
+        self.output = nn.Linear(sizes[-1] if self.scales else config.width, outputs)
 
     def forward(self, z: Tensor, batch: Batch | None) -> Tensor:
         """Return vectors for the steps of `batch`, or without it for the steps of the longest sequence."""
@@ -183,13 +188,13 @@ class Writer(nn.Module):
     def _from_coarse_to_fine(self, z: Tensor, x: Tensor, mask: Tensor) -> Tensor:
         h, stride = x.new_zeros(()), self.stride
         if not self.of_steps:  # a start for each of the coarsest steps, of which a short sequence has fewer
-            h = self.start(z).unflatten(1, (-1, self.output.in_features))[:, : math.ceil(x.shape[1] / stride)]
+            h = self.start(z).unflatten(1, (-1, self.reads[0].out_features))[:, : math.ceil(x.shape[1] / stride)]
         for number, (read, scale) in enumerate(zip(self.reads, self.scales, strict=True)):
             if number:
                 stride //= FACTOR
-                h = h.repeat_interleave(FACTOR, 1)
+                h = self.narrower[number - 1](h).repeat_interleave(FACTOR, 1)[:, : math.ceil(x.shape[1] / stride)]
             part, real = x[:, ::stride], mask[:, ::stride]  # a block of steps is padding if its first step is
-            h = scale((h[:, : part.shape[1]] if number else h) + read(part), real)
+            h = scale(h + read(part), real)
         out: Tensor = self.norm(h)
         return out
 
@@ -199,7 +204,7 @@ class CoarserLevel(nn.Module):
 
     def __init__(self, inputs: int, config: Config, stride: int) -> None:
         super().__init__()
-        self.stride, self.read, self.scale = stride, nn.Linear(inputs, config.width), _Scale(config)
+        self.stride, self.read, self.scale = stride, nn.Linear(inputs, config.width), _Scale(config.width, config.depth)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x, mask = coarser(x, mask, self.stride)
@@ -216,7 +221,7 @@ class FinerLevel(nn.Module):
     def __init__(self, channels: int, config: Config, positions: int) -> None:
         super().__init__()
         self.channels, self.positions = channels, positions
-        self.read, self.scale = nn.Linear(channels, config.width), _Scale(config)
+        self.read, self.scale = nn.Linear(channels, config.width), _Scale(config.width, config.depth)
 
     def forward(self, z: Tensor) -> Tensor:
         x = z.unflatten(1, (-1, self.channels)).repeat_interleave(2, 1)[:, : self.positions]
@@ -261,6 +266,12 @@ def coarsest(spec: DataSpec) -> int:
     return stride
 
 
+def _channels(config: Config, stride: int) -> list[int]:
+    """Return the channels of convolutions at each time scale, from the finest one to one of at most `stride` steps."""
+    scales = sum(FACTOR**n <= stride for n in range(stride.bit_length()))
+    return [min(config.width, max(8, config.width // 4) << n) for n in range(scales)]
+
+
 def _recurrent(network: str) -> Any:
     return {"gru": nn.GRU, "lstm": nn.LSTM}[network]
 
@@ -268,9 +279,9 @@ def _recurrent(network: str) -> Any:
 class _Scale(nn.Module):
     """Pairs of residual blocks that read steps at distances of 1 and 2."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, channels: int, depth: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(_Block(config.width, d) for _ in range(config.depth) for d in (1, 2))
+        self.blocks = nn.ModuleList(_Block(channels, d) for _ in range(depth) for d in (1, 2))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         for block in self.blocks:
