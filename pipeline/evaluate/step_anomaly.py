@@ -1,0 +1,209 @@
+"""How unusual each value and each step of sequences is to a model, and thresholds from the scores of training examples.
+
+A value x_i, of one channel at one step, has two scores, both in nats and higher for unusual values:
+
+    reconstruction   -E log p(x_i|z), where z ~ q(z|x) has seen x_i itself
+    surprise         -log p(x_i|all other values of the sequence), the conditional predictive ordinate (Gelfand, Dey &
+                     Chang 1992)
+
+With w_k = p(x, z_k) / q(z_k|x) and z_k ~ q(z|x), the surprise is estimated by importance sampling of p(z|others):
+
+    r_k = w_k / p(x_i|z_k)          p(x_i|others) = sum_k r_k p(x_i|z_k) / sum_k r_k
+
+A few r_k can be far larger than all others, and the sum then has a large variance. They are therefore cut off at their
+mean times the root of their number (Ionides 2008). On linear Gaussian models of 20 to 2,000 values, whose surprise is
+known exactly, this had errors as small as those of Pareto smoothing (Vehtari et al. 2017), and smaller ones than the
+sum as it is. If q(z|x) is far from the posterior, even many draws do not help: the surprise of an unusual value is then
+too low, and about as large as the reconstruction.
+
+The surprise is not defined if q(z|x) has no density, or if the values of x depend on each other given z.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from pipeline import machine
+from pipeline.data import Data, Preprocessing, Raw
+from pipeline.evaluate import detectors, scores
+from pipeline.evaluate.likelihood import every_class
+from pipeline.evaluate.probe import subset
+from pipeline.evaluate.whole_series import Steps
+from variants import Batch, InputError, Variant
+
+Array = NDArray[np.float64]
+DRAWS = 32  # of z behind the scores of a value
+VALUES = 1 << 21  # the most values, of all draws, that are scored at a time
+TRAINING_EXAMPLES, FEWEST = 256, 100  # training examples that are scored: the most, and
+TRAINING_VALUES = 200_000  # fewer, but not below the fewest, if they have more values than this together
+SHARES = np.array([0.0, *np.logspace(-4, 0, 41)])  # of training scores above a quantile
+
+
+def value_scores(variant: Variant, batch: Batch, preprocessing: Preprocessing, seed: int) -> dict[str, Array]:
+    """Return the scores of each value by name, (B, T, C) with C channels; NaN for missing values and padding.
+
+    There is no `surprise` if it is not defined for the variant.
+    """
+    values = DRAWS * variant.spec.steps * variant.spec.shape[-1] * len(every_class(variant, batch[slice(0, 1)]))
+    size = max(1, VALUES // values)
+    parts = []
+    for start in range(0, len(batch), size):
+        part = preprocessing.binarized(batch[slice(start, start + size)]).unlabelled.to(variant.device)
+        with machine.seeded(variant.device, seed):
+            parts.append(_scores_of_values(variant, part, preprocessing))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _scores_of_values(variant: Variant, batch: Batch, preprocessing: Preprocessing) -> dict[str, Array]:
+    known = torch.ones_like(batch.x, dtype=torch.bool) if batch.known is None else batch.known.expand_as(batch.x)
+    missing = preprocessing.by_column(known) == 0
+    if variant.sample_posterior(batch[slice(0, 1)]) is None:
+        each = preprocessing.by_column(variant.log_likelihood(variant.encode(batch), batch))
+        return {"reconstruction": np.where(missing, np.nan, -each)}
+    by_class = [_draws(variant, labelled, preprocessing) for labelled in every_class(variant, batch)]
+    log_w = np.stack([part[1] for part in by_class])  # (classes, K, B)
+    log_p = np.concatenate([part[0] for part in by_class])  # (classes K, B, T, C)
+    p_class = np.exp(logsumexp(log_w, 1) - logsumexp(log_w, (0, 1)))  # (classes, B), given x
+    weight = np.repeat(p_class / DRAWS, DRAWS, axis=0)
+    result = {"reconstruction": -np.einsum("kb,kbtc->btc", weight, log_p)}
+    if variant.factorized:
+        result["surprise"] = surprise(log_p, log_w.reshape(len(log_p), -1))
+    return {name: np.where(missing, np.nan, values) for name, values in result.items()}
+
+
+def _draws(variant: Variant, batch: Batch, preprocessing: Preprocessing) -> tuple[Array, Array]:
+    """Return log p(x_i|z) of each value and log p(x, z) - log q(z|x) of draws of z, (K, B, T, C) and (K, B)."""
+    log_p, log_w = [], []
+    for _ in range(DRAWS):
+        with machine.EqualNoise(len(batch)):
+            proposal = variant.sample_posterior(batch)
+        assert proposal is not None
+        z, log_q = proposal
+        each = variant.log_likelihood(z, batch)
+        log_w.append((variant.log_prior(z, batch) + each.flatten(1).sum(1) - log_q).double().cpu().numpy())
+        log_p.append(preprocessing.by_column(each))
+    return np.stack(log_p), np.stack(log_w)
+
+
+def surprise(log_p: Array, log_w: Array) -> Array:
+    """Return -log p(x_i|all other values), (B, ...), in nats, from K draws of z ~ q(z|x).
+
+    Args:
+        log_p: log p(x_i|z) of each value, (K, B, ...).
+        log_w: log p(x, z) - log q(z|x) of each draw, (K, B).
+    """
+    draws = len(log_p)
+    log_r = log_w.reshape(*log_w.shape, *[1] * (log_p.ndim - 2)) - log_p
+    log_r = np.minimum(log_r, logsumexp(log_r, 0) - 0.5 * math.log(draws))
+    result: Array = logsumexp(log_r, 0) - logsumexp(log_r + log_p, 0)
+    return result
+
+
+def of_steps(values: Array) -> Array:
+    """Return the sum over the channels of scores (..., C); NaN where all are NaN."""
+    return np.where(np.isnan(values).all(-1), np.nan, np.nansum(values, -1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingScores:
+    """Quantiles of the scores of some training examples, and the mean and standard deviation of their values.
+
+    `quantiles` has, for each kind of score, the values that the shares `SHARES` of the scores exceed. The kinds are
+    `example`, and for sequences `step NAME` and `channel I NAME`. `mean` and `deviation` have an entry for each value
+    of a step, or of a row, as a model reads it; they are empty for images.
+    """
+
+    examples: int
+    steps: int  # that have a known value; 0 if the examples are no sequences
+    quantiles: Mapping[str, tuple[float, ...]]
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+
+    def threshold(self, kind: str, share: float) -> float:
+        """Return the score of a kind that a share of the training scores exceeds; infinity if there are no scores.
+
+        Raises:
+            InputError: If there are fewer than 1 / share training scores.
+        """
+        n = self.examples if kind == "example" else self.steps
+        if not 1 / max(n, 1) <= share < 1:
+            raise InputError(f"share={share:g}: expected a share from 1/{n} to below 1 of the {n:,} training scores")
+        if not self.quantiles[kind]:
+            return math.inf
+        return float(np.interp(math.log(share), np.log(SHARES[1:]), self.quantiles[kind][1:]))
+
+    def json(self) -> dict[str, Any]:
+        """Return the scores as a mapping that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, facts: Mapping[str, Any]) -> Self:
+        """Restore the scores from what `json` returned."""
+        tuples = {name: tuple(facts[name]) for name in ("mean", "deviation")}
+        quantiles = {kind: tuple(values) for kind, values in facts["quantiles"].items()}
+        return cls(**{**facts, **tuples, "quantiles": quantiles})
+
+
+def training_scores(variant: Variant, data: Data) -> TrainingScores:
+    """Score a fixed subset of the training examples, at most `TRAINING_EXAMPLES`, and return their quantiles."""
+    most = max(FEWEST, TRAINING_VALUES // data.train.x[0].numel())
+    split, spec, preprocessing = subset(data.train, min(TRAINING_EXAMPLES, most)), data.spec, data.preprocessing
+    variant.eval()
+    of_examples = []
+    for batch in data.batches(split):
+        with machine.seeded(variant.device, 0):
+            of_examples.append(scores.unusualness(variant, batch).cpu().numpy())
+    found: dict[str, Array] = {"example": np.concatenate(of_examples)}
+    if len(spec.shape) > 1:
+        return TrainingScores(examples=len(split), steps=0, quantiles=_quantiles(found))
+    split = split.to("cpu")
+    whole = preprocessing.binarized(split)
+    x = detectors.with_gaps(whole)
+    mean, deviation = detectors.moments(x.reshape(-1, x.shape[-1]))
+    if spec.steps:
+        for name, values in value_scores(variant, split, preprocessing, 0).items():
+            found[f"step {name}"] = of_steps(values)
+            found |= {f"channel {i} {name}": values[..., i] for i in range(values.shape[-1])}
+        for name, trivial in detectors.trivial_scores(list(x), mean, deviation).items():
+            found[f"step {name}"] = np.concatenate(trivial)
+    return TrainingScores(
+        examples=len(split), steps=int((~np.isnan(found["step reconstruction"])).sum()) if spec.steps else 0,
+        quantiles=_quantiles(found), mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()),
+    )  # fmt: skip
+
+
+def _quantiles(found: Mapping[str, Array]) -> dict[str, tuple[float, ...]]:
+    known = {kind: values[~np.isnan(values)] for kind, values in found.items()}
+    return {kind: tuple(np.quantile(v, 1 - SHARES).tolist()) if len(v) else () for kind, v in known.items()}
+
+
+def frame_of_steps(
+    values: Array, steps: Steps, raw: Raw, names: list[str], score: str, limits: TrainingScores | None, share: float
+) -> Any:
+    """Return a data frame with a row for each step of all series, from scores (R, C) of each channel.
+
+    Its columns are the series, the step or its time stamp, `anomaly` with the sum over the channels, and
+    `anomaly_CHANNEL`. With `limits`, there are also `is_anomaly` and `is_anomaly_CHANNEL`, which are true where a score
+    exceeds the threshold.
+
+    Raises:
+        InputError: If the column of the series or of the channel has a name that is needed for another one.
+    """
+    import pandas
+
+    of_step, marks = {"anomaly": of_steps(values)}, {}
+    of_step |= {f"anomaly_{name}": values[:, i] for i, name in enumerate(names)}
+    if limits is not None:
+        kinds = [f"step {score}", *(f"channel {i} {score}" for i in range(len(names)))]
+        for (name, column), kind in zip(of_step.items(), kinds, strict=True):
+            marks[f"is_{name}"] = column > limits.threshold(kind, share)
+    labels = steps.labels(raw)
+    if taken := [name for name in labels if name in of_step or name in marks]:
+        raise InputError(f"{raw.source}: the results need a column {taken[0]!r} of their own; rename this column")
+    return pandas.DataFrame({**labels, **of_step, **marks})
