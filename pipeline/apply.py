@@ -38,7 +38,7 @@ examples:
 
 METHODS = ("encode", "reconstruct", "score", "anomaly", "impute", "forecast", "sample")
 TABLES, ARRAYS = (".csv", ".parquet"), ".npz"
-PART = 16 * 1024  # rows that are read at a time; a multiple of `model.BATCH`
+PART = 16 * 1024  # rows that are read at a time; a multiple of `new_rows.BATCH`
 
 
 def main(words: list[str]) -> int:
@@ -70,7 +70,8 @@ def main(words: list[str]) -> int:
     arguments = parser.parse_args(words)
 
     from pipeline import machine
-    from pipeline.model import FIXED_OPTIONS, Model, about_options
+    from pipeline.fitting import FIXED_OPTIONS, about_options
+    from pipeline.model import Model
     from pipeline.progress import Display
 
     _check(arguments)

@@ -22,7 +22,7 @@ LAYERS = (
     ("tracker", "executor"),
     ("cli",),
     ("training_run", "rehearsal"),
-    ("final", "model"),
+    ("final", "fitting", "new_rows", "model"),
     ("study", "reproduce"),
     ("compare", "benchmark"),
     ("schedule",),

@@ -117,7 +117,7 @@ def test_another_process_computes_the_same_from_the_saved_folder_and_the_raw_fil
 
 
 def _batches(model: Model, path: Path) -> list[Any]:
-    whole = model.preprocessing_.encode(model._read(path))
+    whole = model.preprocessing_.encode(model._new.read(path))
     return [model.preprocessing_.binarized(whole[slice(0, 4)])]
 
 
@@ -315,7 +315,7 @@ def test_batches_with_and_without_missing_values_are_imputed(monkeypatch: pytest
     holes = frame.drop(columns="label")
     holes.iloc[60:70, 1] = np.nan
     expected = model.impute(holes)
-    monkeypatch.setattr("pipeline.model.BATCH", 50)
+    monkeypatch.setattr("pipeline.new_rows.BATCH", 50)
     for filled in (model.impute(holes), *model.impute(holes, draws=2)):
         assert filled.drop(columns="b").equals(expected.drop(columns="b"))
         assert filled["b"].notna().all() and filled["b"][holes["b"].notna()].equals(holes["b"].dropna())

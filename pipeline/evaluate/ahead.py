@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline import machine
 from pipeline.data import Preprocessing, Raw, in_source_form
-from pipeline.evaluate.whole_series import Steps
+from pipeline.evaluate.whole_series import SeriesSteps, time_name
 from variants import Batch, InputError, Variant
 
 Array = NDArray[Any]
@@ -45,8 +45,8 @@ def context(raw: Raw, steps: int, longest: int, any_length: bool) -> Raw:
         return raw
     if steps >= longest:
         raise InputError(
-            f"steps={steps}: the model was trained on windows of {longest} steps, which hold the forecast and the steps "
-            f"before it; expected at most {longest - 1}"
+            f"steps={steps}: the model was trained on windows of {longest} steps, which have to hold the forecast and "
+            f"steps before it; expected at most {longest - 1}"
         )
     last = np.lexsort((windows.starts, windows.series))[np.cumsum(np.bincount(windows.series)) - 1]
     skipped = (lengths[last] + steps - longest).clip(min=0)
@@ -106,7 +106,7 @@ def frames(
 ) -> list[Any]:
     """Return a data frame with a row for each step for each series, from draws (K, B, steps, D).
 
-    Its first column is `step`, counted from 1 after the end of the series, or `time` if the next time stamps are known.
+    Its first column is `step`, counted from 1 after the end of the series, or the time if the next stamps are known.
     A channel of numbers has the columns CHANNEL_mean and CHANNEL_q0.1 for the level 0.1. The quantiles of counts and of
     binary values are values that occur. A channel of categories or words has CHANNEL_mode, the most frequent value of
     the draws, and CHANNEL_share, its share of the draws.
@@ -124,30 +124,31 @@ def frames(
             counts = np.stack([(codes.reshape(k, -1) == code).sum(0) for code in range(len(known))])
             columns |= {f"{name}_mode": np.asarray(known)[counts.argmax(0)], f"{name}_share": counts.max(0) / k}
             continue
-        method = "inverted_cdf" if column.kind in ("count", "binary") else "linear"
-        quantiles = np.quantile(of_draws, levels, axis=0, method=method)
+        method: Any = "inverted_cdf" if column.kind in ("count", "binary") else "linear"
+        quantiles = np.quantile(of_draws, list(levels), axis=0, method=method)
         columns[f"{name}_mean"] = of_draws.mean(0)
         columns |= {f"{name}_q{level:g}": each for level, each in zip(levels, quantiles, strict=True)}
     whole = pandas.DataFrame(columns)
     results = []
-    for number, place in enumerate(_places(raw, b, steps)):
+    name, places = _places(raw, b, steps)
+    for number, place in enumerate(places):
         own = whole.iloc[number * steps : (number + 1) * steps].reset_index(drop=True)
-        own.insert(0, "step" if raw.stamps is None else "time", place)
+        own.insert(0, name, place)
         results.append(own)
     return results
 
 
-def _places(raw: Raw, series: int, steps: int) -> list[Any]:
-    """Return the numbers of the steps ahead of each series, or their time stamps if all of them are known."""
-    numbers = [np.arange(1, steps + 1)] * series
-    if raw.stamps is None:
-        return numbers
-    stamps = [next_stamps(own, steps) for own in Steps.of(raw).split(raw.stamps)]
-    return numbers if any(s is None for s in stamps) else stamps
+def _places(raw: Raw, series: int, steps: int) -> tuple[str, list[Any]]:
+    """Return the numbers of the steps ahead of each series, or their time stamps if all are known, and their name."""
+    if raw.stamps is not None:
+        stamps = [next_stamps(own, steps) for own in SeriesSteps.of(raw).split(raw.stamps)]
+        if all(own is not None for own in stamps):
+            return time_name(raw), stamps
+    return "step", [np.arange(1, steps + 1)] * series
 
 
 def next_stamps(stamps: Any, steps: int) -> Any:
-    """Return the `steps` time stamps after those of a series, numbers or dates; None if their step is not even."""
+    """Return the `steps` time stamps after those of a series; None if these are neither even numbers nor even dates."""
     import pandas
 
     own = pandas.Series(np.asarray(stamps))
@@ -155,11 +156,18 @@ def next_stamps(stamps: Any, steps: int) -> Any:
         return None
     if pandas.api.types.is_numeric_dtype(own.dtype):
         differences = own.diff().dropna()
-        even = np.allclose(differences, differences.median(), rtol=1e-3)
-        return own.iloc[-1] + differences.median() * np.arange(1, steps + 1) if even else None
+        is_even = np.allclose(differences, differences.median(), rtol=1e-3)
+        return own.iloc[-1] + differences.median() * np.arange(1, steps + 1) if is_even else None
+    is_text = isinstance(own.iloc[-1], str)
     try:
         dates = pandas.DatetimeIndex(pandas.to_datetime(own))
-        frequency = pandas.infer_freq(dates) if len(dates) > 2 else dates[1] - dates[0]
+        frequency: Any = pandas.infer_freq(dates) if len(dates) > 2 else dates[1] - dates[0]
     except (ValueError, TypeError):  # words such as t1, or several time zones
         return None
-    return None if frequency is None else pandas.date_range(dates[-1], periods=steps + 1, freq=frequency)[1:]
+    if frequency is None:
+        return None
+    ahead = pandas.date_range(dates[-1], periods=steps + 1, freq=frequency)[1:]
+    if not is_text:
+        return ahead
+    is_day = len(own.iloc[-1]) <= len("2020-01-31")
+    return [date.strftime("%Y-%m-%d") if is_day else date.isoformat(own.iloc[-1][10]) for date in ahead]

@@ -20,7 +20,7 @@ The surprise is not defined if q(z|x) has no density, or if the values of x depe
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -34,7 +34,7 @@ from pipeline.data import Data, Preprocessing, Raw
 from pipeline.evaluate import detectors, scores
 from pipeline.evaluate.likelihood import every_class
 from pipeline.evaluate.probe import subset
-from pipeline.evaluate.whole_series import Steps
+from pipeline.evaluate.whole_series import SeriesSteps
 from variants import Batch, InputError, Variant
 
 Array = NDArray[np.float64]
@@ -183,8 +183,35 @@ def _quantiles(found: Mapping[str, Array]) -> dict[str, tuple[float, ...]]:
     return {kind: tuple(np.quantile(v, 1 - SHARES).tolist()) if len(v) else () for kind, v in known.items()}
 
 
+def preferred(names: Collection[str]) -> str:
+    """Return the score that marks anomalies if none is named: the surprise, if it is defined for the variant."""
+    return "surprise" if "surprise" in names else "reconstruction"
+
+
+def of_series(values: Array, raw: Raw, share: float | None) -> Any:
+    """Return a pandas Series with the score of each series, in nats per step, from the scores of its windows (N,).
+
+    It is the mean over the steps of a series, and over the windows that cover a step, of the score of a window divided
+    by its length.
+
+    Raises:
+        InputError: If there is a `share`, because the thresholds are those of windows.
+    """
+    import pandas
+
+    assert raw.lengths is not None
+    if share is not None:
+        raise InputError(
+            f"share={share:g}: the thresholds of this model are those of windows, and not of whole series; expected no "
+            "share, or scores of the steps"
+        )
+    steps = SeriesSteps.of(raw)
+    each = steps.mean(np.repeat((values / raw.lengths)[:, None], raw.mask.shape[1], axis=1))
+    return pandas.Series([float(own.mean()) for own in steps.split(each)], index=steps.names)
+
+
 def frame_of_steps(
-    values: Array, steps: Steps, raw: Raw, names: list[str], score: str, limits: TrainingScores | None, share: float
+    values: Array, raw: Raw, names: list[str], score: str, limits: TrainingScores | None, share: float | None
 ) -> Any:
     """Return a data frame with a row for each step of all series, from scores (R, C) of each channel.
 
@@ -199,11 +226,11 @@ def frame_of_steps(
 
     of_step, marks = {"anomaly": of_steps(values)}, {}
     of_step |= {f"anomaly_{name}": values[:, i] for i, name in enumerate(names)}
-    if limits is not None:
+    if limits is not None and share is not None:
         kinds = [f"step {score}", *(f"channel {i} {score}" for i in range(len(names)))]
         for (name, column), kind in zip(of_step.items(), kinds, strict=True):
             marks[f"is_{name}"] = column > limits.threshold(kind, share)
-    labels = steps.labels(raw)
+    labels = SeriesSteps.of(raw).labels(raw)
     if taken := [name for name in labels if name in of_step or name in marks]:
         raise InputError(f"{raw.source}: the results need a column {taken[0]!r} of their own; rename this column")
     return pandas.DataFrame({**labels, **of_step, **marks})

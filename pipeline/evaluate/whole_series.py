@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Steps:
+class SeriesSteps:
     """Where the steps of N examples lie among the R steps of all series, which follow each other.
 
     `mask` (N, T) has the real steps of the examples, and `places` (M,) the position of each of these M steps, from 0 to
@@ -30,7 +30,7 @@ class Steps:
     names: Any
 
     @classmethod
-    def of(cls, raw: Raw) -> "Steps":
+    def of(cls, raw: Raw) -> "SeriesSteps":
         """Return the places of the steps of sequences."""
         import pandas
 
@@ -104,10 +104,15 @@ class Steps:
         return {str(self.names.name): np.repeat(np.asarray(self.names), self.lengths), **numbered(raw, self.lengths)}
 
 
+def time_name(raw: Raw) -> str:
+    """Return the name of the column with the time stamps."""
+    return str(getattr(raw.stamps, "name", None) or "time")
+
+
 def numbered(raw: Raw, lengths: NDArray[np.int64]) -> dict[str, Any]:
-    """Return the column (R,) that tells the steps of a series apart: `time` if there are stamps, and else `step`."""
+    """Return the column (R,) that tells the steps of a series apart: time stamps, or else `step`, counted from 0."""
     if raw.stamps is not None:
-        return {"time": raw.stamps}
+        return {time_name(raw): raw.stamps}
     return {"step": np.concatenate([np.arange(n) for n in lengths])}
 
 
@@ -120,7 +125,7 @@ def row_labels(raw: Raw) -> Any:
 
     if raw.windows is None:
         return raw.rows
-    steps, windows = Steps.of(raw), raw.windows
+    steps, windows = SeriesSteps.of(raw), raw.windows
     (name, numbers), first = next(iter(numbered(raw, steps.lengths).items())), np.cumsum(steps.lengths) - steps.lengths
     return pandas.MultiIndex.from_arrays(
         [steps.names[windows.series], np.asarray(numbers)[first[windows.series] + windows.starts]],
