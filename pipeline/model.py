@@ -176,7 +176,8 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self.preprocessing_
 
     @property
-    def _new(self) -> NewRows:
+    def new_rows(self) -> NewRows:
+        """What reads new rows and computes on them."""
         preprocessing = self.preprocessing  # which raises an error before `fit`
         return NewRows(self.variant_, preprocessing, self.seed)
 
@@ -220,9 +221,9 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def transform(self, X: Any) -> Any:
         """Return the code of each example, (N, Z): a data frame if the rows have labels, and otherwise an array."""
-        raw = self._new.read(X)
-        codes = self._new.each_batch(raw, lambda batch, _: self._encode(batch))
-        return self._new.labelled(torch.cat(codes).float().numpy(), raw, list(self.get_feature_names_out()))
+        raw = self.new_rows.read(X)
+        codes = self.new_rows.each_batch(raw, lambda batch, _: self._encode(batch))
+        return self.new_rows.labelled(torch.cat(codes).float().numpy(), raw, list(self.get_feature_names_out()))
 
     def _encode(self, batch: Batch) -> Tensor:
         return self.variant_.encode(batch.unlabelled)
@@ -242,7 +243,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         condition = None if y is None else Batch(codes.new_zeros(len(codes), *preprocessing.spec.shape), y)
         rows = X.index if isinstance(X, pandas.DataFrame) else None
         with machine.seeded(self.variant_.device, self.seed):
-            return self._new.in_units(self.variant_.decode(codes, condition), rows)
+            return self.new_rows.in_units(self.variant_.decode(codes, condition), rows)
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
         """Return the names of the dimensions of the code: z0, z1, ..."""
@@ -272,7 +273,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             InputError: If q(z|x) of the variant has no density. `anomaly` works for all variants.
         """
-        raw, preprocessing = self._new.read(X), self.preprocessing
+        raw, preprocessing = self.new_rows.read(X), self.preprocessing
 
         def of_examples(batch: Batch, _: Any) -> Tensor:
             bounds = scores.bounds(self.variant_, batch)
@@ -288,8 +289,8 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return values
 
         if not by_value:
-            return self._new.labelled(torch.cat(self._new.each_batch(raw, of_examples)).numpy(), raw, None)
-        values = np.concatenate(self._new.each_batch(raw, of_values))
+            return self.new_rows.labelled(torch.cat(self.new_rows.each_batch(raw, of_examples)).numpy(), raw, None)
+        values = np.concatenate(self.new_rows.each_batch(raw, of_values))
         if raw.lengths is not None:
             steps = SeriesSteps.of(raw)
             return [data.with_names(v, preprocessing) for v in steps.split(steps.mean(values).numpy())]
@@ -322,18 +323,20 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             InputError: If the thresholds are not known, or `share` is too small for the number of training scores.
         """
-        raw, limits = self._new.read(X), None if share is None else self.training_scores
+        raw, limits = self.new_rows.read(X), None if share is None else self.training_scores
         if raw.lengths is not None and not by_series:
             found = self.anomaly_scores(raw)
             score = score or step_anomaly.preferred(found)
             if score not in found:
                 raise InputError(f"score={score!r}: expected {' or '.join(found)} for this {self.variant}")
-            return step_anomaly.frame_of_steps(found[score], raw, self._new.columns, score, limits, share)
-        values = torch.cat(self._new.each_batch(raw, lambda batch, _: scores.unusualness(self.variant_, batch))).numpy()
+            return step_anomaly.frame_of_steps(found[score], raw, self.new_rows.columns, score, limits, share)
+        values = torch.cat(
+            self.new_rows.each_batch(raw, lambda batch, _: scores.unusualness(self.variant_, batch))
+        ).numpy()
         if raw.windows is not None:
             return step_anomaly.of_series(values, raw, share)
         if limits is None or share is None:
-            return self._new.labelled(values, raw, None)
+            return self.new_rows.labelled(values, raw, None)
         marks = values > limits.threshold("example", share)
         return pandas.DataFrame({"anomaly": values, "is_anomaly": marks}, index=raw.rows)
 
@@ -342,10 +345,11 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         They are those that `anomaly` explains; NaN for missing values.
         """
-        raw = self._new.read(X)
+        raw = self.new_rows.read(X)
         if raw.lengths is None:
             raise InputError(f"{raw.source}: there are no sequences; expected sequences, whose steps are scored")
-        found = step_anomaly.value_scores(self.variant_.eval(), self._new.encoded(raw), self.preprocessing, self.seed)
+        batch = self.new_rows.encoded(raw)
+        found, _ = step_anomaly.value_scores(self.variant_.eval(), batch, self.preprocessing, self.seed)
         steps = SeriesSteps.of(raw)
         return {name: steps.mean(values).numpy() for name, values in found.items()}
 
@@ -366,8 +370,8 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         value of a binary column of numbers lies between its two numbers, at the probability of the second one.
         """
 
-        return self._new.decoded(
-            self._new.read(X), lambda batch: self.variant_.decode(self._encode(batch), batch)[None]
+        return self.new_rows.decoded(
+            self.new_rows.read(X), lambda batch: self.variant_.decode(self._encode(batch), batch)[None]
         )[0]
 
     def sample(self, n: int, label: Any = None, *, noise: bool = True, seed: int | None = None) -> Any:
@@ -385,7 +389,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(f"n={n!r}: expected a whole number, 1 or more")
         y = self._classes(label, n)
         with machine.seeded(self.variant_.device, self.seed if seed is None else seed):
-            return self._new.in_units(self.variant_.sample(n, y, noise=noise), drawn=noise)
+            return self.new_rows.in_units(self.variant_.sample(n, y, noise=noise), drawn=noise)
 
     def impute(self, X: Any, draws: int = 0, *, importance: int = 1000) -> Any:
         """Return the data with missing values replaced by their expected value given the observed ones.
@@ -407,7 +411,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(f"draws={draws!r}: expected a whole number, 0 or more")
         if not isinstance(importance, int) or importance < 1:
             raise InputError(f"importance={importance!r}: expected a whole number, 1 or more")
-        raw, variant = self._new.read(X), self.variant_
+        raw, variant = self.new_rows.read(X), self.variant_
         if variant.conditioned_on == "x":
             raise InputError(f"{self.variant} models a part of x given the rest; expected a model of all values")
         if not variant.factorized:
@@ -428,7 +432,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 )
             return xs
 
-        results = self._new.decoded(raw, completed, drawn=draws > 0, keeps=True)
+        results = self.new_rows.decoded(raw, completed, drawn=draws > 0, keeps=True)
         return results if draws else results[0]
 
     def forecast(
@@ -459,20 +463,20 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 raise InputError(f"{name}={value!r}: expected a whole number, 1 or more")
         if not all(0 <= level <= 1 for level in levels):
             raise InputError(f"levels={levels!r}: expected numbers from 0 to 1")
-        raw, preprocessing, variant = self._new.read(X), self.preprocessing, self.variant_.eval()
+        raw, preprocessing, variant = self.new_rows.read(X), self.preprocessing, self.variant_.eval()
         if raw.lengths is None:
             raise InputError(f"{raw.source}: there are no sequences; expected sequences to forecast")
         known = ahead.context(raw, steps, preprocessing.spec.steps, variant.any_length)
-        batch = preprocessing.binarized(self._new.encoded(known))
+        batch = preprocessing.binarized(self.new_rows.encoded(known))
         drawn = ahead.draws_of(variant, batch, steps, draws, self.seed)
-        return ahead.frames(drawn, preprocessing, levels, self._new.columns, raw)
+        return ahead.frames(drawn, preprocessing, levels, self.new_rows.columns, raw)
 
     def read_parts(self, place: str, size: int) -> tuple[int, Iterator[Raw]]:
         """Read new rows from a place in parts of at most `size` rows, which the other methods take in place of data.
 
         Returns the number of parts, and an iterator over them.
         """
-        return self._new.read_parts(place, size)
+        return self.new_rows.read_parts(place, size)
 
     def _classes(self, label: Any, n: int) -> Tensor | None:
         """Return the codes of classes, (n,); None if none is given. Raises `InputError` for an unknown class."""

@@ -26,7 +26,7 @@ LAYERS = (
     ("study", "reproduce"),
     ("compare", "benchmark"),
     ("schedule",),
-    ("__main__", "apply", "speed", "sync", "ui"),  # the commands
+    ("__main__", "apply", "findings", "output", "speed", "sync", "ui"),  # the commands
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 

@@ -117,7 +117,7 @@ def test_another_process_computes_the_same_from_the_saved_folder_and_the_raw_fil
 
 
 def _batches(model: Model, path: Path) -> list[Any]:
-    whole = model.preprocessing_.encode(model._new.read(path))
+    whole = model.preprocessing_.encode(model.new_rows.read(path))
     return [model.preprocessing_.binarized(whole[slice(0, 4)])]
 
 

@@ -34,47 +34,53 @@ from pipeline.data import Data, Preprocessing, Raw
 from pipeline.evaluate import detectors, scores
 from pipeline.evaluate.likelihood import every_class
 from pipeline.evaluate.probe import subset
+from pipeline.evaluate.scores import DRAWS
 from pipeline.evaluate.whole_series import SeriesSteps
 from variants import Batch, InputError, Variant
 
 Array = NDArray[np.float64]
-DRAWS = 32  # of z behind the scores of a value
 VALUES = 1 << 21  # the most values, of all draws, that are scored at a time
-TRAINING_EXAMPLES, FEWEST = 256, 100  # training examples that are scored: the most, and
-TRAINING_VALUES = 200_000  # fewer, but not below the fewest, if they have more values than this together
+MOST, FEWEST, FEWEST_SEQUENCES = 256, 100, 20  # training examples that are scored for thresholds
+TRAINING_VALUES = 5_000  # if the examples have more values than this together, fewer of them are scored
 SHARES = np.array([0.0, *np.logspace(-4, 0, 41)])  # of training scores above a quantile
 
 
-def value_scores(variant: Variant, batch: Batch, preprocessing: Preprocessing, seed: int) -> dict[str, Array]:
-    """Return the scores of each value by name, (B, T, C) with C channels; NaN for missing values and padding.
+def value_scores(
+    variant: Variant, batch: Batch, preprocessing: Preprocessing, seed: int
+) -> tuple[dict[str, Array], Array]:
+    """Return the scores of each value of sequences by name, and that of each sequence.
 
-    There is no `surprise` if it is not defined for the variant.
+    The former are (B, T, C) with C channels, and NaN for missing values and padding. There is no `surprise` if it is
+    not defined for the variant. The latter, (B,), is what `scores.unusualness` returns for unlabelled sequences.
     """
-    values = DRAWS * variant.spec.steps * variant.spec.shape[-1] * len(every_class(variant, batch[slice(0, 1)]))
+    values = DRAWS * batch.x[0].numel() * len(every_class(variant, batch[slice(0, 1)]))
     size = max(1, VALUES // values)
-    parts = []
+    parts, of_sequences = [], []
     for start in range(0, len(batch), size):
         part = preprocessing.binarized(batch[slice(start, start + size)]).unlabelled.to(variant.device)
         with machine.seeded(variant.device, seed):
-            parts.append(_scores_of_values(variant, part, preprocessing))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            each, of_sequence = _scores_of_part(variant, part, preprocessing)
+        parts.append(each)
+        of_sequences.append(of_sequence)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, np.concatenate(of_sequences)
 
 
-def _scores_of_values(variant: Variant, batch: Batch, preprocessing: Preprocessing) -> dict[str, Array]:
+def _scores_of_part(variant: Variant, batch: Batch, preprocessing: Preprocessing) -> tuple[dict[str, Array], Array]:
     known = torch.ones_like(batch.x, dtype=torch.bool) if batch.known is None else batch.known.expand_as(batch.x)
     missing = preprocessing.by_column(known) == 0
     if variant.sample_posterior(batch[slice(0, 1)]) is None:
-        each = preprocessing.by_column(variant.log_likelihood(variant.encode(batch), batch))
-        return {"reconstruction": np.where(missing, np.nan, -each)}
+        each = preprocessing.by_column(-variant.log_likelihood(variant.encode(batch), batch))
+        return {"reconstruction": np.where(missing, np.nan, each)}, each.sum((1, 2))
     by_class = [_draws(variant, labelled, preprocessing) for labelled in every_class(variant, batch)]
-    log_w = np.stack([part[1] for part in by_class])  # (classes, K, B)
     log_p = np.concatenate([part[0] for part in by_class])  # (classes K, B, T, C)
+    log_w = np.stack([part[1] for part in by_class])  # (classes, K, B)
+    of_sequence = math.log(DRAWS) - logsumexp(log_w, (0, 1))
     p_class = np.exp(logsumexp(log_w, 1) - logsumexp(log_w, (0, 1)))  # (classes, B), given x
     weight = np.repeat(p_class / DRAWS, DRAWS, axis=0)
     result = {"reconstruction": -np.einsum("kb,kbtc->btc", weight, log_p)}
     if variant.factorized:
         result["surprise"] = surprise(log_p, log_w.reshape(len(log_p), -1))
-    return {name: np.where(missing, np.nan, values) for name, values in result.items()}
+    return {name: np.where(missing, np.nan, values) for name, values in result.items()}, of_sequence
 
 
 def _draws(variant: Variant, batch: Batch, preprocessing: Preprocessing) -> tuple[Array, Array]:
@@ -151,25 +157,32 @@ class TrainingScores:
 
 
 def training_scores(variant: Variant, data: Data) -> TrainingScores:
-    """Score a fixed subset of the training examples, at most `TRAINING_EXAMPLES`, and return their quantiles."""
-    most = max(FEWEST, TRAINING_VALUES // data.train.x[0].numel())
-    split, spec, preprocessing = subset(data.train, min(TRAINING_EXAMPLES, most)), data.spec, data.preprocessing
+    """Score a fixed subset of the training examples, and return the quantiles of their scores.
+
+    It has at most `MOST` examples, and fewer of many values, so that it takes about as long as an epoch of a small data
+    set.
+    """
+    spec, preprocessing = data.spec, data.preprocessing
+    fewest = FEWEST_SEQUENCES if spec.steps else FEWEST
+    split = subset(data.train, min(MOST, max(fewest, TRAINING_VALUES // data.train.x[0].numel())))
+    found: dict[str, Array] = {}
     variant.eval()
-    of_examples = []
-    for batch in data.batches(split):
-        with machine.seeded(variant.device, 0):
-            of_examples.append(scores.unusualness(variant, batch).cpu().numpy())
-    found: dict[str, Array] = {"example": np.concatenate(of_examples)}
-    if len(spec.shape) > 1:
-        return TrainingScores(examples=len(split), steps=0, quantiles=_quantiles(found))
-    split = split.to("cpu")
-    whole = preprocessing.binarized(split)
-    x = detectors.with_gaps(whole)
-    mean, deviation = detectors.moments(x.reshape(-1, x.shape[-1]))
     if spec.steps:
-        for name, values in value_scores(variant, split, preprocessing, 0).items():
+        each, found["example"] = value_scores(variant, split.to("cpu"), preprocessing, 0)
+        for name, values in each.items():
             found[f"step {name}"] = of_steps(values)
             found |= {f"channel {i} {name}": values[..., i] for i in range(values.shape[-1])}
+    else:
+        of_examples = []
+        for batch in data.batches(split):
+            with machine.seeded(variant.device, 0):
+                of_examples.append(scores.unusualness(variant, batch).cpu().numpy())
+        found["example"] = np.concatenate(of_examples)
+    mean, deviation = np.zeros(0), np.zeros(0)
+    if len(spec.shape) == 1:
+        x = detectors.with_gaps(preprocessing.binarized(split.to("cpu")))
+        mean, deviation = detectors.moments(x.reshape(-1, x.shape[-1]))
+    if spec.steps:
         for name, trivial in detectors.trivial_scores(list(x), mean, deviation).items():
             found[f"step {name}"] = np.concatenate(trivial)
     return TrainingScores(
