@@ -1,5 +1,6 @@
 """What `pipeline.apply` finds in new data: anomalies, how well they match the truth, and pictures of sequences."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -88,9 +89,7 @@ class Findings:
             raise InputError("--picture draws sequences; leave it out")
         steps, rows = SeriesSteps.of(raw), model.new_rows
         truth = detectors.with_gaps(model.preprocessing.binarized(rows.encoded(raw)))
-        decoded = torch.cat(
-            rows.each_batch(raw, lambda b, _: model.variant_.decode(model.variant_.encode(b.unlabelled), b))
-        )
+        decoded = torch.cat(rows.each_batch(raw, lambda batch, _: model.decoded(batch)))
         whole = [steps.split(_numbers(steps.mean(x), model)) for x in (torch.from_numpy(truth), decoded)]
         marks = steps.split(table[[f"is_anomaly_{name}" for name in rows.columns]].to_numpy(bool))
         of_series = [np.nanmean(own) for own in steps.split(table["anomaly"].to_numpy())]
@@ -102,9 +101,7 @@ class Findings:
             )
             for i in chosen
         ]  # fmt: skip
-        caption = (
-            f"the most unusual series; grey: data, blue: reconstruction, red: above the threshold of {self._share:g}"
-        )
+        caption = f"the most unusual series; grey: data, blue: reconstruction, red: marked by --share {self._share:g}"
         return panels(shown, rows.columns, caption=caption)
 
     def _keep(self, name: str, values: Any) -> None:
@@ -119,21 +116,11 @@ class Findings:
         """Read a column of the data as if it were the only one of the model, so that rows and steps are the same."""
         like = self._model.preprocessing
         if column in self._model.new_rows.columns:
-            raise InputError(
-                f"--truth {column}: the model was trained on this column; expected one that it does not know"
-            )
+            raise InputError(f"--truth {column}: the model was trained on this column; expected another one")
         spec = replace(like.spec, shape=(1,), likelihood="gaussian", groups=(), exposure="", classes=0)
         source = replace(like.source, label=None if like.source.label == column else like.source.label)
-        alone = replace(
-            like,
-            spec=spec,
-            source=source,
-            columns=(Column(column, "real"),),
-            order=(),
-            class_names=(),
-            width=0,
-            pixels=None,
-        )
+        columns = (Column(column, "real"),)
+        alone = replace(like, spec=spec, source=source, columns=columns, order=(), class_names=(), width=0, pixels=None)
         return replace(self._model.new_rows, preprocessing=alone).read(place)
 
 
@@ -175,17 +162,22 @@ def forecast_picture(frames: list[pandas.DataFrame], raw: Raw, model: Model) -> 
     for name, own, frame in list(zip(steps.names, known, frames, strict=True))[:SHOWN]:
         begin = max(0, len(own) - SHOWN_BEFORE * len(frame))
         before, empty = own[begin:], np.full((len(frame), len(names)), np.nan)
-        levels = sorted({float(c.rpartition("_q")[2]) for c in frame if c.startswith(f"{names[0]}_q")})
-
-        def ahead(ending: str, frame: Any = frame, gap: Array = np.full_like(before, np.nan)) -> Array:
-            return np.concatenate([gap, frame[[f"{n}_{ending}" for n in names]].to_numpy(np.float64)])
-
-        pairs = [(low, high) for low, high in zip(levels, reversed(levels), strict=True) if low < high]
+        endings = [
+            str(c).removeprefix(names[0])
+            for c in frame
+            if re.match(rf"{re.escape(names[0])}_(mean|q[\d.e-]+)$", str(c))
+        ]
+        ahead = {
+            ending: np.concatenate([before * np.nan, frame[[n + ending for n in names]].to_numpy(np.float64)])
+            for ending in endings
+        }
+        quantiles = sorted((ending for ending in endings if ending != "_mean"), key=lambda ending: float(ending[2:]))
+        pairs = zip(quantiles[: len(quantiles) // 2], quantiles[::-1], strict=False)
         shown.append(
             ShownSeries(
                 title=str(name), x=np.arange(begin, len(own) + len(frame)), truth=np.concatenate([before, empty]),
-                mean=ahead("mean"), bands=[(ahead(f"q{low:g}"), ahead(f"q{high:g}")) for low, high in pairs],
-                forecast_from=float(len(own)) - 0.5,
+                mean=ahead["_mean"], bands=[(ahead[low], ahead[high]) for low, high in pairs],
+                forecast_from=len(own) - 0.5,
             )
         )  # fmt: skip
     return panels(shown, names, caption="grey: data, blue: mean of the forecast, light blue: between quantiles")

@@ -330,9 +330,8 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if score not in found:
                 raise InputError(f"score={score!r}: expected {' or '.join(found)} for this {self.variant}")
             return step_anomaly.frame_of_steps(found[score], raw, self.new_rows.columns, score, limits, share)
-        values = torch.cat(
-            self.new_rows.each_batch(raw, lambda batch, _: scores.unusualness(self.variant_, batch))
-        ).numpy()
+        each = self.new_rows.each_batch(raw, lambda batch, _: scores.unusualness(self.variant_, batch))
+        values = torch.cat(each).numpy()
         if raw.windows is not None:
             return step_anomaly.of_series(values, raw, share)
         if limits is None or share is None:
@@ -369,10 +368,11 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Means of counts are real numbers. Category columns, and binary columns of words, hold the most probable value. A
         value of a binary column of numbers lies between its two numbers, at the probability of the second one.
         """
+        return self.new_rows.decoded(self.new_rows.read(X), lambda batch: self.decoded(batch)[None])[0]
 
-        return self.new_rows.decoded(
-            self.new_rows.read(X), lambda batch: self.variant_.decode(self._encode(batch), batch)[None]
-        )[0]
+    def decoded(self, batch: Batch) -> Tensor:
+        """Return the mean of p(x|z) at the code of each example of a batch, in the units of `Batch.x`."""
+        return self.variant_.decode(self._encode(batch), batch)
 
     def sample(self, n: int, label: Any = None, *, noise: bool = True, seed: int | None = None) -> Any:
         """Return `n` new examples in the units of the data. Counts are whole numbers.

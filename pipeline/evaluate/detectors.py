@@ -114,10 +114,12 @@ class Judged:
 class Judgement:
     """How well scores find known anomalies: `rows` has an entry for each score, those of the model first.
 
-    `gains` are the differences of the ROC area between each score of the model and the best trivial one.
+    `gains` are the differences of the ROC area between each score of the model and `best`, the best trivial one, which
+    is "chance", with the area 0.5, if no other is better than that.
     """
 
     rows: Sequence[Judged]
+    best: str
     gains: Mapping[str, Estimate]
     share: float  # of anomalies among all examples or steps that were judged
     n: int
@@ -137,10 +139,9 @@ class Judgement:
 
     def _remarks(self, has_ranges: bool) -> list[str]:
         remarks = []
-        trivial = max((r for r in self.rows if r.name not in MODEL), key=lambda r: r.roc.value)
         for name, gain in self.gains.items():
             verdict = "no better than" if gain.value <= 1.96 * (gain.error or 0) else "better than"
-            remarks.append(f"{name} is {verdict} the best trivial score ({trivial.name}): ROC area {gain.value:+.3f}")
+            remarks.append(f"{name} is {verdict} the best trivial score ({self.best}): ROC area {gain.value:+.3f}")
             remarks[-1] += "" if gain.error is None else f" ± {gain.error:.3f}"
         if has_ranges:
             remarks.append(
@@ -163,9 +164,10 @@ def judge_rows(scores: Mapping[str, Array], truth: Array) -> Judgement:
         Judged(name=name, roc=areas.roc_area(s, real), precision_recall=areas.average_precision(s, real))
         for name, s in scores.items()
     ]
-    best = max((r for r in rows if r.name not in MODEL), key=lambda r: r.roc.value).name
-    gains = {name: areas.roc_difference(scores[name], scores[best], real) for name in scores if name in MODEL}
-    return Judgement(rows=rows, gains=gains, share=float(real.mean()), n=len(real))
+    best = _best(rows)
+    other = scores.get(best, np.zeros(len(real)))  # equal scores have the area 0.5
+    gains = {name: areas.roc_difference(scores[name], other, real) for name in scores if name in MODEL}
+    return Judgement(rows=rows, best=best, gains=gains, share=float(real.mean()), n=len(real))
 
 
 def judge_steps(
@@ -192,9 +194,15 @@ def judge_steps(
         f1 = None if precision is None or recall is None else 2 * precision * recall / max(precision + recall, 1e-12)
         roc, pr = (_estimate(resampled[name][:, i]) for i in (0, 1))
         rows.append(Judged(name=name, roc=roc, precision_recall=pr, precision=precision, recall=recall, f1=f1))
-    best = max((r for r in rows if r.name not in MODEL), key=lambda r: r.roc.value).name
-    gains = {name: _estimate(resampled[name][:, 0] - resampled[best][:, 0]) for name in scores if name in MODEL}
-    return Judgement(rows=rows, gains=gains, share=float((truth[known] == 1).mean()), n=int(known.sum()))
+    best = _best(rows)
+    other = resampled[best][:, 0] if best in resampled else 0.5
+    gains = {name: _estimate(resampled[name][:, 0] - other) for name in scores if name in MODEL}
+    return Judgement(rows=rows, best=best, gains=gains, share=float((truth[known] == 1).mean()), n=int(known.sum()))
+
+
+def _best(rows: Sequence[Judged]) -> str:
+    areas_of = {row.name: row.roc.value for row in rows if row.name not in MODEL} | {"chance": 0.5}
+    return max(areas_of, key=lambda name: areas_of[name])
 
 
 def _apart(flags: Flags, lengths: NDArray[np.int64]) -> Flags:
