@@ -340,10 +340,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return pandas.DataFrame({"anomaly": values, "is_anomaly": marks}, index=raw.rows)
 
     def anomaly_scores(self, X: Any) -> dict[str, Array]:
-        """Return the scores of each value of sequences by name, (R, C) for the R steps of all series and C channels.
-
-        They are those that `anomaly` explains; NaN for missing values.
-        """
+        """Return both scores of each value, (R, C), for the R steps of all series and C channels; NaN where missing."""
         raw = self.new_rows.read(X)
         if raw.lengths is None:
             raise InputError(f"{raw.source}: there are no sequences; expected sequences, whose steps are scored")
