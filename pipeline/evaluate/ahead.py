@@ -160,7 +160,7 @@ def next_stamps(stamps: Any, steps: int) -> Any:
         return own.iloc[-1] + differences.median() * np.arange(1, steps + 1) if is_even else None
     is_text = isinstance(own.iloc[-1], str)
     try:
-        dates = pandas.DatetimeIndex(pandas.to_datetime(own))
+        dates = pandas.DatetimeIndex(pandas.to_datetime(own, format="ISO8601") if is_text else own)
         frequency: Any = pandas.infer_freq(dates) if len(dates) > 2 else dates[1] - dates[0]
     except (ValueError, TypeError):  # words such as t1, or several time zones
         return None

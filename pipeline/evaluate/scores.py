@@ -47,8 +47,7 @@ def log_likelihoods(variant: Variant, batch: Batch) -> Tensor:
 
 def unusualness(variant: Variant, batch: Batch) -> Tensor:
     """Return how unusual each example is, (B,), float64: minus its bound, or -log p(x|z) at its code without one."""
-    if variant.sample_posterior(batch[slice(0, 1)]) is None:
-        return -log_likelihoods(variant, batch).flatten(1).sum(1).double()
     value = bounds(variant, batch)
-    assert not isinstance(value, Undefined)
+    if isinstance(value, Undefined):
+        return -log_likelihoods(variant, batch).flatten(1).sum(1).double()
     return -value

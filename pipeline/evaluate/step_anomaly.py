@@ -68,12 +68,13 @@ def value_scores(
 def _scores_of_part(variant: Variant, batch: Batch, preprocessing: Preprocessing) -> tuple[dict[str, Array], Array]:
     known = torch.ones_like(batch.x, dtype=torch.bool) if batch.known is None else batch.known.expand_as(batch.x)
     missing = preprocessing.by_column(known) == 0
-    if variant.sample_posterior(batch[slice(0, 1)]) is None:
+    by_class = [_draws(variant, labelled, preprocessing) for labelled in every_class(variant, batch)]
+    if by_class[0] is None:
         each = preprocessing.by_column(-variant.log_likelihood(variant.encode(batch), batch))
         return {"reconstruction": np.where(missing, np.nan, each)}, each.sum((1, 2))
-    by_class = [_draws(variant, labelled, preprocessing) for labelled in every_class(variant, batch)]
-    log_p = np.concatenate([part[0] for part in by_class])  # (classes K, B, T, C)
-    log_w = np.stack([part[1] for part in by_class])  # (classes, K, B)
+    parts = [part for part in by_class if part is not None]
+    log_p = np.concatenate([part[0] for part in parts])  # (classes K, B, T, C)
+    log_w = np.stack([part[1] for part in parts])  # (classes, K, B)
     of_sequence = math.log(DRAWS) - logsumexp(log_w, (0, 1))
     p_class = np.exp(logsumexp(log_w, 1) - logsumexp(log_w, (0, 1)))  # (classes, B), given x
     weight = np.repeat(p_class / DRAWS, DRAWS, axis=0)
@@ -83,13 +84,17 @@ def _scores_of_part(variant: Variant, batch: Batch, preprocessing: Preprocessing
     return {name: np.where(missing, np.nan, values) for name, values in result.items()}, of_sequence
 
 
-def _draws(variant: Variant, batch: Batch, preprocessing: Preprocessing) -> tuple[Array, Array]:
-    """Return log p(x_i|z) of each value and log p(x, z) - log q(z|x) of draws of z, (K, B, T, C) and (K, B)."""
+def _draws(variant: Variant, batch: Batch, preprocessing: Preprocessing) -> tuple[Array, Array] | None:
+    """Return log p(x_i|z) of each value and log p(x, z) - log q(z|x) of draws of z, (K, B, T, C) and (K, B).
+
+    Returns None if q(z|x) has no density.
+    """
     log_p, log_w = [], []
     for _ in range(DRAWS):
         with machine.EqualNoise(len(batch)):
             proposal = variant.sample_posterior(batch)
-        assert proposal is not None
+        if proposal is None:
+            return None
         z, log_q = proposal
         each = variant.log_likelihood(z, batch)
         log_w.append((variant.log_prior(z, batch) + each.flatten(1).sum(1) - log_q).double().cpu().numpy())
