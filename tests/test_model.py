@@ -257,7 +257,7 @@ def test_a_forecast_begins_after_the_last_step(monkeypatch: pytest.MonkeyPatch) 
 def test_forecasts_of_counts_and_words_are_values_that_occur(kind: str) -> None:
     rng = np.random.default_rng(0)
     rows = [
-        {"series": i, "time": t, "own": rng.poisson(3) if kind == "counts" else "on" if t % 2 else "off"}
+        {"series": i, "time": t, "own": rng.poisson(3) if kind == "counts" else rng.choice(["on", "off"])}
         for i in range(40) for t in range(12)
     ]  # fmt: skip
     options = {"kinds": {"own": "count"}} if kind == "counts" else None
