@@ -51,7 +51,7 @@ def value_scores(
     """Return the scores of each value of sequences by name, and that of each sequence.
 
     The former are (B, T, C) with C channels, and NaN for missing values and padding. There is no `surprise` if it is
-    not defined for the variant. The latter, (B,), is what `scores.unusualness` returns for unlabelled sequences.
+    not defined for the variant. The latter, (B,), is that of `scores.unusualness`, by other draws.
     """
     values = DRAWS * batch.x[0].numel() * len(every_class(variant, batch[slice(0, 1)]))
     size = max(1, VALUES // values)
@@ -89,15 +89,16 @@ def _draws(variant: Variant, batch: Batch, preprocessing: Preprocessing) -> tupl
 
     Returns None if q(z|x) has no density.
     """
+    with machine.EqualNoise(len(batch)):
+        proposal = variant.sample_posterior(batch, DRAWS)
+    if proposal is None:
+        return None
+    codes, log_q = (draws.unflatten(0, (len(batch), DRAWS)) for draws in proposal)
     log_p, log_w = [], []
-    for _ in range(DRAWS):
-        with machine.EqualNoise(len(batch)):
-            proposal = variant.sample_posterior(batch)
-        if proposal is None:
-            return None
-        z, log_q = proposal
+    for k in range(DRAWS):
+        z = codes[:, k]
         each = variant.log_likelihood(z, batch)
-        log_w.append((variant.log_prior(z, batch) + each.flatten(1).sum(1) - log_q).double().cpu().numpy())
+        log_w.append((variant.log_prior(z, batch) + each.flatten(1).sum(1) - log_q[:, k]).double().cpu().numpy())
         log_p.append(preprocessing.by_column(each))
     return np.stack(log_p), np.stack(log_w)
 
