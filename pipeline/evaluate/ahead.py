@@ -169,5 +169,7 @@ def next_stamps(stamps: Any, steps: int) -> Any:
     ahead = pandas.date_range(dates[-1], periods=steps + 1, freq=frequency)[1:]
     if not is_text:
         return ahead
-    is_day = len(own.iloc[-1]) <= len("2020-01-31")
-    return [date.strftime("%Y-%m-%d") if is_day else date.isoformat(own.iloc[-1][10]) for date in ahead]
+    known = own.iloc[-1]  # text in the form of ISO 8601
+    if len(known) <= len("2020-01-31"):
+        return list(ahead.strftime("%Y-%m-%d"))
+    return [date.isoformat(known[10], timespec="auto" if known[16:17] == ":" else "minutes") for date in ahead]
