@@ -71,7 +71,10 @@ def main(words: list[str]) -> int:
         help="anomaly: a column of the data, 1 or true for true anomalies; print how well the scores find them",
     )
     parser.add_argument(
-        "--picture", type=Path, metavar="FILE.png", help="anomaly, forecast: draw some sequences, the most unusual ones"
+        "--picture",
+        type=Path,
+        metavar="FILE.png",
+        help="draw the most unusual sequences (anomaly), or the first ones (forecast)",
     )
     parser.add_argument("--steps", type=cli.positive, metavar="N", help="forecast: number of steps")
     parser.add_argument("--n", type=cli.positive, metavar="N", help="sample: number of examples")

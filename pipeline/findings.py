@@ -21,6 +21,7 @@ from variants import InputError
 
 Array = NDArray[np.float64]
 SHOWN = 3  # series of a picture
+SHOWN_STEPS = 200  # the most steps of a series that are drawn, around its most unusual step
 SHOWN_BEFORE = 3  # steps before a forecast that are drawn, for each step of the forecast
 
 
@@ -92,15 +93,18 @@ class Findings:
         decoded = torch.cat(rows.each_batch(raw, lambda batch, _: model.decoded(batch)))
         whole = [steps.split(_numbers(steps.mean(x), model)) for x in (torch.from_numpy(truth), decoded)]
         marks = steps.split(table[[f"is_anomaly_{name}" for name in rows.columns]].to_numpy(bool))
-        of_series = [np.nanmean(own) for own in steps.split(table["anomaly"].to_numpy())]
-        chosen = np.argsort(of_series)[::-1][:SHOWN]
-        shown = [
-            ShownSeries(
-                title=str(steps.names[i]), x=np.arange(steps.lengths[i]), truth=whole[0][i], mean=whole[1][i],
-                marked=marks[i],
-            )
-            for i in chosen
-        ]  # fmt: skip
+        scores = steps.split(table["anomaly"].fillna(-np.inf).to_numpy())
+        of_series = np.array([own[np.isfinite(own)].mean() if np.isfinite(own).any() else -np.inf for own in scores])
+        shown = []
+        for i in np.argsort(-of_series, kind="stable")[:SHOWN]:
+            begin = int(np.clip(scores[i].argmax() - SHOWN_STEPS // 2, 0, max(0, steps.lengths[i] - SHOWN_STEPS)))
+            part = slice(begin, begin + SHOWN_STEPS)
+            shown.append(
+                ShownSeries(
+                    title=str(steps.names[i]), x=np.arange(steps.lengths[i])[part], truth=whole[0][i][part],
+                    mean=whole[1][i][part], marked=marks[i][part],
+                )
+            )  # fmt: skip
         caption = f"the most unusual series; grey: data, blue: reconstruction, red: marked by --share {self._share:g}"
         return panels(shown, rows.columns, caption=caption)
 
