@@ -116,8 +116,9 @@ def test_images_come_back_as_images_and_sequences_as_rows(saved: Path, tmp_path:
     assert apply.main([*words, "--out", str(forecast)]) == 0
     rows = read(forecast)
     columns = [f"{name}_{what}" for name in ("level", "slope") for what in ("mean", "q0.1", "q0.5", "q0.9")]
-    assert list(rows) == ["series", "step", *columns]
-    assert rows["step"].tolist() == [1, 2, 3, 4, 5] * 6
+    assert list(rows) == ["series", "time", *columns]
+    lengths = series.groupby("series").size()
+    assert all(own.tolist() == [lengths[name] + i for i in range(5)] for name, own in rows.groupby("series")["time"])
     assert rows.groupby("series").size().to_dict() == {f"s{i}": 5 for i in range(6)}
     assert apply.main(["sample", "--model", str(saved / "images"), "--n", "7", "--out", str(tmp_path / "x.npz")]) == 0
     with np.load(tmp_path / "x.npz") as file:
@@ -177,7 +178,7 @@ def test_draws_of_missing_steps_and_pixels_are_written(saved: Path, tmp_path: Pa
     for name in ("out.csv", "out.npz"):
         assert apply.main([*words, "--out", str(tmp_path / name)]) == 0
     rows = read(tmp_path / "out.csv")
-    assert list(rows) == ["series", "step", "draw", "level", "slope"] and len(rows) == 2 * len(steps)
+    assert list(rows) == ["series", "time", "draw", "level", "slope"] and len(rows) == 2 * len(steps)
     assert rows["level"][6] != rows["level"][7] and rows["level"][8] == rows["level"][9]
     with np.load(tmp_path / "out.npz") as file:
         assert file["x"].shape == (60, 2, 11, 2)
@@ -199,8 +200,8 @@ def test_anomalies_are_compared_with_the_truth(
     out = ["--out", str(tmp_path / "out.csv"), "--picture", str(tmp_path / "marks.png")]
     assert apply.main([*words, *out, "--truth", "bad"]) == 0
     text, rows = capsys.readouterr().out, read(tmp_path / "out.csv")
-    assert list(rows)[:3] == ["series", "step", "anomaly"] and len(rows) == len(read(tmp_path / "steps.csv"))
-    assert rows["is_anomaly_slope"][rows["series"].isin(["s0", "s1"]) & rows["step"].between(3, 4)].all()
+    assert list(rows)[:3] == ["series", "time", "anomaly"] and len(rows) == len(read(tmp_path / "steps.csv"))
+    assert rows["is_anomaly_slope"][rows["series"].isin(["s0", "s1"]) & rows["time"].between(3, 4)].all()
     for name in ("surprise", "reconstruction", "deviation", "moving", "no model"):
         assert f"\n{name}" in text
     assert "surprise is no better than the best trivial score (deviation)" in text  # it finds all of them

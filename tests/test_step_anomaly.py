@@ -166,6 +166,22 @@ def test_windows_are_named_by_their_series_and_time(windows: tuple[Model, Raw]) 
         model.anomaly(raw, share=0.1, by_series=True)
 
 
+def test_long_series_of_a_table_are_read_in_windows_and_scored_by_their_times() -> None:
+    long = [np.concatenate(waves(3, seed=i))[: 60 + i] for i in range(20)]
+    rows = pd.concat(
+        pd.DataFrame(x, columns=["level", "slope"]).assign(series=f"s{i}", time=range(10, 10 + len(x)))
+        for i, x in enumerate(long)
+    )
+    options: Any = {"data_options": {"window": 16, "stride": 8}}
+    model = Model("vae", network="gru", width=8, latent=2, **options, **QUICK).fit(rows)
+    ordered = rows.sort_values(["series", "time"])
+    frame = model.anomaly(rows.sample(frac=1, random_state=0), share=0.1)
+    assert frame[["series", "time"]].to_numpy().tolist() == ordered[["series", "time"]].to_numpy().tolist()
+    filled = pd.concat(model.impute(rows))
+    np.testing.assert_array_equal(filled[["level", "slope"]], ordered[["level", "slope"]])
+    assert [f["time"].tolist() for f in model.forecast(rows, steps=2)[:1]] == [[70, 71]]
+
+
 def test_a_forecast_continues_the_last_window(windows: tuple[Model, Raw]) -> None:
     model, raw = windows
     first, second = model.forecast(raw, steps=3)
