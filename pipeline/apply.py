@@ -1,15 +1,10 @@
 """`python -m pipeline.apply`: use a trained model on new data."""
 
 import argparse
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
-
-import numpy as np
-import pandas
 
 from pipeline import cli
 from variants import InputError
@@ -23,22 +18,23 @@ EPILOG = """what to do:
   encode         codes, one row for each example
   reconstruct    the mean of p(x|z) at the code of each example
   score          a lower bound of log p(x) of each example, in nats; with --by-value, log p(x|z) of each value
-  anomaly        how unusual each example is; higher is more unusual
+  anomaly        how unusual each example, or each step of sequences, is; higher is more unusual. With --share, what
+                 exceeds the score that this share of the training data exceeds is marked
   impute         the data with their missing values replaced by expected ones, or by --draws random ones
-  forecast       the next --steps steps of each sequence
+  forecast       the next --steps steps of each sequence: means and quantiles
   sample         --n new examples, of one class with --label; takes no --data
 
 examples:
   python -m pipeline.apply encode --model models:/vae-mine@champion-elbo --data new.csv --out codes.csv
   python -m pipeline.apply anomaly --model my-model --data new.parquet --out scores.parquet
+  python -m pipeline.apply anomaly --model my-model --data series.csv --out scores.csv --share 0.01 --picture marks.png
   python -m pipeline.apply impute --model my-model --data holes.csv --draws 20 --out completed.csv
   python -m pipeline.apply sample --model my-model --n 64 --out samples           a folder of images
   python -m pipeline.apply forecast --model my-model --data series.csv --steps 24 --out forecast.csv
 """
 
 METHODS = ("encode", "reconstruct", "score", "anomaly", "impute", "forecast", "sample")
-TABLES, ARRAYS = (".csv", ".parquet"), ".npz"
-PART = 16 * 1024  # rows that are read at a time; a multiple of `model.BATCH`
+PART = 16 * 1024  # rows that are read at a time; a multiple of `new_rows.BATCH`
 
 
 def main(words: list[str]) -> int:
@@ -62,6 +58,24 @@ def main(words: list[str]) -> int:
         metavar="K",
         help="impute: K completed rows for each example, which follow each other, with a column `draw` from 1 to K",
     )
+    parser.add_argument(
+        "--share",
+        type=_share,
+        metavar="S",
+        help="anomaly: mark what exceeds the score that a share S of training exceeds",
+    )
+    parser.add_argument("--by-series", action="store_true", help="anomaly: one score for each sequence")
+    parser.add_argument(
+        "--truth",
+        metavar="COLUMN",
+        help="anomaly: a column of the data, 1 or true for true anomalies; print how well the scores find them",
+    )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE.png",
+        help="draw the most unusual sequences (anomaly), or the first ones (forecast)",
+    )
     parser.add_argument("--steps", type=cli.positive, metavar="N", help="forecast: number of steps")
     parser.add_argument("--n", type=cli.positive, metavar="N", help="sample: number of examples")
     parser.add_argument("--label", metavar="CLASS", help="sample: the class of the examples")
@@ -70,20 +84,49 @@ def main(words: list[str]) -> int:
     arguments = parser.parse_args(words)
 
     from pipeline import machine
-    from pipeline.model import FIXED_OPTIONS, Model, about_options
+    from pipeline.findings import Findings, forecast_picture
+    from pipeline.fitting import FIXED_OPTIONS, about_options
+    from pipeline.model import Model
+    from pipeline.output import Output
     from pipeline.progress import Display
 
     _check(arguments)
     machine.prepare(arguments.threads)
     model = Model.load(arguments.model).set_params(seed=arguments.seed)
     display, begin = Display(), time.perf_counter()
-    columns = [column.name for column in model.preprocessing.columns]
-    output = _Output(arguments.out, arguments.method, columns, has_draws=arguments.draws is not None)
+    output = Output(arguments.out, arguments.method, model.new_rows.columns, has_draws=arguments.draws is not None)
+    findings = (
+        Findings(model, arguments.share, by_series=arguments.by_series) if arguments.method == "anomaly" else None
+    )
+    last: Any = None
     with about_options(FIXED_OPTIONS), output as out:
-        for results, rows in _results(model, arguments, display):
-            out.write(results, rows)
-    display.say(f"wrote {out.count} examples to {arguments.out.absolute()} in {time.perf_counter() - begin:.0f} s")
+        for results, raw in _results(model, arguments, findings, display):
+            out.write(results, raw)
+            last = results, raw
+        text = findings.judged(arguments.data, arguments.truth).text() if findings and arguments.truth else ""
+        picture = None
+        if arguments.picture is not None:
+            picture = findings.picture() if findings else forecast_picture(last[0][0], last[1], model)
+    if picture is not None:
+        from PIL import Image
+
+        Image.fromarray(picture).save(arguments.picture)
+    rows = "steps" if findings and findings.has_steps else "examples"
+    display.say(f"wrote {out.count} {rows} to {arguments.out.absolute()} in {time.perf_counter() - begin:.0f} s")
+    if text:
+        display.say(text)
     return 0
+
+
+def _share(text: str) -> float:
+    """Parse a share between 0 and 1, as the `type` of an `argparse` option."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number between 0 and 1")
+    return value
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -100,8 +143,22 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(f"{method} takes no --by-value; leave it out, or use score")
     if arguments.draws is not None and method != "impute":
         raise InputError(f"{method} takes no --draws; leave it out, or use impute")
-    if arguments.out.exists():
-        raise InputError(f"--out {arguments.out} exists already; delete it, or give another path")
+    for option in ("share", "truth", "by_series"):
+        if getattr(arguments, option) and method != "anomaly":
+            raise InputError(f"{method} takes no --{option.replace('_', '-')}; leave it out, or use anomaly")
+    if arguments.picture is not None and method not in ("anomaly", "forecast"):
+        raise InputError(f"{method} takes no --picture; leave it out, or use anomaly or forecast")
+    if method == "anomaly" and arguments.share is None and (arguments.truth or arguments.picture):
+        raise InputError("--truth and --picture need --share, the share of training scores above the threshold")
+    if arguments.by_series and (arguments.truth or arguments.picture):
+        raise InputError("--truth and --picture are about single steps; leave --by-series out")
+    for option, path in (("out", arguments.out), ("picture", arguments.picture)):
+        if path is not None and path.exists():
+            raise InputError(f"--{option} {path} exists already; delete it, or give another path")
+    if arguments.picture is not None and arguments.picture.suffix != ".png":
+        raise InputError(f"--picture {arguments.picture}: expected a file that ends in .png")
+    from pipeline.output import ARRAYS, TABLES
+
     if arguments.out.suffix not in (*TABLES, ARRAYS, ""):
         expected = f"{', '.join(TABLES)}, {ARRAYS}, or a folder for images"
         raise InputError(
@@ -109,8 +166,10 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def _results(model: Any, arguments: argparse.Namespace, display: Any) -> Iterator[tuple[list[Any], Any]]:
-    """Yield the results of one part of the data after another, with the labels of its rows, and show the progress.
+def _results(
+    model: Any, arguments: argparse.Namespace, findings: Any, display: Any
+) -> Iterator[tuple[list[Any], Any]]:  # fmt: skip
+    """Yield the results of one part of the data after another, with what was read, and show the progress.
 
     The results of a part are a list: one entry for each draw, or a single entry if nothing is drawn.
     """
@@ -122,7 +181,7 @@ def _results(model: Any, arguments: argparse.Namespace, display: Any) -> Iterato
         for number, raw in enumerate(parts):
             for note in raw.notes if number == 0 else ():
                 display.say(f"note: {note}")
-            yield _compute(model, arguments, raw), raw.rows
+            yield [findings.add(raw)] if findings else _compute(model, arguments, raw), raw
             progress.advance()
 
 
@@ -135,140 +194,6 @@ def _compute(model: Any, arguments: argparse.Namespace, raw: Any) -> list[Any]:
     if arguments.method == "forecast":
         return [model.forecast(raw, arguments.steps)]
     return [getattr(model, "transform" if arguments.method == "encode" else arguments.method)(raw)]
-
-
-class _Output:
-    """Writes results part by part to a temporary file or folder, which is renamed when everything is written."""
-
-    def __init__(self, path: Path, method: str, columns: list[str], *, has_draws: bool) -> None:
-        self.count = 0  # examples that were written
-        self._path, self._method, self._columns, self._has_draws = path, method, columns, has_draws
-        self._temporary = path.with_name(f".{path.name}.part")
-        self._parts: list[Any] = []  # of an .npz file, which can only be written as a whole
-        self._parquet: Any = None
-
-    def __enter__(self) -> "_Output":
-        from pipeline import machine
-
-        self._discard()  # what a command left behind when it was killed
-        machine.writable(self._path.parent if self._path.suffix else self._temporary)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._parquet is not None:
-            self._parquet.close()
-        if kind is None:
-            if self._path.suffix == ARRAYS:
-                self._save_arrays()
-            self._temporary.replace(self._path)
-        else:
-            self._discard()
-
-    def _discard(self) -> None:
-        if self._temporary.is_dir():
-            shutil.rmtree(self._temporary)
-        else:
-            self._temporary.unlink(missing_ok=True)
-
-    def write(self, results: list[Any], rows: Any) -> None:
-        """Write the results of the next part; `rows` is a pandas Index with the labels of the examples, or None."""
-        if self._path.suffix == ARRAYS:
-            parts = [part for result in results for part in (result if isinstance(result, list) else [result])]
-            if any(np.asarray(part).dtype == object for part in parts):
-                raise InputError(f"--out {self._path}: the results hold text; expected {' or '.join(TABLES)}")
-            self._parts.append(results)
-        elif self._path.suffix:
-            frames = [self._frame(result, rows, draw) for draw, result in self._numbered(results)]
-            self._write_table(pandas.concat(frames).sort_index(kind="stable"))
-        else:
-            for draw, result in self._numbered(results):
-                self._write_images(result, rows, draw)
-        self.count += len(results[0])
-
-    def _numbered(self, results: list[Any]) -> list[tuple[int | None, Any]]:
-        """Return each result with the number of its draw, counted from 1, or with None if nothing is drawn."""
-        return [*enumerate(results, 1)] if self._has_draws else [(None, results[0])]
-
-    def _write_table(self, frame: pandas.DataFrame) -> None:
-        if self._path.suffix == ".csv":
-            frame.to_csv(self._temporary, mode="a", header=not self._temporary.exists(), index=False)
-            return
-        import pyarrow
-        import pyarrow.parquet
-
-        table = pyarrow.Table.from_pandas(frame, preserve_index=False)
-        if self._parquet is None:
-            self._parquet = pyarrow.parquet.ParquetWriter(self._temporary, table.schema)
-        self._parquet.write_table(table)
-
-    def _write_images(self, result: Any, rows: Any, draw: int | None) -> None:
-        from PIL import Image
-
-        if not (isinstance(result, np.ndarray) and result.ndim in (3, 4)):
-            raise InputError(
-                f"--out {self._path}: the results are no images; expected the ending {', '.join(TABLES)} or {ARRAYS}"
-            )
-        if result.dtype.kind == "f":  # pixels from 0 to 1
-            result = (result.clip(0, 1) * 255).round().astype(np.uint8)
-        if result.ndim == 4 and result.shape[-1] not in (1, 3, 4):
-            result = np.moveaxis(result, 1, -1)
-        for number, image in enumerate(result):
-            name = f"{self.count + number:06}.png" if rows is None else Path(str(rows[number])).with_suffix(".png")
-            path = self._temporary / name
-            path = path if draw is None else path.with_stem(f"{path.stem}-{draw}")
-            if path.exists():  # such as for a.jpg and a.png
-                path = path.with_stem(f"{path.stem}-{self.count + number:06}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.squeeze(-1) if image.ndim == 3 and image.shape[-1] == 1 else image).save(path)
-
-    def _save_arrays(self) -> None:
-        """Write `x` (N, ...), or (N, K, ...) with K draws for each example; for sequences also their `lengths`."""
-        if isinstance(self._parts[0][0], list):
-            draws = [[s for part in self._parts for s in part[k]] for k in range(len(self._parts[0]))]
-            lengths = np.array([len(s) for s in draws[0]])
-            x = np.zeros((len(lengths), len(draws), lengths.max(), *np.asarray(draws[0][0]).shape[1:]))
-            for k, sequences in enumerate(draws):
-                for row, sequence in zip(x[:, k], sequences, strict=True):
-                    row[: len(sequence)] = sequence
-            arrays: dict[str, Any] = {"x": x, "lengths": lengths}
-        else:
-            arrays = {"x": np.concatenate([np.stack(part, axis=1) for part in self._parts])}
-        if not self._has_draws:
-            arrays["x"] = arrays["x"][:, 0]
-        with self._temporary.open("wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
-
-    def _frame(self, result: Any, rows: pandas.Index | None, draw: int | None) -> pandas.DataFrame:
-        """Return results as a table, with the labels of the examples and the number of the draw in front, if any."""
-        labels = pandas.RangeIndex(self.count, self.count + len(result)) if rows is None else rows
-        if isinstance(result, np.ndarray) and result.ndim > 2:
-            raise InputError(f"--out {self._path}: images are not written as a table; expected {ARRAYS}, or a folder")
-        front: dict[str, Any] = {} if draw is None else {"draw": draw}
-        if isinstance(result, list):
-            lengths = [len(sequence) for sequence in result]
-            frame = pandas.concat([pandas.DataFrame(s, columns=self._columns) for s in result], ignore_index=True)
-            first = 1 if self._method == "forecast" else 0  # a forecast counts from the step after the last one
-            steps = np.concatenate([np.arange(first, first + n) for n in lengths])
-            front = {labels.name or "series": np.repeat(labels, lengths), "step": steps, **front}
-        elif isinstance(result, pandas.DataFrame):
-            frame = result.reset_index(drop=True)
-        elif result.ndim == 1:
-            frame = pandas.DataFrame({self._method: np.asarray(result)})
-        else:
-            names = [f"z{i}" for i in range(result.shape[1])] if self._method == "encode" else self._columns
-            frame = pandas.DataFrame(result, columns=names)
-        if not isinstance(result, list) and not pandas.api.types.is_integer_dtype(labels):
-            front = {labels.name or "row": labels, **front}
-        for position, (name, values) in enumerate(front.items()):
-            if name in frame:
-                raise InputError(
-                    f"--out {self._path}: the data have a column {name!r}, which the results need for the {name} of "
-                    f"each example; expected {ARRAYS}"
-                )
-            frame.insert(position, name, values)
-        return frame
 
 
 if __name__ == "__main__":

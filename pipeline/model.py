@@ -9,11 +9,8 @@
 `Model` follows the conventions of scikit-learn. MLflow loads and serves saved models through this module as well.
 """
 
-import dataclasses
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +20,19 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
-from sklearn.utils import check_array
 from torch import Tensor
 
 import variants
-from pipeline import artifact, data, machine, trainer
-from pipeline.data import Data, Preprocessing, Raw, Source
-from pipeline.evaluate import imputation, pictures
-from pipeline.evaluate.codes import sampled_codes
-from pipeline.evaluate.likelihood import bound, every_class
+from pipeline import artifact, data, fitting, machine
+from pipeline.data import Preprocessing, Raw
+from pipeline.evaluate import ahead, imputation, scores, step_anomaly
+from pipeline.evaluate.step_anomaly import TrainingScores
+from pipeline.evaluate.whole_series import SeriesSteps
 from pipeline.metrics import Undefined
+from pipeline.new_rows import NewRows
 from pipeline.progress import Display
-from variants import Batch, Config, InputError
+from variants import Batch, InputError
 
-BATCH = 1024  # examples that are computed at a time; random numbers start anew with each batch
-IMPORTANCE_SAMPLES = 16  # draws of z behind a score
-FIXED_OPTIONS = "new data are read with the options of the training, which cannot be changed here"
-FORECASTS = 20  # continuations that a forecast is the mean of
 Array = NDArray[Any]
 
 
@@ -129,91 +122,31 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             InputError: If the data or a hyperparameter is wrong, with the same message as from the commands.
         """
-        config = self._config()
+        config = fitting.config_of(self.variant, self.hyperparameters)
         if self.epochs < 1:
             raise InputError(f"epochs={self.epochs}: expected 1 or more")
-        source, content = self._source(X), _content(X, fits=True)
+        source = fitting.source_of(X, self.name, self.label, self.data_options)
+        content = fitting.content_of(X, fits=True)
         if y is not None:
-            content = _with_labels(source, content, y)
-        with about_options(
+            content = fitting.with_labels(source, content, y)
+        with fitting.about_options(
             'in Python, options are given as data_options, such as {"group": "patient", "kinds": {"x": "pixels"}}'
         ):
             loaded = data.load(source, content)
         self.data_ = loaded.inspect()
         if self.progress:
             Display().say("\n".join(self.data_.summary()))
-        self._train(config, loaded.to(machine.device(self.device)))
+        fitted = fitting.train(
+            self.variant, config, loaded.to(machine.device(self.device)), self.data_ if self.track else None,
+            epochs=self.epochs, patience=self.patience, seed=self.seed, progress=self.progress,
+        )  # fmt: skip
+        self.variant_, self.history_ = fitted.variant.eval().cpu(), fitted.history
+        self.training_scores_ = fitted.training_scores
+        if fitted.run_id:
+            self.run_id_ = fitted.run_id
         self.preprocessing_ = loaded.preprocessing
         self._set_features(X)
         return self
-
-    def _config(self) -> Config:
-        try:
-            return variants.get(self.variant).config_type(**self.hyperparameters)
-        except TypeError as error:
-            names = ", ".join(variants.get(self.variant).config_type.__dataclass_fields__)
-            advice = "options that say how data are read belong in data_options"
-            raise InputError(f"{self.variant}: {error}; its hyperparameters are {names}; {advice}") from error
-
-    def _source(self, X: Any) -> Source:
-        options = dict(self.data_options or {})
-        if isinstance(options.get("drop"), str):
-            options["drop"] = (options["drop"],)
-        if isinstance(options.get("kinds"), Mapping):
-            options["kinds"] = tuple(options["kinds"].items())
-        if self.label is not None:
-            options["label"] = self.label
-        try:
-            return Source(place=os.fspath(X) if isinstance(X, str | Path) else self.name, **options)
-        except TypeError as error:
-            names = ", ".join(n for n in Source.__dataclass_fields__ if n != "place")
-            raise InputError(f"data_options: {error}; expected some of {names}") from error
-
-    def _train(self, config: Config, loaded: Data) -> None:
-        torch.manual_seed(self.seed)
-        history = []
-        if self.track:
-            self._train_tracked(config, loaded)
-            return
-        self.variant_ = variants.build(self.variant, config, loaded.spec)
-        epochs = trainer.train(self.variant_, loaded, epochs=self.epochs, seed=self.seed, patience=self.patience)
-        for epoch in self._shown(epochs):
-            history.append({"epoch": epoch.number, **epoch.metrics})
-        self.variant_.eval().cpu()
-        self.history_ = pandas.DataFrame(history)
-
-    def _train_tracked(self, config: Config, loaded: Data) -> None:
-        from pipeline.tracker import Tracker  # MLflow takes seconds to import
-        from pipeline.training_run import TrainingPlan, TrainingRun
-
-        plan = TrainingPlan(
-            variant=self.variant, config=config, epochs=self.epochs, patience=self.patience, seed=self.seed
-        )
-        tags = {"kind": "model", "variant": self.variant, "dataset": loaded.spec.name, "seed": str(self.seed)}
-        tracker = Tracker(loaded.spec.name)
-        tracker.claim(loaded)
-        with tracker.run(f"{self.variant}-{loaded.spec.name}", tags) as run:
-            training = TrainingRun(plan, loaded, run)
-            run.description(self.data_, pictures.examples(loaded))
-            history = [{"epoch": e.number, **e.metrics} for e in self._shown(training.epochs())]
-            run.model(training.variant, loaded, training.scores(), training.best_epoch)
-            self.run_id_ = run.id
-        self.variant_ = training.variant.eval().cpu()
-        self.history_ = pandas.DataFrame(history)
-
-    def _shown(self, epochs: Iterator[trainer.Epoch]) -> Iterator[trainer.Epoch]:
-        """Yield the epochs and show them, if `progress` is true."""
-        if not self.progress:
-            yield from epochs
-            return
-        with Display().progress(f"training {self.variant}", 1) as shown:
-            shown.start(0, self.variant, self.epochs)
-            summary = ""
-            for epoch in epochs:
-                summary = epoch.summary()
-                shown.update(0, epoch.number, summary)
-                yield epoch
-            shown.finish(0, f"{self.variant}: {epoch.number} epochs, validation {summary}")
 
     def _set_features(self, X: Any = None) -> None:
         columns = self.preprocessing.columns
@@ -224,6 +157,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_ = np.array(self.preprocessing.class_names)
 
     preprocessing_: Preprocessing | None
+    training_scores_: TrainingScores | None  # from which thresholds of `anomaly` follow; None if they are not known
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -241,9 +175,16 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
         return self.preprocessing_
 
+    @property
+    def new_rows(self) -> NewRows:
+        """What reads new rows and computes on them."""
+        preprocessing = self.preprocessing  # which raises an error before `fit`
+        return NewRows(self.variant_, preprocessing, self.seed)
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model into a folder, as safetensors and JSON, and return the folder."""
-        artifact.save(self.variant_, self.preprocessing, Path(folder))
+        known = self.training_scores_
+        artifact.save(self.variant_, self.preprocessing, Path(folder), None if known is None else known.json())
         return Path(folder)
 
     @classmethod
@@ -265,12 +206,13 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             folder = model_files(str(source))
         else:
             folder = Path(source).expanduser()
-        variant, preprocessing = artifact.load(folder)
+        variant, preprocessing, known = artifact.load(folder)
         options = dict(preprocessing.source.options) if preprocessing else {}
         label = options.pop("label", None)
         hyperparameters = {name: getattr(variant.config, name) for name in variant.config.__dataclass_fields__}
         model = cls(variants.name_of(variant), label=label, data_options=options or None, **hyperparameters)
         model.variant_, model.preprocessing_ = variant, preprocessing
+        model.training_scores_ = None if known is None else TrainingScores.of_json(known)
         if preprocessing is not None:
             model._set_features()
         return model
@@ -279,9 +221,9 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def transform(self, X: Any) -> Any:
         """Return the code of each example, (N, Z): a data frame if the rows have labels, and otherwise an array."""
-        raw = self._read(X)
-        codes = self._each_batch(raw, lambda batch, _: self._encode(batch))
-        return self._by_row(torch.cat(codes).float().numpy(), raw, list(self.get_feature_names_out()))
+        raw = self.new_rows.read(X)
+        codes = self.new_rows.each_batch(raw, lambda batch, _: self._encode(batch))
+        return self.new_rows.labelled(torch.cat(codes).float().numpy(), raw, list(self.get_feature_names_out()))
 
     def _encode(self, batch: Batch) -> Tensor:
         return self.variant_.encode(batch.unlabelled)
@@ -301,7 +243,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         condition = None if y is None else Batch(codes.new_zeros(len(codes), *preprocessing.spec.shape), y)
         rows = X.index if isinstance(X, pandas.DataFrame) else None
         with machine.seeded(self.variant_.device, self.seed):
-            return self._values(self.variant_.decode(codes, condition), rows)
+            return self.new_rows.in_units(self.variant_.decode(codes, condition), rows)
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
         """Return the names of the dimensions of the code: z0, z1, ..."""
@@ -331,65 +273,91 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             InputError: If q(z|x) of the variant has no density. `anomaly` works for all variants.
         """
-        raw, preprocessing = self._read(X), self.preprocessing
+        raw, preprocessing = self.new_rows.read(X), self.preprocessing
 
-        def scores(batch: Batch, _: Any) -> Tensor:
-            bounds = self._bounds(batch)
+        def of_examples(batch: Batch, _: Any) -> Tensor:
+            bounds = scores.bounds(self.variant_, batch)
+            if isinstance(bounds, Undefined):
+                raise InputError(f"{self.variant} gives no bound of log p(x): {bounds.reason}; use anomaly instead")
             return bounds + preprocessing.log_jacobian(batch) if in_units else bounds
 
-        def of_values(batch: Batch, part: Raw) -> Any:
-            each = self._log_likelihoods(batch).double()
+        def of_values(batch: Batch, _: Any) -> Array:
+            each = scores.log_likelihoods(self.variant_, batch).double()
             values = preprocessing.by_column(each + preprocessing.log_jacobian_each(batch) if in_units else each)
             if batch.observed is not None:
                 values[preprocessing.by_column(~batch.observed) > 0] = np.nan
-            if batch.mask is not None:
-                return [data.with_names(v[:n], preprocessing) for v, n in zip(values, batch.mask.sum(1), strict=True)]
-            return data.with_names(values, preprocessing, part.rows) if preprocessing.layout == "table" else values
+            return values
 
-        if by_value:
-            return _joined(self._each_batch(raw, of_values))
-        return self._by_row(torch.cat(self._each_batch(raw, scores)).numpy(), raw, None)
+        if not by_value:
+            return self.new_rows.labelled(torch.cat(self.new_rows.each_batch(raw, of_examples)).numpy(), raw, None)
+        values = np.concatenate(self.new_rows.each_batch(raw, of_values))
+        if raw.lengths is not None:
+            steps = SeriesSteps.of(raw)
+            return [data.with_names(v, preprocessing) for v in steps.split(steps.mean(values).numpy())]
+        return data.with_names(values, preprocessing, raw.rows) if preprocessing.layout == "table" else values
 
-    def _bounds(self, batch: Batch) -> Tensor:
-        """Return the importance weighted bound of log p(x), (B,), in nats, float64."""
-        by_class = []
-        for labelled in every_class(self.variant_, batch):
-            draws = []
-            for _ in range(IMPORTANCE_SAMPLES):
-                with machine.EqualNoise(len(batch)):
-                    log_weight = bound(self.variant_, labelled, 1)
-                if isinstance(log_weight, Undefined):
-                    raise InputError(
-                        f"{self.variant} gives no bound of log p(x): {log_weight.reason}; use anomaly instead"
-                    )
-                draws.append(log_weight)
-            by_class.append(torch.stack(draws).logsumexp(0) - math.log(IMPORTANCE_SAMPLES))
-        return torch.stack(by_class).logsumexp(0)
+    def anomaly(self, X: Any, share: float | None = None, *, by_series: bool = False, score: str | None = None) -> Any:
+        """Return how unusual data are; higher is more unusual.
 
-    def _log_likelihoods(self, batch: Batch) -> Tensor:
-        """Return E log p(x_i|z) of each value, (B, *shape), under q(z|x), or at the code if q has no density."""
-        total = torch.zeros_like(batch.x)
-        for _ in range(IMPORTANCE_SAMPLES):
-            with machine.EqualNoise(len(batch)):
-                z = sampled_codes(self.variant_, batch)
-            total += self.variant_.log_likelihood(z, batch)
-        return total / IMPORTANCE_SAMPLES
+        For tables and images, and for sequences with `by_series`, it is one number for each example, (N,): the negative
+        of `score_samples`, or -log p(x|z) at the code of x for a variant without such a bound. For series in windows,
+        it is in nats per step: the mean over the steps of a series, and over the windows that cover a step, of the
+        number of a window divided by its length.
 
-    def anomaly(self, X: Any) -> Any:
-        """Return how unusual each example is, (N,); higher is more unusual.
+        For sequences, it is a data frame with a row for each step. Its columns are the series, the step (counted from
+        0) or its time stamp, `anomaly` with the score of the step, and `anomaly_CHANNEL` with that of each channel. The
+        score of a step is the sum over its channels.
 
-        It is the negative of `score_samples`. For a variant without such a bound it is -log p(x|z) at the code of x.
-        Only observed values count, so examples with more missing values tend to be less unusual.
+        Only observed values count, so examples and steps with more missing values tend to be less unusual.
+
+        Args:
+            X: New data.
+            share: If it is given, what exceeds the score that this share of the training data exceeds is marked. The
+                result is then a data frame with the additional column `is_anomaly`, and `is_anomaly_CHANNEL` for each
+                channel, which has a threshold of its own. New data exceed it more often, as they were not trained on.
+            by_series: Whether to return one number for each sequence.
+            score: The score of steps: "surprise", which is minus the log-probability of a value given all others of its
+                sequence, or "reconstruction", which is -E log p(x|z); see `pipeline.evaluate.step_anomaly`. By default,
+                it is the surprise if that is defined for the variant.
+
+        Raises:
+            InputError: If the thresholds are not known, or `share` is too small for the number of training scores.
         """
-        raw = self._read(X)
+        raw, limits = self.new_rows.read(X), None if share is None else self.training_scores
+        if raw.lengths is not None and not by_series:
+            found = self.anomaly_scores(raw)
+            score = score or step_anomaly.preferred(found)
+            if score not in found:
+                raise InputError(f"score={score!r}: expected {' or '.join(found)} for this {self.variant}")
+            return step_anomaly.frame_of_steps(found[score], raw, self.new_rows.columns, score, limits, share)
+        each = self.new_rows.each_batch(raw, lambda batch, _: scores.unusualness(self.variant_, batch))
+        values = torch.cat(each).numpy()
+        if raw.windows is not None:
+            return step_anomaly.of_series(values, raw, share)
+        if limits is None or share is None:
+            return self.new_rows.labelled(values, raw, None)
+        marks = values > limits.threshold("example", share)
+        return pandas.DataFrame({"anomaly": values, "is_anomaly": marks}, index=raw.rows)
 
-        def negative_score(batch: Batch, _: Any) -> Tensor:
-            if self.variant_.sample_posterior(batch[slice(0, 1)]) is None:
-                return -self._log_likelihoods(batch).flatten(1).sum(1).double()
-            torch.manual_seed(self.seed)
-            return -self._bounds(batch)
+    def anomaly_scores(self, X: Any) -> dict[str, Array]:
+        """Return both scores of each value, (R, C), for the R steps of all series and C channels; NaN where missing."""
+        raw = self.new_rows.read(X)
+        if raw.lengths is None:
+            raise InputError(f"{raw.source}: there are no sequences; expected sequences, whose steps are scored")
+        batch = self.new_rows.encoded(raw)
+        found, _ = step_anomaly.value_scores(self.variant_.eval(), batch, self.preprocessing, self.seed)
+        steps = SeriesSteps.of(raw)
+        return {name: steps.mean(values).numpy() for name, values in found.items()}
 
-        return self._by_row(torch.cat(self._each_batch(raw, negative_score)).numpy(), raw, None)
+    @property
+    def training_scores(self) -> TrainingScores:
+        """Quantiles of the scores of training data. Raises `InputError` if an older version saved the model without."""
+        if self.training_scores_ is None:
+            raise InputError(
+                "the thresholds of this model are not known, because an older version of this program saved it without "
+                "them; train it again, or leave share out"
+            )
+        return self.training_scores_
 
     def reconstruct(self, X: Any) -> Any:
         """Return the mean of p(x|z) at the code of each example, in the units and the shape of the data.
@@ -397,11 +365,11 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Means of counts are real numbers. Category columns, and binary columns of words, hold the most probable value. A
         value of a binary column of numbers lies between its two numbers, at the probability of the second one.
         """
+        return self.new_rows.decoded(self.new_rows.read(X), lambda batch: self.decoded(batch)[None])[0]
 
-        def decoded(batch: Batch, part: Raw) -> Any:
-            return self._values(self.variant_.decode(self._encode(batch), batch), part.rows, batch.mask)
-
-        return _joined(self._each_batch(self._read(X), decoded))
+    def decoded(self, batch: Batch) -> Tensor:
+        """Return the mean of p(x|z) at the code of each example of a batch, in the units of `Batch.x`."""
+        return self.variant_.decode(self._encode(batch), batch)
 
     def sample(self, n: int, label: Any = None, *, noise: bool = True, seed: int | None = None) -> Any:
         """Return `n` new examples in the units of the data. Counts are whole numbers.
@@ -418,7 +386,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(f"n={n!r}: expected a whole number, 1 or more")
         y = self._classes(label, n)
         with machine.seeded(self.variant_.device, self.seed if seed is None else seed):
-            return self._values(self.variant_.sample(n, y, noise=noise), drawn=noise)
+            return self.new_rows.in_units(self.variant_.sample(n, y, noise=noise), drawn=noise)
 
     def impute(self, X: Any, draws: int = 0, *, importance: int = 1000) -> Any:
         """Return the data with missing values replaced by their expected value given the observed ones.
@@ -440,7 +408,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(f"draws={draws!r}: expected a whole number, 0 or more")
         if not isinstance(importance, int) or importance < 1:
             raise InputError(f"importance={importance!r}: expected a whole number, 1 or more")
-        raw, variant = self._read(X), self.variant_
+        raw, variant = self.new_rows.read(X), self.variant_
         if variant.conditioned_on == "x":
             raise InputError(f"{self.variant} models a part of x given the rest; expected a model of all values")
         if not variant.factorized:
@@ -449,7 +417,7 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 "feeding='free' for a model that fills in values"
             )
 
-        def completed(batch: Batch, part: Raw) -> list[Any]:
+        def completed(batch: Batch) -> Tensor:
             xs = batch.x.expand(max(1, draws), *batch.x.shape).clone()
             if batch.observed is not None and not batch.observed.all():
                 incomplete = (~batch.observed.flatten(1).all(1)).nonzero().squeeze(1)
@@ -459,76 +427,53 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                     if draws
                     else imputation.conditional_mean(variant, some, importance)
                 )
-            return [self._values(x, part.rows, batch.mask, drawn=draws > 0, given=part) for x in xs]
+            return xs
 
-        parts = self._each_batch(raw, completed, allow_missing=True)
-        results = [_joined(list(each)) for each in zip(*parts, strict=True)]
+        results = self.new_rows.decoded(raw, completed, drawn=draws > 0, keeps=True)
         return results if draws else results[0]
 
-    def forecast(self, X: Any, steps: int) -> Any:
-        """Return the next `steps` steps of each sequence, in the units of the data.
+    def forecast(
+        self, X: Any, steps: int, *, draws: int = 200, levels: Sequence[float] = (0.1, 0.5, 0.9)
+    ) -> list[pandas.DataFrame]:
+        """Return the next `steps` steps of each series: one data frame with a row for each step, in units of the data.
 
-        The forecast is the mean of 20 continuations.
+        The first column is `step`, counted from 1 after the end of the series, or the time if the next time stamps are
+        known. A channel of numbers has the columns CHANNEL_mean and, for each level, CHANNEL_q0.1: the mean and the
+        quantiles of draws from p(next steps|series). A channel of categories or words has CHANNEL_mode, the most
+        frequent value of the draws, and CHANNEL_share, its share of the draws.
+
+        If the model was trained on windows, the last steps of a series that fit into a window with the forecast are
+        read. Otherwise the whole series is, which must not be longer with the forecast than the longest training
+        sequence, unless the variant makes sequences of any length.
+
+        Args:
+            X: New series.
+            steps: The number of steps.
+            draws: The number of draws.
+            levels: The levels of the quantiles, between 0 and 1.
 
         Raises:
-            InputError: If the variant makes no forecasts, or the data are no sequences.
+            InputError: If the variant makes no forecasts, the data are no sequences, or the forecast is too long.
         """
-        raw = self._read(X)
+        for name, value in (("steps", steps), ("draws", draws)):
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}={value!r}: expected a whole number, 1 or more")
+        if not all(0 <= level <= 1 for level in levels):
+            raise InputError(f"levels={levels!r}: expected numbers from 0 to 1")
+        raw, preprocessing, variant = self.new_rows.read(X), self.preprocessing, self.variant_.eval()
         if raw.lengths is None:
             raise InputError(f"{raw.source}: there are no sequences; expected sequences to forecast")
-
-        def continued(batch: Batch, part: Raw) -> Any:
-            assert batch.mask is not None
-            lengths, pad = batch.mask.sum(1), (0, 0, 0, steps)
-            longer = torch.nn.functional.pad(batch.x, pad)
-            observed = None if batch.observed is None else torch.nn.functional.pad(batch.observed, pad, value=True)
-            positions = torch.arange(longer.shape[1])
-            whole = dataclasses.replace(batch, x=longer, mask=positions < (lengths + steps)[:, None], observed=observed)
-            continuations = self.variant_.forecast(whole, lengths, FORECASTS)
-            if continuations is None:
-                raise InputError(f"{self.variant} makes no forecasts; expected another variant")
-            ahead = (lengths[:, None] + torch.arange(steps))[..., None].expand(-1, -1, longer.shape[2])
-            mean = continuations.mean(0).gather(1, ahead)
-            return self._values(mean, part.rows, torch.ones(len(mean), steps, dtype=torch.bool))
-
-        return _joined(self._each_batch(raw, continued))
-
-    # from rows to batches and back
-
-    def _read(self, X: Any) -> Raw:
-        """Read new rows in the way the training data were read."""
-        like = self.preprocessing
-        if isinstance(X, Raw):
-            return X
-        with about_options(FIXED_OPTIONS):
-            return data.read(self._new_source(X), _content(X), like)
-
-    def _new_source(self, X: Any) -> Source:
-        """Return the source of new rows, with the options by which the training data were read."""
-        place = os.fspath(X) if isinstance(X, str | Path) else "the data"
-        return dataclasses.replace(self.preprocessing.source, place=place, test=None, split=None)
+        known = ahead.context(raw, steps, preprocessing.spec.steps, variant.any_length)
+        batch = preprocessing.binarized(self.new_rows.encoded(known))
+        drawn = ahead.draws_of(variant, batch, steps, draws, self.seed)
+        return ahead.frames(drawn, preprocessing, levels, self.new_rows.columns, raw)
 
     def read_parts(self, place: str, size: int) -> tuple[int, Iterator[Raw]]:
         """Read new rows from a place in parts of at most `size` rows, which the other methods take in place of data.
 
         Returns the number of parts, and an iterator over them.
         """
-        return data.read_parts(self._new_source(place), self.preprocessing, size)
-
-    def _each_batch(self, raw: Raw, compute: Callable[[Batch, Raw], Any], *, allow_missing: bool = False) -> list[Any]:
-        """Call `compute` with each batch, as tensors and as they were read, and return the results.
-
-        Examples with missing values are refused if the training data had none, unless `allow_missing` is true.
-        """
-        with about_options(FIXED_OPTIONS):
-            whole = self.preprocessing.encode(raw, allow_missing=allow_missing)
-        results = []
-        self.variant_.eval()
-        for start in range(0, len(whole), BATCH):
-            part = slice(start, start + BATCH)
-            with machine.seeded(self.variant_.device, self.seed):
-                results.append(compute(self.preprocessing.binarized(whole[part]), raw[part]))
-        return results
+        return self.new_rows.read_parts(place, size)
 
     def _classes(self, label: Any, n: int) -> Tensor | None:
         """Return the codes of classes, (n,); None if none is given. Raises `InputError` for an unknown class."""
@@ -545,65 +490,6 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if str(one) not in codes:
                 raise InputError(f"label={one!r}: expected one of the classes {', '.join(codes)}")
         return torch.tensor([codes[str(one)] for one in labels])
-
-    def _by_row(self, values: Array, raw: Raw, columns: list[str] | None) -> Any:
-        """Return values (N, ...) with the labels of the rows, if there are any."""
-        if raw.rows is None:
-            return values
-        if columns is None:
-            return pandas.Series(values, index=raw.rows)
-        return pandas.DataFrame(values, index=raw.rows, columns=columns)
-
-    def _values(
-        self, x: Tensor, rows: Any = None, mask: Tensor | None = None, *, drawn: bool = False, given: Raw | None = None
-    ) -> Any:
-        """Turn values in the units of `Batch.x` into the units and the form of the data; see `Preprocessing.decode`."""
-        values = self.preprocessing.decode(x, drawn=drawn, given=given)
-        return data.in_source_form(values, self.preprocessing, rows, mask)
-
-
-@contextmanager
-def about_options(advice: str) -> Iterator[None]:
-    """Add advice to an `InputError` that names options of the commands."""
-    try:
-        yield
-    except InputError as error:
-        if " --" not in str(error) or advice in str(error):
-            raise
-        raise InputError(f"{error} ({advice})") from error
-
-
-def _content(X: Any, fits: bool = False) -> Any:
-    """Return data in memory in a form that `pipeline.data.load` takes, and None for a path."""
-    if isinstance(X, str | Path):
-        return None
-    is_series = isinstance(X, list | tuple) and all(isinstance(s, np.ndarray) for s in X)
-    if isinstance(X, pandas.DataFrame | np.ma.MaskedArray) or type(X) is dict or is_series:
-        return X
-    return check_array(X, allow_nd=True, ensure_all_finite=False, ensure_min_samples=2 if fits else 1)
-
-
-def _with_labels(source: Source, content: Any, y: Any) -> Any:
-    """Return data in memory with labels."""
-    if content is None:
-        raise InputError(
-            f"{source}: y cannot be given for a file; name the column of the file that holds the class with label"
-        )
-    if isinstance(content, pandas.DataFrame):
-        name = source.label or "label"
-        if name in content:
-            raise InputError(f"y is given, but the data also have a column {name!r}; leave one of them out")
-        return content.assign(**{name: np.asarray(y)})
-    if isinstance(content, dict):
-        return {**content, "y": y}
-    return {"x": content, "y": y}
-
-
-def _joined(parts: list[Any]) -> Any:
-    """Join the results of batches: frames, arrays or lists of sequences."""
-    if isinstance(parts[0], list):
-        return [sequence for part in parts for sequence in part]
-    return pandas.concat(parts) if isinstance(parts[0], pandas.DataFrame) else np.concatenate(parts)
 
 
 def _load_pyfunc(path: str) -> artifact.ServedModel:

@@ -115,8 +115,10 @@ def test_images_come_back_as_images_and_sequences_as_rows(saved: Path, tmp_path:
     words = ["forecast", "--model", str(saved / "sequences"), "--data", str(few), "--steps", "5"]
     assert apply.main([*words, "--out", str(forecast)]) == 0
     rows = read(forecast)
-    assert list(rows) == ["series", "step", "level", "slope"]
-    assert rows["step"].tolist() == [1, 2, 3, 4, 5] * 6
+    columns = [f"{name}_{what}" for name in ("level", "slope") for what in ("mean", "q0.1", "q0.5", "q0.9")]
+    assert list(rows) == ["series", "time", *columns]
+    lengths = series.groupby("series").size()
+    assert all(own.tolist() == [lengths[name] + i for i in range(5)] for name, own in rows.groupby("series")["time"])
     assert rows.groupby("series").size().to_dict() == {f"s{i}": 5 for i in range(6)}
     assert apply.main(["sample", "--model", str(saved / "images"), "--n", "7", "--out", str(tmp_path / "x.npz")]) == 0
     with np.load(tmp_path / "x.npz") as file:
@@ -176,7 +178,7 @@ def test_draws_of_missing_steps_and_pixels_are_written(saved: Path, tmp_path: Pa
     for name in ("out.csv", "out.npz"):
         assert apply.main([*words, "--out", str(tmp_path / name)]) == 0
     rows = read(tmp_path / "out.csv")
-    assert list(rows) == ["series", "step", "draw", "level", "slope"] and len(rows) == 2 * len(steps)
+    assert list(rows) == ["series", "time", "draw", "level", "slope"] and len(rows) == 2 * len(steps)
     assert rows["level"][6] != rows["level"][7] and rows["level"][8] == rows["level"][9]
     with np.load(tmp_path / "out.npz") as file:
         assert file["x"].shape == (60, 2, 11, 2)
@@ -186,6 +188,38 @@ def test_draws_of_missing_steps_and_pixels_are_written(saved: Path, tmp_path: Pa
     assert apply.main([*words, "--out", str(tmp_path / "drawn")]) == 0
     names = [f"00000{i}-{draw}.png" for i in range(3) for draw in (1, 2)]
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == names
+
+
+def test_anomalies_are_compared_with_the_truth(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = pd.read_csv(saved / "series.csv").assign(bad=0)
+    steps.loc[steps["time"].between(3, 4) & steps["series"].isin(["s0", "s1"]), ["slope", "bad"]] = [0.05, 1]
+    steps[steps["series"].isin([f"s{i}" for i in range(12)])].sample(frac=1).to_csv(tmp_path / "steps.csv", index=False)
+    words = ["anomaly", "--model", str(saved / "sequences"), "--data", str(tmp_path / "steps.csv"), "--share", "0.05"]
+    out = ["--out", str(tmp_path / "out.csv"), "--picture", str(tmp_path / "marks.png")]
+    assert apply.main([*words, *out, "--truth", "bad"]) == 0
+    text, rows = capsys.readouterr().out, read(tmp_path / "out.csv")
+    assert list(rows)[:3] == ["series", "time", "anomaly"] and len(rows) == len(read(tmp_path / "steps.csv"))
+    assert rows["is_anomaly_slope"][rows["series"].isin(["s0", "s1"]) & rows["time"].between(3, 4)].all()
+    for name in ("surprise", "reconstruction", "deviation", "moving", "no model"):
+        assert f"\n{name}" in text
+    assert "surprise is no better than the best trivial score (deviation)" in text  # it finds all of them
+    with Image.open(tmp_path / "marks.png") as picture:
+        assert picture.size[0] > 300
+
+
+def test_anomalous_rows_are_compared_with_the_truth(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = table().assign(bad=[i % 20 == 0 for i in range(300)])
+    frame.loc[frame["bad"], "b"] += 100
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    words = ["anomaly", "--model", str(saved / "table"), "--data", str(tmp_path / "rows.csv"), "--share", "0.1"]
+    assert apply.main([*words, "--out", str(tmp_path / "out.csv"), "--truth", "bad"]) == 0
+    assert list(read(tmp_path / "out.csv")) == ["anomaly", "is_anomaly"]
+    assert read(tmp_path / "out.csv")["is_anomaly"][frame["bad"].to_numpy()].all()
+    assert "model is no better than the best trivial score (deviation)" in capsys.readouterr().out
 
 
 def test_what_a_killed_command_left_is_not_in_the_results(saved: Path, tmp_path: Path) -> None:
@@ -209,7 +243,7 @@ def test_text_is_not_written_to_arrays(tmp_path: Path) -> None:
     Model("vae", **QUICK).fit(frame).save(tmp_path / "model")
     frame.to_csv(tmp_path / "new.csv", index=False)
     words = ["reconstruct", "--model", str(tmp_path / "model"), "--data", str(tmp_path / "new.csv")]
-    with pytest.raises(InputError, match="the results hold text"):
+    with pytest.raises(InputError, match="or hold text"):
         apply.main([*words, "--out", str(tmp_path / "rebuilt.npz")])
 
 
@@ -222,6 +256,12 @@ def test_text_is_not_written_to_arrays(tmp_path: Path) -> None:
         (["encode", "--data", "new.csv", "--n", "3", "--out", "x.csv"], "encode takes no --n"),
         (["encode", "--data", "new.csv", "--label", "a", "--out", "x.csv"], "encode takes no --label"),
         (["encode", "--data", "new.csv", "--draws", "2", "--out", "x.csv"], "encode takes no --draws"),
+        (["encode", "--data", "new.csv", "--share", "0.1", "--out", "x.csv"], "encode takes no --share"),
+        (["score", "--data", "new.csv", "--picture", "x.png", "--out", "x.csv"], "score takes no --picture"),
+        (["anomaly", "--data", "new.csv", "--truth", "a", "--out", "x.csv"], "--truth and --picture need --share"),
+        (["anomaly", "--data", "new.csv", "--share", ".1", "--truth", "a", "--out", "x.csv"], "trained on this column"),
+        (["anomaly", "--data", "new.csv", "--share", ".1", "--truth", "b2", "--out", "x.csv"], "missing: b2"),
+        (["anomaly", "--data", "new.csv", "--share", "1e-4", "--out", "x.csv"], "share=0.0001: expected a share from"),
         (["encode", "--data", "new.csv", "--out", "x.xlsx"], r"--out x.xlsx: .* expected \.csv, \.parquet, \.npz"),
         (["forecast", "--data", "new.csv", "--steps", "3", "--out", "x.csv"], "there are no sequences"),
         (["encode", "--data", "nowhere.csv", "--out", "x.csv"], "nowhere.csv: there is no such file"),

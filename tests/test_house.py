@@ -22,11 +22,11 @@ LAYERS = (
     ("tracker", "executor"),
     ("cli",),
     ("training_run", "rehearsal"),
-    ("final", "model"),
+    ("final", "fitting", "new_rows", "model"),
     ("study", "reproduce"),
     ("compare", "benchmark"),
     ("schedule",),
-    ("__main__", "apply", "speed", "sync", "ui"),  # the commands
+    ("__main__", "apply", "findings", "output", "speed", "sync", "ui"),  # the commands
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 

@@ -117,7 +117,7 @@ def test_another_process_computes_the_same_from_the_saved_folder_and_the_raw_fil
 
 
 def _batches(model: Model, path: Path) -> list[Any]:
-    whole = model.preprocessing_.encode(model._read(path))
+    whole = model.preprocessing_.encode(model.new_rows.read(path))
     return [model.preprocessing_.binarized(whole[slice(0, 4)])]
 
 
@@ -137,8 +137,8 @@ def test_reconstructions_and_samples_are_in_the_units_of_the_data() -> None:
     model = Model("vrae", epochs=1, width=8, latent=2, progress=False).fit(series)
     assert [s.shape for s in model.reconstruct(series)] == [s.shape for s in series]
     forecast = model.forecast(series[:3], steps=4)
-    assert [f.shape for f in forecast] == [(4, 2)] * 3
-    assert all(40 < f[:, 0].mean() < 160 for f in forecast)
+    assert [len(f) for f in forecast] == [4] * 3
+    assert all(40 < f["x0_mean"].mean() < 160 for f in forecast)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_series_of_a_table_come_back_with_the_names_of_their_channels() -> None:
     assert list(model.transform(frame).index) == sorted({row["series"] for row in rows})
     by_value = model.score_samples(frame, by_value=True)
     assert [len(s) for s in by_value] == frame.groupby("series").size().tolist()
-    frames = (*model.reconstruct(frame), *model.forecast(frame, steps=3), *by_value)
+    frames = (*model.reconstruct(frame), *by_value)
     assert {tuple(s) for s in frames} == {("level", "slope")}
 
 
@@ -236,13 +236,46 @@ def test_a_forecast_begins_after_the_last_step(monkeypatch: pytest.MonkeyPatch) 
     series = waves(40)
     model = Model("vrae", width=8, latent=2, **QUICK).fit(series)
 
-    def position(batch: Batch, prefix: torch.Tensor) -> torch.Tensor:
-        return torch.arange(batch.x.shape[1])[None, :, None].expand(batch.x.shape).float()
+    def position(batch: Batch, prefix: torch.Tensor, k: int, *, noise: bool) -> torch.Tensor:
+        assert noise
+        each = torch.arange(batch.x.shape[1])[:, None].expand(batch.x.shape).float()
+        return each + torch.linspace(-1, 1, k)[:, None, None, None]
 
     monkeypatch.setattr(model.variant_, "forecast", position)
-    for own, forecast in zip(series, model.forecast(series, steps=3), strict=True):
-        steps = (forecast - model.preprocessing.shift.numpy()) / model.preprocessing.scale.numpy()
-        np.testing.assert_allclose(steps, np.arange(len(own), len(own) + 3)[:, None] + np.zeros(2), rtol=1e-6)
+    forecasts = model.forecast(series, steps=3, draws=5, levels=(0.0, 0.25, 1.0))
+    for own, forecast in zip(series, forecasts, strict=True):
+        assert list(forecast) == ["step", *(f"x{i}_{what}" for i in (0, 1) for what in ("mean", "q0", "q0.25", "q1"))]
+        assert forecast["step"].tolist() == [1, 2, 3]
+        for i in (0, 1):
+            shift, scale = (float(v[i]) for v in (model.preprocessing.shift, model.preprocessing.scale))
+            for what, away in (("mean", 0), ("q0", -1), ("q0.25", -0.5), ("q1", 1)):
+                steps = (forecast[f"x{i}_{what}"] - shift) / scale
+                np.testing.assert_allclose(steps, np.arange(len(own), len(own) + 3) + away, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["counts", "words"])
+def test_forecasts_of_counts_and_words_are_values_that_occur(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"series": i, "time": t, "own": rng.poisson(3) if kind == "counts" else rng.choice(["on", "off"])}
+        for i in range(40) for t in range(12)
+    ]  # fmt: skip
+    options = {"kinds": {"own": "count"}} if kind == "counts" else None
+    model = Model("vrae", width=8, latent=2, data_options=options, **QUICK).fit(pd.DataFrame(rows))
+    (forecast,) = model.forecast(pd.DataFrame(rows[:12]), steps=3)
+    if kind == "words":
+        assert list(forecast)[1:] == ["own_mode", "own_share"]
+        assert set(forecast["own_mode"]) <= {"on", "off"} and forecast["own_share"].between(0.5, 1).all()
+        return
+    quantiles = forecast[["own_q0.1", "own_q0.5", "own_q0.9"]].to_numpy()
+    assert (quantiles % 1 == 0).all() and (np.diff(quantiles, axis=1) >= 0).all()
+
+
+def test_a_forecast_beyond_the_longest_training_sequence_is_refused_unless_the_decoder_has_no_limit() -> None:
+    series = waves(40)
+    with pytest.raises(InputError, match=r"longest training sequence, 11 steps.*--window"):
+        Model("vae", width=8, latent=2, **QUICK).fit(series).forecast(series[:1], steps=20)
+    assert len(Model("vrae", width=8, latent=2, **QUICK).fit(series).forecast(series[:1], steps=20)[0]) == 20
 
 
 def test_a_classifier_on_codes_of_raw_rows_is_as_good_as_in_training(tmp_path: Path) -> None:
@@ -315,7 +348,7 @@ def test_batches_with_and_without_missing_values_are_imputed(monkeypatch: pytest
     holes = frame.drop(columns="label")
     holes.iloc[60:70, 1] = np.nan
     expected = model.impute(holes)
-    monkeypatch.setattr("pipeline.model.BATCH", 50)
+    monkeypatch.setattr("pipeline.new_rows.BATCH", 50)
     for filled in (model.impute(holes), *model.impute(holes, draws=2)):
         assert filled.drop(columns="b").equals(expected.drop(columns="b"))
         assert filled["b"].notna().all() and filled["b"][holes["b"].notna()].equals(holes["b"].dropna())

@@ -47,6 +47,7 @@ class VRAE(GaussianPosterior):
     required_fields = frozenset({"mask"})
     config_type = VRAEConfig
     config: VRAEConfig
+    any_length = True
 
     def __init__(self, config: VRAEConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)

@@ -11,6 +11,11 @@ disentanglement   whether single latent dimensions correspond to single factors
 samples           how samples compare with real examples, in the features of a classifier
 classifier        that classifier: one for each data set, trained by a fixed recipe
 anomaly           how well scores of a model find examples of other classes than a normal one
+step_anomaly      how unusual each value and step of sequences is, and thresholds from training examples
+detectors         detectors of anomalies that need no model, and how well scores find known anomalies
+scores            scores of new examples, which do not depend on other examples
+whole_series      results of windows, put back together on the series from which they were cut
+ahead             forecasts of the steps after the end of series, as means and quantiles of draws
 areas             areas under ROC and precision-recall curves, with standard errors
 downstream        interpolation, samples of a class, augmentation
 forecasts         how well the second half of sequences is forecast from the first

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import variants
 from pipeline import artifact
 from pipeline.data import Data, Description
+from pipeline.evaluate.step_anomaly import TrainingScores, training_scores
 from pipeline.tracker import views
 from pipeline.tracker.journal import Journal
 from pipeline.tracker.sender import Sender
@@ -172,15 +173,20 @@ class Run:
         Image.fromarray(examples).save(self._journal.file("data/examples.png"))
         self._file("data/examples.png")
 
-    def model(self, variant: Variant, data: Data, metrics: Mapping[str, float], step: int) -> None:
-        """Save a model trained on `data`, with its preprocessing and scores. MLflow lists it as a LoggedModel."""
+    def model(self, variant: Variant, data: Data, metrics: Mapping[str, float], step: int) -> TrainingScores:
+        """Save a model trained on `data`, with its preprocessing and scores. MLflow lists it as a LoggedModel.
+
+        Returns the scores of training examples that were saved with it, from which thresholds of anomalies follow.
+        """
         name = variants.name_of(variant)
         folder = f"model-{step}"
-        artifact.save(variant, data.preprocessing, self._journal.file(folder))
+        known = training_scores(variant, data)
+        artifact.save(variant, data.preprocessing, self._journal.file(folder), known.json())
         self._add(
             "model", f"model {step}", file=folder, name=f"{name}-{variant.spec.name}", step=step, time=now(),
             tags={"variant": name, "dataset": variant.spec.name}, values={k: float(v) for k, v in metrics.items()},
         )  # fmt: skip
+        return known
 
 
 def now() -> int:

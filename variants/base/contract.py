@@ -317,6 +317,7 @@ class Variant(nn.Module, ABC):
     latent_classes: int = 0  # how many dimensions at the end of z encode a class, one-hot in samples of the prior
     factorized: bool = True  # whether the values of x are independent given z
     class_conditional: bool = False  # whether `sample` uses its argument `y`
+    any_length: bool = False  # whether the decoder makes sequences that are longer than those of the training data
     config: Config
     spec: DataSpec
 

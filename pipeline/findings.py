@@ -1,0 +1,187 @@
+"""What `pipeline.apply` finds in new data: anomalies, how well they match the truth, and pictures of sequences."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.data import Column, Raw
+from pipeline.evaluate import detectors, step_anomaly
+from pipeline.evaluate.detectors import Judgement
+from pipeline.evaluate.drawing import Picture
+from pipeline.evaluate.series_pictures import ShownSeries, panels
+from pipeline.evaluate.whole_series import SeriesSteps
+from pipeline.model import Model
+from variants import InputError
+
+Array = NDArray[np.float64]
+SHOWN = 3  # series of a picture
+SHOWN_STEPS = 200  # the most steps of a series that are drawn, around its most unusual step
+SHOWN_BEFORE = 3  # steps before a forecast that are drawn, for each step of the forecast
+
+
+class Findings:
+    """Anomalies in the parts of a data set.
+
+    Args:
+        model: The fitted model.
+        share: The share of training scores above the threshold; None for no marks.
+        by_series: Whether sequences get one score each, and not one for each step.
+    """
+
+    def __init__(self, model: Model, share: float | None, *, by_series: bool = False) -> None:
+        self.has_steps = bool(model.preprocessing.spec.steps) and not by_series
+        self._model, self._share, self._by_series = model, share, by_series
+        self._raw: Raw | None = None  # the last part; sequences are read in one part
+        self._table: Any = None  # the scores and marks of its steps
+        self._scores: dict[str, list[Array]] = {}  # of examples or steps, in parts
+
+    def add(self, raw: Raw) -> Any:
+        """Return the scores, and marks, of the next part, as `Model.anomaly` does."""
+        model, self._raw = self._model, raw
+        if not self.has_steps:
+            result = model.anomaly(raw, self._share, by_series=self._by_series)
+            self._keep("model", result["anomaly"] if isinstance(result, pandas.DataFrame) else result)
+            if not self._by_series and len(model.preprocessing.spec.shape) == 1 and self._share is not None:
+                x = detectors.with_gaps(model.preprocessing.binarized(model.new_rows.encoded(raw)))
+                self._keep("deviation", detectors.deviations(x, *self._moments()))
+            return result
+        found = model.anomaly_scores(raw)
+        for name in sorted(found, reverse=True):  # the surprise first
+            self._keep(name, step_anomaly.of_steps(found[name]))
+        name, columns = step_anomaly.preferred(found), model.new_rows.columns
+        limits = None if self._share is None else model.training_scores
+        self._table = step_anomaly.frame_of_steps(found[name], raw, columns, name, limits, self._share)
+        return self._table
+
+    def judged(self, place: str, column: str) -> Judgement:
+        """Compare the scores with the truth in a column of the data at a place, which all parts come from.
+
+        Raises:
+            InputError: If there is no such column, the model was trained on it, or it does not tell anomalies.
+        """
+        assert self._raw is not None and self._share is not None
+        raw = self._truth(place, column)
+        limits = self._model.training_scores
+        if not self.has_steps:
+            scores = {name: np.concatenate(parts) for name, parts in self._scores.items()}
+            return detectors.judge_rows(scores, _checked(raw.x[:, 0], column))
+        steps = SeriesSteps.of(raw)
+        truth = _checked(steps.mean(raw.x).numpy()[:, 0], column)
+        x = detectors.with_gaps(self._model.preprocessing.binarized(self._model.new_rows.encoded(self._raw)))
+        trivial = detectors.trivial_scores(steps.split(steps.mean(x).numpy()), *self._moments())
+        scores = {name: np.concatenate(parts) for name, parts in {**self._scores, **trivial}.items()}
+        thresholds = {name: limits.threshold(f"step {name}", self._share) for name in scores}
+        return detectors.judge_steps(scores, thresholds, truth, steps.lengths)
+
+    def picture(self) -> Picture:
+        """Return a picture of the most unusual series, with their reconstructions and the marked steps of each channel.
+
+        Raises:
+            InputError: If the data are no sequences.
+        """
+        raw, model, table = self._raw, self._model, self._table
+        if raw is None or not self.has_steps:
+            raise InputError("--picture draws sequences; leave it out")
+        steps, rows = SeriesSteps.of(raw), model.new_rows
+        truth = detectors.with_gaps(model.preprocessing.binarized(rows.encoded(raw)))
+        decoded = torch.cat(rows.each_batch(raw, lambda batch, _: model.decoded(batch)))
+        whole = [steps.split(_numbers(steps.mean(x), model)) for x in (torch.from_numpy(truth), decoded)]
+        marks = steps.split(table[[f"is_anomaly_{name}" for name in rows.columns]].to_numpy(bool))
+        scores = steps.split(table["anomaly"].fillna(-np.inf).to_numpy())
+        of_series = np.array([own[np.isfinite(own)].mean() if np.isfinite(own).any() else -np.inf for own in scores])
+        shown = []
+        for i in np.argsort(-of_series, kind="stable")[:SHOWN]:
+            begin = int(np.clip(scores[i].argmax() - SHOWN_STEPS // 2, 0, max(0, steps.lengths[i] - SHOWN_STEPS)))
+            part = slice(begin, begin + SHOWN_STEPS)
+            shown.append(
+                ShownSeries(
+                    title=str(steps.names[i]), x=np.arange(steps.lengths[i])[part], truth=whole[0][i][part],
+                    mean=whole[1][i][part], marked=marks[i][part],
+                )
+            )  # fmt: skip
+        caption = f"the most unusual series; grey: data, blue: reconstruction, red: marked by --share {self._share:g}"
+        return panels(shown, rows.columns, caption=caption)
+
+    def _keep(self, name: str, values: Any) -> None:
+        self._scores.setdefault(name, []).append(np.asarray(values, np.float64))
+
+    def _moments(self) -> tuple[Array, Array]:
+        """Return the mean and the standard deviation of the training data, as the model reads them."""
+        known = self._model.training_scores
+        return np.array(known.mean), np.array(known.deviation)
+
+    def _truth(self, place: str, column: str) -> Raw:
+        """Read a column of the data as if it were the only one of the model, so that rows and steps are the same."""
+        like = self._model.preprocessing
+        if column in self._model.new_rows.columns:
+            raise InputError(f"--truth {column}: the model was trained on this column; expected another one")
+        spec = replace(like.spec, shape=(1,), likelihood="gaussian", groups=(), exposure="", classes=0)
+        source = replace(like.source, label=None if like.source.label == column else like.source.label)
+        columns = (Column(column, "real"),)
+        alone = replace(like, spec=spec, source=source, columns=columns, order=(), class_names=(), width=0, pixels=None)
+        return replace(self._model.new_rows, preprocessing=alone).read(place)
+
+
+def _checked(truth: NDArray[Any], column: str) -> Array:
+    truth = truth.astype(np.float64)
+    known = truth[~np.isnan(truth)]
+    if not np.isin(known, (0, 1)).all():
+        strange = known[~np.isin(known, (0, 1))][0]
+        raise InputError(f"--truth {column}: there is the value {strange:g}; expected 0 and 1, or true and false")
+    if len(np.unique(known)) < 2:
+        raise InputError(f"--truth {column}: all known values are equal; expected anomalies (1) and others (0)")
+    return truth
+
+
+def _numbers(x: Tensor, model: Model) -> Array:
+    """Return values (R, D) in the units of `Batch.x` as numbers in the units of the data, (R, C); NaN where missing."""
+    preprocessing = model.preprocessing
+    missing = preprocessing.by_column(x.isnan()[None])[0] > 0
+    values = preprocessing.decode(x.nan_to_num(0.0)[None])[0]
+    if preprocessing.spec.likelihood == "categorical":
+        values = values.argmax(-1)[:, None]
+    return np.where(missing, np.nan, values)
+
+
+def forecast_picture(frames: list[pandas.DataFrame], raw: Raw, model: Model) -> Picture:
+    """Return a picture of forecasts of the first series: the steps before in grey, means, and bands of quantiles.
+
+    Raises:
+        InputError: If no channel holds numbers.
+    """
+    rows, steps = model.new_rows, SeriesSteps.of(raw)
+    names = [name for name in rows.columns if f"{name}_mean" in frames[0]]
+    if not names:
+        raise InputError("--picture draws channels of numbers, and there are none; leave it out")
+    index = [rows.columns.index(name) for name in names]
+    x = detectors.with_gaps(model.preprocessing.binarized(rows.encoded(raw)))
+    known = steps.split(_numbers(steps.mean(x), model)[:, index])
+    shown = []
+    for name, own, frame in list(zip(steps.names, known, frames, strict=True))[:SHOWN]:
+        begin = max(0, len(own) - SHOWN_BEFORE * len(frame))
+        before, empty = own[begin:], np.full((len(frame), len(names)), np.nan)
+        endings = [
+            str(c).removeprefix(names[0])
+            for c in frame
+            if re.match(rf"{re.escape(names[0])}_(mean|q[\d.e-]+)$", str(c))
+        ]
+        ahead = {
+            ending: np.concatenate([before * np.nan, frame[[n + ending for n in names]].to_numpy(np.float64)])
+            for ending in endings
+        }
+        quantiles = sorted((ending for ending in endings if ending != "_mean"), key=lambda ending: float(ending[2:]))
+        pairs = zip(quantiles[: len(quantiles) // 2], quantiles[::-1], strict=False)
+        shown.append(
+            ShownSeries(
+                title=str(name), x=np.arange(begin, len(own) + len(frame)), truth=np.concatenate([before, empty]),
+                mean=ahead["_mean"], bands=[(ahead[low], ahead[high]) for low, high in pairs],
+                forecast_from=len(own) - 0.5,
+            )
+        )  # fmt: skip
+    return panels(shown, names, caption="grey: data, blue: mean of the forecast, light blue: between quantiles")
