@@ -129,7 +129,7 @@ def test_levels_of_a_residual_hierarchy_are_maps() -> None:
 def test_recurrent_variants_ignore_auto() -> None:
     spec = DataSpec(name="sequences", shape=(3,), likelihood="gaussian", steps=9)
     assert make("vrae", spec).config.network == "mlp"
-    with pytest.raises(InputError, match="network='resnet': vrae is recurrent"):
+    with pytest.raises(InputError, match="network='resnet': vrae has networks of its own"):
         make("vrae", spec, network="resnet")
 
 

@@ -257,8 +257,10 @@ def test_the_next_time_stamps_have_the_form_of_the_known_ones(stamps: Any, expec
 
 
 def test_the_scores_of_the_whole_sequence_are_those_of_anomaly(model: Model) -> None:
-    series = waves(4, seed=3)
+    series = waves(100, seed=3)
     batch = model.new_rows.encoded(model.new_rows.read(series))
     with torch.no_grad():
         _, found = step_anomaly.value_scores(model.variant_, batch, model.preprocessing, model.seed)
-    np.testing.assert_allclose(found, model.anomaly(series, by_series=True), atol=1.0)  # of different draws
+    other = model.anomaly(series, by_series=True)  # of other draws, which all series share
+    assert found.mean() == pytest.approx(other.mean(), abs=3.0)
+    assert np.corrcoef(found, other)[0, 1] > 0.8

@@ -301,7 +301,7 @@ def test_a_schedule_scales_the_learning_rate_of_every_optimizer(digits: Data) ->
     ("name", "dataset", "settings", "message"),
     [
         ("vrae", "digits", {}, "vrae needs sequences; data set digits has none"),
-        ("vae", "digits-rows", {}, "digits-rows holds sequences; expected examples of one fixed shape"),
+        ("vae", "digits-rows", {"network": "mlp"}, "network='mlp': digits-rows has sequences; expected auto"),
         ("cvae", "frey-faces", {}, "cvae needs class labels, and data set frey-faces has none"),
         (
             "cvae",
