@@ -250,8 +250,9 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         spec = self.preprocessing.spec
         steps = (spec.steps,) if spec.steps else ()
         example = Batch(
-            torch.zeros(1, *steps, *spec.shape), mask=torch.ones(1, *steps, dtype=torch.bool) if steps else None
-        )
+            torch.zeros(1, *steps, *spec.shape), mask=torch.ones(1, *steps, dtype=torch.bool) if steps else None,
+            elapsed=torch.arange(float(spec.steps))[None] if spec.elapsed else None,
+        )  # fmt: skip
         with torch.no_grad():
             size = self.variant_.encode(example).shape[1]
         return np.array([f"z{i}" for i in range(size)], dtype=object)
