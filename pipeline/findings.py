@@ -1,6 +1,7 @@
 """What `pipeline.apply` finds in new data: anomalies, how well they match the truth, and pictures of sequences."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data import Column, Raw
-from pipeline.evaluate import detectors, step_anomaly
+from pipeline.evaluate import detectors, drawing, step_anomaly
 from pipeline.evaluate.detectors import Judgement
 from pipeline.evaluate.drawing import Picture
 from pipeline.evaluate.series_pictures import ShownSeries, panels
-from pipeline.evaluate.whole_series import SeriesSteps
+from pipeline.evaluate.whole_series import SeriesSteps, places_in_time, time_name
 from pipeline.model import Model
 from variants import InputError
 
@@ -82,6 +83,8 @@ class Findings:
     def picture(self) -> Picture:
         """Return a picture of the most unusual series, with their reconstructions and the marked steps of each channel.
 
+        Of long series, it shows the most unusual parts.
+
         Raises:
             InputError: If the data are no sequences.
         """
@@ -94,19 +97,16 @@ class Findings:
         whole = [steps.split(_numbers(steps.mean(x), model)) for x in (torch.from_numpy(truth), decoded)]
         marks = steps.split(table[[f"is_anomaly_{name}" for name in rows.columns]].to_numpy(bool))
         scores = steps.split(table["anomaly"].fillna(-np.inf).to_numpy())
-        of_series = np.array([own[np.isfinite(own)].mean() if np.isfinite(own).any() else -np.inf for own in scores])
-        shown = []
-        for i in np.argsort(-of_series, kind="stable")[:SHOWN]:
-            begin = int(np.clip(scores[i].argmax() - SHOWN_STEPS // 2, 0, max(0, steps.lengths[i] - SHOWN_STEPS)))
-            part = slice(begin, begin + SHOWN_STEPS)
-            shown.append(
-                ShownSeries(
-                    title=str(steps.names[i]), x=np.arange(steps.lengths[i])[part], truth=whole[0][i][part],
-                    mean=whole[1][i][part], marked=marks[i][part],
-                )
-            )  # fmt: skip
+        x, x_label = _places(raw, steps)
+        shown = [
+            ShownSeries(
+                title=str(steps.names[i]), x=x[i][part], truth=whole[0][i][part], mean=whole[1][i][part],
+                marked=marks[i][part],
+            )
+            for i, part in _unusual_parts(scores)
+        ]  # fmt: skip
         caption = f"the most unusual series; grey: data, blue: reconstruction, red: marked by --share {self._share:g}"
-        return panels(shown, rows.columns, caption=caption)
+        return panels(shown, drawing.columns_of(model.preprocessing), x_label, caption)
 
     def _keep(self, name: str, values: Any) -> None:
         self._scores.setdefault(name, []).append(np.asarray(values, np.float64))
@@ -118,7 +118,14 @@ class Findings:
 
     def _truth(self, place: str, column: str) -> Raw:
         """Read a column of the data as if it were the only one of the model, so that rows and steps are the same."""
-        like = self._model.preprocessing
+        like, raw = self._model.preprocessing, self._raw
+        assert raw is not None
+        names = raw.rows if raw.windows is None else raw.windows.names
+        if like.source.wide or (self.has_steps and names is None):
+            raise InputError(
+                f"--truth {column}: the truth is read from a column of a table with a row for each step, and these data "
+                "are no such table; leave it out, or train a model on such a table"
+            )
         if column in self._model.new_rows.columns:
             raise InputError(f"--truth {column}: the model was trained on this column; expected another one")
         spec = replace(like.spec, shape=(1,), likelihood="gaussian", groups=(), exposure="", classes=0)
@@ -126,6 +133,41 @@ class Findings:
         columns = (Column(column, "real"),)
         alone = replace(like, spec=spec, source=source, columns=columns, order=(), class_names=(), width=0, pixels=None)
         return replace(self._model.new_rows, preprocessing=alone).read(place)
+
+
+def _unusual_parts(scores: Sequence[Array]) -> list[tuple[int, slice]]:
+    """Return the number of the series and the steps of the `SHOWN` parts with the highest mean score, highest first.
+
+    Parts are series, or `SHOWN_STEPS` steps around the highest scores of longer ones. Scores that are not finite do not
+    count.
+    """
+    found = []
+    for number, own in enumerate(scores):
+        left = own.copy()
+        for _ in range(SHOWN):
+            if not np.isfinite(left).any():
+                break
+            begin = int(np.clip(left.argmax() - SHOWN_STEPS // 2, 0, max(0, len(own) - SHOWN_STEPS)))
+            part = slice(begin, begin + SHOWN_STEPS)
+            found.append((float(own[part][np.isfinite(own[part])].mean()), number, part))
+            left[part] = -np.inf
+    return [(number, part) for _, number, part in sorted(found, key=lambda each: -each[0])[:SHOWN]]
+
+
+def _places(raw: Raw, steps: SeriesSteps, ahead: Sequence[pandas.DataFrame] = ()) -> tuple[list[NDArray[Any]], str]:
+    """Return the place of each step of each series on a horizontal axis, and what the axis shows: times or numbers.
+
+    `ahead` are the forecasts of the series, whose steps follow.
+    """
+    if raw.stamps is not None and (not ahead or ahead[0].columns[0] == time_name(raw)):
+        stamps = steps.split(raw.stamps)
+        if ahead:
+            stamps = [[*own, *frame.iloc[:, 0]] for own, frame in zip(stamps, ahead, strict=True)]
+        places = [places_in_time(own) for own in stamps]
+        if all(own is not None for own in places):
+            return [own for own in places if own is not None], time_name(raw)
+    more = [len(frame) for frame in ahead] or [0] * len(steps.lengths)
+    return [np.arange(n + k) for n, k in zip(steps.lengths, more, strict=True)], "step"
 
 
 def _checked(truth: NDArray[Any], column: str) -> Array:
@@ -162,8 +204,9 @@ def forecast_picture(frames: list[pandas.DataFrame], raw: Raw, model: Model) -> 
     index = [rows.columns.index(name) for name in names]
     x = detectors.with_gaps(model.preprocessing.binarized(rows.encoded(raw)))
     known = steps.split(_numbers(steps.mean(x), model)[:, index])
+    places, x_label = _places(raw, steps, frames)
     shown = []
-    for name, own, frame in list(zip(steps.names, known, frames, strict=True))[:SHOWN]:
+    for name, own, frame, place in list(zip(steps.names, known, frames, places, strict=True))[:SHOWN]:
         begin = max(0, len(own) - SHOWN_BEFORE * len(frame))
         before, empty = own[begin:], np.full((len(frame), len(names)), np.nan)
         endings = [
@@ -179,9 +222,10 @@ def forecast_picture(frames: list[pandas.DataFrame], raw: Raw, model: Model) -> 
         pairs = zip(quantiles[: len(quantiles) // 2], quantiles[::-1], strict=False)
         shown.append(
             ShownSeries(
-                title=str(name), x=np.arange(begin, len(own) + len(frame)), truth=np.concatenate([before, empty]),
-                mean=ahead["_mean"], bands=[(ahead[low], ahead[high]) for low, high in pairs],
-                forecast_from=len(own) - 0.5,
+                title=str(name), x=place[begin:], truth=np.concatenate([before, empty]), mean=ahead["_mean"],
+                bands=[(ahead[low], ahead[high]) for low, high in pairs], forecast_from=place[len(own)],
             )
         )  # fmt: skip
-    return panels(shown, names, caption="grey: data, blue: mean of the forecast, light blue: between quantiles")
+    columns = [drawing.columns_of(model.preprocessing)[i] for i in index]
+    caption = "grey: data, blue: mean of the forecast, light blue: between quantiles"
+    return panels(shown, columns, x_label, caption)

@@ -57,6 +57,7 @@ class _Axis:
     low: float
     high: float
     ticks: Sequence[tuple[float, str]]  # values, on the scale of the axis, and their texts
+    note: str = ""  # what all ticks share, such as the year
     scale: str = "linear"  # or "log", or "log1p", which is logarithmic for large values
 
     def place(self, values: Array) -> Array:
@@ -125,6 +126,7 @@ def _picture(shown: Sequence[ShownSeries], columns: Sequence[ShownColumn], x_lab
                     canvas.text(text, begin - 6, y - 5, NUMBER, share=1.0)
         for value, text in horizontal.ticks:
             canvas.text(text, begin + width * float(_share(horizontal, value)), bottom - 16, NUMBER)
+        canvas.text(horizontal.note, begin + width, 8, NUMBER, share=1.0)
     canvas.text(x_label, left, 8, NUMBER, share=0.0)
     return canvas.pixels[..., :3].copy()
 
@@ -256,20 +258,21 @@ def _horizontal(series: ShownSeries, width: int) -> tuple[_Axis, Array]:
     low, high = (float(x.min()), float(x.max())) if len(x) else (0.0, 1.0)
     margin = 0.02 * (high - low) or 0.5
     low, high = low - margin, high + margin
-    most = max(2, width // 60)
+    most, note = max(2, width // 60), ""
     if np.asarray(series.x).dtype.kind == "M":
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, num2date
 
         locator = AutoDateLocator(minticks=2, maxticks=most)
         places = np.asarray(locator.tick_values(num2date(low), num2date(high)), float)
-        texts = ConciseDateFormatter(locator).format_ticks(places.tolist())
+        formatter = ConciseDateFormatter(locator)
+        texts, note = formatter.format_ticks(places.tolist()), formatter.get_offset()
     else:
         from matplotlib.ticker import MaxNLocator
 
         places = np.asarray(MaxNLocator(most, steps=[1, 2, 5, 10], integer=x.dtype.kind != "f").tick_values(low, high))
         texts = numbers(places)
     ticks = [(p, text) for p, text in zip(places.tolist(), texts, strict=True) if low <= p <= high]
-    return _Axis(low=low, high=high, ticks=ticks), x
+    return _Axis(low=low, high=high, ticks=ticks, note=note), x
 
 
 def _vertical(column: ShownColumn, shown: Sequence[ShownSeries], channel: int) -> _Axis:

@@ -530,9 +530,7 @@ def _forecast(context: Context) -> Part:
         return Part(name="forecast", scores=_undefined(["use/forecast_model"], found.reason))
     scores = []
     for name, score in found.scores().items():
-        scores += _named(
-            "use/forecast_", score if isinstance(score, Undefined) else {name: score}, [name], n=found.n
-        )
+        scores += _named("use/forecast_", score if isinstance(score, Undefined) else {name: score}, [name], n=found.n)
     curves = pictures.curves(found.curves(), "steps ahead", "root mean square error")
     return Part(
         name="forecast", scores=scores, pictures={"forecast_errors": curves}, tables={"forecasts": found.table()},
