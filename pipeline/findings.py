@@ -123,8 +123,8 @@ class Findings:
         names = raw.rows if raw.windows is None else raw.windows.names
         if like.source.wide or (self.has_steps and names is None):
             raise InputError(
-                f"--truth {column}: the truth is read from a column of a table with a row for each step, and these data "
-                "are no such table; leave it out, or train a model on such a table"
+                f"--truth {column}: the truth is read from a column of a table with a row for each step, and these "
+                "data are no such table; leave it out, or train a model on such a table"
             )
         if column in self._model.new_rows.columns:
             raise InputError(f"--truth {column}: the model was trained on this column; expected another one")
@@ -194,38 +194,50 @@ def _numbers(x: Tensor, model: Model) -> Array:
 def forecast_picture(frames: list[pandas.DataFrame], raw: Raw, model: Model) -> Picture:
     """Return a picture of forecasts of the first series: the steps before in grey, means, and bands of quantiles.
 
-    Raises:
-        InputError: If no channel holds numbers.
+    Channels of categories and words have the most frequent value of the draws in place of the mean.
     """
     rows, steps = model.new_rows, SeriesSteps.of(raw)
-    names = [name for name in rows.columns if f"{name}_mean" in frames[0]]
-    if not names:
-        raise InputError("--picture draws channels of numbers, and there are none; leave it out")
-    index = [rows.columns.index(name) for name in names]
     x = detectors.with_gaps(model.preprocessing.binarized(rows.encoded(raw)))
-    known = steps.split(_numbers(steps.mean(x), model)[:, index])
+    known = steps.split(_numbers(steps.mean(x), model))
     places, x_label = _places(raw, steps, frames)
+    found = (re.search(r"_q([\d.e-]+)$", str(column)) for column in frames[0])
+    levels = sorted({match[1] for match in found if match}, key=float)
+    pairs = list(zip(levels[: len(levels) // 2], levels[::-1], strict=False))
     shown = []
     for name, own, frame, place in list(zip(steps.names, known, frames, places, strict=True))[:SHOWN]:
-        begin = max(0, len(own) - SHOWN_BEFORE * len(frame))
-        before, empty = own[begin:], np.full((len(frame), len(names)), np.nan)
-        endings = [
-            str(c).removeprefix(names[0])
-            for c in frame
-            if re.match(rf"{re.escape(names[0])}_(mean|q[\d.e-]+)$", str(c))
-        ]
-        ahead = {
-            ending: np.concatenate([before * np.nan, frame[[n + ending for n in names]].to_numpy(np.float64)])
-            for ending in endings
-        }
-        quantiles = sorted((ending for ending in endings if ending != "_mean"), key=lambda ending: float(ending[2:]))
-        pairs = zip(quantiles[: len(quantiles) // 2], quantiles[::-1], strict=False)
+        begin, end = max(0, len(own) - SHOWN_BEFORE * len(frame)), len(own)
+        before, empty = own[begin:], np.full((len(frame), own.shape[1]), np.nan)
+        mean, *limits = (
+            np.concatenate([before * np.nan, _of_channels(frame, ending, model)])
+            for ending in ("_mean", *(f"_q{level}" for pair in pairs for level in pair))
+        )
         shown.append(
             ShownSeries(
-                title=str(name), x=place[begin:], truth=np.concatenate([before, empty]), mean=ahead["_mean"],
-                bands=[(ahead[low], ahead[high]) for low, high in pairs], forecast_from=place[len(own)],
+                title=str(name), x=place[begin:], truth=np.concatenate([before, empty]), mean=mean,
+                bands=list(zip(limits[::2], limits[1::2], strict=True)),
+                forecast_from=place[end] - (place[end] - place[end - 1]) / 2,
             )
         )  # fmt: skip
-    columns = [drawing.columns_of(model.preprocessing)[i] for i in index]
-    caption = "grey: data, blue: mean of the forecast, light blue: between quantiles"
-    return panels(shown, columns, x_label, caption)
+    between = " and ".join(f"the {float(low):.0%} to the {float(high):.0%} quantile" for low, high in pairs)
+    caption = "grey: data; blue: mean of the forecast, from the line on"
+    caption += f"; light: from {between}" if pairs else ""
+    return panels(shown, drawing.columns_of(model.preprocessing), x_label, caption)
+
+
+def _of_channels(frame: pandas.DataFrame, ending: str, model: Model) -> Array:
+    """Return the columns CHANNEL_mean, or those with another ending, of a forecast as numbers, (steps, C).
+
+    Where a channel has CHANNEL_mode in place of the mean, it is the position of this value among those of the channel.
+    Other columns that are not there are NaN.
+    """
+    values = dict(zip(model.new_rows.columns, (c.values for c in model.preprocessing.columns), strict=False))
+    parts = []
+    for name in model.new_rows.columns:
+        if f"{name}{ending}" in frame:
+            parts.append(frame[f"{name}{ending}"].to_numpy(np.float64))
+        elif ending == "_mean":
+            codes = {str(value): code for code, value in enumerate(values[name])}
+            parts.append(np.array([float(codes[str(value)]) for value in frame[f"{name}_mode"]]))
+        else:
+            parts.append(np.full(len(frame), np.nan))
+    return np.stack(parts, axis=1)

@@ -278,7 +278,8 @@ def _horizontal(series: ShownSeries, width: int) -> tuple[_Axis, Array]:
 def _vertical(column: ShownColumn, shown: Sequence[ShownSeries], channel: int) -> _Axis:
     """Return the vertical axis of a channel, which all series share.
 
-    It shows all values of the data. What a model gives is shown as far as it is at most their range away from them.
+    It shows all values of the data. What a model gives is shown as far as it is at most their range away from them, and
+    means of forecasts as far as they are at most 5 times this range away.
     """
     if column.values:
         step = math.ceil(len(column.values) / 6)
@@ -290,6 +291,10 @@ def _vertical(column: ShownColumn, shown: Sequence[ShownSeries], channel: int) -
         + [limit[:, channel] for series in shown for band in series.bands for limit in band]
         + [values[:, channel] for series in shown for _, values in series.lines]
     )
+    ahead = _finite([s.mean[:, channel] for s in shown if s.mean is not None and s.forecast_from is not None])
+    if len(truth) and len(ahead):
+        reach = 5 * (truth.max() - truth.min() or abs(truth.max()) or 1.0)
+        truth = np.concatenate([truth, ahead.clip(truth.min() - reach, truth.max() + reach)])
     known = truth if len(truth) else others
     is_log = drawing.has_log_axis(column.kind, known)
     scale = "linear" if not is_log else "log1p" if column.kind == "count" else "log"
