@@ -42,8 +42,8 @@ class Findings:
         self._table: Any = None  # the scores and marks of its steps
         self._scores: dict[str, list[Array]] = {}  # of examples or steps, in parts
 
-    def add(self, raw: Raw) -> Any:
-        """Return the scores, and marks, of the next part, as `Model.anomaly` does."""
+    def add(self, raw: Raw, progress: step_anomaly.Progress = iter) -> Any:
+        """Return the scores, and marks, of the next part, as `Model.anomaly` does; `progress` shows what is done."""
         model, self._raw = self._model, raw
         if not self.has_steps:
             result = model.anomaly(raw, self._share, by_series=self._by_series)
@@ -52,7 +52,7 @@ class Findings:
                 x = detectors.with_gaps(model.preprocessing.binarized(model.new_rows.encoded(raw)))
                 self._keep("deviation", detectors.deviations(x, *self._moments()))
             return result
-        found = model.anomaly_scores(raw)
+        found = model.anomaly_scores(raw, progress)
         for name in sorted(found, reverse=True):  # the surprise first
             self._keep(name, step_anomaly.of_steps(found[name]))
         name, columns = step_anomaly.preferred(found), model.new_rows.columns

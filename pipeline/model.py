@@ -340,13 +340,13 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         marks = values > limits.threshold("example", share)
         return pandas.DataFrame({"anomaly": values, "is_anomaly": marks}, index=raw.rows)
 
-    def anomaly_scores(self, X: Any) -> dict[str, Array]:
+    def anomaly_scores(self, X: Any, progress: step_anomaly.Progress = iter) -> dict[str, Array]:
         """Return both scores of each value, (R, C), for the R steps of all series and C channels; NaN where missing."""
         raw = self.new_rows.read(X)
         if raw.lengths is None:
             raise InputError(f"{raw.source}: there are no sequences; expected sequences, whose steps are scored")
         batch = self.new_rows.encoded(raw)
-        found, _ = step_anomaly.value_scores(self.variant_.eval(), batch, self.preprocessing, self.seed)
+        found, _ = step_anomaly.value_scores(self.variant_.eval(), batch, self.preprocessing, self.seed, progress)
         steps = SeriesSteps.of(raw)
         return {name: steps.mean(values).numpy() for name, values in found.items()}
 

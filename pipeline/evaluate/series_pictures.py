@@ -125,7 +125,9 @@ def _picture(shown: Sequence[ShownSeries], columns: Sequence[ShownColumn], x_lab
                     y = bottom + HEIGHT * float(_share(axis, value))
                     canvas.text(text, begin - 6, y - 5, NUMBER, share=1.0)
         for value, text in horizontal.ticks:
-            canvas.text(text, begin + width * float(_share(horizontal, value)), bottom - 16, NUMBER)
+            place, half = begin + width * float(_share(horizontal, value)), ruler.measure(text, NUMBER)[0] / 2
+            beyond = half - BETWEEN / 3  # so that texts of two panels do not meet
+            canvas.text(text, min(max(place, begin + beyond), begin + width - beyond), bottom - 16, NUMBER)
         canvas.text(horizontal.note, begin + width, 8, NUMBER, share=1.0)
     canvas.text(x_label, left, 8, NUMBER, share=0.0)
     return canvas.pixels[..., :3].copy()
