@@ -111,7 +111,8 @@ def main(words: list[str]) -> int:
         from PIL import Image
 
         Image.fromarray(picture).save(arguments.picture)
-    rows = "steps" if findings and findings.has_steps else "examples"
+    rows = "step" if findings and findings.has_steps else "example"
+    rows += "" if out.count == 1 else "s"
     display.say(f"wrote {out.count} {rows} to {arguments.out.absolute()} in {time.perf_counter() - begin:.0f} s")
     if text:
         display.say(text)
@@ -181,7 +182,7 @@ def _results(
         for number, raw in enumerate(parts):
             for note in raw.notes if number == 0 else ():
                 display.say(f"note: {note}")
-            yield [findings.add(raw)] if findings else _compute(model, arguments, raw), raw
+            yield [findings.add(raw, progress.each)] if findings else _compute(model, arguments, raw), raw
             progress.advance()
 
 

@@ -1,6 +1,7 @@
 """What `pipeline.apply` finds in new data: anomalies, how well they match the truth, and pictures of sequences."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data import Column, Raw
-from pipeline.evaluate import detectors, step_anomaly
+from pipeline.evaluate import detectors, drawing, step_anomaly
 from pipeline.evaluate.detectors import Judgement
 from pipeline.evaluate.drawing import Picture
 from pipeline.evaluate.series_pictures import ShownSeries, panels
-from pipeline.evaluate.whole_series import SeriesSteps
+from pipeline.evaluate.whole_series import SeriesSteps, places_in_time, time_name
 from pipeline.model import Model
 from variants import InputError
 
@@ -41,8 +42,8 @@ class Findings:
         self._table: Any = None  # the scores and marks of its steps
         self._scores: dict[str, list[Array]] = {}  # of examples or steps, in parts
 
-    def add(self, raw: Raw) -> Any:
-        """Return the scores, and marks, of the next part, as `Model.anomaly` does."""
+    def add(self, raw: Raw, progress: step_anomaly.Progress = iter) -> Any:
+        """Return the scores, and marks, of the next part, as `Model.anomaly` does; `progress` shows what is done."""
         model, self._raw = self._model, raw
         if not self.has_steps:
             result = model.anomaly(raw, self._share, by_series=self._by_series)
@@ -51,7 +52,7 @@ class Findings:
                 x = detectors.with_gaps(model.preprocessing.binarized(model.new_rows.encoded(raw)))
                 self._keep("deviation", detectors.deviations(x, *self._moments()))
             return result
-        found = model.anomaly_scores(raw)
+        found = model.anomaly_scores(raw, progress)
         for name in sorted(found, reverse=True):  # the surprise first
             self._keep(name, step_anomaly.of_steps(found[name]))
         name, columns = step_anomaly.preferred(found), model.new_rows.columns
@@ -82,6 +83,8 @@ class Findings:
     def picture(self) -> Picture:
         """Return a picture of the most unusual series, with their reconstructions and the marked steps of each channel.
 
+        Of long series, it shows the most unusual parts.
+
         Raises:
             InputError: If the data are no sequences.
         """
@@ -94,19 +97,16 @@ class Findings:
         whole = [steps.split(_numbers(steps.mean(x), model)) for x in (torch.from_numpy(truth), decoded)]
         marks = steps.split(table[[f"is_anomaly_{name}" for name in rows.columns]].to_numpy(bool))
         scores = steps.split(table["anomaly"].fillna(-np.inf).to_numpy())
-        of_series = np.array([own[np.isfinite(own)].mean() if np.isfinite(own).any() else -np.inf for own in scores])
-        shown = []
-        for i in np.argsort(-of_series, kind="stable")[:SHOWN]:
-            begin = int(np.clip(scores[i].argmax() - SHOWN_STEPS // 2, 0, max(0, steps.lengths[i] - SHOWN_STEPS)))
-            part = slice(begin, begin + SHOWN_STEPS)
-            shown.append(
-                ShownSeries(
-                    title=str(steps.names[i]), x=np.arange(steps.lengths[i])[part], truth=whole[0][i][part],
-                    mean=whole[1][i][part], marked=marks[i][part],
-                )
-            )  # fmt: skip
+        x, x_label = _places(raw, steps)
+        shown = [
+            ShownSeries(
+                title=str(steps.names[i]), x=x[i][part], truth=whole[0][i][part], mean=whole[1][i][part],
+                marked=marks[i][part],
+            )
+            for i, part in _unusual_parts(scores)
+        ]  # fmt: skip
         caption = f"the most unusual series; grey: data, blue: reconstruction, red: marked by --share {self._share:g}"
-        return panels(shown, rows.columns, caption=caption)
+        return panels(shown, drawing.columns_of(model.preprocessing), x_label, caption)
 
     def _keep(self, name: str, values: Any) -> None:
         self._scores.setdefault(name, []).append(np.asarray(values, np.float64))
@@ -118,7 +118,14 @@ class Findings:
 
     def _truth(self, place: str, column: str) -> Raw:
         """Read a column of the data as if it were the only one of the model, so that rows and steps are the same."""
-        like = self._model.preprocessing
+        like, raw = self._model.preprocessing, self._raw
+        assert raw is not None
+        names = raw.rows if raw.windows is None else raw.windows.names
+        if like.source.wide or (self.has_steps and names is None):
+            raise InputError(
+                f"--truth {column}: the truth is read from a column of a table with a row for each step, and these "
+                "data are no such table; leave it out, or train a model on such a table"
+            )
         if column in self._model.new_rows.columns:
             raise InputError(f"--truth {column}: the model was trained on this column; expected another one")
         spec = replace(like.spec, shape=(1,), likelihood="gaussian", groups=(), exposure="", classes=0)
@@ -126,6 +133,41 @@ class Findings:
         columns = (Column(column, "real"),)
         alone = replace(like, spec=spec, source=source, columns=columns, order=(), class_names=(), width=0, pixels=None)
         return replace(self._model.new_rows, preprocessing=alone).read(place)
+
+
+def _unusual_parts(scores: Sequence[Array]) -> list[tuple[int, slice]]:
+    """Return the number of the series and the steps of the `SHOWN` parts with the highest mean score, highest first.
+
+    Parts are series, or `SHOWN_STEPS` steps around the highest scores of longer ones. Scores that are not finite do not
+    count.
+    """
+    found = []
+    for number, own in enumerate(scores):
+        left = own.copy()
+        for _ in range(SHOWN):
+            if not np.isfinite(left).any():
+                break
+            begin = int(np.clip(left.argmax() - SHOWN_STEPS // 2, 0, max(0, len(own) - SHOWN_STEPS)))
+            part = slice(begin, begin + SHOWN_STEPS)
+            found.append((float(own[part][np.isfinite(own[part])].mean()), number, part))
+            left[part] = -np.inf
+    return [(number, part) for _, number, part in sorted(found, key=lambda each: -each[0])[:SHOWN]]
+
+
+def _places(raw: Raw, steps: SeriesSteps, ahead: Sequence[pandas.DataFrame] = ()) -> tuple[list[NDArray[Any]], str]:
+    """Return the place of each step of each series on a horizontal axis, and what the axis shows: times or numbers.
+
+    `ahead` are the forecasts of the series, whose steps follow.
+    """
+    if raw.stamps is not None and (not ahead or ahead[0].columns[0] == time_name(raw)):
+        stamps = steps.split(raw.stamps)
+        if ahead:
+            stamps = [[*own, *frame.iloc[:, 0]] for own, frame in zip(stamps, ahead, strict=True)]
+        places = [places_in_time(own) for own in stamps]
+        if all(own is not None for own in places):
+            return [own for own in places if own is not None], time_name(raw)
+    more = [len(frame) for frame in ahead] or [0] * len(steps.lengths)
+    return [np.arange(n + k) for n, k in zip(steps.lengths, more, strict=True)], "step"
 
 
 def _checked(truth: NDArray[Any], column: str) -> Array:
@@ -152,36 +194,50 @@ def _numbers(x: Tensor, model: Model) -> Array:
 def forecast_picture(frames: list[pandas.DataFrame], raw: Raw, model: Model) -> Picture:
     """Return a picture of forecasts of the first series: the steps before in grey, means, and bands of quantiles.
 
-    Raises:
-        InputError: If no channel holds numbers.
+    Channels of categories and words have the most frequent value of the draws in place of the mean.
     """
     rows, steps = model.new_rows, SeriesSteps.of(raw)
-    names = [name for name in rows.columns if f"{name}_mean" in frames[0]]
-    if not names:
-        raise InputError("--picture draws channels of numbers, and there are none; leave it out")
-    index = [rows.columns.index(name) for name in names]
     x = detectors.with_gaps(model.preprocessing.binarized(rows.encoded(raw)))
-    known = steps.split(_numbers(steps.mean(x), model)[:, index])
+    known = steps.split(_numbers(steps.mean(x), model))
+    places, x_label = _places(raw, steps, frames)
+    found = (re.search(r"_q([\d.e-]+)$", str(column)) for column in frames[0])
+    levels = sorted({match[1] for match in found if match}, key=float)
+    pairs = list(zip(levels[: len(levels) // 2], levels[::-1], strict=False))
     shown = []
-    for name, own, frame in list(zip(steps.names, known, frames, strict=True))[:SHOWN]:
-        begin = max(0, len(own) - SHOWN_BEFORE * len(frame))
-        before, empty = own[begin:], np.full((len(frame), len(names)), np.nan)
-        endings = [
-            str(c).removeprefix(names[0])
-            for c in frame
-            if re.match(rf"{re.escape(names[0])}_(mean|q[\d.e-]+)$", str(c))
-        ]
-        ahead = {
-            ending: np.concatenate([before * np.nan, frame[[n + ending for n in names]].to_numpy(np.float64)])
-            for ending in endings
-        }
-        quantiles = sorted((ending for ending in endings if ending != "_mean"), key=lambda ending: float(ending[2:]))
-        pairs = zip(quantiles[: len(quantiles) // 2], quantiles[::-1], strict=False)
+    for name, own, frame, place in list(zip(steps.names, known, frames, places, strict=True))[:SHOWN]:
+        begin, end = max(0, len(own) - SHOWN_BEFORE * len(frame)), len(own)
+        before, empty = own[begin:], np.full((len(frame), own.shape[1]), np.nan)
+        mean, *limits = (
+            np.concatenate([before * np.nan, _of_channels(frame, ending, model)])
+            for ending in ("_mean", *(f"_q{level}" for pair in pairs for level in pair))
+        )
         shown.append(
             ShownSeries(
-                title=str(name), x=np.arange(begin, len(own) + len(frame)), truth=np.concatenate([before, empty]),
-                mean=ahead["_mean"], bands=[(ahead[low], ahead[high]) for low, high in pairs],
-                forecast_from=len(own) - 0.5,
+                title=str(name), x=place[begin:], truth=np.concatenate([before, empty]), mean=mean,
+                bands=list(zip(limits[::2], limits[1::2], strict=True)),
+                forecast_from=place[end] - (place[end] - place[end - 1]) / 2,
             )
         )  # fmt: skip
-    return panels(shown, names, caption="grey: data, blue: mean of the forecast, light blue: between quantiles")
+    between = " and ".join(f"the {float(low):.0%} to the {float(high):.0%} quantile" for low, high in pairs)
+    caption = "grey: data; blue: mean of the forecast, from the line on"
+    caption += f"; light: from {between}" if pairs else ""
+    return panels(shown, drawing.columns_of(model.preprocessing), x_label, caption)
+
+
+def _of_channels(frame: pandas.DataFrame, ending: str, model: Model) -> Array:
+    """Return the columns CHANNEL_mean, or those with another ending, of a forecast as numbers, (steps, C).
+
+    Where a channel has CHANNEL_mode in place of the mean, it is the position of this value among those of the channel.
+    Other columns that are not there are NaN.
+    """
+    values = dict(zip(model.new_rows.columns, (c.values for c in model.preprocessing.columns), strict=False))
+    parts = []
+    for name in model.new_rows.columns:
+        if f"{name}{ending}" in frame:
+            parts.append(frame[f"{name}{ending}"].to_numpy(np.float64))
+        elif ending == "_mean":
+            codes = {str(value): code for code, value in enumerate(values[name])}
+            parts.append(np.array([float(codes[str(value)]) for value in frame[f"{name}_mode"]]))
+        else:
+            parts.append(np.full(len(frame), np.nan))
+    return np.stack(parts, axis=1)

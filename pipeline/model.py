@@ -250,8 +250,9 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         spec = self.preprocessing.spec
         steps = (spec.steps,) if spec.steps else ()
         example = Batch(
-            torch.zeros(1, *steps, *spec.shape), mask=torch.ones(1, *steps, dtype=torch.bool) if steps else None
-        )
+            torch.zeros(1, *steps, *spec.shape), mask=torch.ones(1, *steps, dtype=torch.bool) if steps else None,
+            elapsed=torch.arange(float(spec.steps))[None] if spec.elapsed else None,
+        )  # fmt: skip
         with torch.no_grad():
             size = self.variant_.encode(example).shape[1]
         return np.array([f"z{i}" for i in range(size)], dtype=object)
@@ -339,13 +340,13 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         marks = values > limits.threshold("example", share)
         return pandas.DataFrame({"anomaly": values, "is_anomaly": marks}, index=raw.rows)
 
-    def anomaly_scores(self, X: Any) -> dict[str, Array]:
+    def anomaly_scores(self, X: Any, progress: step_anomaly.Progress = iter) -> dict[str, Array]:
         """Return both scores of each value, (R, C), for the R steps of all series and C channels; NaN where missing."""
         raw = self.new_rows.read(X)
         if raw.lengths is None:
             raise InputError(f"{raw.source}: there are no sequences; expected sequences, whose steps are scored")
         batch = self.new_rows.encoded(raw)
-        found, _ = step_anomaly.value_scores(self.variant_.eval(), batch, self.preprocessing, self.seed)
+        found, _ = step_anomaly.value_scores(self.variant_.eval(), batch, self.preprocessing, self.seed, progress)
         steps = SeriesSteps.of(raw)
         return {name: steps.mean(values).numpy() for name, values in found.items()}
 

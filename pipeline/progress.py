@@ -14,15 +14,17 @@ pipe was closed or a disk is full, is dropped: it never stops the work.
 import os
 import threading
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rich import progress as bars
 from rich.console import Console, RenderableType
 
 WIDTH = 120  # characters of a line where there is no terminal
 INTERVAL = 25.0  # seconds after which a line is printed if nothing else was
+Part = TypeVar("Part")
 WRITE_ERRORS = (OSError, SystemExit)  # `rich` raises SystemExit when a pipe is closed
 
 
@@ -136,6 +138,14 @@ class Progress:
         """Show that one more task has ended."""
         self._finished += 1
         self._live.advance(self._all)
+
+    def each(self, parts: Sequence[Part]) -> Iterator[Part]:
+        """Yield the parts of a task, and count each of them as a task as well."""
+        self._total += len(parts)
+        self._live.update(self._all, total=self._total)
+        for part in parts:
+            yield part
+            self.advance()
 
     def note(self, note: str) -> None:
         """Show a note beside the bar over all tasks, such as the best score so far."""

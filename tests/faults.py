@@ -128,7 +128,7 @@ FAULTS = [
     Fault("evaluate/downstream", "interpolation: sum over the ends' sum", "(moves.sum(1) / ends)", "moves.sum(1)", "downstream"),
     Fault("evaluate/forecasts", "forecasts in standardised units", "return x.double().cpu().numpy() * scale + shift", "return x.double().cpu().numpy()", "forecasts"),
     Fault("evaluate/forecasts", "all channels in the units of the first", "self.units if len(chosen) > 1 else", "self.units * 0 + self.units[0] if len(chosen) > 1 else", "forecasts"),
-    Fault("evaluate/forecasts", "a difference within its error is a gain", "gain.value > 1.96 * gain.error", "gain.value > 0 * gain.error", "forecasts"),
+    Fault("evaluate/forecasts", "a difference within its error is a gain", "gain.value > 1.96 * (gain.error or 0.0)", "gain.value > 0 * (gain.error or 0.0)", "forecasts"),
     Fault("evaluate/forecasts", "the ranked probability score is biased by the number of draws", "sum(axis=0) / (k * (k - 1))", "sum(axis=0) / (k * k)", "forecasts"),
     Fault("evaluate/simple_forecasts", "forecasts begin one step too early", "steps = (self.origins[:, None] + np.arange", "steps = (self.origins[:, None] - 1 + np.arange", "forecasts"),
     Fault("evaluate/simple_forecasts", "missing values are scored", "known: Mask = self.ahead(self.known) & is_real[..., None]", "known: Mask = self.ahead(self.known | True) & is_real[..., None]", "forecasts"),

@@ -179,6 +179,22 @@ def test_a_model_that_is_better_than_all_baselines_is_not_called_trivial() -> No
     assert "no better" in scored(repeated(lambda x: x + 100), data).remark()
 
 
+def test_windows_of_one_series_are_no_independent_evidence() -> None:
+    alone, five = (sequences(whole(np.repeat(random_walks(12), k, axis=0))) for k in (1, 5))
+
+    def found(data: Data, series: Tensor | None) -> Forecasts:
+        model = forecaster(repeated(lambda x: x + (9 * x).sin()))
+        return defined(forecasts.forecast(model, data, data.test, 2, series=series))
+
+    numbers = torch.arange(12).repeat_interleave(5)
+    one, many = found(alone, None), found(five, numbers)
+    assert one.scores()["model"] == pytest.approx(many.scores()["model"])
+    assert rows(one, method="model")[0]["n"] == rows(many, method="model")[0]["n"] == many.n == 12
+    only = found(five, 0 * numbers)
+    assert only.scores()["model"] == (many.scores()["model"].value, None)  # type: ignore[union-attr]
+    assert "no standard errors" in only.remark() and "no better" not in only.remark()
+
+
 @pytest.mark.parametrize(("gains", "is_better"), [((3.0, -2.5), False), ((0.3, 0.2), True)])
 def test_a_mean_gain_within_its_error_is_no_gain(gains: tuple[float, float], is_better: bool) -> None:
     """Both model's mean square errors are 0.25 below that of persistence, the best baseline."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_model import QUICK, table
 
-from pipeline import artifact
+from pipeline import artifact, findings
 from pipeline.data import Raw
 from pipeline.data._raw import Windows
 from pipeline.evaluate import ahead, detectors, step_anomaly
@@ -246,6 +246,9 @@ def test_a_score_is_called_better_only_if_it_beats_the_best_trivial_one() -> Non
         (["2020-01-01T22:00", "2020-01-01T23:00", "2020-01-02T00:00"], ["2020-01-02T01:00", "2020-01-02T02:00"]),
         (pd.to_datetime(["2020-01-01", "2020-01-02"]), list(pd.to_datetime(["2020-01-03", "2020-01-04"]))),
         (["2020-01-01 00:00:00", "2020-01-01 00:00:30"], ["2020-01-01 00:01:00", "2020-01-01 00:01:30"]),
+        (["2020-10-25T02:00+02:00", "2020-10-25T02:00+01:00", "2020-10-25T03:00+01:00"],
+         ["2020-10-25T04:00+01:00", "2020-10-25T05:00+01:00"]),
+        (["2020-01-01T22:00Z", "2020-01-01T23:00Z"], ["2020-01-02T00:00Z", "2020-01-02T01:00Z"]),
         ([1, 2, 7], None),
         (["a", "b", "c"], None),
         ([4], None),
@@ -254,6 +257,22 @@ def test_a_score_is_called_better_only_if_it_beats_the_best_trivial_one() -> Non
 def test_the_next_time_stamps_have_the_form_of_the_known_ones(stamps: Any, expected: Any) -> None:
     found = ahead.next_stamps(pd.Index(stamps), 2)
     assert found is None if expected is None else list(found) == list(expected)
+
+
+def test_a_picture_shows_the_most_unusual_parts_of_long_series() -> None:
+    long, short = np.zeros(1000), np.full(50, -9.0)
+    long[[100, 750]], long[400] = (50, 60), -np.inf  # a step without values
+    (first, at_first), (second, at_second), (third, _) = findings._unusual_parts([short, long])
+    assert (first, second, third) == (1, 1, 1) and 750 in range(*at_first.indices(1000))
+    assert 100 in range(*at_second.indices(1000)) and at_second.stop - at_second.start == findings.SHOWN_STEPS
+    assert findings._unusual_parts([short]) == [(0, slice(0, findings.SHOWN_STEPS))]
+
+
+def test_steps_ahead_of_uneven_ones_are_as_far_apart_as_the_networks_are_told() -> None:
+    assert list(ahead.next_stamps(pd.Index([1, 2, 7]), 2, 1.5)) == [8.5, 10]
+    days = pd.Index(["2020-01-01", "2020-01-31", "2020-02-03"])
+    assert ahead.next_stamps(days, 2, 7 * 86400.0) == ["2020-02-10", "2020-02-17"]
+    assert ahead.next_stamps(pd.Index(["a", "b"]), 2, 1.0) is None
 
 
 def test_the_scores_of_the_whole_sequence_are_those_of_anomaly(model: Model) -> None:

@@ -291,6 +291,34 @@ def test_rows_of_a_table_are_one_sequence_with_an_option_of_sequences() -> None:
         data.read(Source(place="mine", window=20), pd.concat([frame, frame]))
 
 
+def test_an_option_of_sequences_reads_an_array_as_sequences_unless_it_may_be_a_single_one() -> None:
+    x = RNG.normal(size=(3, 40, 2)).cumsum(1)
+    loaded = data.load(Source(place="mine", window=10, stride=5, split="group"), {"x": x})
+    assert loaded.test_series is not None and len(loaded.test_series) == len(loaded.test) == 7
+    assert len(loaded.test_series.unique()) == 1
+    for array, shape in ((x[0], r"\(1, 40, 2\)"), (x[0, :, 0], r"\(1, 40, 1\)")):
+        with pytest.raises(InputError, match=rf"such as {shape} if x is one sequence"):
+            data.read(Source(place="mine", window=10), {"x": array})
+    raw = data.read(Source(place="mine", window=10, kinds=(("x", "sequence"),)), {"x": x[..., 0]})
+    assert raw.windows is not None and raw.windows.lengths.tolist() == [40] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "--window N if all rows are one series, --kind COLUMN=sequence .* or --wide"),
+        ({"wide": True}, "--time day, if it is the time of each step"),
+    ],
+)
+def test_a_column_of_dates_is_refused_with_the_options_that_make_it_the_time_of_series(
+    options: Any, words: str
+) -> None:
+    days = pd.date_range("2020-01-01", periods=20).astype(str)
+    frame = pd.DataFrame(RNG.normal(size=(20, 2)), columns=["a", "b"]).assign(day=days)
+    with pytest.raises(InputError, match=words):
+        data.read(Source(place="mine", **options), frame)
+
+
 def test_the_options_of_sequences_are_those_of_the_commands() -> None:
     words = "--time when --dates day-first --step 1h --window 8 --stride 4 --wide --kind symbols --kind a=count "
     source = cli.source(cli.parser("data", "", *cli.DATA).parse_args([*words.split(), "--no-header"]), "mine.csv")

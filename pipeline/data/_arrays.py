@@ -62,9 +62,10 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
     """Make a `Raw` of arrays by their roles.
 
     They are x (N, D) for a table, (N, H, W), (N, C, H, W) or (N, H, W, C) for images, and (N, T) or (N, T, D) for
-    sequences with lengths (N,) or times (N, T); optionally y (N,), group (N,), factors (N, F), factor_names (F,) and
-    unordered. In place of x and y, there may be x_train, y_train, x_valid, y_valid, x_test and y_test, which are then
-    the splits. Values that are NaN, or that a masked array hides, are missing.
+    sequences, with lengths (N,), times (N, T), or an option for sequences; optionally y (N,), group (N,),
+    factors (N, F), factor_names (F,) and unordered. In place of x and y, there may be x_train, y_train, x_valid,
+    y_valid, x_test and y_test, which are then the splits. Values that are NaN, or that a masked array hides, are
+    missing.
 
     Raises:
         InputError: If the values are no numbers, the shape is ambiguous, or the arrays do not fit each other or `like`.
@@ -83,6 +84,7 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
         return _windows.as_examples(raw, like)
     if x.dtype.kind not in "biuf":
         raise InputError(f"{source}: x has type {x.dtype}; expected numbers")
+    are_series = _are_series(x, arrays, source, like)
     if x.size == 0 or x.ndim not in (2, 3, 4):
         raise InputError(
             f"{source}: x has shape {x.shape}; expected examples with values: (N, D), (N, H, W), (N, C, H, W) or "
@@ -92,23 +94,41 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
     dtype = arrays["x"].dtype if np.ma.isMaskedArray(arrays["x"]) else x.dtype
     if like is None and not source.header:
         raise InputError(f"{source}: --no-header applies to text files only")
-    times = arrays.get("times")
-    has_times = times is not None and np.shape(times) == x.shape[:2]
-    is_read_as_series = source.kind("x") == "sequence" or (like is not None and like.spec.steps > 0)
-    if "lengths" in arrays or has_times or is_read_as_series:
-        lengths = np.asarray(arrays.get("lengths", np.full(len(x), x.shape[1])))
+    if are_series:
+        lengths, times = np.asarray(arrays.get("lengths", np.full(len(x), x.shape[1]))), arrays.get("times")
         series = _sequences.unpadded(x, lengths, source)
         steps = _times_of_steps(times, x.shape[:2], lengths, source, like) if times is not None else None
         raw = _sequences.read_steps(series, _for_series(source, like), name, like, times=steps)
         raw = replace(raw, warnings=(*raw.warnings, *_padding_warnings(x, "lengths" in arrays)))
     elif x.ndim == 2 and (like.pixels is None if like else not source.size and source.kind("x") != "pixels"):
-        refuse_options(source, ("alpha", *OF_SEQUENCES), "rows of values", like)
+        refuse_options(source, ("alpha",), "rows of values", like)
         raw = _table(x, source, name, like)
     else:
         refuse_options(source, (*OF_TABLES, *OF_SEQUENCES), "images", like)
         raw = _images(x, dtype, source, name, like)
     raw = _complete(replace(raw, source=original, splits=splits), arrays, like)
     return raw if raw.lengths is None else _windows.as_examples(raw, like)
+
+
+def _are_series(x: Array, arrays: Mapping[str, Any], source: Source, like: Preprocessing | None) -> bool:
+    """Whether an array x holds sequences, (N, T) or (N, T, D).
+
+    Raises:
+        InputError: If an option for sequences was given, and x may be one sequence (T,) or (T, D).
+    """
+    if (like is not None and like.spec.steps) or source.kind("x") == "sequence" or "lengths" in arrays:
+        return True
+    if np.shape(arrays.get("times", ())) == x.shape[:2]:
+        return True
+    if like is not None or not set(OF_SEQUENCES) & set(source.options):
+        return False
+    if x.ndim < 3:
+        reading = f"{x.shape[0]:,} sequences of {x.shape[1]:,} steps (--kind x=sequence)" if x.ndim == 2 else ""
+        raise InputError(
+            f"{source}: x has shape {x.shape}; expected {reading}{', or ' if reading else ''}an array (N, T, D) of N "
+            f"sequences of T steps with D channels, such as {(1, *x.shape, 1)[:3]} if x is one sequence"
+        )
+    return True
 
 
 def _for_series(source: Source, like: Preprocessing | None) -> Source:

@@ -12,7 +12,7 @@ from pipeline.data import _times
 from pipeline.data._families import EXPECTED, misfits
 from pipeline.data._preprocessing import Preprocessing
 from pipeline.data._raw import MINIMUM, Column
-from pipeline.data._source import Kind, Source
+from pipeline.data._source import OF_SEQUENCES, Kind, Source
 from pipeline.data._special_columns import as_option, find, near
 from pipeline.data._splits import listed
 from variants import InputError
@@ -344,9 +344,16 @@ def _text_error(series: Any, source: Source) -> InputError:
 
 
 def _date_error(series: Any, source: Source) -> InputError:
+    of_series = {*OF_SEQUENCES, "wide"} & set(source.options) or "sequence" in dict(source.kinds).values()
+    use = "if it is the time of each step"
+    if not of_series:
+        use = (
+            "which can order the rows for a split, or the steps of time series (--window N if all rows are one series, "
+            "--kind COLUMN=sequence if a column names the series of each row, or --wide if each other column is one)"
+        )
     return InputError(
         f"{source}: the column {series.name} holds dates or times such as {series.dropna().iloc[0]}; expected "
-        f"{as_option('time', series.name)}, which can order the rows for a split, or {_without(series)}"
+        f"{as_option('time', series.name)}, {use}, or {_without(series)}"
     )
 
 

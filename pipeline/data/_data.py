@@ -29,6 +29,7 @@ class Data:
     description: Description | None = None
     factors: tuple[Factors, Factors, Factors] | None = None  # of train, valid and test
     test_rows: Tensor | None = None  # (N,) positions of the test examples among all of their source, from 0
+    test_series: Tensor | None = None  # (N,) the number of the series of each test example, if examples are windows
     drawn: tuple[str, ...] = ()  # the splits that `--split-seed` changes: validation, test, both or none
     stream: Stream | None = None  # all training examples, if they do not fit in memory; `train` then has some of them
 

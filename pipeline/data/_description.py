@@ -253,7 +253,8 @@ def _extent(raw: Raw, examples: int) -> str:
         low, high = lengths.min(), lengths.max()
         steps = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         what = "symbols" if raw.likelihood == "categorical" else "channel" if raw.x.shape[2] == 1 else "channels"
-        extent = f"{len(lengths):,} sequences of {steps} steps, {raw.x.shape[2]:,} {what}"
+        noun = "sequence" if len(lengths) == 1 else "sequences"
+        extent = f"{len(lengths):,} {noun} of {steps} steps, {raw.x.shape[2]:,} {what}"
         return extent + (f", cut into {number} of {raw.x.shape[1]:,} steps" if raw.windows else "")
     if raw.x.ndim == 4:
         _, channels, height, width = raw.x.shape
@@ -332,12 +333,13 @@ def _options(raw: Raw) -> Iterator[tuple[str, str]]:
             yield "--split-seed N", "draw another random split"
         return
     table = bool(raw.columns) and (raw.lengths is None or raw.rows is not None)
+    has_facts = table and not raw.source.wide  # such as labels, which belong to rows
     has_counts = table and raw.lengths is None and any(c.kind == "count" for c in raw.columns)
     images, sequences = raw.x.ndim == 4, raw.lengths is not None
     has_times, is_array = raw.time_unit is not None, raw.pixels is not None and not raw.source.path.is_dir()
     choices = {
-        "--label COLUMN": (table and raw.y is None, "the column that holds the class"),
-        "--group COLUMN": (table, "the column that says which rows belong together, such as those of one patient"),
+        "--label COLUMN": (has_facts and raw.y is None, "the column that holds the class"),
+        "--group COLUMN": (has_facts, "the column that says which rows belong together, such as those of one patient"),
         "--time COLUMN": (table, "the column that holds the time"),
         "--drop COLUMNS": (table, "leave columns out"),
         "--kind COLUMN=KIND": (table, "what a column holds: real, positive, count, binary or category"),
@@ -346,8 +348,9 @@ def _options(raw: Raw) -> Iterator[tuple[str, str]]:
             "what the means of counts are proportional to: the sum of the row, nothing, or a column",
         ),
         "--kind x=sequence": (
-            is_array and raw.pixels is not None and raw.pixels.channel_axis == "none",
-            "read the array x (N, T, D) as sequences, not as images",
+            (is_array and raw.pixels is not None and raw.pixels.channel_axis == "none")
+            or (raw.width > 0 and not sequences),
+            f"read the array x {'(N, T, D)' if images else '(N, T)'} as sequences, not as {raw.noun}",
         ),
         "--kind symbols": (
             sequences and any("--kind symbols" in note for note in raw.notes),

@@ -84,6 +84,7 @@ def load(source: str | Source, content: Any = None, *, binarized: bool = True) -
     return Data(
         train=splits[0], valid=splits[1], test=splits[2], digest=digest, preprocessing=preprocessing,
         description=describe(raw, index), factors=factors, drawn=raw.drawn,
+        test_series=None if raw.windows is None else torch.from_numpy(raw.windows.series)[index[2]],
         test_rows=index[2] if source.test is None else torch.arange(len(index[2])),
     )  # fmt: skip
 

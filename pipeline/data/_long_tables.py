@@ -170,7 +170,7 @@ def _with_facts(
         if differs.any():
             raise InputError(
                 f"{source}: sequence {raw.rows[int(differs.argmax())]} has several values in the column {column}; "
-                "expected the same value in all rows of a sequence"
+                f"expected the same value in all rows of a sequence, or {_special_columns.as_option('drop', column)}"
             )
     raw = raw.with_labels(labels, like.class_names if like else None)
     if parts:

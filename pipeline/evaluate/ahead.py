@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline import machine
 from pipeline.data import Preprocessing, Raw, in_source_form
-from pipeline.evaluate.whole_series import SeriesSteps, time_name
+from pipeline.evaluate.whole_series import SeriesSteps, dates_of, time_name
 from variants import Batch, InputError, Variant
 
 Array = NDArray[Any]
@@ -130,7 +130,8 @@ def frames(
         columns |= {f"{name}_q{level:g}": each for level, each in zip(levels, quantiles, strict=True)}
     whole = pandas.DataFrame(columns)
     results = []
-    name, places = _places(raw, b, steps)
+    unit = preprocessing.elapsed_unit or None  # the networks were told that the steps ahead are so far apart
+    name, places = _places(raw, unit, b, steps)
     for number, place in enumerate(places):
         own = whole.iloc[number * steps : (number + 1) * steps].reset_index(drop=True)
         own.insert(0, name, place)
@@ -138,38 +139,42 @@ def frames(
     return results
 
 
-def _places(raw: Raw, series: int, steps: int) -> tuple[str, list[Any]]:
+def _places(raw: Raw, unit: float | None, series: int, steps: int) -> tuple[str, list[Any]]:
     """Return the numbers of the steps ahead of each series, or their time stamps if all are known, and their name."""
     if raw.stamps is not None:
-        stamps = [next_stamps(own, steps) for own in SeriesSteps.of(raw).split(raw.stamps)]
+        stamps = [next_stamps(own, steps, unit) for own in SeriesSteps.of(raw).split(raw.stamps)]
         if all(own is not None for own in stamps):
             return time_name(raw), stamps
     return "step", [np.arange(1, steps + 1)] * series
 
 
-def next_stamps(stamps: Any, steps: int) -> Any:
-    """Return the `steps` time stamps after those of a series; None if these are neither even numbers nor even dates."""
+def next_stamps(stamps: Any, steps: int, unit: float | None = None) -> Any:
+    """Return the `steps` time stamps after those of a series; None if these are no dates or numbers, or uneven.
+
+    With `unit`, a distance in seconds or plain numbers, they are so far apart, and the known ones may be uneven.
+    """
     import pandas
 
-    own = pandas.Series(np.asarray(stamps))
-    if len(own) < 2:
+    known, numbers = pandas.Series(np.asarray(stamps)), np.arange(1, steps + 1)
+    if pandas.api.types.is_numeric_dtype(known.dtype):
+        differences = known.diff().dropna()
+        if unit is None and (not len(differences) or not np.allclose(differences, differences.median(), rtol=1e-3)):
+            return None
+        return known.iloc[-1] + (differences.median() if unit is None else unit) * numbers
+    dates = dates_of(stamps)
+    if dates is None or (unit is None and len(dates) < 2):
         return None
-    if pandas.api.types.is_numeric_dtype(own.dtype):
-        differences = own.diff().dropna()
-        is_even = np.allclose(differences, differences.median(), rtol=1e-3)
-        return own.iloc[-1] + differences.median() * np.arange(1, steps + 1) if is_even else None
-    is_text = isinstance(own.iloc[-1], str)
-    try:
-        dates = pandas.DatetimeIndex(pandas.to_datetime(own, format="ISO8601") if is_text else own)
+    if unit is not None:
+        ahead = dates[-1] + pandas.to_timedelta(unit * numbers, unit="s")
+    else:
         frequency: Any = pandas.infer_freq(dates) if len(dates) > 2 else dates[1] - dates[0]
-    except (ValueError, TypeError):  # words such as t1, or several time zones
-        return None
-    if frequency is None:
-        return None
-    ahead = pandas.date_range(dates[-1], periods=steps + 1, freq=frequency)[1:]
-    if not is_text:
+        if frequency is None:
+            return None
+        ahead = pandas.date_range(dates[-1], periods=steps + 1, freq=frequency)[1:]
+    last = known.iloc[-1]
+    if not isinstance(last, str):
         return ahead
-    known = own.iloc[-1]  # text in the form of ISO 8601
-    if len(known) <= len("2020-01-31"):
+    if len(last) <= len("2020-01-31"):  # text in the form of ISO 8601
         return list(ahead.strftime("%Y-%m-%d"))
-    return [date.isoformat(known[10], timespec="auto" if known[16:17] == ":" else "minutes") for date in ahead]
+    texts = [date.isoformat(last[10], timespec="auto" if last[16:17] == ":" else "minutes") for date in ahead]
+    return [text.replace("+00:00", "Z") for text in texts] if last.endswith("Z") else texts

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data import Data
+from pipeline.data import Data, Preprocessing
 from variants import Batch
 from variants.base.contract import KIND_OF, ValueKind
 
@@ -49,12 +49,17 @@ class ShownColumn:
 
 def shown_columns(data: Data) -> list[ShownColumn]:
     """Return the columns of a table, or the channels of sequences; they are x0, x1, ... if the source has no names."""
-    family = data.spec.likelihood
-    if not data.preprocessing.columns:
+    return columns_of(data.preprocessing)
+
+
+def columns_of(preprocessing: Preprocessing) -> list[ShownColumn]:
+    """Return the columns of a table, or the channels of sequences, of a model with this preprocessing."""
+    family = preprocessing.spec.likelihood
+    if not preprocessing.columns:
         values = ("0", "1") if family == "bernoulli" else ()
-        return [ShownColumn(f"x{i}", KIND_OF[family], values) for i in range(data.spec.shape[-1])]
+        return [ShownColumn(f"x{i}", KIND_OF[family], values) for i in range(preprocessing.spec.shape[-1])]
     columns = []
-    for column in data.preprocessing.columns:
+    for column in preprocessing.columns:
         kind = KIND_OF[column.likelihood or family]
         values = column.values or (("0", "1") if kind == "binary" else ())
         names = tuple(short(value, 12) for value in values) if kind in ("binary", "category") else ()

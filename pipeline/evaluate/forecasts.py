@@ -97,6 +97,8 @@ class Forecasts:
         season_errors: (C,) The mean absolute errors of the seasonal naive forecast within the training series.
         seasons: (C,) The number of steps of a season; 0 if none was found.
         is_by_step: Whether the training mean is that of the step.
+        series: (N,) The number of the series of each sequence. Windows of one series depend on each other, so the
+            standard errors are over the series.
     """
 
     channels: Sequence[Channel]
@@ -111,6 +113,12 @@ class Forecasts:
     season_errors: Array
     seasons: NDArray[np.int64]
     is_by_step: bool
+    series: NDArray[np.int64]
+
+    @property
+    def n(self) -> int:
+        """The number of series."""
+        return len(np.unique(self.series))
 
     @property
     def methods(self) -> list[str]:
@@ -145,7 +153,7 @@ class Forecasts:
         """Return the columns of a table with a row for each channel, horizon and method.
 
         The first rows are of all channels together, if there are several, in units of their standard deviations in the
-        training data. Others are in the units of the data. `n` is the number of sequences.
+        training data. Others are in the units of the data. `n` is the number of series.
         """
         several = len(self.channels) > 1
         groups: dict[str, int | None] = {"all channels": None} if several else {}
@@ -155,7 +163,7 @@ class Forecasts:
         for horizons in ({"all": slice(None)}, self.horizons):
             for (group, channel), (horizon, steps) in itertools.product(groups.items(), horizons.items()):
                 cells = self._cells(channel, steps)
-                n = int(self.known[:, steps][..., cells.channels].any(axis=(1, 2)).sum())
+                n = len(np.unique(self.series[self.known[:, steps][..., cells.channels].any(axis=(1, 2))]))
                 for method in self.methods if n else ():
                     row: dict[str, Any] = {"channel": group, "horizon": horizon, "method": method, "n": n}
                     estimates = {"rmse": self._rmse(method, cells), **self._of_numbers(method, cells)}
@@ -175,7 +183,8 @@ class Forecasts:
     def remark(self) -> str:
         """Return the seasons that were found, and in words whether the model is better than the best baseline.
 
-        It is better if the mean difference of squared errors exceeds 1.96 standard errors over sequences.
+        It is better if the mean difference of squared errors exceeds 1.96 standard errors over series, or 0 if there is
+        only one series.
         """
         clauses = [f"in forecasts, {self._seasons_in_words()}"]
         of_channels = enumerate(self.channels if len(self.channels) > 1 and self.is_named else ())
@@ -190,6 +199,8 @@ class Forecasts:
             clauses.append(
                 f"the central {LEVEL:.0%} intervals of its forecasts contain {coverage.value:.0%} of the values"
             )
+        if self.n == 1:
+            clauses.append("all test sequences are parts of one series, so these errors have no standard errors")
         return "; ".join(clauses)
 
     def _no_better(self, cells: _Cells) -> str:
@@ -197,7 +208,7 @@ class Forecasts:
         errors = {name: self._rmse(name, cells) for name in self.methods}
         best = min((name for name in self.methods if name != "model"), key=lambda name: errors[name].value)
         gain = self._mean(self.squared[best] - self.squared["model"], cells, cells.units**2)
-        if gain is None or (gain.error is not None and gain.value > 1.96 * gain.error):
+        if gain is None or gain.value > 1.96 * (gain.error or 0.0):
             return ""
         title = TITLES[best] + (" of each step" if best == "mean" and self.is_by_step else "")
         return (
@@ -246,17 +257,21 @@ class Forecasts:
         return ratio(sums, counts) if counts.any() else None
 
     def _sums(self, errors: Array, cells: _Cells, units: Array) -> tuple[Array, Array]:
-        """Return the sum of errors, divided by the units of their channels, and their number for each sequence."""
+        """Return the sum of errors, divided by the units of their channels, and their number for each series."""
         chosen = cells.channels
         sums = (errors[:, cells.steps][..., chosen] / units[chosen]).sum(axis=(1, 2))
-        return sums, self.known[:, cells.steps][..., chosen].sum(axis=(1, 2)).astype(np.float64)
+        counts = self.known[:, cells.steps][..., chosen].sum(axis=(1, 2))
+        of_series: list[Array] = [np.bincount(self.series, values).astype(np.float64) for values in (sums, counts)]
+        return of_series[0], of_series[1]
 
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def forecast(variant: Variant, data: Data, split: Batch, draws: int = DRAWS) -> Forecasts | Undefined:
+def forecast(
+    variant: Variant, data: Data, split: Batch, draws: int = DRAWS, *, series: Tensor | None = None
+) -> Forecasts | Undefined:
     """Return the errors of forecasts of the second half of sequences from the first half.
 
     Missing values of the second half are left out, and those of the first half are not known to any method.
@@ -266,6 +281,7 @@ def forecast(variant: Variant, data: Data, split: Batch, draws: int = DRAWS) -> 
         data: Its data. The baselines are fitted to the training split, and chosen on the validation split.
         split: The sequences that are forecast.
         draws: The number of continuations by the model for each sequence, at least 2.
+        series: The number of the series of each sequence, (N,), if sequences are windows of longer series.
     """
     if split.mask is None:
         return Undefined(f"{data.spec.name} holds no sequences")
@@ -297,6 +313,7 @@ def forecast(variant: Variant, data: Data, split: Batch, draws: int = DRAWS) -> 
         units=np.where(is_number, fitted.deviations[first], 1.0),
         season_errors=simple_forecasts.seasonal_error(train, fitted.seasons)[first],
         seasons=fitted.seasons[first], is_by_step=fitted.is_by_step,
+        series=np.arange(len(split)) if series is None else series.numpy(),
     )  # fmt: skip
 
 

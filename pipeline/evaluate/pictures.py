@@ -142,8 +142,12 @@ def _reconstructed_series(variant: Variant, data: Data) -> Picture:
         for i, series in enumerate(_true_series(batch, data))
     ]
     return series_pictures.panels(
-        shown, drawing.shown_columns(data), caption="grey: data; blue: mean of p(x|z); light: 80% of p(x|z)"
+        shown, drawing.shown_columns(data), _x_label(data), "grey: data; blue: mean of p(x|z); light: 80% of p(x|z)"
     )
+
+
+def _x_label(data: Data) -> str:
+    return "time since the first step, in usual steps" if data.spec.elapsed else "step"
 
 
 def _true_series(batch: Batch, data: Data) -> list[ShownSeries]:
@@ -200,7 +204,7 @@ def forecasts(variant: Variant, data: Data, rows: int = 6, columns: int = 4) -> 
         for i, (series, origin) in enumerate(zip(_true_series(batch, data), half.tolist(), strict=True))
     ]
     caption = "grey: data; blue: mean of the forecast, from the line on; light: 80% and 50% of the forecasts"
-    return series_pictures.panels(shown, drawing.shown_columns(data), caption=caption)
+    return series_pictures.panels(shown, drawing.shown_columns(data), _x_label(data), caption)
 
 
 def samples(variant: Variant, data: Data, n: int = 64) -> Picture:

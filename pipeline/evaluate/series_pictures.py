@@ -57,6 +57,7 @@ class _Axis:
     low: float
     high: float
     ticks: Sequence[tuple[float, str]]  # values, on the scale of the axis, and their texts
+    note: str = ""  # what all ticks share, such as the year
     scale: str = "linear"  # or "log", or "log1p", which is logarithmic for large values
 
     def place(self, values: Array) -> Array:
@@ -124,7 +125,10 @@ def _picture(shown: Sequence[ShownSeries], columns: Sequence[ShownColumn], x_lab
                     y = bottom + HEIGHT * float(_share(axis, value))
                     canvas.text(text, begin - 6, y - 5, NUMBER, share=1.0)
         for value, text in horizontal.ticks:
-            canvas.text(text, begin + width * float(_share(horizontal, value)), bottom - 16, NUMBER)
+            place, half = begin + width * float(_share(horizontal, value)), ruler.measure(text, NUMBER)[0] / 2
+            beyond = half - BETWEEN / 3  # so that texts of two panels do not meet
+            canvas.text(text, min(max(place, begin + beyond), begin + width - beyond), bottom - 16, NUMBER)
+        canvas.text(horizontal.note, begin + width, 8, NUMBER, share=1.0)
     canvas.text(x_label, left, 8, NUMBER, share=0.0)
     return canvas.pixels[..., :3].copy()
 
@@ -256,26 +260,28 @@ def _horizontal(series: ShownSeries, width: int) -> tuple[_Axis, Array]:
     low, high = (float(x.min()), float(x.max())) if len(x) else (0.0, 1.0)
     margin = 0.02 * (high - low) or 0.5
     low, high = low - margin, high + margin
-    most = max(2, width // 60)
+    most, note = max(2, width // 60), ""
     if np.asarray(series.x).dtype.kind == "M":
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, num2date
 
         locator = AutoDateLocator(minticks=2, maxticks=most)
         places = np.asarray(locator.tick_values(num2date(low), num2date(high)), float)
-        texts = ConciseDateFormatter(locator).format_ticks(places.tolist())
+        formatter = ConciseDateFormatter(locator)
+        texts, note = formatter.format_ticks(places.tolist()), formatter.get_offset()
     else:
         from matplotlib.ticker import MaxNLocator
 
         places = np.asarray(MaxNLocator(most, steps=[1, 2, 5, 10], integer=x.dtype.kind != "f").tick_values(low, high))
         texts = numbers(places)
     ticks = [(p, text) for p, text in zip(places.tolist(), texts, strict=True) if low <= p <= high]
-    return _Axis(low=low, high=high, ticks=ticks), x
+    return _Axis(low=low, high=high, ticks=ticks, note=note), x
 
 
 def _vertical(column: ShownColumn, shown: Sequence[ShownSeries], channel: int) -> _Axis:
     """Return the vertical axis of a channel, which all series share.
 
-    It shows all values of the data. What a model gives is shown as far as it is at most their range away from them.
+    It shows all values of the data. What a model gives is shown as far as it is at most their range away from them, and
+    means of forecasts as far as they are at most 5 times this range away.
     """
     if column.values:
         step = math.ceil(len(column.values) / 6)
@@ -287,6 +293,10 @@ def _vertical(column: ShownColumn, shown: Sequence[ShownSeries], channel: int) -
         + [limit[:, channel] for series in shown for band in series.bands for limit in band]
         + [values[:, channel] for series in shown for _, values in series.lines]
     )
+    ahead = _finite([s.mean[:, channel] for s in shown if s.mean is not None and s.forecast_from is not None])
+    if len(truth) and len(ahead):
+        reach = 5 * (truth.max() - truth.min() or abs(truth.max()) or 1.0)
+        truth = np.concatenate([truth, ahead.clip(truth.min() - reach, truth.max() + reach)])
     known = truth if len(truth) else others
     is_log = drawing.has_log_axis(column.kind, known)
     scale = "linear" if not is_log else "log1p" if column.kind == "count" else "log"

@@ -20,7 +20,7 @@ The surprise is not defined if q(z|x) has no density, or if the values of x depe
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -39,6 +39,7 @@ from pipeline.evaluate.whole_series import SeriesSteps
 from variants import Batch, InputError, Variant
 
 Array = NDArray[np.float64]
+Progress = Callable[[Sequence[int]], Iterable[int]]  # shows how many parts of a work are done, as `tqdm.tqdm` does
 VALUES = 1 << 21  # the most values, of all draws, that are scored at a time
 MOST, FEWEST, FEWEST_SEQUENCES = 256, 100, 20  # training examples that are scored for thresholds
 TRAINING_VALUES = 5_000  # if the examples have more values than this together, fewer of them are scored
@@ -46,17 +47,18 @@ SHARES = np.array([0.0, *np.logspace(-4, 0, 41)])  # of training scores above a 
 
 
 def value_scores(
-    variant: Variant, batch: Batch, preprocessing: Preprocessing, seed: int
+    variant: Variant, batch: Batch, preprocessing: Preprocessing, seed: int, progress: Progress = iter
 ) -> tuple[dict[str, Array], Array]:
     """Return the scores of each value of sequences by name, and that of each sequence.
 
     The former are (B, T, C) with C channels, and NaN for missing values and padding. There is no `surprise` if it is
-    not defined for the variant. The latter, (B,), is that of `scores.unusualness`, by other draws.
+    not defined for the variant. The latter, (B,), is that of `scores.unusualness`, by other draws. `progress` iterates
+    over the parts of the batch, and may show how many are done.
     """
     values = DRAWS * batch.x[0].numel() * len(every_class(variant, batch[slice(0, 1)]))
     size = max(1, VALUES // values)
     parts, of_sequences = [], []
-    for start in range(0, len(batch), size):
+    for start in progress(range(0, len(batch), size)):
         part = preprocessing.binarized(batch[slice(start, start + size)]).unlabelled.to(variant.device)
         with machine.seeded(variant.device, seed):
             each, of_sequence = _scores_of_part(variant, part, preprocessing)

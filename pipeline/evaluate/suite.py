@@ -522,15 +522,15 @@ def _generation(context: Context) -> Part:
 
 
 def _forecast(context: Context) -> Part:
-    split = probe.subset(context.data.test, context.sizes.imputed)
-    found = forecasts.forecast(context.variant, context.data, split)
+    test, series, n = context.data.test, context.data.test_series, context.sizes.imputed
+    if series is not None and len(test) > n:
+        series = series[probe.subset_positions(len(test), n)]
+    found = forecasts.forecast(context.variant, context.data, probe.subset(test, n), series=series)
     if isinstance(found, Undefined):
         return Part(name="forecast", scores=_undefined(["use/forecast_model"], found.reason))
     scores = []
     for name, score in found.scores().items():
-        scores += _named(
-            "use/forecast_", score if isinstance(score, Undefined) else {name: score}, [name], n=len(split)
-        )
+        scores += _named("use/forecast_", score if isinstance(score, Undefined) else {name: score}, [name], n=found.n)
     curves = pictures.curves(found.curves(), "steps ahead", "root mean square error")
     return Part(
         name="forecast", scores=scores, pictures={"forecast_errors": curves}, tables={"forecasts": found.table()},

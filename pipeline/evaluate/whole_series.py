@@ -109,6 +109,29 @@ def time_name(raw: Raw) -> str:
     return str(getattr(raw.stamps, "name", None) or "time")
 
 
+def dates_of(stamps: Any) -> Any:
+    """Return time stamps as a pandas DatetimeIndex in the time zone of the last one; None if they are no dates."""
+    import pandas
+
+    own = pandas.Index(stamps)
+    if pandas.api.types.is_numeric_dtype(own.dtype):
+        return None
+    try:
+        last, dates = pandas.Timestamp(own[-1]), pandas.to_datetime(own, format="ISO8601", utc=True)
+    except (ValueError, TypeError):  # words such as t1
+        return None
+    return dates.tz_localize(None) if last.tz is None else dates.tz_convert(last.tz)
+
+
+def places_in_time(stamps: Any) -> Array | None:
+    """Return time stamps as numbers or dates, (T,), as pictures show them; None for words such as t1."""
+    values = np.asarray(stamps)
+    if values.dtype.kind in "iuf":
+        return values
+    dates = dates_of(stamps)
+    return None if dates is None else np.asarray(dates.tz_localize(None))
+
+
 def numbered(raw: Raw, lengths: NDArray[np.int64]) -> dict[str, Any]:
     """Return the column (R,) that tells the steps of a series apart: time stamps, or else `step`, counted from 0."""
     if raw.stamps is not None:
