@@ -254,11 +254,11 @@ def layer_seconds(variant: Variant, batch: Batch, steps: int) -> float:
 def timed(step: Callable[[], Any], steps: int, device: torch.device) -> float:
     for _ in range(3):
         step()
-    trainer._synchronize(device)
+    machine.synchronize(device)
     begin = time.perf_counter()
     for _ in range(steps):
         step()
-    trainer._synchronize(device)
+    machine.synchronize(device)
     return time.perf_counter() - begin
 
 
