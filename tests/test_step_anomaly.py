@@ -15,6 +15,7 @@ from pipeline.data import Raw
 from pipeline.data._raw import Windows
 from pipeline.evaluate import ahead, detectors, step_anomaly
 from pipeline.model import Model
+from pipeline.progress import Display
 from variants import InputError
 
 LENGTH = 24
@@ -283,3 +284,10 @@ def test_the_scores_of_the_whole_sequence_are_those_of_anomaly(model: Model) -> 
     other = model.anomaly(series, by_series=True)  # of other draws, which all series share
     assert found.mean() == pytest.approx(other.mean(), abs=3.0)
     assert np.corrcoef(found, other)[0, 1] > 0.8
+
+
+def test_the_parts_of_a_long_computation_are_counted(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_anomaly, "VALUES", 1)  # one sequence at a time
+    with Display().progress("anomaly", 1) as progress:
+        model.anomaly_scores(waves(3), progress.each)
+        assert progress.line().startswith("anomaly: 3 of 4 finished")

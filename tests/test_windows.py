@@ -291,6 +291,20 @@ def test_rows_of_a_table_are_one_sequence_with_an_option_of_sequences() -> None:
         data.read(Source(place="mine", window=20), pd.concat([frame, frame]))
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_an_index_of_dates_is_the_time_of_the_steps(wide: bool) -> None:
+    days = pd.date_range("2020-01-01", periods=41).delete(7)
+    frame = pd.DataFrame(RNG.normal(size=(40, 2)), columns=["a", "b"], index=days)
+    source = Source(place="mine", window=5, wide=wide)
+    with pytest.raises(InputError, match=r"goes from 2020-01-07 .* to 2020-01-09"):
+        data.read(source, frame)
+    raw = data.read(replace(source, step="1d"), frame)
+    assert raw.stamps.name == "time" and raw.stamps[7] == pd.Timestamp("2020-01-08")
+    with pytest.raises(InputError, match="--time day"):
+        data.read(source, frame.rename_axis("day"))
+    assert data.read(replace(source, step="1d", time="day"), frame.rename_axis("day")).stamps.name == "day"
+
+
 def test_an_option_of_sequences_reads_an_array_as_sequences_unless_it_may_be_a_single_one() -> None:
     x = RNG.normal(size=(3, 40, 2)).cumsum(1)
     loaded = data.load(Source(place="mine", window=10, stride=5, split="group"), {"x": x})

@@ -16,10 +16,22 @@ from variants import InputError
 
 
 def with_levels(frame: Any, source: Source) -> Any:
-    """Return a data frame in which the levels of the index that hold the sequence or the time are columns."""
-    names = ["series", "time", source.time, *(column for column, kind in source.kinds if kind == "sequence")]
-    levels = [level for level in frame.index.names if level is not None and level in names and level not in frame]
-    return frame.reset_index(levels) if levels else frame
+    """Return a data frame in which the levels of the index that hold the sequence, or dates, are columns.
+
+    Dates without a name are called time.
+    """
+    import pandas
+
+    dates = (pandas.DatetimeIndex, pandas.PeriodIndex, pandas.TimedeltaIndex)
+    wanted = {"series", "time", source.time, *(column for column, kind in source.kinds if kind == "sequence")} - {None}
+    names = list(frame.index.names)
+    for number, name in enumerate(names):
+        values = frame.index.levels[number] if len(names) > 1 else frame.index
+        if isinstance(values, dates):
+            names[number] = name or "time"
+            wanted.add(names[number])
+    levels = [name for name in names if name in wanted and name not in frame]
+    return frame.rename_axis(index=names).reset_index(levels) if levels else frame
 
 
 def is_long(frame: Any, source: Source, like: Preprocessing | None = None) -> bool:

@@ -224,7 +224,10 @@ class Raw:
             InputError: If it has too few examples, infinite values, no values, or only equal ones.
         """
         if len(self.x) < MINIMUM:
-            advice = ", or --window N, which cuts sequences into windows" if self.noun == "sequences" else ""
+            advice = {
+                "sequences": ", or --window N, which cuts sequences into windows",
+                "windows": ", so a smaller --window, or a smaller --stride",
+            }.get(self.noun, "")
             raise InputError(
                 f"{self.source}: {len(self.x)} examples; expected at least {MINIMUM} for three splits{advice}"
             )

@@ -201,9 +201,9 @@ def from_frame(frame: Any, source: Source, name: str, like: Preprocessing | None
         raise InputError(
             f"{source}: the table has {len(frame)} rows and {frame.shape[1]} columns; expected at least one of each"
         )
-    if (source if like is None else like.source).wide:
-        return _wide_tables.read_wide(frame, source, name, like)
     steps = _long_tables.with_levels(frame, source)
+    if (source if like is None else like.source).wide:
+        return _wide_tables.read_wide(steps, source, name, like)
     if _long_tables.is_long(steps, source, like):
         return _long_tables.read_long(steps, source, name, like)
     return _examples(frame, source, name) if like is None else _new_examples(frame, source, name, like)
