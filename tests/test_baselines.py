@@ -109,6 +109,14 @@ def test_columns_are_fitted_by_maximum_likelihood_one_by_one(family: Likelihood)
     np.testing.assert_allclose(values(changed, "independent"), expected, rtol=5e-3, atol=5e-3)
 
 
+@pytest.mark.parametrize("family", ["gaussian", "student-t", "negative-binomial"])
+def test_all_steps_of_a_channel_have_one_distribution(family: Likelihood) -> None:
+    x = SINGLE[family][0]
+    steps = values(data_of(x, family), "independent").reshape(-1, 2).sum(1)
+    sequences = data_of(x.reshape(-1, 2, 3), family, lengths=np.full(N // 2, 2))
+    np.testing.assert_allclose(values(sequences, "independent"), steps, rtol=5e-3, atol=5e-3)
+
+
 def test_each_column_of_a_mixed_table_has_its_family_and_missing_values_do_not_count() -> None:
     x = np.column_stack([correlated(d=2), RNG.integers(0, 3, N), RNG.random(N) < 0.2, COUNTS[:, 0]])
     x = with_holes(x, 0.3)

@@ -160,7 +160,8 @@ def next_stamps(stamps: Any, steps: int, unit: float | None = None) -> Any:
         differences = known.diff().dropna()
         if unit is None and (not len(differences) or not np.allclose(differences, differences.median(), rtol=1e-3)):
             return None
-        return known.iloc[-1] + (differences.median() if unit is None else unit) * numbers
+        ahead = known.iloc[-1] + (differences.median() if unit is None else unit) * numbers
+        return ahead.astype(known.dtype) if (ahead % 1 == 0).all() else ahead
     dates = dates_of(stamps)
     if dates is None or (unit is None and len(dates) < 2):
         return None

@@ -242,7 +242,7 @@ def _improved(data: Data, observation: Observation, output: Tensor, is_numerical
     chosen = [p for group, family in families if group.likelihood in NUMERICAL for p in family.parameters()]
     optimizer = Adam([change, *chosen], lr=LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    parameters = output.numel() // data.train.x[0].numel()  # of each value; many of them make a step slow
+    parameters = output.numel() // math.prod(data.spec.shape)  # of each value; many of them make a step slow
     rows = max(32 if parameters <= 2 else 8, VALUES // data.train.x[0].numel() // parameters)
     generator = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
