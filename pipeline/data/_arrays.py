@@ -120,15 +120,17 @@ def _are_series(x: Array, arrays: Mapping[str, Any], source: Source, like: Prepr
         return True
     if np.shape(arrays.get("times", ())) == x.shape[:2]:
         return True
-    if like is not None or not set(OF_SEQUENCES) & set(source.options):
+    options = zip(source.options, source.option_names, strict=True)
+    given = next((option for field, option in options if field in OF_SEQUENCES), None)
+    if like is not None or given is None:
         return False
     if x.ndim < 3:
-        reading = f"{x.shape[0]:,} sequences of {x.shape[1]:,} steps (--kind x=sequence)" if x.ndim == 2 else ""
+        several = f"{x.shape[0]:,} sequences of {x.shape[1]:,} steps (--kind x=sequence), or " if x.ndim == 2 else ""
         raise InputError(
-            f"{source}: x has shape {x.shape}; expected {reading}{', or ' if reading else ''}an array (N, T, D) of N "
+            f"{source}: {given} is for sequences, and x has shape {x.shape}; expected {several}an array (N, T, D) of N "
             f"sequences of T steps with D channels, such as {(1, *x.shape, 1)[:3]} if x is one sequence"
         )
-    return True
+    return x.ndim == 3
 
 
 def _for_series(source: Source, like: Preprocessing | None) -> Source:
