@@ -234,13 +234,14 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         The exposure of counts is the median of the training data. Variants that are conditioned on the class use
         `label`, which is one class for all codes, or one for each.
         """
-        preprocessing = self.preprocessing
+        spec = self.preprocessing.spec
         codes = torch.tensor(np.asarray(X, dtype=np.float32))
         size = len(self.get_feature_names_out())
         if codes.ndim != 2 or codes.shape[1] != size:
             raise InputError(f"codes have the shape {tuple(codes.shape)}; expected (N, {size})")
         y = self._classes(label, len(codes))
-        condition = None if y is None else Batch(codes.new_zeros(len(codes), *preprocessing.spec.shape), y)
+        steps = (spec.steps,) if spec.steps else ()
+        condition = None if y is None else Batch(codes.new_zeros(len(codes), *steps, *spec.shape), y)
         rows = X.index if isinstance(X, pandas.DataFrame) else None
         with machine.seeded(self.variant_.device, self.seed):
             return self.new_rows.in_units(self.variant_.decode(codes, condition), rows)

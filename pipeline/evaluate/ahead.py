@@ -160,7 +160,9 @@ def next_stamps(stamps: Any, steps: int, unit: float | None = None) -> Any:
         differences = known.diff().dropna()
         if unit is None and (not len(differences) or not np.allclose(differences, differences.median(), rtol=1e-3)):
             return None
-        return known.iloc[-1] + (differences.median() if unit is None else unit) * numbers
+        step = differences.median() if unit is None else unit
+        is_whole = known.dtype.kind in "iu" and step % 1 == 0
+        return known.iloc[-1] + (int(step) if is_whole else step) * numbers
     dates = dates_of(stamps)
     if dates is None or (unit is None and len(dates) < 2):
         return None
@@ -175,6 +177,6 @@ def next_stamps(stamps: Any, steps: int, unit: float | None = None) -> Any:
     if not isinstance(last, str):
         return ahead
     if len(last) <= len("2020-01-31"):  # text in the form of ISO 8601
-        return list(ahead.strftime("%Y-%m-%d"))
+        return list(ahead.strftime("%Y-%m" if len(last) == len("2020-01") else "%Y-%m-%d"))
     texts = [date.isoformat(last[10], timespec="auto" if last[16:17] == ":" else "minutes") for date in ahead]
     return [text.replace("+00:00", "Z") for text in texts] if last.endswith("Z") else texts
