@@ -77,10 +77,12 @@ def _notes(windows: Windows, window: int, stride: int) -> list[str]:
     overlap = f", which start every {stride:,} steps" if stride != window else ""
     notes = [
         f"{cut:,} of {len(windows.lengths):,} sequences are longer than {window:,} steps, and are cut into windows"
-        f"{overlap}, {len(windows.series):,} examples in all; a last window ends with each sequence, so that all steps "
-        "are in a window"
+        f"{overlap}, {len(windows.series):,} examples in all; the last window of each sequence ends with it, so "
+        "that all steps are in a window"
     ]
-    return notes + ([f"{short:,} sequences are shorter than a window, and stay whole"] if short else [])
+    if short:
+        notes.append(f"{short:,} of {len(windows.lengths):,} sequences are shorter than a window, and stay whole")
+    return notes
 
 
 def _taken(raw: Raw, begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> Raw:

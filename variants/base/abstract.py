@@ -118,7 +118,7 @@ class DecoderVariant(Variant, ABC):
             The means (B, Z), the axes of the Gaussians as columns of (B, Z, Z), and the standard deviations along them,
             (B, 1, Z).
         """
-        # cuDNN has no gradients of recurrent networks in evaluation mode
+        # cuDNN computes no gradients of recurrent networks in evaluation mode
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
 
             def slope(z: Tensor) -> Tensor:
