@@ -16,7 +16,6 @@ from variants import Batch, InputError, Variant
 
 Array = NDArray[Any]
 VALUES = 1 << 22  # the most values, of all draws, that are computed at a time
-CANDIDATES = 500  # about how many codes a variant weighs for each sequence
 
 
 def context(raw: Raw, steps: int, longest: int, any_length: bool) -> Raw:
@@ -72,7 +71,7 @@ def draws_of(variant: Variant, batch: Batch, steps: int, draws: int, seed: int) 
     """
     assert batch.mask is not None
     parts, length = [], batch.x.shape[1] + steps
-    size = max(1, VALUES // (max(draws, CANDIDATES) * length * batch.x.shape[2]))
+    size = max(1, VALUES // (draws * length * batch.x.shape[2]))
     for start in range(0, len(batch), size):
         part = _longer(batch[slice(start, start + size)], steps)
         assert part.mask is not None

@@ -61,7 +61,8 @@ class DecoderVariant(Variant, ABC):
         whole = replace(batch, y=None)
         observed = replace(whole, observed=known)  # later values are missing, so that the sequence keeps its length
         continuations = []
-        size = max(1, AT_A_TIME // (max(CANDIDATES, k) * batch.x.shape[1]))
+        candidates = CLASS_CANDIDATES if self.latent_classes else CANDIDATES
+        size = max(1, AT_A_TIME // (max(candidates, k) * batch.x.shape[1]))
         for part in torch.arange(len(batch), device=batch.x.device).split(size):
             z = self.posterior_draws(observed[part], k)
             of_each = part.repeat_interleave(k)
