@@ -50,7 +50,13 @@ def as_examples(raw: Raw, like: Preprocessing | None = None) -> Raw:
     splits = None
     if raw.splits is not None:
         splits = [torch.from_numpy(np.flatnonzero(np.isin(series, part.numpy()))) for part in raw.splits]
-    raw = replace(raw, windows=windows, splits=splits, notes=(*raw.notes, *_notes(windows, window, stride)), **each)
+    notes = _notes(windows, window, stride)
+    if like is None and len(series) > len(lengths):
+        notes.append(
+            "standard errors of scores are computed as if all windows were independent; those of one sequence are not, "
+            "so the true errors are larger"
+        )
+    raw = replace(raw, windows=windows, splits=splits, notes=(*raw.notes, *notes), **each)
     return _taken(raw, (np.cumsum(lengths) - lengths)[series] + starts, np.minimum(lengths, window)[series])
 
 
