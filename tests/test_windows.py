@@ -189,9 +189,8 @@ def test_a_description_says_how_sequences_were_cut() -> None:
     assert loaded.description is not None
     assert loaded.description.extent == "21 sequences of 5 to 30 steps, 2 channels, cut into 141 windows of 8 steps"
     text = loaded.description.text()
-    assert (
-        "20 of 21 sequences are longer than 8 steps" in text and "1 of 21 sequences are shorter than a window" in text
-    )
+    for clause in ("20 of 21 sequences are longer than 8", "1 of 21 sequences are shorter than a window", "independent"):
+        assert clause in text
 
 
 def test_a_test_file_is_cut_as_well(tmp_path: Path) -> None:
