@@ -23,9 +23,9 @@ highest level has the smallest map, and each lower one the next larger map, as l
 `latent` dimensions, in as many channels as this needs; a smaller map has twice as many channels for each halving of its
 sides. `depth` is the number of residual blocks of each map, and there is no batch normalisation.
 
-The levels of a ladder of sequences have time scales of their own, whatever the network: z_1 has a code for every few
-steps, so that there are at most latent / 4 of them, and each level above it half as many. A sequence that is shorter
-than the longest one has a posterior equal to the prior where it has no steps.
+The levels of a ladder of sequences have time scales of their own, whatever the network. z_1 has a code for each block
+of some steps, with at most latent / 4 blocks in a sequence, and each higher level has half as many. Where a sequence is
+shorter than the longest one, the posterior of the blocks without steps is equal to the prior.
 
 Batch normalisation keeps the upper levels active. With layer normalisation instead they collapsed on MNIST.
 
