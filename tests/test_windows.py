@@ -252,6 +252,19 @@ def test_arrays_may_have_times(convert: Any, tmp_path: Path) -> None:
         data.read(source)
 
 
+def test_times_beside_an_array_are_never_lost() -> None:
+    x, times = RNG.normal(size=(20, 6, 2)), np.array([0, 1, 2, 5, 6, 7])
+    series = [s[: 4 + i % 3] for i, s in enumerate(x)]
+    own = [times[: len(s)] for s in series]
+    for content in ({"x": x, "times": times}, {"x": x[..., 0], "times": times}, {"x": series, "times": own}):
+        raw = data.read(Source(place="mine", step="1"), content)
+        assert raw.noun == "sequences" and raw.x.shape[1] == 8 and np.isnan(raw.x[2, 3:5]).all()
+    with pytest.raises(InputError, match="the times do not fit the sequences"):
+        data.read(Source(place="mine"), {"x": series, "times": own[:-1]})
+    table = data.read(Source(place="mine"), {"x": x[..., 0], "times": np.arange(20)})
+    assert table.noun == "rows" and any("times (20,) is not used" in note for note in table.notes)
+
+
 @pytest.mark.parametrize("time", [True, False])
 def test_each_column_of_a_wide_table_is_a_sequence(time: bool, tmp_path: Path) -> None:
     frame = pd.DataFrame(RNG.normal(size=(24, 15)).cumsum(0), columns=[f"shop {i}" for i in range(15)])
