@@ -117,21 +117,24 @@ def _are_series(x: Array, arrays: Mapping[str, Any], source: Source, like: Prepr
     """Whether an array x holds sequences, (N, T) or (N, T, D).
 
     Raises:
-        InputError: If an option for sequences was given, and x may be one sequence (T,) or (T, D).
+        InputError: If an option for sequences was given, and x is no array (N, T, D).
     """
     if (like is not None and like.spec.steps) or source.kind("x") == "sequence" or "lengths" in arrays:
         return True
     fits = x.ndim in (2, 3) and np.shape(arrays.get("times", ())) in (x.shape[:2], x.shape[1:2])  # the array times
     if fits and source.kind("x") != "pixels":
         return True
-    if like is not None or not set(OF_SEQUENCES) & set(source.options):
+    options = dict(zip(source.options, source.option_names, strict=True))
+    given = [options[field] for field in OF_SEQUENCES if field in options]
+    if like is not None or not given:
         return False
-    if x.ndim < 3:
-        reading = f"{x.shape[0]:,} sequences of {x.shape[1]:,} steps (--kind x=sequence)" if x.ndim == 2 else ""
-        raise InputError(
-            f"{source}: x has shape {x.shape}; expected {reading}{', or ' if reading else ''}an array (N, T, D) of N "
-            f"sequences of T steps with D channels, such as {(1, *x.shape, 1)[:3]} if x is one sequence"
-        )
+    if x.ndim != 3:
+        expected = "an array (N, T, D) of N sequences of T steps with D channels"
+        if x.ndim < 3:
+            expected += f", such as {(1, *x.shape, 1)[:3]} if x is one sequence"
+        if x.ndim == 2:
+            expected = f"{x.shape[0]:,} sequences of {x.shape[1]:,} steps (--kind x=sequence), or {expected}"
+        raise InputError(f"{source}: {given[0]} is for sequences, and x has shape {x.shape}; expected {expected}")
     return True
 
 

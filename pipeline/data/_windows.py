@@ -53,8 +53,8 @@ def as_examples(raw: Raw, like: Preprocessing | None = None) -> Raw:
     notes = _notes(windows, window, stride)
     if like is None and len(series) > len(lengths):
         notes.append(
-            "standard errors of scores, except for those of forecasts, are computed as if all windows were independent; "
-            "those of one sequence are not, so the true errors are larger"
+            "standard errors of all scores but forecasts are computed as if windows were independent; those of one "
+            "sequence are not, so the true errors are larger"
         )
     raw = replace(raw, windows=windows, splits=splits, notes=(*raw.notes, *notes), **each)
     return _taken(raw, (np.cumsum(lengths) - lengths)[series] + starts, np.minimum(lengths, window)[series])
