@@ -18,8 +18,8 @@ EPILOG = """what to do:
   encode         codes, one row for each example
   reconstruct    the mean of p(x|z) at the code of each example
   score          a lower bound of log p(x) of each example, in nats; with --by-value, log p(x|z) of each value
-  anomaly        how unusual each example, or each step of sequences, is; higher is more unusual. With --share, what
-                 exceeds the score that this share of the training data exceeds is marked
+  anomaly        how unusual each example, or each step of sequences, is; higher is more unusual. With --share 0.01,
+                 scores that only 1% of the training data exceed are marked
   impute         the data with their missing values replaced by expected ones, or by --draws random ones
   forecast       the next --steps steps of each sequence: means and quantiles
   sample         --n new examples, of one class with --label; takes no --data
@@ -62,7 +62,7 @@ def main(words: list[str]) -> int:
         "--share",
         type=_share,
         metavar="S",
-        help="anomaly: mark what exceeds the score that a share S of training exceeds",
+        help="anomaly: mark scores that only a share S of the training data exceeds",
     )
     parser.add_argument("--by-series", action="store_true", help="anomaly: one score for each sequence")
     parser.add_argument(

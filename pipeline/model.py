@@ -234,13 +234,14 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         The exposure of counts is the median of the training data. Variants that are conditioned on the class use
         `label`, which is one class for all codes, or one for each.
         """
-        preprocessing = self.preprocessing
+        spec = self.preprocessing.spec
         codes = torch.tensor(np.asarray(X, dtype=np.float32))
         size = len(self.get_feature_names_out())
         if codes.ndim != 2 or codes.shape[1] != size:
             raise InputError(f"codes have the shape {tuple(codes.shape)}; expected (N, {size})")
         y = self._classes(label, len(codes))
-        condition = None if y is None else Batch(codes.new_zeros(len(codes), *preprocessing.spec.shape), y)
+        steps = (spec.steps,) if spec.steps else ()
+        condition = None if y is None else Batch(codes.new_zeros(len(codes), *steps, *spec.shape), y)
         rows = X.index if isinstance(X, pandas.DataFrame) else None
         with machine.seeded(self.variant_.device, self.seed):
             return self.new_rows.in_units(self.variant_.decode(codes, condition), rows)
@@ -313,9 +314,9 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             X: New data.
-            share: If it is given, what exceeds the score that this share of the training data exceeds is marked. The
-                result is then a data frame with the additional column `is_anomaly`, and `is_anomaly_CHANNEL` for each
-                channel, which has a threshold of its own. New data exceed it more often, as they were not trained on.
+            share: If it is given, scores that only this share of the training data exceeds are marked. The result is
+                then a data frame with the additional column `is_anomaly`, and `is_anomaly_CHANNEL` for each channel,
+                which has a threshold of its own. More of new data is marked, because the model was not trained on them.
             by_series: Whether to return one number for each sequence.
             score: The score of steps: "surprise", which is minus the log-probability of a value given all others of its
                 sequence, or "reconstruction", which is -E log p(x|z); see `pipeline.evaluate.step_anomaly`. By default,
@@ -443,9 +444,9 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         quantiles of draws from p(next steps|series). A channel of categories or words has CHANNEL_mode, the most
         frequent value of the draws, and CHANNEL_share, its share of the draws.
 
-        If the model was trained on windows, the last steps of a series that fit into a window with the forecast are
-        read. Otherwise the whole series is, which must not be longer with the forecast than the longest training
-        sequence, unless the variant makes sequences of any length.
+        If the model was trained on windows, the forecast rests on the last steps of a series, as many as fit into a
+        window together with the forecast. Otherwise it rests on the whole series. Series and forecast together must
+        then not be longer than the longest training sequence, unless the variant makes sequences of any length.
 
         Args:
             X: New series.

@@ -9,14 +9,17 @@ from torch import Tensor
 
 import variants
 from variants import Batch, DataSpec
-from variants.base import GaussianVariant, Terms
+from variants.base import GaussianVariant, Terms, sequences
 
 STEPS, CHANNELS, LATENT, DEVIATION = 24, 2, 6, 0.3
 SPEC = DataSpec(name="linear", shape=(CHANNELS,), likelihood="gaussian", steps=STEPS)
 
 
 class Linear(GaussianVariant):
-    """x = W z + noise, so that the posterior of z given some values of x is a Gaussian."""
+    """x = W z + noise, so that the posterior of z given some values of x is a Gaussian.
+
+    W depends on the length of a sequence, as the outputs of networks do.
+    """
 
     paper = "none"
 
@@ -24,7 +27,8 @@ class Linear(GaussianVariant):
         raise NotImplementedError
 
     def decoder_output(self, z: Tensor, batch: Batch | None) -> Tensor:
-        return (z @ WEIGHTS.T).view(len(z), STEPS, CHANNELS)
+        share = 1 if batch is None else sequences.real_steps(batch).sum(1)[:, None, None] / STEPS
+        return (z @ WEIGHTS.T).view(len(z), STEPS, CHANNELS) * share
 
 
 WEIGHTS = torch.randn(STEPS * CHANNELS, LATENT, generator=torch.Generator().manual_seed(0)).double()

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from test_likelihood import LinearDecoder, LinearEncoder
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
@@ -139,16 +140,6 @@ def test_capacity_penalises_the_distance_of_the_kl_from_a_rising_target() -> Non
     assert terms.kl is not None
     expected = terms.reconstruction.mean() + 7.0 * (terms.kl.mean() - 5.0).abs()
     torch.testing.assert_close(terms.losses["loss"], expected)
-
-
-class LinearEncoder(torch.nn.Linear):
-    def forward(self, batch: Batch) -> Tensor:  # type: ignore[override]
-        return super().forward(batch.x)
-
-
-class LinearDecoder(torch.nn.Linear):
-    def forward(self, z: Tensor, batch: Batch | None = None) -> Tensor:  # type: ignore[override]
-        return super().forward(z)
 
 
 def linear_gaussian() -> tuple[VAE, Batch, Tensor]:

@@ -318,6 +318,13 @@ def test_the_score_of_a_conditional_variant_does_not_need_the_class() -> None:
         Model("vae", **QUICK).fit(frame).sample(3, label="yes")
 
 
+def test_codes_of_sequences_are_decoded_with_a_class() -> None:
+    series = waves(60)
+    model = Model("cvae", network="gru", width=8, latent=2, **QUICK).fit(series, np.arange(60) % 2)
+    first, second = (np.asarray(model.inverse_transform(model.transform(series), label)) for label in (0, 1))
+    assert first.shape == (60, 11, 2) and not np.allclose(first, second)
+
+
 @pytest.mark.parametrize("has_holes", [False, True], ids=["trained without", "trained with"])
 def test_missing_values_are_filled_in_and_known_ones_stay(has_holes: bool) -> None:
     frame = table(600)

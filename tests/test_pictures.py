@@ -440,6 +440,14 @@ def test_sequences_of_several_channels_are_drawn_in_panels_in_their_units(monkey
     assert {"reconstructions", "traversals", "interpolations", "samples", "forecasts"} <= drawn.keys()
 
 
+@torch.no_grad()
+def test_sequences_of_a_single_step_are_drawn_without_a_forecast() -> None:
+    loaded = data.load(
+        Source(place="sensors"), [np.random.default_rng(i).normal(size=(1 + i % 2, 2)) for i in range(40)]
+    )
+    assert pictures.forecasts(built(loaded), loaded).std() > 0  # type: ignore[union-attr]
+
+
 def test_a_diverged_model_is_drawn() -> None:
     loaded = mixed()
     nothing = torch.full_like(loaded.valid.x, torch.nan)

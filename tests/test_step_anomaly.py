@@ -104,6 +104,14 @@ def test_a_threshold_is_exceeded_by_its_share_of_the_training_data(model: Model,
         old.anomaly(waves(2), share=0.1)
 
 
+def test_a_share_below_the_smallest_quantile_is_refused() -> None:
+    quantiles = {"step surprise": tuple(np.linspace(8, 0, 41))}
+    known = step_anomaly.TrainingScores(examples=20, steps=200_000, quantiles=quantiles)
+    assert known.threshold("step surprise", 1e-4) == 8.0
+    with pytest.raises(InputError, match="share=5e-05: expected a share from 1/10000"):
+        known.threshold("step surprise", 5e-5)
+
+
 def test_rows_have_marks_as_well() -> None:
     frame = table()
     model = Model("vae", **QUICK).fit(frame)
@@ -244,12 +252,14 @@ def test_a_score_is_called_better_only_if_it_beats_the_best_trivial_one() -> Non
         ([3, 5, 7], [9, 11]),
         (["2020-01-30", "2020-01-31", "2020-02-01"], ["2020-02-02", "2020-02-03"]),
         (["2020-01-01", "2020-02-01", "2020-03-01"], ["2020-04-01", "2020-05-01"]),
+        (["2020-01", "2020-02", "2020-03"], ["2020-04", "2020-05"]),
+        (["2020-01-01T22:00Z", "2020-01-01T23:00Z"], ["2020-01-02T00:00Z", "2020-01-02T01:00Z"]),
+        ([0.5, 1.0], [1.5, 2.0]),
         (["2020-01-01T22:00", "2020-01-01T23:00", "2020-01-02T00:00"], ["2020-01-02T01:00", "2020-01-02T02:00"]),
         (pd.to_datetime(["2020-01-01", "2020-01-02"]), list(pd.to_datetime(["2020-01-03", "2020-01-04"]))),
         (["2020-01-01 00:00:00", "2020-01-01 00:00:30"], ["2020-01-01 00:01:00", "2020-01-01 00:01:30"]),
         (["2020-10-25T02:00+02:00", "2020-10-25T02:00+01:00", "2020-10-25T03:00+01:00"],
          ["2020-10-25T04:00+01:00", "2020-10-25T05:00+01:00"]),
-        (["2020-01-01T22:00Z", "2020-01-01T23:00Z"], ["2020-01-02T00:00Z", "2020-01-02T01:00Z"]),
         ([1, 2, 7], None),
         (["a", "b", "c"], None),
         ([4], None),

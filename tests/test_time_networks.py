@@ -144,7 +144,8 @@ def test_a_ladder_says_that_a_sequence_is_too_long() -> None:
         variant.encode(examples(REAL, 70))
 
 
+@pytest.mark.parametrize("name", ["vae", "hvae"])
 @pytest.mark.parametrize(("network", "spec"), [("mlp", REAL), ("gru", replace(REAL, steps=0)), ("conv", REAL)])
-def test_a_network_for_other_data_is_refused(network: str, spec: DataSpec) -> None:
+def test_a_network_for_other_data_is_refused(name: str, network: str, spec: DataSpec) -> None:
     with pytest.raises(InputError, match=r"network='\w+': waves has (no )?sequences; expected auto"):
-        make("vae", spec, network)
+        make(name, spec, network)

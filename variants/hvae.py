@@ -23,9 +23,9 @@ highest level has the smallest map, and each lower one the next larger map, as l
 `latent` dimensions, in as many channels as this needs; a smaller map has twice as many channels for each halving of its
 sides. `depth` is the number of residual blocks of each map, and there is no batch normalisation.
 
-The levels of a ladder of sequences have time scales of their own, whatever the network: z_1 has a code for every few
-steps, so that there are at most latent / 4 of them, and each level above it half as many. A sequence that is shorter
-than the longest one has a posterior equal to the prior where it has no steps.
+The levels of a ladder of sequences have time scales of their own, whatever the network. z_1 has a code for each block
+of some steps, with at most latent / 4 blocks in a sequence, and each higher level has half as many. Where a sequence is
+shorter than the longest one, the posterior of the blocks without steps is equal to the prior.
 
 Batch normalisation keeps the upper levels active. With layer normalisation instead they collapsed on MNIST.
 
@@ -45,6 +45,7 @@ from torch.nn import functional as F
 from variants.base import Decoder, DecoderVariant, Features, Inputs, Observation, closed_forms, images, sequences
 from variants.base.contract import Batch, Config, DataSpec, InputError, Terms, choice, number
 from variants.base.likelihoods import output_shape
+from variants.base.networks import checked_network
 
 Gaussian = tuple[Tensor, Tensor]  # mean and log-variance, (B, Z_n) each
 VARIANCE_FLOOR = 1e-5  # as in the authors' code
@@ -120,7 +121,7 @@ class HVAE(DecoderVariant):
 
     def _build_time_scales(self) -> None:
         """Build the networks of levels with positions in time. z_n remains a vector, (B, Z_n), that is flattened."""
-        c, steps = self.config, self.spec.steps
+        c, steps, network = self.config, self.spec.steps, checked_network(self.config, self.spec)
         stride = 1
         while math.ceil(steps / stride) > max(2, c.latent // 4):
             stride *= 2
@@ -130,7 +131,7 @@ class HVAE(DecoderVariant):
         channels = [math.ceil(size / p) for size, p in zip(sizes, positions, strict=True)]
         self.levels = tuple(p * n for p, n in zip(positions, channels, strict=True))
         self.stem = Inputs(self.spec)
-        self.reader = sequences.StepReader(self.stem.shape[0], c, c.network_for(self.spec), self.spec, stride)
+        self.reader = sequences.StepReader(self.stem.shape[0], c, network, self.spec, stride)
         self.up = nn.ModuleList(
             sequences.CoarserLevel(c.width if n else self.reader.size, c, 2 if n else 1) for n in range(c.levels)
         )
@@ -140,9 +141,7 @@ class HVAE(DecoderVariant):
             for above, n, p in zip(channels[1:], channels, positions, strict=False)
         )
         self.foot = nn.Identity()
-        self.decoder = sequences.Writer(
-            channels[0], c, c.network_for(self.spec), self.spec, output_shape(self.spec)[0], of_steps=True
-        )
+        self.decoder = sequences.Writer(channels[0], c, network, self.spec, output_shape(self.spec)[0], of_steps=True)
 
     def _bottom_up(self, batch: Batch, k: int) -> tuple[list[Gaussian], list[Tensor | None]]:
         """Return q^_n of each level, and which dimensions of z_n belong to real steps; None if all do."""

@@ -62,7 +62,7 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
     """Make a `Raw` of arrays by their roles.
 
     They are x (N, D) for a table, (N, H, W), (N, C, H, W) or (N, H, W, C) for images, and (N, T) or (N, T, D) for
-    sequences, with lengths (N,), times (N, T), or an option for sequences; optionally y (N,), group (N,),
+    sequences, with lengths (N,), times (N, T) or (T,), or an option for sequences; optionally y (N,), group (N,),
     factors (N, F), factor_names (F,) and unordered. In place of x and y, there may be x_train, y_train, x_valid,
     y_valid, x_test and y_test, which are then the splits. Values that are NaN, or that a masked array hides, are
     missing.
@@ -76,9 +76,10 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
         source = replace(source, label=None)
     if "group" in arrays:
         source = replace(source, group=None)
-    x = _array_or_series(arrays["x"], source, like)
+    x, times = _array_or_series(arrays["x"], source, like), arrays.get("times")
     if isinstance(x, list):
-        raw = _sequences.read_steps(x, _for_series(source, like), name, like)
+        steps = None if times is None else _times_in_list(times, x, source, like)
+        raw = _sequences.read_steps(x, _for_series(source, like), name, like, times=steps)
         note = "each array of the list is read as a sequence; --kind x=pixels reads them as images"
         raw = _complete(replace(raw.with_notes([note]), source=original, splits=splits), arrays, like)
         return _windows.as_examples(raw, like)
@@ -95,7 +96,7 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
     if like is None and not source.header:
         raise InputError(f"{source}: --no-header applies to text files only")
     if are_series:
-        lengths, times = np.asarray(arrays.get("lengths", np.full(len(x), x.shape[1]))), arrays.get("times")
+        lengths = np.asarray(arrays.get("lengths", np.full(len(x), x.shape[1])))
         series = _sequences.unpadded(x, lengths, source)
         steps = _times_of_steps(times, x.shape[:2], lengths, source, like) if times is not None else None
         raw = _sequences.read_steps(series, _for_series(source, like), name, like, times=steps)
@@ -107,30 +108,34 @@ def from_arrays(arrays: Mapping[str, Any], source: Source, name: str, like: Prep
         refuse_options(source, (*OF_TABLES, *OF_SEQUENCES), "images", like)
         raw = _images(x, dtype, source, name, like)
     raw = _complete(replace(raw, source=original, splits=splits), arrays, like)
-    return raw if raw.lengths is None else _windows.as_examples(raw, like)
+    if raw.lengths is not None:
+        return _windows.as_examples(raw, like)
+    return raw if times is None else raw.with_notes([f"the array times {np.shape(times)} is not used"])
 
 
 def _are_series(x: Array, arrays: Mapping[str, Any], source: Source, like: Preprocessing | None) -> bool:
     """Whether an array x holds sequences, (N, T) or (N, T, D).
 
     Raises:
-        InputError: If an option for sequences was given, and x may be one sequence (T,) or (T, D).
+        InputError: If an option for sequences was given, and x is no array (N, T, D).
     """
     if (like is not None and like.spec.steps) or source.kind("x") == "sequence" or "lengths" in arrays:
         return True
-    if np.shape(arrays.get("times", ())) == x.shape[:2]:
+    fits = x.ndim in (2, 3) and np.shape(arrays.get("times", ())) in (x.shape[:2], x.shape[1:2])  # the array times
+    if fits and source.kind("x") != "pixels":
         return True
-    options = zip(source.options, source.option_names, strict=True)
-    given = next((option for field, option in options if field in OF_SEQUENCES), None)
-    if like is not None or given is None:
+    options = dict(zip(source.options, source.option_names, strict=True))
+    given = [options[field] for field in OF_SEQUENCES if field in options]
+    if like is not None or not given:
         return False
-    if x.ndim < 3:
-        several = f"{x.shape[0]:,} sequences of {x.shape[1]:,} steps (--kind x=sequence), or " if x.ndim == 2 else ""
-        raise InputError(
-            f"{source}: {given} is for sequences, and x has shape {x.shape}; expected {several}an array (N, T, D) of N "
-            f"sequences of T steps with D channels, such as {(1, *x.shape, 1)[:3]} if x is one sequence"
-        )
-    return x.ndim == 3
+    if x.ndim != 3:
+        expected = "an array (N, T, D) of N sequences of T steps with D channels"
+        if x.ndim < 3:
+            expected += f", such as {(1, *x.shape, 1)[:3]} if x is one sequence"
+        if x.ndim == 2:
+            expected = f"{x.shape[0]:,} sequences of {x.shape[1]:,} steps (--kind x=sequence), or {expected}"
+        raise InputError(f"{source}: {given[0]} is for sequences, and x has shape {x.shape}; expected {expected}")
+    return True
 
 
 def _for_series(source: Source, like: Preprocessing | None) -> Source:
@@ -153,6 +158,20 @@ def _times_of_steps(
         )
     times = np.broadcast_to(times, shape)
     series = pandas.Series(times[np.arange(times.shape[1]) < lengths[:, None]], name="time")
+    return _times.read_times(series, source, (source if like is None else like.source).dates)
+
+
+def _times_in_list(times: Any, x: list[Array], source: Source, like: Preprocessing | None) -> _times.Times:
+    """Read the times of all steps, one sequence after the other, from a list with an array (T,) for each sequence."""
+    import pandas
+
+    parts = [np.asarray(part) for part in times]
+    if [part.shape for part in parts] != [(len(s),) for s in x]:
+        raise InputError(
+            f"{source}: the times do not fit the sequences; expected a list with an array (T,) for each sequence, the "
+            "time of each of its steps"
+        )
+    series = pandas.Series(np.concatenate(parts), name="time")
     return _times.read_times(series, source, (source if like is None else like.source).dates)
 
 

@@ -55,11 +55,10 @@ def _column_called(word: str, frame: Any, source: Source) -> str | None:
 def read_long(frame: Any, source: Source, name: str, like: Preprocessing | None = None) -> Raw:
     """Make a `Raw` of a table with a row for each step of a sequence.
 
-    The column series, or another one whose kind is sequence, names the sequence of each row; without it, all rows are
-    steps of one sequence. The column time, or
-    `source.time`, sorts the rows of each sequence. Without it, the rows have to be in order, and the column of
-    sequences must be given the kind sequence. Labels, groups and splits are the same in all rows of a sequence. Empty
-    fields are missing values.
+    The column series, or another one whose kind is sequence, names the sequence of each row. Without it, all rows are
+    steps of one sequence. The column time, or `source.time`, sorts the rows of each sequence. Without it, the rows have
+    to be in order, and the column of sequences must be given the kind sequence. Labels, groups and splits are the same
+    in all rows of a sequence. Empty fields are missing values.
 
     Raises:
         InputError: If a time is missing, repeated or cannot be read, if the steps of time are uneven and no option says

@@ -256,8 +256,11 @@ def _by_step(raw: Raw, windows: Windows, index: Indices, test: bool) -> tuple[Ra
     notes = [
         f"the steps of each sequence are split by time, and {left:,} windows with steps of two splits are left out"
     ]
-    if short := int(is_short[np.unique(series)].sum()):
-        notes.append(f"{short:,} sequences are too short to be split, and are for training")
+    are_short = is_short[np.unique(series)]
+    if are_short.any():
+        notes.append(
+            f"{are_short.sum():,} of {len(are_short):,} sequences are too short to be split, and are for training"
+        )
     if any(not len(part) for part in parts):
         raise InputError(
             f"{raw.source}: sequences of up to {lengths.max():,} steps cannot be split by time into windows of "

@@ -50,7 +50,13 @@ def as_examples(raw: Raw, like: Preprocessing | None = None) -> Raw:
     splits = None
     if raw.splits is not None:
         splits = [torch.from_numpy(np.flatnonzero(np.isin(series, part.numpy()))) for part in raw.splits]
-    raw = replace(raw, windows=windows, splits=splits, notes=(*raw.notes, *_notes(windows, window, stride)), **each)
+    notes = _notes(windows, window, stride)
+    if like is None and len(series) > len(lengths):
+        notes.append(
+            "standard errors of all scores but forecasts are computed as if windows were independent; those of one "
+            "sequence are not, so the true errors are larger"
+        )
+    raw = replace(raw, windows=windows, splits=splits, notes=(*raw.notes, *notes), **each)
     return _taken(raw, (np.cumsum(lengths) - lengths)[series] + starts, np.minimum(lengths, window)[series])
 
 
@@ -77,10 +83,12 @@ def _notes(windows: Windows, window: int, stride: int) -> list[str]:
     overlap = f", which start every {stride:,} steps" if stride != window else ""
     notes = [
         f"{cut:,} of {len(windows.lengths):,} sequences are longer than {window:,} steps, and are cut into windows"
-        f"{overlap}, {len(windows.series):,} examples in all; a last window ends with each sequence, so that all steps "
-        "are in a window"
+        f"{overlap}, {len(windows.series):,} examples in all; the last window of each sequence ends with it, so "
+        "that all steps are in a window"
     ]
-    return notes + ([f"{short:,} sequences are shorter than a window, and stay whole"] if short else [])
+    if short:
+        notes.append(f"{short:,} of {len(windows.lengths):,} sequences are shorter than a window, and stay whole")
+    return notes
 
 
 def _taken(raw: Raw, begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> Raw:

@@ -16,7 +16,6 @@ from variants import Batch, InputError, Variant
 
 Array = NDArray[Any]
 VALUES = 1 << 22  # the most values, of all draws, that are computed at a time
-CANDIDATES = 500  # about how many codes a variant weighs for each sequence
 
 
 def context(raw: Raw, steps: int, longest: int, any_length: bool) -> Raw:
@@ -72,7 +71,7 @@ def draws_of(variant: Variant, batch: Batch, steps: int, draws: int, seed: int) 
     """
     assert batch.mask is not None
     parts, length = [], batch.x.shape[1] + steps
-    size = max(1, VALUES // (max(draws, CANDIDATES) * length * batch.x.shape[2]))
+    size = max(1, VALUES // (draws * length * batch.x.shape[2]))
     for start in range(0, len(batch), size):
         part = _longer(batch[slice(start, start + size)], steps)
         assert part.mask is not None
@@ -160,8 +159,9 @@ def next_stamps(stamps: Any, steps: int, unit: float | None = None) -> Any:
         differences = known.diff().dropna()
         if unit is None and (not len(differences) or not np.allclose(differences, differences.median(), rtol=1e-3)):
             return None
-        ahead = known.iloc[-1] + (differences.median() if unit is None else unit) * numbers
-        return ahead.astype(known.dtype) if (ahead % 1 == 0).all() else ahead
+        step = differences.median() if unit is None else unit
+        is_whole = known.dtype.kind in "iu" and step % 1 == 0
+        return known.iloc[-1] + (int(step) if is_whole else step) * numbers
     dates = dates_of(stamps)
     if dates is None or (unit is None and len(dates) < 2):
         return None
@@ -176,6 +176,6 @@ def next_stamps(stamps: Any, steps: int, unit: float | None = None) -> Any:
     if not isinstance(last, str):
         return ahead
     if len(last) <= len("2020-01-31"):  # text in the form of ISO 8601
-        return list(ahead.strftime("%Y-%m-%d"))
+        return list(ahead.strftime("%Y-%m" if len(last) == len("2020-01") else "%Y-%m-%d"))
     texts = [date.isoformat(last[10], timespec="auto" if last[16:17] == ":" else "minutes") for date in ahead]
     return [text.replace("+00:00", "Z") for text in texts] if last.endswith("Z") else texts

@@ -1,11 +1,11 @@
 """Detectors of anomalies that need no model, and how well scores find known anomalies in sequences and tables.
 
-Published scores of models often do not beat such detectors (Wu & Keogh 2021, arXiv:2009.13807). They are
+Published scores of models often do not beat such detectors (Wu & Keogh 2021, arXiv:2009.13807). There are two:
 
     deviation    the distance of a value from the mean of the training data, in standard deviations
     moving       its distance from the mean of the `WINDOW` steps before it, in standard deviations of these steps
 
-of the channel in which it is largest.
+The score of a step is that of the channel in which it is largest.
 """
 
 from collections.abc import Mapping, Sequence

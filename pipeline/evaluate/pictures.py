@@ -200,7 +200,12 @@ def forecasts(variant: Variant, data: Data, rows: int = 6, columns: int = 4) -> 
     ahead = torch.where(is_ahead[..., None], drawn, math.nan)
     mean, bands = drawing.in_units(ahead.mean(0), data), _bands(ahead, batch, data, (0.8, 0.5))
     shown = [
-        replace(series, mean=mean[i, : len(series.x)], bands=bands[i], forecast_from=series.x[origin])
+        replace(
+            series,
+            mean=mean[i, : len(series.x)],
+            bands=bands[i],
+            forecast_from=series.x[origin] if origin < len(series.x) else None,  # a single step is not forecast
+        )
         for i, (series, origin) in enumerate(zip(_true_series(batch, data), half.tolist(), strict=True))
     ]
     caption = "grey: data; blue: mean of the forecast, from the line on; light: 80% and 50% of the forecasts"

@@ -43,7 +43,7 @@ Progress = Callable[[Sequence[int]], Iterable[int]]  # shows how many parts of a
 VALUES = 1 << 21  # the most values, of all draws, that are scored at a time
 MOST, FEWEST, FEWEST_SEQUENCES = 256, 100, 20  # training examples that are scored for thresholds
 TRAINING_VALUES = 5_000  # if the examples have more values than this together, fewer of them are scored
-SHARES = np.array([0.0, *np.logspace(-4, 0, 41)])  # of training scores above a quantile
+SHARES = np.logspace(-4, 0, 41)  # of training scores above a quantile
 
 
 def value_scores(
@@ -143,14 +143,16 @@ class TrainingScores:
         """Return the score of a kind that a share of the training scores exceeds; infinity if there are no scores.
 
         Raises:
-            InputError: If there are fewer than 1 / share training scores.
+            InputError: If there are fewer than 1 / share training scores, or the share is below the smallest one for
+                which a quantile is kept.
         """
         n = self.examples if kind == "example" else self.steps
-        if not 1 / max(n, 1) <= share < 1:
-            raise InputError(f"share={share:g}: expected a share from 1/{n} to below 1 of the {n:,} training scores")
+        most = min(max(n, 1), round(1 / SHARES[0]))
+        if not 1 / most <= share < 1:
+            raise InputError(f"share={share:g}: expected a share from 1/{most} to below 1 of the {n:,} training scores")
         if not self.quantiles[kind]:
             return math.inf
-        return float(np.interp(math.log(share), np.log(SHARES[1:]), self.quantiles[kind][1:]))
+        return float(np.interp(math.log(share), np.log(SHARES), self.quantiles[kind]))
 
     def json(self) -> dict[str, Any]:
         """Return the scores as a mapping that JSON can hold."""

@@ -57,7 +57,7 @@ class SeriesSteps:
         return total.index_add_(0, places, torch.where(known, flat, 0.0)) / torch.where(count > 0, count, torch.nan)
 
     def central(self, values: Tensor | Array) -> Tensor:
-        """Return values (N, T, ...) on the series, (R, ...): those of the window in whose middle a step lies most.
+        """Return values (N, T, ...) on the series, (R, ...): those of the window whose middle is nearest to a step.
 
         Unlike means over windows, draws of these are as uncertain as draws of one window.
         """

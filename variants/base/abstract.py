@@ -56,15 +56,18 @@ class DecoderVariant(Variant, ABC):
         if not self.spec.steps:
             return None
         in_prefix = real_steps(batch) & (torch.arange(batch.x.shape[1], device=batch.x.device) < prefix[:, None])
+        known = in_prefix[..., None].expand_as(batch.x)
+        known = known if batch.observed is None else known & batch.observed
+        whole = replace(batch, y=None)
+        observed = replace(whole, observed=known)  # later values are missing, so that the sequence keeps its length
         continuations = []
-        size = max(1, AT_A_TIME // (max(CANDIDATES, k) * batch.x.shape[1]))
+        candidates = CLASS_CANDIDATES if self.latent_classes else CANDIDATES
+        size = max(1, AT_A_TIME // (max(candidates, k) * batch.x.shape[1]))
         for part in torch.arange(len(batch), device=batch.x.device).split(size):
-            observed = replace(batch, y=None, mask=in_prefix)[part]
-            z = self.posterior_draws(observed, k)
-            of_each = torch.arange(len(part), device=part.device).repeat_interleave(k)
-            whole, observed = replace(batch, y=None)[part][of_each], observed[of_each]
-            x = self.continued(z, observed, whole, noise=noise)
-            x = x if observed.known is None else torch.where(observed.known, whole.x, x)
+            z = self.posterior_draws(observed[part], k)
+            of_each = part.repeat_interleave(k)
+            x = self.continued(z, observed[of_each], whole[of_each], noise=noise)
+            x = torch.where(known[of_each], batch.x[of_each], x)
             continuations.append(x.unflatten(0, (len(part), k)).transpose(0, 1))
         return torch.cat(continuations, 1)
 
@@ -92,26 +95,31 @@ class DecoderVariant(Variant, ABC):
         weight = log_likelihood
         if not self.latent_classes:  # otherwise z is partly one-hot, which no Gaussian describes
             best = (log_prior + log_likelihood).argmax(1)
-            mean, root = self._laplace(observed, z[torch.arange(n, device=device), best])
-            near = mean[:, None] + torch.randn(n, CANDIDATES, z.shape[2], dtype=z.dtype, device=device) @ root.mT
+            mean, axes, deviations = self._laplace(observed, z[torch.arange(n, device=device), best])
+            noise = torch.randn(n, CANDIDATES, z.shape[2], dtype=z.dtype, device=device)
+            near = mean[:, None] + (noise * deviations) @ axes.mT
             log_prior, log_likelihood = (
                 torch.cat(pair, 1) for pair in zip((log_prior, log_likelihood), log_densities(near), strict=True)
             )
             z = torch.cat([z, near], 1)
-            away = torch.linalg.solve_triangular(root, (z - mean[:, None]).mT, upper=False).mT
-            log_q = closed_forms.log_standard_normal(away).sum(2) - root.diagonal(0, 1, 2).log().sum(1, keepdim=True)
+            away = (z - mean[:, None]) @ axes / deviations
+            log_q = (closed_forms.log_standard_normal(away) - deviations.log()).sum(2)
             mixture = torch.logaddexp(log_q + math.log(CANDIDATES), log_prior + math.log(count))
             weight = log_prior + log_likelihood - mixture
         chosen = torch.multinomial(weight.softmax(1), k, replacement=True)
         return z.gather(1, chosen[..., None].expand(-1, -1, z.shape[2])).flatten(0, 1)
 
-    def _laplace(self, observed: Batch, start: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a maximum of log p(x, z) for each example, (B, Z), and a root of a covariance there, (B, Z, Z).
+    def _laplace(self, observed: Batch, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a Gaussian around a maximum of log p(x, z) for each example, found from `start` (B, Z).
 
-        The root is a lower triangle. The Hessian is that of differences of the gradient. Directions in which it is not
-        curved downwards, or very little, get the variance that the curvature `LEAST` has.
+        The Hessian of log p(x, z) is that of differences of the gradient. Directions in which it is not curved
+        downwards, or very little, get the variance that the curvature `LEAST` has.
+
+        Returns:
+            The means (B, Z), the axes of the Gaussians as columns of (B, Z, Z), and the standard deviations along them,
+            (B, 1, Z).
         """
-        # networks of cuDNN have no gradients in evaluation mode
+        # cuDNN computes no gradients of recurrent networks in evaluation mode
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
 
             def slope(z: Tensor) -> Tensor:
@@ -129,8 +137,7 @@ class DecoderVariant(Variant, ABC):
             steps = DIFFERENCE * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
             curvature = torch.stack([(slope(z + step) - here) / DIFFERENCE for step in steps], 1)
         values, axes = torch.linalg.eigh((curvature + curvature.mT) / 2)
-        root = WIDER * axes * values.clamp(min=LEAST).rsqrt()[:, None]
-        return z.detach(), torch.linalg.cholesky(root @ root.mT)
+        return z.detach(), axes, WIDER * values.clamp(min=LEAST).rsqrt()[:, None]
 
     def continued(self, z: Tensor, observed: Batch, whole: Batch, *, noise: bool) -> Tensor:
         """Return x given z, (B, T, D), for sequences as long as `whole`, of which the steps of `observed` are known.

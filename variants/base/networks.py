@@ -103,10 +103,8 @@ def checked_network(config: Config, spec: DataSpec) -> str:
     """Return the kind of network for such data. Raises `InputError` if the one that was asked for is for other data."""
     network = config.network_for(spec)
     if bool(spec.steps) != (network in sequences.NETWORKS):
-        found, expected = (
-            ("sequences", sequences.NETWORKS) if spec.steps else ("no sequences", ("mlp", "conv", "resnet"))
-        )
-        raise InputError(f"network={network!r}: {spec.name} has {found}; expected auto, {' or '.join(expected)}")
+        found, expected = ("sequences", "gru, lstm or tcn") if spec.steps else ("no sequences", "mlp, conv or resnet")
+        raise InputError(f"network={network!r}: {spec.name} has {found}; expected auto, {expected}")
     return network
 
 

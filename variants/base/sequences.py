@@ -249,9 +249,9 @@ class ToGaussian(nn.Module):
 
 def coarser(x: Tensor, mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     """Join each `stride` steps of x, (B, T, F), to the mean of those that are real, and return their mask as well."""
-    if stride == 1:
-        return torch.where(mask[..., None], x, 0.0), mask
     x = torch.where(mask[..., None], x, 0.0)
+    if stride == 1:
+        return x, mask
     short = -x.shape[1] % stride
     blocks = F.pad(x, (0, 0, 0, short)).unflatten(1, (-1, stride)).sum(2)
     counts = F.pad(mask, (0, short)).unflatten(1, (-1, stride)).sum(2)
