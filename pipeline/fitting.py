@@ -80,7 +80,8 @@ def content_of(X: Any, fits: bool = False) -> Any:
     is_series = isinstance(X, list | tuple) and all(isinstance(s, np.ndarray) for s in X)
     if isinstance(X, pandas.DataFrame | np.ma.MaskedArray) or type(X) is dict or is_series:
         return X
-    return check_array(X, allow_nd=True, ensure_all_finite=False, ensure_min_samples=1 + (fits and np.ndim(X) < 3))
+    least = 2 if fits and getattr(X, "ndim", 2) < 3 else 1  # one sequence may be cut into windows
+    return check_array(X, allow_nd=True, ensure_all_finite=False, ensure_min_samples=least)
 
 
 def with_labels(source: Source, content: Any, y: Any) -> Any:
