@@ -458,3 +458,13 @@ def test_a_comparison_leaves_annealing_out_where_it_is_too_slow() -> None:
         scores = {score.name: score for score in part.scores}
         assert (scores["test/ais"].value is None) == (limit < needed)
     assert "a comparison spends at most" in scores["test/ais"].reason
+
+
+def test_the_work_of_annealing_counts_all_layers_of_a_network_over_time() -> None:
+    spec = DataSpec(name="series", shape=(2,), likelihood="gaussian", steps=8)
+    variant = VAE(VAE.config_type(width=16, latent=3, network="tcn"), spec)
+    batch = Batch(torch.zeros(3, 8, 2), mask=torch.ones(3, 8, dtype=torch.bool))
+    writer = variant.decoder.net
+    once = writer.start.weight.numel()  # all other layers compute each of the 8 steps
+    products = once + 8 * (sum(w.numel() for w in variant.decoder.parameters() if w.ndim > 1) - once)
+    assert ais.operations(variant, batch, 5, 7) == 3 * 2 * products * 5 * 7 * ais.LEAPS

@@ -115,7 +115,8 @@ def operations(variant: Variant, batch: Batch, chains: int, temperatures: int) -
                 positions = of.numel() // weight.shape[0]
             products += positions * weight.numel()
 
-    layers = [m for m in variant.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.RNNBase)]
+    counted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.RNNBase
+    layers = [m for m in variant.modules() if isinstance(m, counted)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     try:
         with _sampling(variant, two, 0), torch.no_grad():

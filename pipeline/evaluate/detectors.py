@@ -138,7 +138,7 @@ class Judgement:
         return "\n".join([*lines, *self._remarks(has_ranges)])
 
     def _remarks(self, has_ranges: bool) -> list[str]:
-        remarks = []
+        remarks = [f"{self.n:,} {'steps' if has_ranges else 'examples'} have a known truth and a score"]
         for name, gain in self.gains.items():
             verdict = "no better than" if gain.value <= 1.96 * (gain.error or 0) else "better than"
             remarks.append(f"{name} is {verdict} the best trivial score ({self.best}): ROC area {gain.value:+.3f}")
