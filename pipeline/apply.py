@@ -180,8 +180,9 @@ def _results(
     count, parts = model.read_parts(arguments.data, PART)
     with display.progress(arguments.method, count) as progress:
         for number, raw in enumerate(parts):
-            for note in raw.notes if number == 0 else ():
-                display.say(f"note: {note}")
+            for kind, clauses in (("note", raw.notes), ("warning", raw.warnings)) if number == 0 else ():
+                for clause in clauses:
+                    display.say(f"{kind}: {clause}")
             yield [findings.add(raw, progress.each)] if findings else _compute(model, arguments, raw), raw
             progress.advance()
 

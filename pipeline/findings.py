@@ -100,7 +100,7 @@ class Findings:
         x, x_label = _places(raw, steps)
         shown = [
             ShownSeries(
-                title=str(steps.names[i]), x=x[i][part], truth=whole[0][i][part], mean=whole[1][i][part],
+                title=_title(steps, i), x=x[i][part], truth=whole[0][i][part], mean=whole[1][i][part],
                 marked=marks[i][part],
             )
             for i, part in _unusual_parts(scores)
@@ -154,6 +154,11 @@ def _unusual_parts(scores: Sequence[Array]) -> list[tuple[int, slice]]:
     return [(number, part) for _, number, part in sorted(found, key=lambda each: -each[0])[:SHOWN]]
 
 
+def _title(steps: SeriesSteps, number: int) -> str:
+    name = steps.names[number]
+    return name if isinstance(name, str) else f"{steps.names.name} {name}"
+
+
 def _places(raw: Raw, steps: SeriesSteps, ahead: Sequence[pandas.DataFrame] = ()) -> tuple[list[NDArray[Any]], str]:
     """Return the place of each step of each series on a horizontal axis, and what the axis shows: times or numbers.
 
@@ -204,7 +209,7 @@ def forecast_picture(frames: list[pandas.DataFrame], raw: Raw, model: Model) -> 
     levels = sorted({match[1] for match in found if match}, key=float)
     pairs = list(zip(levels[: len(levels) // 2], levels[::-1], strict=False))
     shown = []
-    for name, own, frame, place in list(zip(steps.names, known, frames, places, strict=True))[:SHOWN]:
+    for i, (own, frame, place) in enumerate(list(zip(known, frames, places, strict=True))[:SHOWN]):
         begin, end = max(0, len(own) - SHOWN_BEFORE * len(frame)), len(own)
         before, empty = own[begin:], np.full((len(frame), own.shape[1]), np.nan)
         mean, *limits = (
@@ -213,7 +218,7 @@ def forecast_picture(frames: list[pandas.DataFrame], raw: Raw, model: Model) -> 
         )
         shown.append(
             ShownSeries(
-                title=str(name), x=place[begin:], truth=np.concatenate([before, empty]), mean=mean,
+                title=_title(steps, i), x=place[begin:], truth=np.concatenate([before, empty]), mean=mean,
                 bands=list(zip(limits[::2], limits[1::2], strict=True)),
                 forecast_from=place[end] - (place[end] - place[end - 1]) / 2,
             )

@@ -190,6 +190,16 @@ def test_draws_of_missing_steps_and_pixels_are_written(saved: Path, tmp_path: Pa
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == names
 
 
+def test_what_may_be_wrong_with_new_data_is_printed(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = pd.read_csv(saved / "series.csv")
+    steps.assign(time=2 * steps["time"]).to_csv(tmp_path / "steps.csv", index=False)
+    words = ["encode", "--model", str(saved / "sequences"), "--data", str(tmp_path / "steps.csv")]
+    assert apply.main([*words, "--out", str(tmp_path / "out.csv")]) == 0
+    assert "warning: the step of time is 2, and 1 in the training data" in capsys.readouterr().out
+
+
 def test_anomalies_are_compared_with_the_truth(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
