@@ -83,7 +83,7 @@ class Findings:
     def picture(self) -> Picture:
         """Return a picture of the most unusual series, with their reconstructions and the marked steps of each channel.
 
-        Of long series, it shows the most unusual parts.
+        Of long series, it shows the steps around the most unusual ones.
 
         Raises:
             InputError: If the data are no sequences.
@@ -136,12 +136,12 @@ class Findings:
 
 
 def _unusual_parts(scores: Sequence[Array]) -> list[tuple[int, slice]]:
-    """Return the number of the series and the steps of the `SHOWN` parts with the highest mean score, highest first.
+    """Return the number of the series and the steps of the `SHOWN` most unusual parts, the most unusual one first.
 
-    Parts are series, or `SHOWN_STEPS` steps around the highest scores of longer ones. Scores that are not finite do not
-    count.
+    They are the series with the highest mean score, or, if there are series of more than `SHOWN_STEPS` steps, so many
+    steps around the highest scores. Scores that are not finite do not count.
     """
-    found = []
+    found, are_long = [], max(map(len, scores)) > SHOWN_STEPS
     for number, own in enumerate(scores):
         left = own.copy()
         for _ in range(SHOWN):
@@ -149,7 +149,8 @@ def _unusual_parts(scores: Sequence[Array]) -> list[tuple[int, slice]]:
                 break
             begin = int(np.clip(left.argmax() - SHOWN_STEPS // 2, 0, max(0, len(own) - SHOWN_STEPS)))
             part = slice(begin, begin + SHOWN_STEPS)
-            found.append((float(own[part][np.isfinite(own[part])].mean()), number, part))
+            finite = own[part][np.isfinite(own[part])]
+            found.append((float(finite.max() if are_long else finite.mean()), number, part))
             left[part] = -np.inf
     return [(number, part) for _, number, part in sorted(found, key=lambda each: -each[0])[:SHOWN]]
 

@@ -244,6 +244,7 @@ def test_a_score_is_called_better_only_if_it_beats_the_best_trivial_one() -> Non
     assert all(row.roc.error is not None and 0 < row.roc.error < 0.1 for row in judged.rows)
     few = detectors.judge_steps({"surprise": good[:80], "deviation": poor[:80]}, limits, truth[:80], lengths[:2])
     assert few.rows[0].roc.error is None and "no standard errors" in few.text()
+    assert "surprise is not known to be better than the best trivial score" in few.text()
 
 
 @pytest.mark.parametrize(
@@ -272,7 +273,7 @@ def test_the_next_time_stamps_have_the_form_of_the_known_ones(stamps: Any, expec
 
 def test_a_picture_shows_the_most_unusual_parts_of_long_series() -> None:
     long, short = np.zeros(1000), np.full(50, -9.0)
-    long[[100, 750]], long[400] = (50, 60), -np.inf  # a step without values
+    long[[100, 750]], long[400:600], long[400] = (50, 60), 9, -np.inf  # a step without values
     (first, at_first), (second, at_second), (third, _) = findings._unusual_parts([short, long])
     assert (first, second, third) == (1, 1, 1) and 750 in range(*at_first.indices(1000))
     assert 100 in range(*at_second.indices(1000)) and at_second.stop - at_second.start == findings.SHOWN_STEPS

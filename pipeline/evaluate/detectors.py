@@ -140,7 +140,9 @@ class Judgement:
     def _remarks(self, has_ranges: bool) -> list[str]:
         remarks = [f"{self.n:,} {'steps' if has_ranges else 'examples'} have a known truth and a score"]
         for name, gain in self.gains.items():
-            verdict = "no better than" if gain.value <= 1.96 * (gain.error or 0) else "better than"
+            verdict = "better than" if gain.error is not None else "not known to be better than"
+            if gain.value <= 1.96 * (gain.error or 0):
+                verdict = "no better than"
             remarks.append(f"{name} is {verdict} the best trivial score ({self.best}): ROC area {gain.value:+.3f}")
             remarks[-1] += "" if gain.error is None else f" ± {gain.error:.3f}"
         if has_ranges:
