@@ -200,9 +200,7 @@ def test_what_may_be_wrong_with_new_data_is_printed(
     assert "warning: the step of time is 2, and 1 in the training data" in capsys.readouterr().out
 
 
-def test_anomalies_are_compared_with_the_truth(
-    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_anomalies_are_compared_with_the_truth(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = pd.read_csv(saved / "series.csv").assign(bad=0)
     steps.loc[steps["time"].between(3, 4) & steps["series"].isin(["s0", "s1"]), ["slope", "bad"]] = [0.05, 1]
     steps[steps["series"].isin([f"s{i}" for i in range(12)])].sample(frac=1).to_csv(tmp_path / "steps.csv", index=False)
