@@ -138,10 +138,10 @@ class Findings:
 def _unusual_parts(scores: Sequence[Array]) -> list[tuple[int, slice]]:
     """Return the number of the series and the steps of the `SHOWN` most unusual parts, the most unusual one first.
 
-    They are the series with the highest mean score, or, if there are series of more than `SHOWN_STEPS` steps, so many
-    steps around the highest scores. Scores that are not finite do not count.
+    They are the parts with the highest scores of a single step. A part is a whole series, or `SHOWN_STEPS` steps of a
+    longer one. Scores that are not finite do not count.
     """
-    found, are_long = [], max(map(len, scores)) > SHOWN_STEPS
+    found = []
     for number, own in enumerate(scores):
         left = own.copy()
         for _ in range(SHOWN):
@@ -149,8 +149,7 @@ def _unusual_parts(scores: Sequence[Array]) -> list[tuple[int, slice]]:
                 break
             begin = int(np.clip(left.argmax() - SHOWN_STEPS // 2, 0, max(0, len(own) - SHOWN_STEPS)))
             part = slice(begin, begin + SHOWN_STEPS)
-            finite = own[part][np.isfinite(own[part])]
-            found.append((float(finite.max() if are_long else finite.mean()), number, part))
+            found.append((float(left.max()), number, part))
             left[part] = -np.inf
     return [(number, part) for _, number, part in sorted(found, key=lambda each: -each[0])[:SHOWN]]
 
