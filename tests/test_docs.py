@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
+import pandas as pd
 import pytest
 import stores
 import torch
@@ -84,6 +86,10 @@ def test_a_command_of_a_page_exists_and_has_these_options(
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run(folder: Path, command: Command) -> None:
     """In the order of the README, with tiny sizes: a study, a comparison, an evaluation of its run, and so on."""
+    hours = pd.date_range("2024-01-01", periods=240, freq="h").strftime("%Y-%m-%dT%H:%M")
+    values = np.random.default_rng(0).normal(size=(12 * 240, 2))
+    names = {"series": np.repeat([f"plant {i}" for i in range(12)], 240), "time": np.tile(hours, 12)}
+    pd.DataFrame({**names, "flow": values[:, 0], "heat": values[:, 1]}).to_csv(folder / "sensors.csv", index=False)
     for name, words in commands(ROOT / "README.md"):
         if name not in TINY or {"--once", "--cron", "MODEL", "mine.csv"} & set(words):
             continue
