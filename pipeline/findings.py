@@ -81,7 +81,7 @@ class Findings:
         return detectors.judge_steps(scores, thresholds, truth, steps.lengths)
 
     def picture(self) -> Picture:
-        """Return a picture of the most unusual series, with their reconstructions and the marked steps of each channel.
+        """Draw the most unusual series: the data, their reconstructions, and the steps that are marked as anomalies.
 
         Of long series, it shows the steps around the most unusual ones.
 

@@ -353,7 +353,10 @@ class Model(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def training_scores(self) -> TrainingScores:
-        """Quantiles of the scores of training data. Raises `InputError` if an older version saved the model without."""
+        """The quantiles of the scores of training data, from which thresholds follow.
+
+        Raises `InputError` if the model was saved by an older version, which did not store them.
+        """
         if self.training_scores_ is None:
             raise InputError(
                 "the thresholds of this model are not known, because an older version of this program saved it without "

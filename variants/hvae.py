@@ -120,7 +120,10 @@ class HVAE(DecoderVariant):
         self.decoder = images.ImageWriter(self.spec, c, codes[0], of_level[0], output_shape(self.spec))
 
     def _build_time_scales(self) -> None:
-        """Build the networks of levels with positions in time. z_n remains a vector, (B, Z_n), that is flattened."""
+        """Build the networks for sequences, whose levels have codes at several positions in time.
+
+        z_n is stored flattened, as a vector (B, Z_n): the codes of all its positions, one after the other.
+        """
         c, steps, network = self.config, self.spec.steps, checked_network(self.config, self.spec)
         stride = 1
         while math.ceil(steps / stride) > max(2, c.latent // 4):

@@ -127,7 +127,7 @@ def _groups(found: Stored) -> Any:
 
 
 def _some(part: Indices, most: int, row: int) -> Indices:
-    """Draw examples of a split at random, and return their positions, sorted.
+    """Choose some examples of a split at random, and return their positions in ascending order.
 
     At most `most` are drawn, and no more than fit in `KEPT_BYTES`. `row` is the number of bytes of an example.
     """

@@ -234,7 +234,7 @@ def _drawn(raw: Raw, index: Indices, test: bool) -> tuple[Raw, list[Indices]]:
 
 
 def _by_step(raw: Raw, windows: Windows, index: Indices, test: bool) -> tuple[Raw, list[Indices]]:
-    """Split the windows with the given indices so that the last steps of each sequence are for test.
+    """Divide windows into splits by time: the last steps of each sequence are for test.
 
     Validation and test each get a tenth of the steps, or more if no window would fit into them. A window that has steps
     of two splits is in none. The windows of a sequence that is too short for this are all for training.

@@ -164,7 +164,7 @@ def _advice(rows: TimedRows, before: Step | None = None) -> str:
 
 
 def _with_step(raw: Raw, steps: Any, unit: str, like: Preprocessing | None) -> Raw:
-    """Add the step of time in words to what was read, with a warning about different steps."""
+    """Note the time between two steps in words, and warn if it differs between sequences."""
     low, high = steps["usual"].min(), steps["usual"].max()
     if high >= EVEN * low:
         shortest, longest = (describe_step(value, unit) for value in (low, high))

@@ -239,7 +239,10 @@ class Forecasts:
         return root_mean_square(*self._sums(self.squared[method], cells, cells.units**2))
 
     def _of_numbers(self, method: str, cells: _Cells) -> dict[str, Estimate | None]:
-        """Return the other scores of a method, which are of numbers only, and of intervals for the model only."""
+        """Return the scores besides the root mean square error, which are defined for channels of numbers only.
+
+        Scores of intervals are None for all methods but the model, because only the model makes draws.
+        """
         numbers = [i for i in cells.channels if self.channels[i].is_number]
         changing = [i for i in numbers if self.season_errors[i] > 1e-9 * self.units[i]]
         cells, absolute = replace(cells, channels=numbers), self.absolute[method]
