@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -89,10 +89,17 @@ class Steps:
     ) -> None:
         self.totals = Totals()
         self._variant, self._optimizers, self._step, self._precision = variant, optimizers, step, precision
+        self._minimised = frozenset(optimizer.name for optimizer in optimizers)
         self._recorder = _Recorder(self._take) if step.device.type == "cuda" else None
         for optimizer in optimizers if self._recorder else ():
             for group in optimizer.optimizer.param_groups:
                 group["capturable"] = True
+
+    def start_stage(self, losses: Iterable[str]) -> None:
+        """Minimise only the losses of these names from now on."""
+        self._minimised = frozenset(losses)
+        if self._recorder:
+            self._recorder.forget()
 
     def start_epoch(self, lr_factor: float | None) -> None:
         """Set the sums to 0, and the learning rates to `lr_factor` times their initial values unless it is None."""
@@ -120,19 +127,20 @@ class Steps:
         self.totals.add(terms, len(batch), losses)
 
     def _update(self, terms: Terms) -> dict[str, Tensor]:
-        """Let each optimizer take one step on the loss of its name. Returns the losses by name.
+        """Let each optimizer of the stage take one step on the loss of its name. Returns the losses by name.
 
         Losses that are tensors come first: all their gradients are computed before any weight changes. Losses that are
         functions are then evaluated in turn, each after the weights of the one before it have changed.
         """
         clip = self._variant.config.clip
         by_name = {o.name: o for o in self._optimizers}
-        tensors = {name: loss for name, loss in terms.losses.items() if isinstance(loss, Tensor)}
+        minimised = {name: loss for name, loss in terms.losses.items() if name in self._minimised}
+        tensors = {name: loss for name, loss in minimised.items() if isinstance(loss, Tensor)}
         last = list(tensors)[-1:]
         values = {name: by_name[name].backward(loss, retain=[name] != last) for name, loss in tensors.items()}
         for name in tensors:
             by_name[name].step(clip)
-        for name, loss in terms.losses.items():
+        for name, loss in minimised.items():
             if not isinstance(loss, Tensor):
                 with self._precision():
                     value = loss()

@@ -10,9 +10,10 @@ ends in exactly the same weights as an uninterrupted one.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from pipeline import machine
 from pipeline.data import Data
 from pipeline.steps import NamedOptimizer, Steps, Totals
 from variants import Batch, Variant
+from variants.base.contract import Stage
 
 LRSchedule = Callable[[int, int], float]  # (epoch, from 1; number of epochs) -> factor on the first learning rate
 
@@ -115,29 +117,44 @@ def train(
     epochs_of_batches = _batches(data, variant.config.batch, state, seed)
     step = torch.full((), float(state.epoch * steps), device=device)
     training = Steps(variant, optimizers, step, lambda: autocast(device, variant.config.precision))
-    for number in range(state.epoch + 1, epochs + 1):
-        if patience and state.epoch - state.best_epoch >= patience:
-            break
-        begin = time.perf_counter()
-        variant.train()
-        training.start_epoch(None if lr_schedule is None else lr_schedule(number, epochs))
-        for batch in next(epochs_of_batches):
-            training.take(batch)
-        machine.synchronize(device)
-        end = time.perf_counter()
-        valid_totals = score(variant, data, data.valid, seed=seed, step=step)
-        metrics, vectors = _means({"train": training.totals, "valid": valid_totals}, number)
-        seconds = end - begin
-        metrics["time/train_seconds"] = seconds
-        metrics["time/valid_seconds"] = time.perf_counter() - end
-        metrics["time/examples_per_second"] = data.epoch / seconds
-        value = metrics.get("valid/bound", metrics.get("valid/elbo", -metrics["valid/reconstruction"]))
-        best = state.end_epoch(number, value)
-        yield Epoch(
-            number=number, step=number * steps, metrics=metrics, vectors=vectors, best=best, snapshot=state.snapshot
-        )
-    if state.best_weights:
-        variant.load_state_dict(state.best_weights)
+    stages = variant.stages or (Stage(tuple(optimizer.name for optimizer in optimizers), 1.0),)
+    lengths = _lengths(stages, epochs)
+    for stage in range(state.stage, len(stages)):
+        training.start_stage(stages[stage].losses)
+        while state.epoch < state.stage_start + lengths[stage]:
+            if patience and state.epoch - max(state.best_epoch, state.stage_start) >= patience:
+                break
+            number = state.epoch + 1
+            factor = lr_schedule(number - state.stage_start, lengths[stage]) if lr_schedule else None
+            begin = time.perf_counter()
+            variant.train()
+            training.start_epoch(factor)
+            for batch in next(epochs_of_batches):
+                training.take(batch)
+            machine.synchronize(device)
+            end = time.perf_counter()
+            valid_totals = score(variant, data, data.valid, seed=seed, step=step)
+            metrics, vectors = _means({"train": training.totals, "valid": valid_totals}, number)
+            seconds = end - begin
+            metrics["time/train_seconds"] = seconds
+            metrics["time/valid_seconds"] = time.perf_counter() - end
+            metrics["time/examples_per_second"] = data.epoch / seconds
+            value = metrics.get("valid/bound", metrics.get("valid/elbo", -metrics["valid/reconstruction"]))
+            best = state.end_epoch(number, value)
+            yield Epoch(
+                number=number, step=number * steps, metrics=metrics, vectors=vectors, best=best, snapshot=state.snapshot
+            )
+        state.end_stage()
+
+
+def _lengths(stages: Sequence[Stage], epochs: int) -> list[int]:
+    """Return the epochs of each stage, at least one each if there are as many epochs as stages."""
+    ends, total = [0], 0.0
+    for number, stage in enumerate(stages, 1):
+        total += stage.share
+        later = len(stages) - number
+        ends.append(max(min(max(round(epochs * total), number), epochs - later), ends[-1]))
+    return [end - start for start, end in pairwise([*ends[:-1], epochs])]
 
 
 def _batches(data: Data, size: int, state: "_State", seed: int) -> Iterator[Iterator[Batch]]:
@@ -160,6 +177,7 @@ class _State:
     ) -> None:
         self.variant, self.optimizers, self.device = variant, optimizers, device
         self.epoch, self.best, self.best_epoch = 0, -math.inf, 0
+        self.stage, self.stage_start = 0, 0  # the number of the stage, and the epochs before it
         self.best_weights = {k: v.clone() for k, v in variant.state_dict().items()} if keep else {}
         self.order = torch.Generator().manual_seed(seed)
         self.noise = torch.Generator(device).manual_seed(seed)
@@ -176,6 +194,12 @@ class _State:
             weight.copy_(weights[name])
         return True
 
+    def end_stage(self) -> None:
+        """Restore the best weights so far, and go on to the next stage."""
+        if self.best_weights:
+            self.variant.load_state_dict(self.best_weights)
+        self.stage, self.stage_start = self.stage + 1, self.epoch
+
     def snapshot(self) -> dict[str, Tensor]:
         """Return a copy of the state as a flat mapping of tensors on the CPU."""
         tensors = {f"weights/{k}": v for k, v in self.variant.state_dict().items()}
@@ -187,7 +211,7 @@ class _State:
         tensors |= {"order": self.order.get_state(), "noise": self.noise.get_state(), "random": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        tensors["epochs"] = torch.tensor([self.epoch, self.best_epoch])
+        tensors["epochs"] = torch.tensor([self.epoch, self.best_epoch, self.stage, self.stage_start])
         tensors["best_value"] = torch.tensor(self.best, dtype=torch.float64)
         return {k: v.detach().cpu().clone() for k, v in tensors.items()}
 
@@ -215,7 +239,8 @@ class _State:
         torch.set_rng_state(saved["random"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["random_cuda"], self.device)
-        self.epoch, self.best_epoch = map(int, saved["epochs"])
+        self.epoch, self.best_epoch, *stage = map(int, saved["epochs"])
+        self.stage, self.stage_start = stage or (0, 0)  # a checkpoint of an earlier version has no stages
         self.best = float(saved["best_value"])
 
 

@@ -20,7 +20,7 @@ labelled examples of each batch, not a separate batch of labelled examples.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants.base import Adam, Decoder, DecoderVariant, Encoder, Observation, closed_forms, mlp
+from variants.base import Adam, Decoder, DecoderVariant, Encoder, Observation, closed_forms, frozen, mlp
 from variants.base.contract import Batch, Config, DataSpec, InputError, Loss, Terms, choice, number
 
 
@@ -81,9 +81,13 @@ class AAE(DecoderVariant):
         kl = closed_forms.kl_normal(mean, log_var, torch.zeros_like(mean), prior_log_var)
         return closed_forms.reparameterize(mean, log_var), logits.softmax(1), kl
 
-    def discriminate(self, style: Tensor, classes: Tensor) -> list[Tensor]:
-        """Return the logit of each discriminator, (B, 1), that its input is a sample of the prior."""
-        return [d(part) for d, part in zip(self.discriminators, (style / self.config.scale, classes), strict=False)]
+    def discriminate(self, style: Tensor, classes: Tensor, *, trained: bool = False) -> list[Tensor]:
+        """Return the logit of each discriminator, (B, 1), that its input is a sample of the prior.
+
+        Gradients reach the weights of the discriminators only if they are `trained`.
+        """
+        networks: list[Callable[..., Tensor]] = [d if trained else frozen(d) for d in self.discriminators]
+        return [d(part) for d, part in zip(networks, (style / self.config.scale, classes), strict=False)]
 
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         style, classes, kl = self.infer(batch)
@@ -106,7 +110,9 @@ class AAE(DecoderVariant):
         with torch.no_grad():
             style, classes, _ = self.infer(batch)
             prior = self.sample_prior(len(batch)).to(style.dtype).split([self.config.latent, self.classes], dim=1)
-        pairs = zip(self.discriminate(*prior), self.discriminate(style, classes), strict=True)
+        pairs = zip(
+            self.discriminate(*prior, trained=True), self.discriminate(style, classes, trained=True), strict=True
+        )
         return torch.stack([(F.softplus(-p) + F.softplus(q)).mean() for p, q in pairs]).sum()
 
     def generator_loss(self, batch: Batch) -> Tensor:

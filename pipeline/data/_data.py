@@ -40,7 +40,7 @@ class Data:
 
     @property
     def spec(self) -> DataSpec:
-        return self.preprocessing.spec
+        return replace(self.preprocessing.spec, examples=len(self.stream.index) if self.stream else len(self.train))
 
     @property
     def layout(self) -> Layout:

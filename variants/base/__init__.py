@@ -2,12 +2,14 @@
 
     Variant, Batch, DataSpec, Config, Terms, InputError    the contract that every variant fulfils
     number, choice                                         fields of a Config, with their ranges
+    Stage                                                  a part of a training that minimises some of the losses
     GaussianVariant                                        base class: N(0, I) prior, Gaussian q, shared networks
     GaussianPosterior, Bound                               base class: the same, with networks of your own
     DecoderVariant                                         base class: any prior and posterior, one decoder
     Observation                                            p(x|z), composed of the families that fit the data
     Inputs                                                 what a network reads of a batch
     Encoder, Decoder, Features, mlp                        small networks
+    frozen                                                 a network without gradients of its weights
     images                                                 residual networks between images and maps
     sequences                                              recurrent networks and convolutions over time
     Adam                                                   torch's optimizer, for which its compiler is not imported
@@ -20,13 +22,25 @@
 from variants.base import closed_forms, images, sequences
 from variants.base.abstract import Bound, DecoderVariant, GaussianPosterior, GaussianVariant
 from variants.base.adam import Adam
-from variants.base.contract import Batch, Config, DataSpec, Group, InputError, Loss, Terms, Variant, choice, number
+from variants.base.contract import (
+    Batch,
+    Config,
+    DataSpec,
+    Group,
+    InputError,
+    Loss,
+    Stage,
+    Terms,
+    Variant,
+    choice,
+    number,
+)
 from variants.base.likelihoods import Observation
 from variants.base.mmd import mmd
-from variants.base.networks import Decoder, Encoder, Features, Inputs, mlp
+from variants.base.networks import Decoder, Encoder, Features, Inputs, frozen, mlp
 
 __all__ = [
     "Adam", "Batch", "Bound", "Config", "DataSpec", "Decoder", "DecoderVariant", "Encoder", "Features",
-    "GaussianPosterior", "GaussianVariant", "Group", "InputError", "Inputs", "Loss", "Observation", "Terms", "Variant",
-    "choice", "closed_forms", "images", "mlp", "mmd", "number", "sequences",
+    "GaussianPosterior", "GaussianVariant", "Group", "InputError", "Inputs", "Loss", "Observation", "Stage", "Terms",
+    "Variant", "choice", "closed_forms", "frozen", "images", "mlp", "mmd", "number", "sequences",
 ]  # fmt: skip

@@ -25,8 +25,8 @@ from variants._values import DENSITIES, KIND_OF, InputError, Likelihood, ValueKi
 from variants.base.adam import Adam
 
 __all__ = [
-    "DENSITIES", "KIND_OF", "Batch", "Config", "DataSpec", "Group", "InputError", "Likelihood", "Loss", "Terms",
-    "ValueKind", "Variant", "choice", "number",
+    "DENSITIES", "KIND_OF", "Batch", "Config", "DataSpec", "Group", "InputError", "Likelihood", "Loss", "Stage",
+    "Terms", "ValueKind", "Variant", "choice", "number",
 ]  # fmt: skip
 
 
@@ -132,6 +132,7 @@ class DataSpec:
     exposures: tuple[float, ...] = ()  # quantiles, evenly spaced from 0 to 1, of training data without gaps
     class_shares: tuple[float, ...] = ()  # among labelled training examples; empty if all classes are equal
     elapsed: float = 0.0  # longest time of a sequence, in units of the usual step; 0 if all steps are even
+    examples: int = 0  # number of training examples; 0 if it is not known
 
     @property
     def fields(self) -> frozenset[str]:
@@ -275,18 +276,27 @@ class Terms:
     """The scores of one batch. There are three kinds, which must be kept apart.
 
     Scores that are **compared** between variants: `reconstruction`, which is -E_q log p(x|z) or an estimate of it from
-    one sample, and `kl`, in nats, without any coefficient, warm-up or free bits. Lower is better.
+    samples, and `kl`, in nats, without any coefficient, warm-up or free bits. Lower is better. `kl` may be an estimate
+    from the same samples, log q(z|x) - log p(z), which can be negative for single examples, but not on average.
 
     Scores that are **minimised**: `losses` has one scalar for each optimizer. The trainer first takes the steps for all
     losses that are tensors, and then those for losses that are functions without arguments, each group in the order
     of `losses`. A function is called just before its own step, when the earlier optimizers have already changed the
     parameters. Adversarial training alternates in this way. If two losses are tensors, no parameter may belong to
-    the optimizers of both.
+    the optimizers of both. The gradient of a loss reaches no parameters but those of its own optimizer: an opponent is
+    evaluated with `frozen`, and codes that it learns from are detached. A loss that belongs to no stage of the moment
+    (see `Stage`) is neither computed, if it is a function, nor minimised.
 
     Scores that are **only logged**: each of `extras` is (B,) or (B, n). An extra whose name ends in `_score` is used to
     detect anomalies; a higher value means that the example is more typical of the training data. The extra `bound`, if
     there is one, is a lower bound of log p(x) that is tighter than the ELBO. The best epoch of a training is then the
-    one with the highest `bound`.
+    one with the highest `bound`. Some more names have a fixed meaning, by which `python -m variants.check` checks them:
+
+        kl_per_dimension      (B, Z), a KL that adds up to `kl`, without the -log p(y) of a class
+        mutual_information    I(x; z) under q, and
+        total_correlation     KL(q(z) || prod_j q(z_j)), and
+        dimension_kl          sum_j KL(q(z_j) || p(z_j)), estimates in nats; the three add up to the mean of `kl`
+        mmd                   the squared maximum mean discrepancy between q(z) and p(z)
     """
 
     reconstruction: Tensor  # (B,)
@@ -298,6 +308,14 @@ class Terms:
     def elbo(self) -> Tensor | None:
         """The evidence lower bound of each example, (B,), in nats; higher is better. None if `kl` is None."""
         return None if self.kl is None else -(self.reconstruction + self.kl)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training in which only the losses of these names are minimised."""
+
+    losses: tuple[str, ...]
+    share: float  # of the epochs of the training; the shares of all stages add up to 1
 
 
 class Variant(nn.Module, ABC):
@@ -318,6 +336,8 @@ class Variant(nn.Module, ABC):
     factorized: bool = True  # whether the values of x are independent given z
     class_conditional: bool = False  # whether `sample` uses its argument `y`
     any_length: bool = False  # whether the decoder makes sequences that are longer than those of the training data
+    discrete: bool = False  # whether z has a countable number of values, so that `log_prior` is a log probability
+    stages: tuple[Stage, ...] = ()  # of a training, one after the other; empty: all losses are minimised together
     config: Config
     spec: DataSpec
 

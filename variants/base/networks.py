@@ -1,10 +1,13 @@
 """Small networks that variants share."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from variants.base import images, sequences
@@ -17,6 +20,15 @@ def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
     sizes = [inputs] + [width] * depth
     hidden = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs))
+
+
+def frozen(module: nn.Module) -> Callable[..., Any]:
+    """Return a function that computes what `module` does, and whose gradient does not reach the weights of `module`.
+
+    A loss that one player minimises evaluates the networks of its opponents with it.
+    """
+    weights = {name: weight.detach() for name, weight in module.named_parameters()}
+    return lambda *inputs: functional_call(module, weights, inputs)
 
 
 class _ConvSizes:
