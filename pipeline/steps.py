@@ -98,6 +98,7 @@ class Steps:
     def start_stage(self, losses: Iterable[str]) -> None:
         """Minimise only the losses of these names from now on."""
         self._minimised = frozenset(losses)
+        self.totals.sums.clear()
         if self._recorder:
             self._recorder.forget()
 
