@@ -174,7 +174,7 @@ def is_accepted(build: Callable[[], object]) -> bool:
 
 @functools.cache
 def _trained(case: Case) -> Variant:
-    variant = case.build(replace(case.spec, examples=TRAINING_EXAMPLES), batch=TRAINING_BATCH, lr=5e-3)
+    variant = case.build(replace(case.spec, examples=TRAINING_EXAMPLES), batch=256, lr=5e-3)
     batch = case.examples(TRAINING_EXAMPLES, factors=2)
     train(variant, batch, TRAINING_STEPS, TRAINING_BATCH)
     return variant

@@ -398,12 +398,12 @@ def prior_from_noise_has_the_distribution_of_the_prior(case: Case) -> str | Resu
 
 def training_improves_the_reconstruction(case: Case) -> str:
     """Training steps on one batch lower its reconstruction, and all weights stay finite."""
-    variant, batch = case.build(batch=6), case.examples()
-    scores = train(variant, batch, 40, 6)
-    first, last = sum(scores[:10]) / 10, sum(scores[-10:]) / 10
-    expect(last < first, f"the reconstruction was {first:.4g} in the first ten steps, and {last:.4g} in the last ten")
-    expect(all(v.isfinite().all() for v in variant.state_dict().values()), "a weight is not finite after 40 steps")
-    return f"The reconstruction was {first:.4g} in the first ten steps, and {last:.4g} in the last ten."
+    variant, batch = case.build(batch=6, lr=5e-3), case.examples()
+    scores = train(variant, batch, 20, 6)
+    first, last = sum(scores[:5]) / 5, sum(scores[-5:]) / 5
+    expect(last < first, f"the reconstruction was {first:.4g} in the first five steps, and {last:.4g} in the last five")
+    expect(all(v.isfinite().all() for v in variant.state_dict().values()), "a weight is not finite after 20 steps")
+    return f"The reconstruction was {first:.4g} in the first five steps, and {last:.4g} in the last five."
 
 
 def pictures_are_rows_and_columns_of_data(case: Case) -> str | Result:

@@ -88,7 +88,7 @@ def examples(spec: DataSpec, n: int = 6, seed: int = 0, *, factors: int = 0) -> 
         directions = torch.randn(factors, draw[0].numel(), generator=torch.Generator().manual_seed(0))
         numbers = torch.randn(n, factors, generator=generator) @ directions / factors**0.5
         noise = torch.special.ndtri(draw.clamp(1e-6, 1 - 1e-6))
-        draw = torch.special.ndtr((2 * numbers.view_as(draw) + noise) / 5**0.5)
+        draw = torch.special.ndtr((4 * numbers.view_as(draw) + noise) / 17**0.5)
     parts = zip(spec.parts, draw.split([group.size for group in spec.parts], -1), strict=True)
     x = torch.cat([values_of_kind(group.kind, part) for group, part in parts], -1)
     y, mask, observed, exposure, elapsed = torch.arange(n) % spec.classes, None, None, None, None
