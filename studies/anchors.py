@@ -77,8 +77,10 @@ _AAE = {"latent": 8, "width": 1000, "depth": 2, "adversary_width": 1000, "lr": 1
 _SEMI = {**_AAE, "latent": 10, "scale": 1.0, "supervision": "semi"}
 _SIX = {"latent": 16, "lr": 1e-3, "batch": 128, "warmup": 2000}
 _SPRITES = {"latent": 10, "width": 400, "depth": 2, "lr": 1e-3, "batch": 128}
+_IWAE = {"latent": 50, "width": 200, "depth": 2, "lr": 1e-3, "batch": 100}
+_MATCH = {"latent": 16, "width": 400, "depth": 2, "lr": 1e-3, "batch": 128}
 _MIWAE = Training(
-    variant="vae", settings={"latent": 10, "width": 128, "depth": 2, "lr": 1e-3, "batch": 64, "samples": 20},
+    variant="iwae", settings={"latent": 10, "width": 128, "depth": 2, "lr": 1e-3, "batch": 64, "samples": 20},
     epochs=400, dataset="breast-cancer", hidden=0.5, likelihood="gaussian",
 )  # fmt: skip
 
@@ -94,6 +96,13 @@ def _six(epochs: int) -> dict[str, Training]:
     return {
         n: Training(variant=n, settings={**_SIX, **s}, epochs=epochs, dataset=rows.get(n, "mnist"))
         for n, s in sizes.items()
+    }
+
+
+def _iwae(epochs: int) -> dict[str, Training]:
+    return {
+        "vae": Training(variant="vae", settings=_IWAE, epochs=epochs),
+        "iwae": Training(variant="iwae", settings={**_IWAE, "samples": 5}, epochs=epochs),
     }
 
 
@@ -202,6 +211,45 @@ ANCHORS = {
             ),
         },
         cost="2 min per seed",
+    ),
+    "iwae-mnist": Anchor(
+        about="importance weighted bound of an IWAE with k = 5 and of a VAE, equal epochs, dynamic MNIST, nats",
+        source="Burda et al. 2016, table 1, one stochastic layer: IW-5000 on 10,000 test images",
+        published={"iwae/-log p(x)": 85.54, "vae/-log p(x)": 86.76, "vae/-log p(x) above the iwae's": 1.22},
+        differs="ReLU instead of tanh; batches of 100, not 20; a fraction of the epochs; 50,000 training images; "
+        "validation and test binarised once",
+        measure="likelihoods",
+        budgets={
+            "cpu": Budget(_iwae(45), {"vae/-log p(x) above the iwae's": (">=", 0.5)}),
+            "gpu": Budget(_iwae(500)),
+            "paper": Budget(
+                {"vae": _BURDA, "iwae": replace(_BURDA, variant="iwae", settings={**_PAPER, "samples": 5})},
+                {"iwae/-log p(x)": ("<=", 86.04), "vae/-log p(x)": ("<=", 87.26)}, {"k": 5000, "n": 10_000},
+            ),
+        },
+        cost="not measured",
+    ),
+    "info-mnist": Anchor(
+        about="WAE-MMD (InfoVAE with alpha = 1) and a VAE, equal epochs, dynamic MNIST: aggregated posterior, nats",
+        source="Zhao et al. 2017 and Tolstikhin et al. 2018 have no such table",
+        published={},
+        differs="not the task of the papers: binarised MNIST with the likelihood of its pixels",
+        measure="aggregated",
+        budgets={
+            "cpu": Budget(
+                {
+                    "wae": Training(
+                        variant="info", settings={**_MATCH, "alpha": 1.0, "lambda_mmd": 1000.0}, epochs=20
+                    ),
+                    "vae": Training(variant="vae", settings=_MATCH, epochs=20),
+                },
+                {
+                    "wae/mmd": ("<=", 0.005), "wae/posterior_mean": ("<=", 0.1), "wae/posterior_spread": (">=", 0.9),
+                    "vae/reconstruction above the wae's": (">=", 5.0),
+                },
+            ),
+        },
+        cost="not measured",
     ),
     "vrae-ecg": Anchor(
         about="ECG5000 (500/4500): linear probe, AUC of the reconstruction of normal heartbeats, KL per sequence",
