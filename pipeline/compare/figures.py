@@ -23,7 +23,7 @@ from pipeline.compare.statistics import RankTest
 THEMES = {  # colours of text, background and grid, and the share of white that is added to all other colours
     "light": ("#1b1b1b", "#ffffff", "#dddddd", 0.0), "dark": ("#e8e8e8", "#16181c", "#3a3d42", 0.25),
 }  # fmt: skip
-COLOURS = (  # five of seaborn's "colorblind", and nine that colour-blind readers, too, can tell from them and each other
+COLOURS = (  # five of seaborn's "colorblind", and nine that are far from them and each other, also for the colour-blind
     "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#00b4ff", "#690f00",
     "#5a0078", "#c30f78", "#2d5a00", "#002db4", "#d22dff", "#002d3c", "#7800f0",
 )  # fmt: skip
