@@ -12,6 +12,7 @@
     frozen                                                 a network without gradients of its weights
     images                                                 residual networks between images and maps
     sequences                                              recurrent networks and convolutions over time
+    flows                                                  invertible maps of z with a simple determinant
     Adam                                                   torch's optimizer, for which its compiler is not imported
     closed_forms                                           KL divergences, densities, schedules of the KL
     mmd                                                    maximum mean discrepancy between two samples
@@ -19,7 +20,7 @@
 `variants/README.md` shows how to write a variant with them.
 """
 
-from variants.base import closed_forms, images, sequences
+from variants.base import closed_forms, flows, images, sequences
 from variants.base.abstract import Bound, DecoderVariant, GaussianPosterior, GaussianVariant
 from variants.base.adam import Adam
 from variants.base.contract import (
@@ -42,5 +43,5 @@ from variants.base.networks import Decoder, Encoder, Features, Inputs, frozen, m
 __all__ = [
     "Adam", "Batch", "Bound", "Config", "DataSpec", "Decoder", "DecoderVariant", "Encoder", "Features",
     "GaussianPosterior", "GaussianVariant", "Group", "InputError", "Inputs", "Loss", "Observation", "Stage", "Terms",
-    "Variant", "choice", "closed_forms", "frozen", "images", "mlp", "mmd", "number", "sequences",
+    "Variant", "choice", "closed_forms", "flows", "frozen", "images", "mlp", "mmd", "number", "sequences",
 ]  # fmt: skip
