@@ -187,12 +187,20 @@ def evaluation(models: Models) -> dict[str, float]:
     return scores
 
 
-def disentanglement(models: Models) -> dict[str, float]:
-    """Run the parts of the evaluation that are about codes on each model: bounds, latents and disentanglement."""
+def disentanglement(models: Models, k: int = 500) -> dict[str, float]:
+    """Run the parts of the evaluation that are about codes on each model: bounds, latents and disentanglement.
+
+    The importance weighted bound has `k` samples. Beside the scores stand their differences from the first model's.
+    """
     scores: dict[str, float] = {}
     for name, m in models.items():
-        scores |= _parts(name, m, ("bounds", "latents", "disentanglement"), context.Sizes())
-    scores["mig, beta 4 above beta 1"] = scores["beta 4/latent/mig"] - scores["beta 1/latent/mig"]
+        scores |= _parts(name, m, ("bounds", "latents", "disentanglement"), context.Sizes(iw_k=k))
+        scores[f"{name}/seconds"] = m.seconds
+    first, *others = models
+    for metric in ("latent/mig", "latent/factor_vae_score", "test/reconstruction"):
+        for name in others:
+            difference = scores[f"{name}/{metric}"] - scores[f"{first}/{metric}"]
+            scores[f"{metric.split('/')[1]}, {name} above {first}"] = difference
     return scores
 
 
