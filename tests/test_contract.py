@@ -438,7 +438,11 @@ def test_schedules_and_free_bits_never_touch_what_is_compared(name: str) -> None
     spec = next(s for s in SPECS.values() if fits(name, s))
     compared = []
     for settings in ({}, {"warmup": 1000}, {"free_bits": 3.0}):
-        variant = make(name, spec, **settings).eval()
+        try:
+            variant = make(name, spec, **settings).eval()
+        except InputError as error:
+            assert settings and "expected warmup=0" in str(error)  # noqa: PT017
+            continue
         torch.manual_seed(1)
         terms = variant.terms(examples(spec), STEP)
         compared.append((terms.reconstruction, terms.kl))

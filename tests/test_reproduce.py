@@ -236,7 +236,7 @@ def test_missing_data_are_reported_before_anything_starts(folder: Path, monkeypa
 @pytest.mark.slow
 def test_hidden_values_of_an_anchor_are_imputed_and_compared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = Training(
-        variant="vae", settings={**SMALL, "samples": 3}, epochs=2, dataset="breast-cancer", hidden=0.5,
+        variant="iwae", settings={**SMALL, "samples": 3}, epochs=2, dataset="breast-cancer", hidden=0.5,
         likelihood="gaussian",
     )  # fmt: skip
     hidden = task.prepared(table, seed=1).train

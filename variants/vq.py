@@ -32,7 +32,7 @@ quarter of the image's sides, as in the paper. Otherwise the output of the encod
 squared error divided by the variance v of x, a mean over the N values of x, and the commitment is a mean over the P D
 numbers of z_e. If the errors have the variance s^2, their beta corresponds to beta * N v / (2 s^2 P D) here. The prior
 is a recurrent network instead of a PixelCNN. Unused codes start anew. All dimensions of FSQ have equally many levels,
-and an even number of levels has none at 0. `warmup` and `free_bits` change nothing: the KL is not part of the loss.
+and an even number of levels has none at 0.
 """
 
 from collections.abc import Mapping
@@ -69,6 +69,11 @@ class VQConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.warmup or self.free_bits:
+            raise InputError(
+                f"warmup={self.warmup}, free_bits={self.free_bits}: the KL is not part of the loss; expected warmup=0 "
+                "and free_bits=0"
+            )
         if self.quantizer == "ema" and self.clip:
             raise InputError(
                 f"clip={self.clip:g}: the gradient of the code book is a change of running averages, which clipping "

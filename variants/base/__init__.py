@@ -16,6 +16,7 @@
     Adam                                                   torch's optimizer, for which its compiler is not imported
     closed_forms                                           KL divergences, densities, schedules of the KL
     mmd                                                    maximum mean discrepancy between two samples
+    kl_parts, permute_dims                                 total correlation, and codes without it
 
 `variants/README.md` shows how to write a variant with them.
 """
@@ -39,9 +40,11 @@ from variants.base.contract import (
 from variants.base.likelihoods import Observation
 from variants.base.mmd import mmd
 from variants.base.networks import Decoder, Encoder, Features, Inputs, frozen, mlp
+from variants.base.total_correlation import KLParts, kl_parts, permute_dims
 
 __all__ = [
     "Adam", "Batch", "Bound", "Config", "DataSpec", "Decoder", "DecoderVariant", "Encoder", "Features",
-    "GaussianPosterior", "GaussianVariant", "Group", "InputError", "Inputs", "Loss", "Observation", "Stage", "Terms",
-    "Variant", "choice", "closed_forms", "flows", "frozen", "images", "mlp", "mmd", "number", "sequences",
+    "GaussianPosterior", "GaussianVariant", "Group", "InputError", "Inputs", "KLParts", "Loss", "Observation", "Stage",
+    "Terms", "Variant", "choice", "closed_forms", "flows", "frozen", "images", "kl_parts", "mlp", "mmd", "number",
+    "permute_dims", "sequences",
 ]  # fmt: skip
