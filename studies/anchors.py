@@ -78,6 +78,14 @@ _AAE = {"latent": 8, "width": 1000, "depth": 2, "adversary_width": 1000, "lr": 1
 _SEMI = {**_AAE, "latent": 10, "scale": 1.0, "supervision": "semi"}
 _SIX = {"latent": 16, "lr": 1e-3, "batch": 128, "warmup": 2000}
 _SPRITES = {"latent": 10, "width": 400, "depth": 2, "lr": 1e-3, "batch": 128}
+_VAMP = {"latent": 40, "width": 300, "depth": 2, "lr": 1e-3, "batch": 128, "warmup": 4000}
+_VQ = Training(
+    variant="vq", settings={
+        "latent": 16, "codes": 128, "width": 128, "network": "resnet", "lr": 1e-3, "batch": 128, "prior_width": 64,
+        "prior_share": 0.45,
+    },
+    epochs=18, likelihood="logistic8",
+)  # fmt: skip
 _IWAE = {"latent": 50, "width": 200, "depth": 2, "lr": 1e-3, "batch": 100}
 _MATCH = {"latent": 16, "width": 400, "depth": 2, "lr": 1e-3, "batch": 128}
 _MIWAE = Training(
@@ -112,6 +120,15 @@ def _iwae(epochs: int) -> dict[str, Training]:
         "vae": Training(variant="vae", settings=_IWAE, epochs=epochs),
         "iwae": Training(variant="iwae", settings={**_IWAE, "samples": 5}, epochs=epochs),
     }
+
+
+def _beside_vae(epochs: int, **others: Mapping[str, Any]) -> dict[str, Training]:
+    """Return a training of a vae, and trainings of variants with learned priors by name, with their own settings."""
+    trainings = {"vae": Training(variant="vae", settings=_VAMP, epochs=epochs)}
+    for name, settings in others.items():
+        variant = "flow" if name == "prior" else name
+        trainings[name] = Training(variant=variant, settings={**_VAMP, **settings}, epochs=epochs)
+    return trainings
 
 
 def _sprites(epochs: int) -> dict[str, Training]:
@@ -336,6 +353,47 @@ ANCHORS = {
             }),
         },
         cost="8 min per seed",
+    ),
+    "vamp-mnist": Anchor(
+        about="importance weighted bound of a VAE with a VampPrior and of a VAE, equal epochs, dynamic MNIST, nats",
+        source="Tomczak & Welling 2018, table 1, one level, static MNIST: IW-5000 on 10,000 test images",
+        published={"vae/-log p(x)": 88.56, "vamp/-log p(x)": 85.57, "vae/-log p(x) above the vamp's": 2.99},
+        differs="dynamic MNIST; plain hidden layers instead of gated ones; a sigmoid in pseudo-inputs; fewer epochs",
+        measure="likelihoods",
+        budgets={
+            "cpu": Budget(_beside_vae(20, vamp={}), {"vae/-log p(x) above the vamp's": (">=", 0.5)}),
+            "gpu": Budget(_beside_vae(400, vamp={})),
+        },
+        cost="not measured",
+    ),
+    "flow-mnist": Anchor(
+        about="importance weighted bound of VAEs with a flow posterior, a flow prior, and neither, dynamic MNIST, nats",
+        source="van den Berg et al. 2018 (Sylvester flows), table 1, static MNIST: inverse autoregressive flow",
+        published={
+            "vae/-elbo": 86.55, "vae/-log p(x)": 82.14, "flow/-elbo": 84.20, "flow/-log p(x)": 80.79,
+            "vae/-log p(x) above the flow's": 1.35,
+        },
+        differs="dynamic MNIST; hidden layers instead of gated convolutions; scales instead of gates in the flow; "
+        "fewer epochs; the paper has no flow prior",
+        measure="likelihoods",
+        budgets={
+            "cpu": Budget(
+                _beside_vae(20, flow={}, prior={"steps": 0, "prior_steps": 4}),
+                {"vae/-log p(x) above the flow's": (">=", 0.3)},
+            ),
+            "gpu": Budget(_beside_vae(400, flow={}, prior={"steps": 0, "prior_steps": 4})),
+        },
+        cost="not measured",
+    ),
+    "vq-mnist": Anchor(
+        about="squared error over pixel variance of a VQ-VAE with 7x7 codes, grey MNIST, and its bound in nats",
+        source="a public implementation with 49,000 weights, 10 epochs; KL: an autoregressive prior, in nats an image",
+        published={"nmse": 0.0612, "kl": 50.6},
+        differs="residual blocks; the likelihood is a discretised logistic distribution, not a squared error; a "
+        "recurrent prior, trained for 8 epochs after the 10 epochs of the codes",
+        measure="quantisation",
+        budgets={"cpu": Budget({"vq": _VQ}, {"nmse": ("<=", 0.0612)})},
+        cost="not measured",
     ),
     "six-mnist": Anchor(
         about="six variants of equal size and budget on dynamic MNIST: the evaluation of each on the test split",

@@ -150,7 +150,10 @@ def test_terms_have_their_shapes_and_are_finite(case: tuple[Variant, Batch]) -> 
     variant, batch = case
     terms = variant.terms(batch, STEP)
     assert terms.reconstruction.shape == (6,)
-    assert terms.kl is None or (terms.kl.shape == (6,) and bool((terms.kl >= 0).all()))
+    if terms.kl is not None:  # an estimate from one sample may be negative, but not on average
+        assert terms.kl.shape == (6,)
+        kl = variant.terms(batch[torch.arange(6, device=DEVICE).repeat_interleave(50)], STEP).kl.view(6, 50)  # type: ignore[union-attr]
+        assert (kl.mean(1) + 5 * kl.std(1) / 50**0.5 >= 0).all()
     assert terms.losses.keys() == variant.optimizers().keys()
     assert all(loss.shape == () and loss.isfinite() for loss in losses(terms).values())
     assert all(len(extra) == 6 for extra in terms.extras.values())
@@ -273,10 +276,10 @@ def test_prior_from_noise_has_the_distribution_of_the_prior(case: tuple[Variant,
     variant, batch = case
     variant.eval()
     many = batch[torch.zeros(4000, dtype=torch.int64, device=DEVICE)]
-    sampled, transformed = (
-        variant.sample_prior(4000, many),
-        variant.prior_from_noise(torch.randn(4000, variant.sample_prior(1).shape[1], device=DEVICE), many),
-    )
+    sampled = variant.sample_prior(4000, many)
+    transformed = variant.prior_from_noise(torch.randn_like(sampled), many)
+    if transformed is None:
+        pytest.skip("no function turns noise into the prior")
     scale = sampled.std(0)
     assert ((sampled.mean(0) - transformed.mean(0)) / scale).abs().max() < 0.12
     assert (transformed.std(0) / scale - 1).abs().max() < 0.12
@@ -298,7 +301,7 @@ def test_samples_of_one_example_stand_together(case: tuple[Variant, Batch], monk
         pytest.skip("q has no density")
     assert samples[0].shape == (18, variant.sample_prior(1).shape[1])
     assert samples[1].shape == (18,)
-    assert not torch.equal(samples[0][::3], samples[0][1::3])
+    assert variant.discrete or not torch.equal(samples[0][::3], samples[0][1::3])
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     (z, log_q), (one, log_one) = variant.sample_posterior(batch, 3) or (), variant.sample_posterior(batch) or ()
     torch.testing.assert_close(z, one.repeat_interleave(3, 0))
@@ -319,7 +322,7 @@ def test_joint_and_posterior_agree_with_the_elbo(case: tuple[Variant, Batch]) ->
         elbo = variant.terms(many, STEP).elbo
     assert elbo is not None
     error = 5 * (sampled.std(1) + elbo.view(6, 400).std(1)) / 400**0.5
-    assert ((sampled.mean(1) - elbo.view(6, 400).mean(1)).abs() < error).all()
+    assert ((sampled.mean(1) - elbo.view(6, 400).mean(1)).abs() < error + 1e-4).all()
 
 
 def test_a_training_step_lowers_the_loss(case: tuple[Variant, Batch]) -> None:
