@@ -216,13 +216,18 @@ class VQ(DecoderVariant):
         return optimizers
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Return `codes` of images whose code is a map: an image, the numbers of its codes in grey, and its mean."""
+        """Return `codes` of images whose code is a map: in each row an image, its codes in grey, and its mean.
+
+        Codes are shown by their place in the order along the first principal component of the code book.
+        """
         if self.map is None:
             return {}
         x = batch.x if batch.observed is None else torch.where(batch.observed, batch.x, torch.nan)
-        k = self.nearest(self.vectors(batch)).view(-1, 1, self.map.height, self.map.width)
-        low, high = batch.x.amin(), batch.x.amax()
-        grey = low + (high - low) * F.interpolate(k / self.codes, x.shape[2:], mode="nearest")
+        book = self.code_book
+        component = torch.linalg.svd(book - book.mean(0), full_matrices=False).Vh[0]
+        rank = (book @ component).argsort().argsort() / (self.codes - 1)
+        ranks = rank[self.nearest(self.vectors(batch))].view(-1, 1, self.map.height, self.map.width)
+        grey = torch.lerp(batch.x.amin(), batch.x.amax(), F.interpolate(ranks, x.shape[2:], mode="nearest"))
         return {"codes": torch.stack([x, grey.expand_as(x), self.decode(self.encode(batch), batch)], 1)}
 
 
