@@ -31,7 +31,7 @@ def anchor(measure: str, expected: Any = None, options: Any = None, **trainings:
     return Anchor(
         about="a toy",
         source="nobody",
-        published={"-log p(x)": 20.0},
+        published={"-log p(x)": 20.0, "ladder/-elbo": 31.5},
         differs="everything",
         measure=measure,
         budgets=budgets,
@@ -63,6 +63,7 @@ def test_a_small_anchor_from_end_to_end(
     assert "reached" in output
     assert f"the picture: {folder / 'reports' / 'toy.png'}" in output and (folder / "reports" / "toy.png").exists()
     assert "differs: everything" in output
+    assert "ladder 31.5" in output
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("digits")
     assert experiment is not None

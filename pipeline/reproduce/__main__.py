@@ -171,9 +171,11 @@ def _table_of_models(anchor: Anchor, budget: Budget, scores: Scores, heading: st
         return f"{_cell(scores[metric])} {_expectation(budget, metric, scores[metric])}".rstrip()
 
     for metric in dict.fromkeys(m.split("/", 1)[1] for m in scores if m.split("/", 1)[0] in models):
-        of_models = {"": anchor.published.get(metric)} | {m: anchor.published.get(f"{m}/{metric}") for m in models}
-        published = ", ".join(f"{m} {value:g}".lstrip() for m, value in of_models.items() if value is not None)
-        table.add_row(metric, published, *(cell(f"{model}/{metric}") for model in models))
+        of_models = {model: anchor.published.get(f"{model}/{metric}") for model in models}
+        published = [f"{model} {value:g}" for model, value in of_models.items() if value is not None]
+        if metric in anchor.published:
+            published.append(f"{anchor.published[metric]:g}")
+        table.add_row(metric, ", ".join(published), *(cell(f"{model}/{metric}") for model in models))
     table.add_section()
     for metric in (m for m in scores if m.split("/", 1)[0] not in models):
         table.add_row(metric, f"{anchor.published[metric]:g}" if metric in anchor.published else "", cell(metric))
