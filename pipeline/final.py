@@ -24,7 +24,7 @@ from pipeline.tracker import Address, Record, Run, Tracker
 from pipeline.training_run import TrainingRun
 from variants import Config
 
-NEW_PARAMETERS = ("samples", "precision")  # hyperparameters that were added after the first finals were stored
+NEW_PARAMETERS = ("precision",)  # hyperparameters that were added after the first finals were stored
 SCORES_VERSION = 2  # finals that were scored by an older version lack scores, and are trained and scored again
 DONE = ("complete", "failed")  # a final that failed is not repeated: a training that diverged would diverge again
 

@@ -183,13 +183,17 @@ class TrainingRun:
     def remark(self, scores: Mapping[str, float], trivial: Mapping[str, float]) -> str:
         """Return a remark on a model that has failed to learn, and set it as a tag of the run; "" for other models.
 
-        Whether its code has collapsed is judged by the KL on validation data (`latents.has_collapsed`). It is no better
-        than trivial if its ELBO, or its tighter `bound` if it has one, does not exceed all baselines: those in
-        `trivial`, by their titles, and those among its `scores`. A model that is conditioned on a part of x is not
-        compared with baselines, which model all of x.
+        Whether its code has collapsed is judged by the KL on validation data (`latents.has_collapsed`): that of each
+        dimension, or of all together if the variant does not tell them apart. It is no better than trivial if its ELBO,
+        or its tighter `bound` if it has one, does not exceed all baselines: those in `trivial`, by their titles, and
+        those among its `scores`. A model that is conditioned on a part of x is not compared with baselines, which model
+        all of x.
         """
-        remarks = ["collapsed"] * (self._kl is not None and latents.has_collapsed(self._kl))
-        if "valid/elbo" in scores and self.variant.conditioned_on != "x":
+        kl, is_compared = self._kl, "valid/elbo" in scores and self.variant.conditioned_on != "x"
+        if kl is None and is_compared:
+            kl = torch.tensor([scores["valid/kl"]])
+        remarks = ["collapsed"] * (kl is not None and latents.has_collapsed(kl))
+        if is_compared:
             titles = {**trivial, **baselines.titled(scores, self.data.spec)}
             remarks += filter(None, [baselines.verdict(scores.get("valid/bound", scores["valid/elbo"]), titles)])
         if remarks:

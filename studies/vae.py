@@ -1,10 +1,10 @@
 """How well can a plain VAE model the data? The only objective is the ELBO."""
 
 from studies import Study, Trial, common
-from variants.vae import VAEConfig
+from variants import Config
 
 STUDY = Study(objectives=("valid/elbo",))
 
 
-def suggest(trial: Trial) -> VAEConfig:
-    return VAEConfig(**common(trial))
+def suggest(trial: Trial) -> Config:
+    return Config(**common(trial))

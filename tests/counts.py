@@ -42,9 +42,8 @@ import variants
 from pipeline import cli, machine, trainer
 from pipeline.data import Data, Source, load
 from pipeline.evaluate import baselines, codes, probe
-from variants import Batch, Variant
+from variants import Batch, Config, Variant
 from variants.base.contract import Likelihood
-from variants.vae import VAEConfig
 
 LATENT, WIDTH, BATCH, LR = 10, 128, 128, 1e-3
 LIKELIHOODS: tuple[Likelihood, ...] = ("negative-binomial", "zero-inflated", "poisson", "gaussian")
@@ -90,7 +89,7 @@ def held_out_bound(variant: Variant, data: Data) -> float:
 def of_variant(data: Data, epochs: int, seed: int) -> tuple[Variant, dict[str, float]]:
     """Train a VAE. Returns it with its scores."""
     torch.manual_seed(seed)
-    variant = variants.build("vae", VAEConfig(latent=LATENT, width=WIDTH, lr=LR, batch=BATCH), data.spec)
+    variant = variants.build("vae", Config(latent=LATENT, width=WIDTH, lr=LR, batch=BATCH), data.spec)
     begin = time.perf_counter()
     trainer.fit(variant, data, epochs=epochs, seed=seed)
     seconds = time.perf_counter() - begin

@@ -33,9 +33,10 @@ from torch import Tensor
 
 from pipeline import cli, machine, trainer
 from pipeline.data import Data, Source, load
+from variants import Config
 from variants.base import abstract, closed_forms
 from variants.base.likelihoods import Gaussian
-from variants.vae import VAE, VAEConfig
+from variants.vae import VAE
 
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1)
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
@@ -100,7 +101,7 @@ def refit(variant: VAE, data: Data) -> None:
 
 def trained(data: Data, way: str, lr: float, width: int, epochs: int, seed: int) -> VAE:
     torch.manual_seed(seed)
-    variant = VAE(VAEConfig(latent=10, width=width, lr=lr), data.spec)
+    variant = VAE(Config(latent=10, width=width, lr=lr), data.spec)
     families = variant.observation.families
     shape = tuple(families[0].log_scale.shape)  # type: ignore[arg-type]
     if way.startswith("one"):

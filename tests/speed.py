@@ -48,8 +48,8 @@ import variants
 from pipeline import cli, machine, trainer
 from pipeline.data import Data, Kind, Source, load, search_folders
 from pipeline.speed import product_seconds, trainer_seconds
-from variants import Batch, DataSpec, InputError
-from variants.vae import VAE, VAEConfig
+from variants import Batch, Config, DataSpec, InputError
+from variants.vae import VAE
 
 BATCH, WIDTH, LATENT, LR = 128, 400, 20, 1e-3
 
@@ -65,7 +65,7 @@ def tutorial_data() -> Data:
 
 def tutorial_vae(data: Data) -> VAE:
     torch.manual_seed(0)
-    return VAE(VAEConfig(latent=LATENT, width=WIDTH, depth=1, lr=LR, batch=BATCH), data.spec)
+    return VAE(Config(latent=LATENT, width=WIDTH, depth=1, lr=LR, batch=BATCH), data.spec)
 
 
 def ours(data: Data, epochs: int) -> Iterator[float]:
@@ -260,7 +260,7 @@ def mixed(rounds: int) -> None:
         "mixed": table({"real": 7, "positive": 7, "count": 7, "binary": 7, "category": 2}, 0.2),
     }
     turns = [
-        trainer_seconds(VAE(VAEConfig(latent=10, width=256, batch=BATCH), data.spec), data, rounds + 1)
+        trainer_seconds(VAE(Config(latent=10, width=256, batch=BATCH), data.spec), data, rounds + 1)
         for data in tables.values()
     ]
     seconds = list(zip(*list(zip(*turns, strict=True))[1:], strict=True))  # the first epoch of each warms up
@@ -303,7 +303,7 @@ def images(rounds: int) -> None:
     print(f"32x32 colour images, batch {BATCH}, medians of {rounds} rounds, which take turns")
     for network, settings in {"conv": {"latent": 128, "width": 512}, "resnet": {"latent": 128, "width": 256}}.items():
         torch.manual_seed(0)
-        variant = VAE(VAEConfig(network=network, **settings), spec)  # type: ignore[arg-type]
+        variant = VAE(Config(network=network, **settings), spec)  # type: ignore[arg-type]
         optimizer = variant.optimizers()["loss"]
         layers = used_layers(variant, batch)
         convolutions = [layer for layer in layers if not isinstance(layer[0], nn.Linear)]
@@ -334,7 +334,7 @@ def against_plain_program(rounds: int) -> None:
     for network in ("conv", "resnet"):
         seconds: dict[str, list[float]] = {"ours": [], "program": []}
         for _ in range(rounds):
-            variants_of = [VAE(VAEConfig(network=network, latent=128, width=256), data.spec) for _ in range(2)]  # type: ignore[arg-type]
+            variants_of = [VAE(Config(network=network, latent=128, width=256), data.spec) for _ in range(2)]  # type: ignore[arg-type]
             seconds["ours"] += list(trainer_seconds(variants_of[0], data, 2))[1:]
             seconds["program"] += list(plain_program(variants_of[1], data, 2))[1:]
         ratios = [program / ours for ours, program in zip(seconds["ours"], seconds["program"], strict=True)]

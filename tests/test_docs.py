@@ -11,14 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import stores
-import torch
 from conftest import ROOT, Command
 
-import variants
 from pipeline.__main__ import COMMANDS
 from studies import benchmark
 from studies.anchors import ANCHORS
-from variants import Batch, DataSpec
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/**/README.md"), *ROOT.glob("*/*.md"), *ROOT.glob(".github/*.md")])
 PAGES = [p for p in dict.fromkeys(PAGES) if ".venv" not in p.parts]
@@ -117,20 +114,10 @@ def test_the_program_of_the_readme_fits_encodes_scores_and_plots(
     assert (folder / "wine-model" / "preprocessing.json").exists()
 
 
-def test_the_variant_that_is_shown_scores_as_the_vae_does() -> None:
+def test_the_variant_that_is_shown_is_the_vae() -> None:
     page = (ROOT / "variants" / "README.md").read_text(encoding="utf-8")
     program = re.search(r"This is a complete variant.*?```python\n(.*?)```", page, re.DOTALL)
-    assert program
-    scope: dict[str, Any] = {"__name__": "shown"}
-    exec(program[1], scope)
-    spec = DataSpec(name="table", shape=(5,), likelihood="gaussian")
-    scores = []
-    for cls in (scope["VAE"], variants.get("vae")):
-        torch.manual_seed(0)
-        variant = cls(variants.get("vae").config_type(latent=2, width=8), spec)
-        scores.append(variant.terms(Batch(torch.randn(4, 5)), torch.tensor(0.0)))
-    assert torch.equal(scores[0].losses["loss"], scores[1].losses["loss"])
-    assert torch.equal(scores[0].elbo, scores[1].elbo)
+    assert program and program[1] == (ROOT / "variants" / "vae.py").read_text(encoding="utf-8")
 
 
 def test_links_and_pictures_lead_to_files() -> None:

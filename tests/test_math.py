@@ -11,7 +11,7 @@ from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 import variants
 from pipeline.evaluate import latents
-from variants import Batch, DataSpec, InputError
+from variants import Batch, DataSpec
 from variants.base import Group, closed_forms, mmd
 from variants.beta import BetaConfig
 from variants.vae import VAE
@@ -177,55 +177,6 @@ def test_with_the_exact_posterior_the_elbo_is_the_likelihood_on_average() -> Non
     with torch.no_grad():
         draws = torch.stack([e for _ in range(2000) if (e := variant.terms(batch, STEP).elbo) is not None])
     assert ((draws.mean(0) - exact).abs() < 5 * draws.std(0) / 2000**0.5).all()
-
-
-def test_the_loss_of_several_samples_is_the_importance_weighted_bound_of_an_explicit_loop() -> None:
-    """One example and one sample at a time, with missing values."""
-    spec = DataSpec(name="holes", shape=(4,), likelihood="gaussian", missing=True)
-    variant = VAE(VAE.config_type(latent=2, width=8, samples=5), spec)
-    observed = torch.rand(3, 4) > 0.4
-    batch = Batch(torch.randn(3, 4) * observed, observed=observed)
-    torch.manual_seed(1)
-    loss = variant.terms(batch, STEP).losses["loss"]
-    torch.manual_seed(1)
-    torch.randn(3, 2)  # the sample of the scores that are compared
-    noise = torch.randn(15, 2).view(3, 5, 2)
-    mean, log_var = variant.posterior(batch)
-    bounds = []
-    for n in range(3):
-        ratios = []
-        for k in range(5):
-            z = mean[n] + (0.5 * log_var[n]).exp() * noise[n, k]
-            prior, q = Normal(0.0, 1.0).log_prob(z).sum(), Normal(mean[n], (0.5 * log_var[n]).exp()).log_prob(z).sum()
-            p = Normal(variant.decoder(z[None])[0], 1.0).log_prob(batch.x[n])[observed[n]].sum()
-            ratios.append((prior + p - q).exp())
-        bounds.append(torch.stack(ratios).mean().log())
-    torch.testing.assert_close(loss, -torch.stack(bounds).mean())
-
-
-def test_the_importance_weighted_bound_is_minimised_in_training_alone_and_never_compared() -> None:
-    batch = Batch((torch.rand(16, 1, 28, 28) > 0.5).float())
-    results = []
-    for samples in (1, 3):
-        torch.manual_seed(3)
-        variant = VAE(VAE.config_type(latent=3, width=8, samples=samples), IMAGE)
-        terms = variant.terms(batch, STEP)
-        assert terms.elbo is not None
-        results.append((terms.elbo, terms.losses["loss"]))
-    assert torch.equal(results[0][0], results[1][0])
-    torch.testing.assert_close(results[0][1], -results[0][0].mean())
-    assert results[1][1] < results[0][1]  # the bound is tighter
-    with torch.no_grad():
-        single = torch.stack([variant.importance_weighted_bound(batch, 1) for _ in range(200)])
-        elbos = torch.stack([e for _ in range(200) if (e := variant.terms(batch, STEP).elbo) is not None])
-    assert float(single.mean()) == pytest.approx(float(elbos.mean()), abs=0.2)
-
-
-@pytest.mark.parametrize("setting", [{"warmup": 10}, {"free_bits": 0.1}])
-def test_the_importance_weighted_bound_has_no_kl_to_weigh(setting: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="samples=2: the importance-weighted bound has no KL term; expected warmup=0"):
-        VAE.config_type(samples=2, **setting)
-    VAE.config_type(samples=1, **setting)
 
 
 @pytest.mark.parametrize("name", variants.names())

@@ -9,7 +9,8 @@ from speed import tutorial_data
 import variants
 from pipeline import data, machine
 from pipeline.trainer import train
-from variants.vae import VAE, VAEConfig
+from variants import Config
+from variants.vae import VAE
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +20,7 @@ def test_the_tutorials_losses(mnist_folder: Path) -> None:
     machine.prepare()
     grey = tutorial_data()
     torch.manual_seed(1)
-    variant = VAE(VAEConfig(latent=20, width=400, depth=1, lr=1e-3, batch=128), grey.spec)
+    variant = VAE(Config(latent=20, width=400, depth=1, lr=1e-3, batch=128), grey.spec)
     losses = [e.metrics["train/loss"] for e in train(variant, grey, epochs=10, seed=1)]
     assert losses[0] == pytest.approx(164.4, abs=2)
     assert losses[9] == pytest.approx(106.3, abs=0.5)
@@ -50,7 +51,7 @@ def test_no_network_collapses(mnist_folder: Path, network: str, depth: int) -> N
     machine.prepare()
     mnist = data.load("mnist")
     torch.manual_seed(0)
-    variant = VAE(VAEConfig(latent=16, lr=2e-3, network=network, depth=depth), mnist.spec)
+    variant = VAE(Config(latent=16, lr=2e-3, network=network, depth=depth), mnist.spec)
     (epoch,) = train(variant, mnist, epochs=1, seed=0)
     assert epoch.metrics["valid/elbo"] > -150
     assert epoch.metrics["valid/kl"] > 10

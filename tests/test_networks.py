@@ -11,8 +11,7 @@ import studies
 import variants
 from pipeline.compare import request as requests
 from pipeline.study.space import outline
-from variants import Batch, DataSpec, InputError, Likelihood, Variant
-from variants.vae import VAEConfig
+from variants import Batch, Config, DataSpec, InputError, Likelihood, Variant
 
 IMAGE_VARIANTS = [n for n in variants.names() if "mask" not in variants.get(n).required_fields]
 STEP = torch.zeros(())
@@ -51,7 +50,7 @@ def make(name: str, spec: DataSpec, **settings: object) -> Variant:
     ],
 )
 def test_auto_chooses_the_network_by_the_data(spec: DataSpec, network: str) -> None:
-    config = VAEConfig(latent=2, width=8)
+    config = Config(latent=2, width=8)
     assert config.network == "auto"
     assert config.for_data(spec) == dataclasses.replace(config, network=network)
     assert dataclasses.replace(config, network="conv").for_data(spec).network == "conv"

@@ -12,9 +12,8 @@ import torch
 from pipeline import data, rehearsal
 from pipeline.data import Data, Source
 from variants import Config
-from variants.vae import VAEConfig
 
-SMALL = VAEConfig(width=8, latent=2)
+SMALL = Config(width=8, latent=2)
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,16 @@ def test_a_configuration_that_the_variant_does_not_accept_any_more_is_an_error(f
         read_study(STORE, "vae-digits")
 
 
+def test_a_trial_of_a_vae_with_a_number_of_samples_is_read_if_it_was_one() -> None:
+    """`samples` was a setting of `vae` before `iwae` was a variant."""
+    trial = optuna.create_study().ask()
+    trial.set_user_attr(store.CONFIG, {"latent": 3, "samples": 1})
+    assert store.stored_config(trial, "vae") == Config(latent=3)
+    trial.set_user_attr(store.CONFIG, {"latent": 3, "samples": 20})
+    with pytest.raises(InputError, match=r"vae does not accept any more \(it belongs to the variant iwae"):
+        store.stored_config(trial, "vae")
+
+
 @pytest.mark.usefixtures("no_pictures")
 def test_an_interrupted_trial_continues_with_its_own_configuration(
     folder: Path, monkeypatch: pytest.MonkeyPatch

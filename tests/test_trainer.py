@@ -13,7 +13,8 @@ from pipeline import data, trainer
 from pipeline.data import Data
 from pipeline.trainer import LR_SCHEDULES, Diverged, Epoch, train
 from variants import Batch, Config, DataSpec, InputError, Terms, Variant
-from variants.vae import VAE, VAEConfig
+from variants.iwae import IWAE
+from variants.vae import VAE
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ OVERFITTING = {"width": 128, "lr": 1e-2, "batch": 20}
 
 def vae(spec: DataSpec, **settings: object) -> Variant:
     torch.manual_seed(0)
-    return VAE(VAEConfig(**{"latent": 4, "width": 32, "lr": 3e-3, **settings}), spec)  # type: ignore[arg-type]
+    return VAE(Config(**{"latent": 4, "width": 32, "lr": 3e-3, **settings}), spec)  # type: ignore[arg-type]
 
 
 def trained(digits: Data, epochs: int = 3, **settings: object) -> tuple[Variant, list[Epoch]]:
@@ -133,14 +134,14 @@ class Watched(VAE):
 
 def test_the_mode_of_a_variant_is_switched_for_validation_and_back(small: Data) -> None:
     """Dropout and batch normalization depend on the mode that torch calls `training`."""
-    variant = Watched(VAEConfig(latent=2, width=8, batch=30), small.spec)
+    variant = Watched(Config(latent=2, width=8, batch=30), small.spec)
     list(train(variant, small, epochs=2, seed=0))
     assert variant.modes == [True, True, False, True, True, False]
 
 
 def test_steps_are_counted_over_all_epochs_also_after_an_interruption(small: Data) -> None:
     """The warm-up of the KL depends on the step. Validation is at the step that the weights have reached."""
-    variant, rest = (Watched(VAEConfig(latent=2, width=8, batch=30), small.spec) for _ in range(2))
+    variant, rest = (Watched(Config(latent=2, width=8, batch=30), small.spec) for _ in range(2))
     snapshots = [e.snapshot() for e in train(variant, small, epochs=2, seed=0)]
     assert variant.steps == [0, 1, 2, 2, 3, 4]
     list(train(rest, small, epochs=2, seed=0, resume=snapshots[0]))
@@ -348,7 +349,7 @@ def test_a_training_epoch_copies_to_the_host_once(digits: Data, monkeypatch: pyt
 
 def test_a_tighter_bound_than_the_elbo_decides_which_epoch_is_best(small: Data) -> None:
     """Models that are trained with several samples of z have an ELBO that may fall while their bound rises."""
-    variant = VAE(VAEConfig(latent=2, width=8, batch=30, samples=20, lr=0.01), small.spec)
+    variant = IWAE(IWAE.config_type(latent=2, width=8, batch=30, samples=20, lr=0.01), small.spec)  # type: ignore[call-arg]
     best = -float("inf")
     for epoch in train(variant, small, epochs=6, seed=0):
         bound = epoch.metrics["valid/bound"]

@@ -23,6 +23,7 @@ import importlib
 import inspect
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -32,7 +33,7 @@ from variants._values import KIND_OF, InputError, Likelihood
 
 __all__ = [
     "KIND_OF", "Batch", "Config", "DataSpec", "InputError", "Likelihood", "Terms", "Variant", "build", "get", "load",
-    "name_of", "names", "paper", "save",
+    "name_of", "names", "paper", "restore", "save",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -118,6 +119,19 @@ def build(name: str, config: Config, spec: DataSpec) -> Variant:
     return variant(config, spec)
 
 
+def restore(name: str, settings: Mapping[str, Any]) -> tuple[str, Config]:
+    """Return the name and the configuration of a variant from what was stored of them, also by an older version.
+
+    `vae` had a setting `samples` before the importance-weighted bound became the variant `iwae`.
+    """
+    if name == "vae" and "samples" in settings:
+        if settings["samples"] > 1:
+            name = "iwae"
+        else:
+            settings = {key: value for key, value in settings.items() if key != "samples"}
+    return name, get(name).config_type(**settings)
+
+
 def _defined_in(module: Any) -> list[type[Variant]]:
     from variants.base.contract import Variant
 
@@ -179,8 +193,11 @@ def load(folder: str | os.PathLike[str], cls: type[Variant] | None = None) -> Va
     try:
         description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         spec = DataSpec.from_json(description["spec"])
-        cls = cls or get(description["variant"])
-        variant = cls(cls.config_type(**description["config"]), spec)
+        if cls is not None:
+            variant = cls(cls.config_type(**description["config"]), spec)
+        else:
+            name, config = restore(description["variant"], description["config"])
+            variant = get(name)(config, spec)
         variant.load_state_dict(load_file(folder / "model.safetensors"))
     except InputError:
         raise

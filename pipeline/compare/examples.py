@@ -37,7 +37,7 @@ def strips(models: Models, kl: Mapping[str, Sequence[float]]) -> Iterator[tuple[
     """Yield (kind, variant or "original", PNG) for reconstructions, samples, and traversals of images.
 
     The reconstructions are of images and piano rolls only: see `rows` for tables, and `series` for other sequences.
-    `kl` holds the KL per dimension of variants that have one.
+    There are no traversals of a discrete z. `kl` holds the KL per dimension of variants that have one.
     """
     first = next(iter(models.values()))[1]
     has_pixels = first.layout in ("images", "roll")
@@ -57,7 +57,7 @@ def strips(models: Models, kl: Mapping[str, Sequence[float]]) -> Iterator[tuple[
                 yield "samples", name, _png(table_pictures.samples(x, data))
             else:
                 yield "samples", name, _strip(variant.sample(2 * IMAGES), data)
-            if data.layout == "images":
+            if data.layout == "images" and not variant.discrete:
                 yield "traversals", name, _strip(_traversals(variant, batch, kl.get(name)), data)
 
 

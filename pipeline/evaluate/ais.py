@@ -4,9 +4,10 @@ Between the prior and the posterior lie the distributions f_b(z) = p(z) p(x|z)^b
 prior are moved by Hamiltonian Monte Carlo from one distribution to the next. The weights w, with log w = sum_t (b_t -
 b_{t-1}) log p(x|z_{t-1}), satisfy E w = p(x) (Neal 2001). The chains live in the standard normal noise that a variant
 transforms into its prior (`prior_from_noise`): there, the levels of a hierarchy, whose scales depend on the levels
-above, are independent. The encoder is not used, so the estimate compares all variants, also those whose encoder has no
-density (Wu et al. 2017, arXiv:1611.04273). The only exception is that improbable classes of a conditional variant may
-be left out, which can only make the estimate smaller.
+above, are independent. If a variant has no such function, they live in z, where its prior is p(z). The encoder is not
+used, so the estimate compares all variants, also those whose encoder has no density (Wu et al. 2017, arXiv:1611.04273).
+There are two exceptions. Improbable classes of a conditional variant may be left out, which can only make the estimate
+smaller; and a prior may itself be made from an encoder.
 
 The mean of log w is a lower bound of log p(x) in expectation. A backward run that starts from an exact sample of the
 posterior gives an upper bound. For examples that the model itself generated, whose z is known, the two bounds enclose
@@ -76,6 +77,8 @@ def tune(variant: Variant, batch: Batch, temperatures: int, *, chains: int = 8, 
     """
     if variant.latent_classes:
         return Undefined(f"{type(variant).__name__} has a class in its code; Hamiltonian moves need a continuous one")
+    if variant.discrete:
+        return Undefined(f"{type(variant).__name__} has a discrete code; Hamiltonian moves need a continuous one")
     with _sampling(variant, batch, 3 * seed):
         with torch.no_grad():
             same = batch[torch.zeros(2, dtype=torch.int64, device=batch.x.device)]
@@ -84,7 +87,7 @@ def tune(variant: Variant, batch: Batch, temperatures: int, *, chains: int = 8, 
             return Undefined(f"{type(variant).__name__} draws no z; its likelihood is exact as it is")
         torch.manual_seed(3 * seed)
         rows = batch[likelihood.repeated_positions(batch, chains)]
-        chain = _Chain(variant, rows, torch.randn(len(rows), len(first), device=batch.x.device))
+        chain = _Chain(variant, rows, _start(variant, rows, len(first)))
         betas = schedule(temperatures).to(batch.x.device)
         spread, step = chain.z.std(0), 0.5
         steps, scales = [], []
@@ -158,19 +161,35 @@ def gap(variant: Variant, batch: Batch, tuned: Tuned, *, chains: int = 4, seed: 
     small by no more than about this, as far as the data resemble what the model generates.
     """
     with _sampling(variant, batch, 3 * seed + 2):
-        noise = torch.randn(len(batch), tuned.scale.shape[1], device=batch.x.device)
+        start = _start(variant, batch, tuned.scale.shape[1])
         with torch.no_grad():
-            x = variant.sample_x(variant.prior_from_noise(noise, batch), batch)
+            x = variant.sample_x(_latent(variant, start, batch)[0], batch)
         generated = replace(batch, x=x if batch.known is None else torch.where(batch.known, x, 0.0))
         gaps = []
         for part in _portions(len(batch), chains, batch.x.device):
             lower = _forward(variant, generated[part], tuned, chains)[0]
-            gaps.append(_backward(variant, generated[part], noise[part], tuned, chains) - lower)
+            gaps.append(_backward(variant, generated[part], start[part], tuned, chains) - lower)
         return torch.cat(gaps).cpu()
 
 
+def _start(variant: Variant, rows: Batch, size: int) -> Tensor:
+    """Return a sample of the prior for each row, (R, Z), in the space in which chains move: of noise, or of z."""
+    noise = torch.randn(len(rows), size, device=rows.x.device)
+    with torch.no_grad():
+        return variant.sample_prior(len(rows), rows) if variant.prior_from_noise(noise, rows) is None else noise
+
+
+def _latent(variant: Variant, z: Tensor, rows: Batch) -> tuple[Tensor, Tensor]:
+    """Return z of points of the space in which chains move, (R, Z), and their log-density there, (R,).
+
+    The density lacks a constant that does not depend on z.
+    """
+    latent = variant.prior_from_noise(z, rows)
+    return (z, variant.log_prior(z, rows)) if latent is None else (latent, -0.5 * z.square().sum(1))
+
+
 class _Chain:
-    """Rows of noise, each with its log-density, log p(x|z) of its example, and the gradients of both."""
+    """Points at which f_b is evaluated, each with its prior log-density, log p(x|z), and the gradients of both."""
 
     def __init__(self, variant: Variant, rows: Batch, z: Tensor) -> None:
         self.variant, self.rows = variant, rows
@@ -184,11 +203,10 @@ class _Chain:
 
     def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         z = z.detach().requires_grad_()
-        latent = self.variant.prior_from_noise(z, self.rows)
+        latent, prior = _latent(self.variant, z, self.rows)
         likelihood = self.variant.log_likelihood(latent, self.rows).flatten(1).sum(1)
-        (slope,) = torch.autograd.grad(likelihood.sum(), z, materialize_grads=True)
-        z = z.detach()
-        return -0.5 * z.square().sum(1), likelihood.detach(), -z, slope
+        slopes = [torch.autograd.grad(part.sum(), z, materialize_grads=True)[0] for part in (prior, likelihood)]
+        return prior.detach(), likelihood.detach(), slopes[0], slopes[1]
 
     def move(self, beta: float, step: float, scale: Tensor) -> float:
         """Make one Hamiltonian move, which leaves f_beta invariant. Return the share of rows that accepted it.
@@ -219,7 +237,7 @@ class _Chain:
 def _forward(variant: Variant, batch: Batch, tuned: Tuned, chains: int) -> tuple[Tensor, Tensor, Tensor, float]:
     """Anneal from the prior. Return log p(x) (B,), rate and distortion (B, T + 1), and the share of accepted moves."""
     rows = batch[likelihood.repeated_positions(batch, chains)]
-    chain = _Chain(variant, rows, torch.randn(len(rows), tuned.scale.shape[1], device=batch.x.device))
+    chain = _Chain(variant, rows, _start(variant, rows, tuned.scale.shape[1]))
     weight = torch.zeros(len(batch), chains, dtype=torch.float64, device=batch.x.device)
     rates, distortions, accepted = [], [], 0.0
     betas = tuned.betas.tolist()
@@ -233,10 +251,10 @@ def _forward(variant: Variant, batch: Batch, tuned: Tuned, chains: int) -> tuple
     return _mean_exp(weight), torch.stack(rates, 1), torch.stack(distortions, 1), accepted / (len(betas) - 1)
 
 
-def _backward(variant: Variant, batch: Batch, noise: Tensor, tuned: Tuned, chains: int) -> Tensor:
-    """Anneal from the noise of a sample of p(z|x) back to the prior. Return an upper bound of log p(x), (B,)."""
+def _backward(variant: Variant, batch: Batch, start: Tensor, tuned: Tuned, chains: int) -> Tensor:
+    """Anneal from `start`, a sample of p(z|x), back to the prior. Return an upper bound of log p(x), (B,)."""
     index = likelihood.repeated_positions(batch, chains)
-    chain = _Chain(variant, batch[index], noise[index])
+    chain = _Chain(variant, batch[index], start[index])
     weight = torch.zeros(len(batch), chains, dtype=torch.float64, device=batch.x.device)
     betas = tuned.betas.tolist()
     for t in range(len(betas) - 1, 0, -1):

@@ -32,6 +32,8 @@ def interpolation(
     """
     if variant.conditioned_on == "x":
         return Undefined(f"{type(variant).__name__} decodes a code only together with the observed part of an image")
+    if variant.discrete:
+        return Undefined("z is discrete, so nothing lies between two codes")
     examples = probe.subset(split, 2 * pairs)
     with machine.seeded(variant.device, 0):
         code = torch.cat([variant.encode(b.unlabelled) for b in data.batches(examples)])

@@ -32,18 +32,22 @@ def all_of(variant: Variant, data: Data, kl: Tensor | None) -> dict[str, Picture
     """Return all pictures by name: those of this module, and those that the variant draws of itself.
 
     `kl` (Z,) is the KL per latent dimension in nats, if there is one. A variant that is conditioned on a part of x has
-    no samples. Random draws have a seed of their own.
+    no samples. If z is discrete, nothing lies between two codes, so there are no traversals, no interpolations and no
+    scatter plot of z. Random draws have a seed of their own.
     """
     variant.eval()
     is_table = data.layout == "table"
     with machine.seeded(data.valid.x.device, 0):
-        shown = {"reconstructions": reconstructions(variant, data), "traversals": traversals(variant, data, kl)}
-        if not is_table:
+        shown = {"reconstructions": reconstructions(variant, data)}
+        if not variant.discrete:
+            shown["traversals"] = traversals(variant, data, kl)
+        if not (is_table or variant.discrete):
             shown["interpolations"] = interpolations(variant, data)
         shown["latent"] = latent_space(variant, data)
         if variant.conditioned_on != "x":
             shown |= samples_of_table(variant, data) if is_table else {"samples": samples(variant, data)}
-            shown["aggregate"] = aggregate(*codes.posterior_and_prior(variant, data, data.valid))
+            if not variant.discrete:
+                shown["aggregate"] = aggregate(*codes.posterior_and_prior(variant, data, data.valid))
         for name, values in variant.pictures(_examples(data, COLUMNS)).items():
             if is_table:
                 has_classes = variant.class_conditional and len(values) == data.spec.classes

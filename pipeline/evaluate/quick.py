@@ -30,7 +30,7 @@ def scores(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict
 
     For a variant with one prior for all examples they are `latent/mmd` and the moments of the aggregated posterior, and
     `latent/active_units`. For a hierarchy, KL and active units of each level take the place of the latter; they are
-    computed from `kl`, the mean KL per dimension (Z,) in nats.
+    computed from `kl`, the mean KL per dimension (Z,) in nats. If z is discrete, only `latent/mmd` remains.
 
     If there are labels, they include `probe/accuracy`, the share of validation examples that a probe of the codes
     classifies correctly, and `probe/balanced_accuracy`, the mean of this share over classes. For comparison, there are
@@ -47,8 +47,9 @@ def scores(variant: Variant, data: Data, kl: torch.Tensor | None = None) -> dict
     if variant.conditioned_on != "x":  # conditioned on a part of x, each example has a prior of its own
         aggregated, prior = posterior_and_prior(variant, data, data.valid)
         metrics["latent/mmd"] = latents.mmd(aggregated, prior)
-        metrics |= latents.moments(aggregated, prior)
-        if not variant.levels:
+        if not variant.discrete:
+            metrics |= latents.moments(aggregated, prior)
+        if not (variant.levels or variant.discrete):
             metrics["latent/active_units"] = float(latents.active_units(valid, prior))
     if kl is not None and variant.levels:
         metrics |= latents.by_level(kl, variant.levels)

@@ -234,6 +234,8 @@ def _latents(context: Context) -> Part:
         remark, vectors = latents.verdict(kl), {"kl_per_dimension": kl.tolist()}
     if variant.conditioned_on == "x":
         divergence: float | Undefined = Undefined("each example has a prior of its own")
+    elif variant.discrete:
+        divergence = Undefined("z is discrete, so its dimensions have no density")
     elif variant.conditioned_on or variant.levels or variant.latent_classes:
         divergence = Undefined("the prior's dimensions depend on a class, or on the level above")
     else:
@@ -386,6 +388,7 @@ def _disentanglement(context: Context) -> Part:
     unordered = [n in test.unordered for n in test.names]
     with machine.seeded(variant.device, context.seed):  # the metrics expect codes whose prior has a deviation of 1
         scale = variant.sample_prior(1000).std(0).double().cpu().numpy()
+    scale[scale == 0] = 1  # of a position at which a discrete prior is certain
     values = disentanglement.scores(context.codes / scale, test.values, unordered, context.seed)
     return Part(name="disentanglement", scores=_named("latent/", values, ["mig"], n=len(context.codes)))
 

@@ -27,31 +27,43 @@ Models = Mapping[str, TrainingRun]
 
 
 def likelihoods(models: Models, k: int = 500, n: int = 1000) -> dict[str, float]:
-    """Measure the ELBO, active units (KL > .01) and levels on the whole test split.
+    """Measure the ELBO, and of models with a KL per dimension active units (KL > .01) and levels, on the test split.
 
-    The importance weighted bound with `k` samples is measured on `n` test examples.
+    The importance weighted bound with `k` samples is measured on `n` test examples, for each model on the same ones. If
+    one of several models is named "vae", the mean differences of the others' bounds from its own have standard errors
+    of their own.
     """
     scores: dict[str, float] = {"k": k, "n": n}
+    bounds: dict[str, Tensor] = {}
     for name, m in models.items():
         totals = trainer.score(m.variant, m.data, m.data.test, seed=0)
-        kl = (totals.sums["kl_per_dimension"] / totals.count).cpu()
         scores[f"{name}/-elbo"] = float(totals.sums["reconstruction"] + totals.sums["kl"]) / totals.count
-        scores |= {f"{name}/{key}": value for key, value in _bound(m, k, n).items()}
+        examples = probe.subset(m.data.test, n)
+        bounds[name] = -_log_p(m, examples, k)
+        scores[f"{name}/-log p(x)"] = float(bounds[name].mean())
+        scores[f"{name}/standard error"] = _standard_error(bounds[name])
+        if m.variant.conditioned_on == "y" and examples.y is not None:
+            scores[f"{name}/-log p(x, y)"] = -float(_log_p(m, examples, k, marginal=False).mean())
+            log_shares = m.data.spec.class_probabilities.log()[examples.y.cpu()]
+            scores[f"{name}/-log p(x|y)"] = scores[f"{name}/-log p(x, y)"] + float(log_shares.mean())
         scores[f"{name}/seconds"] = m.seconds
+        if "kl_per_dimension" not in totals.sums:
+            continue
+        kl = (totals.sums["kl_per_dimension"] / totals.count).cpu()
         scores[f"{name}/active_units"] = float(latents.active_units_kl(kl))
         if m.variant.levels:
             by_level = latents.by_level(kl, m.variant.levels)
             scores |= {f"{name}/{key.removeprefix('latent/')}": value for key, value in by_level.items()}
-    if {"ladder", "vae"} <= set(models):
-        scores["vae/-log p(x) above the ladder's"] = scores["vae/-log p(x)"] - scores["ladder/-log p(x)"]
+    for name in [name for name in bounds if name != "vae" and "vae" in bounds]:
+        difference = bounds["vae"] - bounds[name]
+        scores[f"vae/-log p(x) above the {name}'s"] = float(difference.mean())
+        scores[f"vae/standard error of the difference from the {name}"] = _standard_error(difference)
     return scores
 
 
 def labels(models: Models, k: int = 100, n: int = 1000) -> dict[str, float]:
     """Measure log p(x), summed over all classes, and log p(x|y) of the true classes: log p(x, y) - log p(y)."""
-    scores = likelihoods(models, k, n)
-    scores["vae/-log p(x) above the cvae's"] = scores["vae/-log p(x)"] - scores["cvae/-log p(x)"]
-    return scores
+    return likelihoods(models, k, n)
 
 
 def quadrants(models: Models, k: int = 100) -> dict[str, float]:
@@ -177,12 +189,58 @@ def evaluation(models: Models) -> dict[str, float]:
     return scores
 
 
-def disentanglement(models: Models) -> dict[str, float]:
-    """Run the parts of the evaluation that are about codes on each model: bounds, latents and disentanglement."""
+def disentanglement(models: Models, k: int = 500) -> dict[str, float]:
+    """Run the parts of the evaluation that are about codes on each model: bounds, latents and disentanglement.
+
+    The importance weighted bound has `k` samples. Beside the scores stand their differences from the first model's.
+    """
     scores: dict[str, float] = {}
     for name, m in models.items():
-        scores |= _parts(name, m, ("bounds", "latents", "disentanglement"), context.Sizes())
-    scores["mig, beta 4 above beta 1"] = scores["beta 4/latent/mig"] - scores["beta 1/latent/mig"]
+        scores |= _parts(name, m, ("bounds", "latents", "disentanglement"), context.Sizes(iw_k=k))
+        scores[f"{name}/seconds"] = m.seconds
+    first, *others = models
+    for metric in ("latent/mig", "latent/factor_vae_score", "test/reconstruction"):
+        for name in others:
+            difference = scores[f"{name}/{metric}"] - scores[f"{first}/{metric}"]
+            scores[f"{metric.split('/')[1]}, {name} above {first}"] = difference
+    return scores
+
+
+def quantisation(models: Models) -> dict[str, float]:
+    """Measure how well codes describe the test images: the squared error of reconstructions, and the bound.
+
+    `nmse` is the mean squared error of the means of p(x|z), divided by the variance of all training pixels. The others
+    are means over test images in nats, and scores of the codes that the variant gives.
+    """
+    (m,) = models.values()
+    totals = trainer.score(m.variant, m.data, m.data.test, seed=0)
+    scores = {name: float(total) / totals.count for name, total in totals.sums.items()}
+    scores["-elbo"] = scores["reconstruction"] + scores["kl"]
+    with torch.no_grad():
+        parts = [
+            (m.variant.decode(m.variant.encode(b), b) - b.x).square().flatten() for b in m.data.batches(m.data.test)
+        ]
+    pixels = torch.cat([b.x.flatten() for b in m.data.batches(m.data.train)])
+    return {"nmse": float(torch.cat(parts).mean() / pixels.var()), **scores, "seconds": m.seconds}
+
+
+def aggregated(models: Models) -> dict[str, float]:
+    """Measure the reconstruction and the KL, and how well the aggregated posterior q(z) matches the prior.
+
+    The maximum mean discrepancy, and the mean and the spread of codes, compare samples of q(z) of test examples with
+    samples of the prior.
+    """
+    scores: dict[str, float] = {}
+    for name, m in models.items():
+        totals = trainer.score(m.variant, m.data, m.data.test, seed=0)
+        posterior, prior = codes.posterior_and_prior(m.variant, m.data, m.data.test)
+        of_model = {
+            "reconstruction": float(totals.sums["reconstruction"]) / totals.count,
+            "kl": float(totals.sums["kl"]) / totals.count, "mmd": latents.mmd(posterior, prior),
+            **latents.moments(posterior, prior), "seconds": m.seconds,
+        }  # fmt: skip
+        scores |= {f"{name}/{key.removeprefix('latent/')}": value for key, value in of_model.items()}
+    scores["vae/reconstruction above the wae's"] = scores["vae/reconstruction"] - scores["wae/reconstruction"]
     return scores
 
 
@@ -201,17 +259,6 @@ def _parts(name: str, m: TrainingRun, parts: tuple[str, ...], sizes: context.Siz
             unfinished.write_text(json.dumps(values), encoding="utf-8")
             unfinished.replace(path)
         scores |= {f"{name}/{key}": value for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
-    return scores
-
-
-def _bound(m: TrainingRun, k: int, n: int) -> dict[str, float]:
-    examples = probe.subset(m.data.test, n)
-    bound = -_log_p(m, examples, k)
-    scores = {"-log p(x)": float(bound.mean()), "standard error": _standard_error(bound)}
-    if m.variant.conditioned_on == "y" and examples.y is not None:
-        scores["-log p(x, y)"] = -float(_log_p(m, examples, k, marginal=False).mean())
-        log_shares = m.data.spec.class_probabilities.log()[examples.y.cpu()]
-        scores["-log p(x|y)"] = scores["-log p(x, y)"] + float(log_shares.mean())
     return scores
 
 
@@ -235,5 +282,6 @@ MEASURES: Mapping[str, Callable[..., dict[str, float]]] = {
     f.__name__: f
     for f in (
         likelihoods, labels, quadrants, parzen, classification, imputation, ecg, steps, evaluation, disentanglement,
+        quantisation, aggregated,
     )
 }  # fmt: skip

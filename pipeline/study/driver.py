@@ -308,7 +308,7 @@ class _Driver:
         if allowance is not None and allowance <= 0:
             return None
         trial = self.interrupted.pop(0) if interrupted else self.study.ask()
-        config = store.stored_config(trial, variants.get(self.settings.variant).config_type)
+        config = store.stored_config(trial, self.settings.variant)
         if interrupted:
             rebuilt = "; its configuration was not stored, and comes from today's search space" if not config else ""
             self.display.say(f"trial {trial.number} was interrupted, and continues{rebuilt}")

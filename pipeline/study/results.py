@@ -10,7 +10,6 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial
 
 import studies
-import variants
 from pipeline.metrics import OBJECTIVES, Undefined
 from pipeline.study import budget, space, store
 from studies import SearchBudget, SearchSpace
@@ -97,7 +96,7 @@ def read_study(url: str, name: str) -> StudyRecord | None:
     search = study.user_attrs["search"]
     variant = search["variant"]
     finished = store.finished_trials(study)
-    configs = [store.stored_config(t, variants.get(variant).config_type) for t in finished]
+    configs = [store.stored_config(t, variant) for t in finished]
     if None in configs:
         warnings.warn(
             f"study {name!r}: {configs.count(None)} of {len(finished)} trials come from an older version, which did "

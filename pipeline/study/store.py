@@ -14,6 +14,7 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
+import variants
 from pipeline import machine
 from pipeline.metrics import OBJECTIVES
 from pipeline.tracker import State, sqlite_path, without_credentials
@@ -127,20 +128,25 @@ def best_values(study: optuna.Study, objectives: tuple[str, ...]) -> dict[str, t
     return best
 
 
-def stored_config(trial: FrozenTrial | optuna.Trial, config_type: type[Config]) -> Config | None:
+def stored_config(trial: FrozenTrial | optuna.Trial, variant: str) -> Config | None:
     """Return the configuration that a trial was given; None if an older version of this program did not store it.
 
     Raises:
-        InputError: If the configuration does not fit today's `config_type` any more.
+        InputError: If the configuration does not fit today's variant any more.
     """
     values = trial.user_attrs.get(CONFIG)
+    if values is None:
+        return None
     try:
-        return None if values is None else config_type(**values)
+        name, config = variants.restore(variant, values)
+        if name != variant:
+            raise InputError(f"it belongs to the variant {name} today")
     except (TypeError, InputError) as error:
         raise InputError(
-            f"trial {trial.number} was run with a configuration that {config_type.__module__} does not accept any more "
-            f"({error}); restore the variant, or start a study of another --study-name"
+            f"trial {trial.number} was run with a configuration that {variant} does not accept any more ({error}); "
+            "restore the variant, or start a study of another --study-name"
         ) from error
+    return config
 
 
 def interrupted_trials(study: optuna.Study) -> list[optuna.Trial]:

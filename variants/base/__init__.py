@@ -12,6 +12,7 @@
     frozen                                                 a network without gradients of its weights
     images                                                 residual networks between images and maps
     sequences                                              recurrent networks and convolutions over time
+    flows                                                  invertible maps of z with a simple determinant
     Adam                                                   torch's optimizer, for which its compiler is not imported
     closed_forms                                           KL divergences, densities, schedules of the KL
     mmd                                                    maximum mean discrepancy between two samples
@@ -20,7 +21,7 @@
 `variants/README.md` shows how to write a variant with them.
 """
 
-from variants.base import closed_forms, images, sequences
+from variants.base import closed_forms, flows, images, sequences
 from variants.base.abstract import Bound, DecoderVariant, GaussianPosterior, GaussianVariant
 from variants.base.adam import Adam
 from variants.base.contract import (
@@ -43,7 +44,7 @@ from variants.base.total_correlation import KLParts, kl_parts, permute_dims
 
 __all__ = [
     "Adam", "Batch", "Bound", "Config", "DataSpec", "Decoder", "DecoderVariant", "Encoder", "Features",
-    "GaussianPosterior", "GaussianVariant", "Group", "InputError", "Inputs", "KLParts", "Loss", "Observation",
-    "Stage", "Terms", "Variant", "choice", "closed_forms", "frozen", "images", "kl_parts", "mlp", "mmd", "number",
+    "GaussianPosterior", "GaussianVariant", "Group", "InputError", "Inputs", "KLParts", "Loss", "Observation", "Stage",
+    "Terms", "Variant", "choice", "closed_forms", "flows", "frozen", "images", "kl_parts", "mlp", "mmd", "number",
     "permute_dims", "sequences",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from variants.base.networks import Decoder, Encoder
 from variants.base.sequences import real_steps
 
 CANDIDATES, PRIOR_CANDIDATES = 100, 50  # samples of a Gaussian and of the prior, from which draws of z are chosen
-CLASS_CANDIDATES = 500  # samples of the prior alone, for variants whose z contains a class
+ONLY_PRIOR_CANDIDATES = 500  # samples of the prior alone, for variants whose z is discrete or contains a class
 WIDER = 1.2  # the factor by which the Gaussian is wider than the curvature of the posterior says
 FIT_STEPS, FIT_LR = 60, 0.2  # steps of Adam to the maximum of a posterior, and its first learning rate
 DIFFERENCE, LEAST = 1e-2, 0.5  # distance of points whose gradients are compared, and the least curvature
@@ -61,7 +61,7 @@ class DecoderVariant(Variant, ABC):
         whole = replace(batch, y=None)
         observed = replace(whole, observed=known)  # later values are missing, so that the sequence keeps its length
         continuations = []
-        candidates = CLASS_CANDIDATES if self.latent_classes else CANDIDATES
+        candidates = CANDIDATES if self._has_density else ONLY_PRIOR_CANDIDATES
         size = max(1, AT_A_TIME // (max(candidates, k) * batch.x.shape[1]))
         for part in torch.arange(len(batch), device=batch.x.device).split(size):
             z = self.posterior_draws(observed[part], k)
@@ -71,13 +71,19 @@ class DecoderVariant(Variant, ABC):
             continuations.append(x.unflatten(0, (len(part), k)).transpose(0, 1))
         return torch.cat(continuations, 1)
 
+    @property
+    def _has_density(self) -> bool:
+        """Whether p(z) is a density, so that a Gaussian can describe p(z|x); it is not if a part of z is one-hot."""
+        return not (self.discrete or self.latent_classes)
+
     def posterior_draws(self, observed: Batch, k: int) -> Tensor:
         """Return `k` draws from approximately p(z|x) for each example, (B k, Z); those of an example follow each other.
 
         The encoder is not used, because it may never have seen so few values of an example. The posterior of each
         example is approximated by a Gaussian around its highest point (Laplace's method: MacKay 2003, chapter 27). The
         draws are chosen from samples of a mixture of this Gaussian, somewhat widened, and the prior, in proportion to
-        their importance weights (sampling importance resampling, Rubin 1988).
+        their importance weights (sampling importance resampling, Rubin 1988). If z is discrete, or contains a class,
+        they are chosen from samples of the prior alone.
         """
         n, device = len(observed), observed.x.device
 
@@ -89,11 +95,11 @@ class DecoderVariant(Variant, ABC):
             many, flat = repeated(z.shape[1]), z.flatten(0, 1)
             return self.log_prior(flat, many).view(z.shape[:2]), -self.nll(many, flat).view(z.shape[:2])
 
-        count = CLASS_CANDIDATES if self.latent_classes else PRIOR_CANDIDATES
+        count = PRIOR_CANDIDATES if self._has_density else ONLY_PRIOR_CANDIDATES
         z = self.sample_prior(n * count, repeated(count)).to(observed.x.dtype).view(n, count, -1)
         log_prior, log_likelihood = log_densities(z)
         weight = log_likelihood
-        if not self.latent_classes:  # otherwise z is partly one-hot, which no Gaussian describes
+        if self._has_density:
             best = (log_prior + log_likelihood).argmax(1)
             mean, axes, deviations = self._laplace(observed, z[torch.arange(n, device=device), best])
             noise = torch.randn(n, CANDIDATES, z.shape[2], dtype=z.dtype, device=device)

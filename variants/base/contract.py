@@ -368,11 +368,11 @@ class Variant(nn.Module, ABC):
     def sample_prior(self, n: int, condition: Batch | None = None) -> Tensor:
         """Return n samples from the prior, (n, Z), or from the prior given each of the n examples of `condition`."""
 
-    def prior_from_noise(self, noise: Tensor, condition: Batch | None = None) -> Tensor:
-        """Turn standard normal noise, (n, Z), into samples of the prior, (n, Z).
+    def prior_from_noise(self, noise: Tensor, condition: Batch | None = None) -> Tensor | None:
+        """Turn standard normal noise, (n, Z), into samples of the prior, (n, Z), by a smooth function.
 
-        This default is right for the prior N(0, I).
-        The method is not used for variants with `latent_classes`.
+        This default is right for the prior N(0, I). A variant for whose prior there is no such function, for instance a
+        mixture, returns None. The method is not used for variants with `latent_classes`, or if z is `discrete`.
         """
         return noise
 
