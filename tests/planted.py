@@ -287,6 +287,9 @@ def flow(mistake: str = "") -> Kind:
 
         def sample_posterior(self, batch: Batch, k: int = 1) -> tuple[Tensor, Tensor]:
             z, log_q = super().sample_posterior(batch, k)
+            if mistake == "samples in another order":
+                order = torch.arange(len(z), device=z.device).view(-1, k).T.flatten()
+                z, log_q = z[order], log_q[order]
             a, b = z[:, : self.half], z[:, self.half :]
             log_scale, shift = self.net(a).chunk(2, 1)
             log_determinant = log_scale.tanh().sum(1) * (-1 if mistake == "the sign of the log-determinant" else 1)
@@ -446,6 +449,7 @@ MISTAKES = (
     Mistake(averaged_codes, "unused codes decay to 0/0", "long training on few examples stays finite"),
     Mistake(averaged_codes, "averages in the loss", "terms are pure and can be captured"),
     Mistake(flow, "the sign of the log-determinant", "log q is the density of the samples"),
+    Mistake(flow, "samples in another order", "importance weights give the likelihood"),
     Mistake(flow, "the KL of the base", "the scores are expectations under q"),
     Mistake(counts, "overflow of large dispersions", "the likelihood is exact for extreme scales", "counts"),
     Mistake(vae, "mean over pixels", "the scores are expectations under q", "binary images"),

@@ -94,7 +94,8 @@ class Case:
         variant = self.build(spec, **settings)
         with torch.no_grad():
             for parameter in variant.parameters():
-                parameter.add_(0.2 * torch.randn_like(parameter))
+                inputs = parameter[0].numel() if parameter.ndim > 1 else 16
+                parameter.add_(0.8 * inputs**-0.5 * torch.randn_like(parameter))
         return variant
 
     def examples(self, n: int = 6, seed: int = 0, factors: int = 0) -> Batch:
