@@ -23,6 +23,7 @@ from variants.base import (
     DecoderVariant,
     Encoder,
     GaussianVariant,
+    InputError,
     Observation,
     Terms,
     Variant,
@@ -282,6 +283,8 @@ def flow(mistake: str = "") -> Kind:
 
         def __init__(self, config: Config, spec: DataSpec) -> None:
             super().__init__(config, spec)
+            if config.latent < 2:
+                raise InputError("latent=1: there are no halves; expected 2 or more")
             self.half = config.latent // 2
             self.net = nn.Linear(self.half, 2 * (config.latent - self.half))
 
@@ -290,6 +293,8 @@ def flow(mistake: str = "") -> Kind:
             if mistake == "samples in another order":
                 order = torch.arange(len(z), device=z.device).view(-1, k).T.flatten()
                 z, log_q = z[order], log_q[order]
+            if mistake == "log q without its constant":
+                log_q = log_q + 0.5 * z.shape[1] * closed_forms.LOG_2PI
             a, b = z[:, : self.half], z[:, self.half :]
             log_scale, shift = self.net(a).chunk(2, 1)
             log_determinant = log_scale.tanh().sum(1) * (-1 if mistake == "the sign of the log-determinant" else 1)
@@ -449,7 +454,8 @@ MISTAKES = (
     Mistake(averaged_codes, "unused codes decay to 0/0", "long training on few examples stays finite"),
     Mistake(averaged_codes, "averages in the loss", "terms are pure and can be captured"),
     Mistake(flow, "the sign of the log-determinant", "log q is the density of the samples"),
-    Mistake(flow, "samples in another order", "importance weights give the likelihood"),
+    Mistake(flow, "log q without its constant", "importance weights give the likelihood"),
+    Mistake(flow, "samples in another order", "samples of one example stand together"),
     Mistake(flow, "the KL of the base", "the scores are expectations under q"),
     Mistake(counts, "overflow of large dispersions", "the likelihood is exact for extreme scales", "counts"),
     Mistake(vae, "mean over pixels", "the scores are expectations under q", "binary images"),

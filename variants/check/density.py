@@ -218,26 +218,29 @@ def samples_of_the_prior_have_its_density(case: Case) -> str | Result:
 def importance_weights_give_the_likelihood(case: Case) -> str | Result:
     """log p(x) from importance weights w = p(x, z) / q(z|x) is that of quadrature, in at most three latent dimensions.
 
-    The bound log 1/k sum_i w_i does not fall from k = 1 to 500. It finds densities that do not belong to the samples,
-    and samples of several examples that stand in the wrong order.
+    The bound log 1/k sum_i w_i does not fall from k = 1 to 500. It finds densities that do not belong to the samples.
+    The model is new: its posterior is wide, so that no sample has most of the weight.
     """
     tried = []
     for each in case.configurations():
         small = _of_few_dimensions(each)
-        variant = small.perturbed().eval() if small else each.build()
-        batch = each.examples(4, 1, factors=2)
+        variant = (small or each).build().eval()
+        batch = each.examples(8, 1, factors=2)
         if not small or variant.discrete or variant.latent_classes or variant.sample_posterior(batch) is None:
             continue
         with torch.no_grad():
             log_w = {k: _log_weights(variant, batch, k) for k in (1, 5, 50, 500)}
-            exact, is_covered = zip(*(_quadrature(variant, batch[slice(n, n + 1)]) for n in range(4)), strict=True)
+            exact, is_covered = zip(*(_quadrature(variant, batch[slice(n, n + 1)]) for n in range(8)), strict=True)
         bounds = {k: mean_and_error((w.logsumexp(2) - math.log(k)).mean(0)) for k, w in log_w.items()}
         text = ", ".join(f"{bound:.3f} with {k}" for k, (bound, _) in bounds.items())
         rises = all(b[0] - a[0] > -5 * (a[1] + b[1]) - 1e-3 for a, b in pairwise(bounds.values()))
         expect(rises, f"with {small}, the bound of log p(x) falls with the number of samples: {text}")
         weights = (log_w[500].flatten(1) - torch.stack(exact)[:, None]).exp()  # their mean is 1
         error = 5 * weights.std(1) / weights.shape[1] ** 0.5 + 0.005
-        away = torch.where(torch.tensor(is_covered, device=error.device) & (error < 0.5), weights.mean(1) - 1, 0.0)
+        usable = torch.tensor(is_covered, device=error.device) & (error < 0.5)
+        if not usable.any():
+            continue  # q(z|x) is too far from p(z|x) for 2,000 samples
+        away = torch.where(usable, weights.mean(1) - 1, 0.0)
         worst = int((away.abs() / error).argmax())
         expect(
             bool(away[worst].abs() < error[worst]),
@@ -245,12 +248,16 @@ def importance_weights_give_the_likelihood(case: Case) -> str | Result:
             "expected 1",
         )
         tried.append(f"{small}: {text}; {torch.stack(exact).mean():.3f} exactly")
-    return f"log p(x) with {'. '.join(tried)}." if tried else skipped("q has no density, or z has over 3 dimensions")
+    return (
+        f"log p(x) with {'. '.join(tried)}."
+        if tried
+        else skipped("q has no density or is too far from p(z|x), or z has more than 3 dimensions")
+    )
 
 
 def _log_weights(variant: Variant, batch: Batch, k: int) -> Tensor:
-    """Return log p(x, z) - log q(z|x) of 4,000 samples of each of B examples, (B, 4000 / k, k), drawn k at a time."""
-    several = repeated(batch, 4000 // k)
+    """Return log p(x, z) - log q(z|x) of 2,000 samples of each of B examples, (B, 2000 / k, k), drawn k at a time."""
+    several = repeated(batch, 2000 // k)
     samples = variant.sample_posterior(several, k)
     assert samples is not None
     log_w = variant.log_joint(samples[0], repeated(several, k)) - samples[1]
