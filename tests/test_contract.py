@@ -1,6 +1,6 @@
 """The conformance suite over every registered variant, and tests of the contract itself and of the registry.
 
-By default, each variant is checked on a third of the kinds of data, and with `-m slow` on the others. To check one
+By default, each variant is checked on a quarter of the kinds of data, and with `-m slow` on the others. To check one
 variant on all of them: `uv run python -m variants.check NAME`. Both take `--device cuda`.
 """
 
@@ -34,11 +34,11 @@ def fits(name: str, kind: str) -> bool:
 
 
 def each_kind() -> list[object]:
-    """Every variant with every kind of data; two thirds of them are slow, and other ones for the next variant."""
+    """Every variant with every kind of data; three of four are slow, and other ones for the next variant."""
     subjects = []
     for n, name in enumerate(variants.names()):
         for k, kind in enumerate(kind for kind in KINDS if fits(name, kind)):
-            marks = [pytest.mark.slow] if (n + k) % 3 else []
+            marks = [pytest.mark.slow] if (n + k) % 4 else []
             subjects.append(pytest.param(name, kind, marks=marks, id=f"{name} on {kind}"))
     return subjects
 

@@ -188,24 +188,18 @@ def _trained(subject: Subject) -> Variant:
     return variant
 
 
-def train(variant: Variant, batch: Batch, steps: int, size: int) -> list[float]:
-    """Take so many training steps, on random examples of `batch`. Return the mean reconstruction before each step.
+def train(variant: Variant, batch: Batch, steps: int, size: int) -> None:
+    """Take so many training steps, on `size` random examples of `batch` each.
 
     As in the trainer of the pipeline, the steps for losses that are tensors come first, and each stage has its share.
     """
-    optimizers = variant.optimizers()
-    stages = variant.stages or (Stage(tuple(optimizers), 1.0),)
-    step = torch.zeros((), device=batch.x.device)
-    reconstructions = []
+    optimizers, step = variant.optimizers(), torch.zeros((), device=batch.x.device)
     variant.train()
-    for stage in stages:
-        for _ in range(max(1, round(steps * stage.share))):
+    for stage in variant.stages or (Stage(tuple(optimizers), 1.0),):
+        for _ in range(round(steps * stage.share)):
             rows = torch.randint(len(batch), (size,), device=batch.x.device) if size < len(batch) else slice(None)
-            terms = variant.terms(batch[rows], step)
-            reconstructions.append(float(terms.reconstruction.detach().mean()))
-            take_step(terms, {name: optimizers[name] for name in stage.losses})
+            take_step(variant.terms(batch[rows], step), {name: optimizers[name] for name in stage.losses})
             step += 1
-    return reconstructions
 
 
 def take_step(terms: Terms, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
