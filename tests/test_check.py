@@ -14,7 +14,7 @@ from planted import MISTAKES, Mistake, vae
 
 import variants
 from variants import DataSpec, InputError, Variant
-from variants.check import EACH_KIND, ONCE, Finding, Result, Subject, carry_out, name_of, run
+from variants.check import EACH_KIND, ONCE, Result, Subject, carry_out, name_of, run
 from variants.check.__main__ import main
 from variants.check.kinds import KINDS, examples
 
@@ -54,6 +54,17 @@ def test_a_check_that_raises_fails_with_the_place_in_the_variant() -> None:
     result = carry_out(CHECKS["kl is not negative"], Subject(Broken, "a table"))
     assert result.status == "failed"
     assert re.match(r"RuntimeError in test_check\.py, line \d+: .*shapes cannot be multiplied", result.evidence)
+
+
+def test_a_constructor_that_raises_is_a_failure_not_a_refusal() -> None:
+    class Crashing(vae()):  # type: ignore[misc]
+        def __init__(self, config: object, spec: DataSpec) -> None:
+            raise ZeroDivisionError("no reason")
+
+    for words in ("kl is not negative", "bf16"):
+        (found,) = run(Crashing, only=words)
+        assert found.result.status == "failed"
+        assert re.search(r"ZeroDivisionError in test_check\.py, line \d+: no reason", found.result.evidence)
 
 
 def test_the_random_state_is_kept() -> None:
@@ -161,9 +172,3 @@ def test_a_class_of_the_current_folder_is_checked(tmp_path: Path) -> None:
         assert done.returncode == code, done.stderr
         assert expected in done.stdout
         assert done.stderr == ""
-
-
-def test_a_finding_is_one_sentence_or_more() -> None:
-    for finding in run(variants.get("iwae"), only="bound"):
-        assert isinstance(finding, Finding)
-        assert finding.result.evidence.endswith(".")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from variants.base.contract import InputError, Variant
 from variants.check import contract, density, objective, toys
 from variants.check.kinds import KINDS
-from variants.check.subject import Check, Result, Subject, carry_out, name_of
+from variants.check.subject import Check, Result, Subject, carry_out, name_of, refusal
 
 __all__ = ["EACH_KIND", "KINDS", "ONCE", "Check", "Finding", "Result", "Subject", "carry_out", "name_of", "run"]
 
@@ -97,13 +97,11 @@ def subjects_of(variant: type[Variant], device: str = "cpu", seed: int = 0) -> t
     subjects, refusals = [], {}
     for kind, spec in KINDS.items():
         subject = Subject(variant, kind, device=device, seed=seed)
-        try:
-            if not variant.required_fields <= spec.fields:
-                raise InputError("it needs sequences")  # all kinds of data have labels
-            subject.build()
+        fits = variant.required_fields <= spec.fields  # all kinds of data have labels
+        if reason := refusal(subject.build) if fits else "it needs sequences":
+            refusals[kind] = reason
+        else:
             subjects.append(subject)
-        except InputError as error:
-            refusals[kind] = str(error)
     return subjects, refusals
 
 

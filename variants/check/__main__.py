@@ -2,7 +2,7 @@
 
 A variant is given by the name under which it is registered, or as module:Class, for instance in the current folder.
 Each line has the verdict of a check, its seconds, its name, and what it found. The exit code is 0 if no check failed, 1
-if one did, and 2 for bad usage.
+if one did, 2 for bad usage, and 130 if the command was interrupted.
 """
 
 import argparse
@@ -80,6 +80,8 @@ def main() -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

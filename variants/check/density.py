@@ -15,9 +15,9 @@ from variants.check.subject import (
     Subject,
     expect,
     in_precision,
-    is_accepted,
     is_close,
     mean_and_error,
+    refusal,
     repeated,
     score,
     skipped,
@@ -112,7 +112,7 @@ def _of_few_dimensions(subject: Subject) -> Subject | None:
     }  # fmt: skip
     for settings in ({"latent": 1}, {"latent": 2}, {"latent": 1, **lowest}):
         small = subject.with_settings(**settings)
-        if is_accepted(small.build) and small.build().sample_prior(1).shape[1] - small.build().latent_classes <= 3:
+        if refusal(small.build) is None and small.build().sample_prior(1).shape[1] - small.build().latent_classes <= 3:
             return small
     return None
 

@@ -71,8 +71,9 @@ class Subject:
         return replace(self, settings=tuple({**dict(self.settings), **settings}.items()))
 
     def config(self, **settings: Any) -> Config:
-        large = {f.name: 32 for f in self.own_fields if type(f.default) is int and f.default > 32}
-        return self.variant.config_type(**{"latent": 4, "width": 16, **large, **dict(self.settings), **settings})
+        numbers = [f for f in self.own_fields if type(f.default) is int]
+        small = {f.name: max(32, f.metadata["low"]) for f in numbers if f.default > 32}
+        return self.variant.config_type(**{"latent": 4, "width": 16, **small, **dict(self.settings), **settings})
 
     @property
     def own_fields(self) -> list[Any]:
@@ -95,12 +96,12 @@ class Subject:
             try:
                 return self.variant(self.config(**each), spec).to(self.device)
             except InputError as error:
-                refusal = error
-        raise refusal
+                refused = error
+        raise refused
 
-    def perturbed(self, spec: DataSpec | None = None, **settings: Any) -> Variant:
+    def perturbed(self) -> Variant:
         """Return a new model whose weights, also those that start at zero, are moved away from their first values."""
-        variant = self.build(spec, **settings)
+        variant = self.build()
         with torch.no_grad():
             for parameter in variant.parameters():
                 inputs = parameter[0].numel() if parameter.ndim > 1 else 16
@@ -124,7 +125,7 @@ class Subject:
         for field in self.own_fields:
             for value in field.metadata.get("choices", (2,) if field.default == 0 else ()):
                 subjects = (subject.with_settings(**{field.name: value}) for subject in self.on_all_references())
-                accepted = next((subject for subject in subjects if is_accepted(subject.build)), None)
+                accepted = next((subject for subject in subjects if refusal(subject.build) is None), None)
                 if value != field.default and accepted is not None:
                     yield accepted
 
@@ -142,7 +143,7 @@ class Subject:
     def first(variant: type[Variant], device: str = "cpu", seed: int = 0) -> "Subject":
         """Return the subject for checks that run once: on a table, or on what else the variant accepts first."""
         subjects = [Subject(variant, kind, device=device, seed=seed) for kind in (*REFERENCE, *kinds.KINDS)]
-        accepted = (c for c in subjects if variant.required_fields <= c.spec.fields and is_accepted(c.build))
+        accepted = (c for c in subjects if variant.required_fields <= c.spec.fields and refusal(c.build) is None)
         return next(accepted, subjects[0])
 
 
@@ -171,13 +172,18 @@ def carry_out(check: Check, subject: Subject) -> Result:
     return found if isinstance(found, Result) else Result("passed", found)
 
 
-def is_accepted(build: Callable[[], object]) -> bool:
-    """Return whether something is built without an `InputError`."""
+def refusal(build: Callable[[], object]) -> str | None:
+    """Return the text of the `InputError` that building something raises; None if it raises none.
+
+    Any other error is a defect, which the checks report.
+    """
     try:
         build()
-    except InputError:
-        return False
-    return True
+    except InputError as error:
+        return str(error)
+    except Exception:
+        return None
+    return None
 
 
 @functools.cache
@@ -326,11 +332,8 @@ def without_likelihood(variant: Variant) -> Iterator[None]:
         yield
         return
 
-    def nothing(batch: Batch, output: Tensor) -> Tensor:
-        return torch.zeros_like(batch.x) + 0 * output.sum()
-
-    observation.nll_each, observation.nll = nothing, lambda batch, output: nothing(batch, output).flatten(1).sum(1)
+    observation.nll_each = lambda batch, output: torch.zeros_like(batch.x) + 0 * output.sum()
     try:
         yield
     finally:
-        del observation.nll_each, observation.nll
+        del observation.nll_each

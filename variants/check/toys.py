@@ -57,7 +57,7 @@ def a_decomposition_adds_up(subject: Subject) -> str | Result:
             expected = expected + variant.spec.class_probabilities.to(batch.y.device)[batch.y].log()
         away = float((sums - expected).abs().max())
         expect(is_close(sums, expected, 1e-3), f"kl_per_dimension adds up to other numbers than kl: {away:.3g} away")
-        found.append(f"kl_per_dimension differs from kl by at most {away:.0e} nats")
+        found.append(f"the sum of kl_per_dimension differs from kl by at most {away:.0e} nats")
     if all(part in terms.extras for part in PARTS):
         total = torch.stack([terms.extras[part] for part in PARTS]).sum(0)
         mean, error = mean_and_error(total - terms.kl)
