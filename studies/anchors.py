@@ -78,7 +78,7 @@ _AAE = {"latent": 8, "width": 1000, "depth": 2, "adversary_width": 1000, "lr": 1
 _SEMI = {**_AAE, "latent": 10, "scale": 1.0, "supervision": "semi"}
 _SIX = {"latent": 16, "lr": 1e-3, "batch": 128, "warmup": 2000}
 _SPRITES = {"latent": 10, "width": 400, "depth": 2, "lr": 1e-3, "batch": 128}
-_VAMP = {"latent": 40, "width": 300, "depth": 2, "lr": 1e-3, "batch": 128, "warmup": 4000}
+_VAMP = {"latent": 40, "width": 300, "depth": 2, "lr": 1e-3, "batch": 128, "warmup": 3000}
 _VQ = Training(
     variant="vq", settings={
         "latent": 16, "codes": 128, "width": 128, "network": "resnet", "lr": 1e-3, "batch": 128, "prior_width": 64,
@@ -361,7 +361,7 @@ ANCHORS = {
         differs="dynamic MNIST; plain hidden layers instead of gated ones; a sigmoid in pseudo-inputs; fewer epochs",
         measure="likelihoods",
         budgets={
-            "cpu": Budget(_beside_vae(20, vamp={}), {"vae/-log p(x) above the vamp's": (">=", 0.5)}),
+            "cpu": Budget(_beside_vae(10, vamp={}), {"vae/-log p(x) above the vamp's": (">=", 0.5)}),
             "gpu": Budget(_beside_vae(400, vamp={})),
         },
         cost="not measured",
@@ -378,7 +378,7 @@ ANCHORS = {
         measure="likelihoods",
         budgets={
             "cpu": Budget(
-                _beside_vae(20, flow={}, prior={"steps": 0, "prior_steps": 4}),
+                _beside_vae(10, flow={}, prior={"steps": 0, "prior_steps": 4}),
                 {"vae/-log p(x) above the flow's": (">=", 0.3)},
             ),
             "gpu": Budget(_beside_vae(400, flow={}, prior={"steps": 0, "prior_steps": 4})),
