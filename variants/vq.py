@@ -158,7 +158,7 @@ class VQ(DecoderVariant):
         if self.config.quantizer == "ema":
             losses["loss"] = losses["loss"] + self.config.beta * commitment.mean()
             losses["codes"] = 0.5 * (self.averages - self.averaged(vectors.detach(), k)).square().sum()
-        shares = self._sums(k, vectors.new_ones(k.numel(), 1)) / k.numel()
+        shares = self._sums(k, kl.new_ones(k.numel(), 1)) / k.numel()
         return Terms(reconstruction, kl, losses, {
             "perplexity": torch.special.entr(shares).sum().exp().expand(len(k)),
             "dead_codes": (shares == 0).sum().to(shares.dtype).expand(len(k)),
