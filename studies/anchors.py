@@ -51,6 +51,7 @@ class Anchor:
     measure: str
     budgets: Mapping[str, Budget]
     cost: str  # time of the budget `cpu` on two cores
+    pictured: Mapping[str, str] = field(default_factory=dict)  # scores that a picture compares -> titles of their axes
 
 
 _WIDE = {"latent": 40, "width": 500, "depth": 2, "lr": 1e-3, "batch": 128, "warmup": 8000}
@@ -77,12 +78,27 @@ _AAE = {"latent": 8, "width": 1000, "depth": 2, "adversary_width": 1000, "lr": 1
 _SEMI = {**_AAE, "latent": 10, "scale": 1.0, "supervision": "semi"}
 _SIX = {"latent": 16, "lr": 1e-3, "batch": 128, "warmup": 2000}
 _SPRITES = {"latent": 10, "width": 400, "depth": 2, "lr": 1e-3, "batch": 128}
+_VAMP = {"latent": 40, "width": 300, "depth": 2, "lr": 1e-3, "batch": 128, "warmup": 4000}
+_VQ = Training(
+    variant="vq", settings={
+        "latent": 16, "codes": 128, "width": 128, "network": "resnet", "lr": 1e-3, "batch": 128, "prior_width": 64,
+        "prior_share": 0.45,
+    },
+    epochs=18, likelihood="logistic8",
+)  # fmt: skip
 _IWAE = {"latent": 50, "width": 200, "depth": 2, "lr": 1e-3, "batch": 100}
 _MATCH = {"latent": 16, "width": 400, "depth": 2, "lr": 1e-3, "batch": 128}
 _MIWAE = Training(
     variant="iwae", settings={"latent": 10, "width": 128, "depth": 2, "lr": 1e-3, "batch": 64, "samples": 20},
     epochs=400, dataset="breast-cancer", hidden=0.5, likelihood="gaussian",
 )  # fmt: skip
+
+
+_DISENTANGLED = {
+    "latent/mig": "mutual information gap (MIG)", "latent/factor_vae_score": "FactorVAE score",
+    "latent/dci_disentanglement": "DCI disentanglement",
+    "test/reconstruction": "reconstruction (nats per example)\nlower is better",
+}  # fmt: skip
 
 
 def _six(epochs: int) -> dict[str, Training]:
@@ -106,12 +122,32 @@ def _iwae(epochs: int) -> dict[str, Training]:
     }
 
 
+def _beside_vae(epochs: int, **others: Mapping[str, Any]) -> dict[str, Training]:
+    """Return a training of a vae, and trainings of variants with learned priors by name, with their own settings."""
+    trainings = {"vae": Training(variant="vae", settings=_VAMP, epochs=epochs)}
+    for name, settings in others.items():
+        variant = "flow" if name == "prior" else name
+        trainings[name] = Training(variant=variant, settings={**_VAMP, **settings}, epochs=epochs)
+    return trainings
+
+
 def _sprites(epochs: int) -> dict[str, Training]:
     return {
         f"beta {beta}": Training(
             variant="beta", settings={**_SPRITES, "beta": float(beta)}, epochs=epochs, dataset="sprites"
         )
         for beta in (1, 4, 16)
+    }
+
+
+def _four(epochs: int) -> dict[str, Training]:
+    strengths: dict[str, dict[str, Any]] = {
+        "beta": {"beta": 4.0}, "tcvae": {"beta": 4.0}, "factor": {"gamma": 10.0},
+        "dip": {"lambda_od": 10.0, "lambda_d": 100.0},
+    }  # fmt: skip
+    return {
+        n: Training(variant=n, settings={**_SPRITES, "width": 256, **s}, epochs=epochs, dataset="sprites")
+        for n, s in strengths.items()
     }
 
 
@@ -318,6 +354,47 @@ ANCHORS = {
         },
         cost="8 min per seed",
     ),
+    "vamp-mnist": Anchor(
+        about="importance weighted bound of a VAE with a VampPrior and of a VAE, equal epochs, dynamic MNIST, nats",
+        source="Tomczak & Welling 2018, table 1, one level, static MNIST: IW-5000 on 10,000 test images",
+        published={"vae/-log p(x)": 88.56, "vamp/-log p(x)": 85.57, "vae/-log p(x) above the vamp's": 2.99},
+        differs="dynamic MNIST; plain hidden layers instead of gated ones; a sigmoid in pseudo-inputs; fewer epochs",
+        measure="likelihoods",
+        budgets={
+            "cpu": Budget(_beside_vae(20, vamp={}), {"vae/-log p(x) above the vamp's": (">=", 0.5)}),
+            "gpu": Budget(_beside_vae(400, vamp={})),
+        },
+        cost="not measured",
+    ),
+    "flow-mnist": Anchor(
+        about="importance weighted bound of VAEs with a flow posterior, a flow prior, and neither, dynamic MNIST, nats",
+        source="van den Berg et al. 2018 (Sylvester flows), table 1, static MNIST: inverse autoregressive flow",
+        published={
+            "vae/-elbo": 86.55, "vae/-log p(x)": 82.14, "flow/-elbo": 84.20, "flow/-log p(x)": 80.79,
+            "vae/-log p(x) above the flow's": 1.35,
+        },
+        differs="dynamic MNIST; hidden layers instead of gated convolutions; scales instead of gates in the flow; "
+        "fewer epochs; the paper has no flow prior",
+        measure="likelihoods",
+        budgets={
+            "cpu": Budget(
+                _beside_vae(20, flow={}, prior={"steps": 0, "prior_steps": 4}),
+                {"vae/-log p(x) above the flow's": (">=", 0.3)},
+            ),
+            "gpu": Budget(_beside_vae(400, flow={}, prior={"steps": 0, "prior_steps": 4})),
+        },
+        cost="not measured",
+    ),
+    "vq-mnist": Anchor(
+        about="squared error over pixel variance of a VQ-VAE with 7x7 codes, grey MNIST, and its bound in nats",
+        source="a public implementation with 49,000 weights, 10 epochs; KL: an autoregressive prior, in nats an image",
+        published={"nmse": 0.0612, "kl": 50.6},
+        differs="residual blocks; the likelihood is a discretised logistic distribution, not a squared error; a "
+        "recurrent prior, trained for 8 epochs after the 10 epochs of the codes",
+        measure="quantisation",
+        budgets={"cpu": Budget({"vq": _VQ}, {"nmse": ("<=", 0.0612)})},
+        cost="not measured",
+    ),
     "six-mnist": Anchor(
         about="six variants of equal size and budget on dynamic MNIST: the evaluation of each on the test split",
         source="none: a table of this project",
@@ -326,6 +403,27 @@ ANCHORS = {
         measure="evaluation",
         budgets={"cpu": Budget(_six(8))},
         cost="40 min per seed",
+    ),
+    "sprites": Anchor(
+        about="disentanglement and reconstruction of four variants with equal networks and epochs, sprites, 32x32",
+        source="none: a table of this project; Locatello et al. 2019 find that such methods differ less than seeds do",
+        published={},
+        differs="strengths within the published ranges, and not searched; an MLP; 20 epochs of 50,000 images",
+        measure="disentanglement",
+        budgets={
+            "cpu": Budget(
+                _four(20),
+                {
+                    "mig, tcvae above beta": (">=", 0.0), "factor_vae_score, factor above beta": (">=", 0.0),
+                    "reconstruction, tcvae above beta": ("<=", -1.0),
+                    "reconstruction, factor above beta": ("<=", -1.0),
+                    "reconstruction, dip above beta": ("<=", -1.0),
+                },
+                {"k": 50},
+            ),
+        },
+        cost="4 min per seed",
+        pictured=_DISENTANGLED,
     ),
     "beta-sprites": Anchor(
         about="disentanglement of beta-VAEs on dSprites-like sprites, 32x32, higher is better",
@@ -342,5 +440,6 @@ ANCHORS = {
             ),
         },
         cost="10 min per seed",
+        pictured=_DISENTANGLED,
     ),
 }  # fmt: skip

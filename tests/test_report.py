@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import variants
@@ -239,6 +240,49 @@ def test_tables_have_samples_beside_each_other_and_no_strips_of_pixels() -> None
 def test_no_two_of_many_variants_look_alike() -> None:
     looks = figures.styles([f"v{i}" for i in range(20)]).values()
     assert len({(s.colour, s.line) for s in looks}) == len({(s.colour, s.marker) for s in looks}) == 20
+
+
+SEEN = {  # matrices of linear sRGB (Machado et al. 2009), and the least difference that is expected
+    "by most readers": (np.eye(3), 15),
+    "with deuteranopia": ([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]], 7),
+    "with protanopia": ([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]], 7),
+}
+
+
+def linear(colours: Any) -> Any:
+    """Linear sRGB (n, 3) of colours."""
+    rgb = np.array([to_rgb(c) for c in colours])
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: Any) -> Any:
+    """CIE L*a*b* (n, 3), D65, of linear sRGB (n, 3)."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    f = np.cbrt(rgb @ to_xyz.T / to_xyz.sum(1))
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], 1)
+
+
+@pytest.mark.parametrize("theme", figures.THEMES)
+def test_fourteen_colours_can_be_told_apart_on_either_page_also_by_colour_blind_readers(theme: str) -> None:
+    """In units of CIE 1976, in which a difference of 2.3 is just noticeable."""
+    _, background, _, white = figures.THEMES[theme]
+    colours = linear([s.colour for s in figures.styles([f"v{i}" for i in range(14)], white).values()])
+    for how, (matrix, least) in SEEN.items():
+        places = lab((colours @ np.transpose(matrix)).clip(0, 1))
+        assert np.linalg.norm(places[:, None] - places, axis=2)[np.triu_indices(14, 1)].min() > least, how
+    luminance, paper = (c @ (0.2126, 0.7152, 0.0722) for c in (colours, linear([background])))
+    contrast = (np.maximum(luminance, paper) + 0.05) / (np.minimum(luminance, paper) + 0.05)
+    assert contrast.min() > 2
+
+
+def test_the_legend_of_curves_has_the_order_in_which_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(Axes, "legend", lambda self, handles, labels, **_: shown.append(labels))
+    points = pd.DataFrame(
+        {"variant": ["a", "a", "b", "b", "c"], "epoch": [1, 2, 1, 2, 1], "valid/elbo": [9, 1, 2, 3, 2]}
+    )
+    figures.curves(points, "valid/elbo", ["a", "b", "c"])
+    assert shown == [["b", "c", "a"]] * 2
 
 
 def named(scores: dict[str, float], dataset: str, notes: tuple[str, ...] = ()) -> Any:

@@ -1,17 +1,20 @@
 """Anchors: every one can be built, a small one runs to its table, and an interrupted one continues."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
 import variants
 from pipeline import checkpoint, data, training_run
 from pipeline.reproduce import __main__ as reproduce
-from pipeline.reproduce import task
+from pipeline.reproduce import picture, task
 from pipeline.reproduce.measure import MEASURES
 from pipeline.trainer import LR_SCHEDULES
 from studies import anchors
@@ -54,10 +57,11 @@ def test_every_anchor_can_be_built(name: str) -> None:
 def test_a_small_anchor_from_end_to_end(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(ANCHORS, "toy", TOY)
+    monkeypatch.setitem(ANCHORS, "toy", replace(TOY, pictured={"-elbo": "-ELBO (nats)"}))
     assert reproduce.main(["toy", "--seeds", "2", "--threads", "1"]) == 0
     output = capsys.readouterr().out
     assert "reached" in output
+    assert f"the picture: {folder / 'reports' / 'toy.png'}" in output and (folder / "reports" / "toy.png").exists()
     assert "differs: everything" in output
     assert "ladder 31.5" in output
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
@@ -166,6 +170,31 @@ def test_an_interrupted_anchor_continues_and_ends_in_the_same_numbers(
             assert value == straight.data.metrics[name], name
 
 
+def test_a_picture_has_every_seed_and_the_interval_of_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    subplots = Figure.subplots
+
+    def recorded(self: Figure, *words: Any, **options: Any) -> Any:
+        drawn.append(subplots(self, *words, **options))
+        return drawn[-1]
+
+    monkeypatch.setattr(Figure, "subplots", recorded)
+    scores = {"a/mig": [0.1, 0.2, 0.3], "b/mig": [0.5, 0.5, 0.8], "a/elbo": [-1.0, -2.0, -3.0]}
+    picture.compared(scores, ["a", "b"], {"mig": "MIG", "elbo": "ELBO (nats)"})
+    ((mig, elbo),) = drawn[0]
+    assert (mig.get_xlabel(), elbo.get_xlabel()) == ("MIG", "ELBO (nats)")
+    assert [label.get_text() for label in mig.get_yticklabels()] == ["a", "b"]
+    assert len(mig.containers) == 2 and len(elbo.containers) == 1  # b has no ELBO
+    for place, (bar, values) in enumerate(zip(mig.containers, list(scores.values())[:2], strict=True)):
+        (((low, height), (high, _)),) = bar.lines[2][0].get_segments()
+        reach = (
+            4.302653 * np.std(values, ddof=1) / 3**0.5
+        )  # the 97.5% quantile of Student's t with 2 degrees of freedom
+        assert (low, high) == pytest.approx((np.mean(values) - reach, np.mean(values) + reach)) and height == place
+    dots = [line.get_xdata().tolist() for line in mig.lines if len(line.get_xdata()) == 3]
+    assert dots == [scores["a/mig"], scores["b/mig"]]
+
+
 @pytest.mark.slow
 def test_measures_run_on_every_kind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with trainings of a moment: what is measured, by name, and within its range."""
@@ -174,8 +203,6 @@ def test_measures_run_on_every_kind(folder: Path, monkeypatch: pytest.MonkeyPatc
     y = torch.arange(120) % 3
     arrays = {"x": x.numpy(), "y": y.numpy(), "lengths": torch.full((120,), 9).numpy()}
     (folder / "UCR").mkdir()
-    import numpy as np
-
     np.savez(folder / "UCR" / "waves.npz", **arrays)
     monkeypatch.setenv("VARIANTS_DATA", str(folder))
     vrae = Training(variant="vrae", settings=SMALL, epochs=1, dataset="UCR/waves.npz")

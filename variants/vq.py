@@ -63,6 +63,7 @@ class VQConfig(Config):
     beta: float = number(0.25, 0.0, 1e6, help="weight of the commitment (quantizer=ema)")
     decay: float = number(0.99, 0.0, 1.0, help="share of the running averages that a step keeps (quantizer=ema)")
     prior_width: int = number(128, 1, 65536, help="units of the recurrent prior over codes")
+    prior_lr: float = number(4e-3, 1e-8, 1.0, help="Adam's learning rate of the prior")
     prior_share: float = number(
         0.3, 0.01, 0.99, help="share of the epochs in which only the prior is trained, the last"
     )
@@ -206,23 +207,28 @@ class VQ(DecoderVariant):
         return z, z.new_zeros(len(z))
 
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
-        lr = self.config.lr
+        parameters, c = self.parameter_groups(self.encoder, self.decoder, self.observation), self.config
         optimizers: dict[str, torch.optim.Optimizer] = {
-            "loss": Adam(self.parameter_groups(self.encoder, self.decoder, self.observation), lr=lr, fused=True),
-            "prior": Adam(self.prior.parameters(), lr=lr, fused=True),
+            "loss": Adam(parameters, lr=c.lr, fused=True),
+            "prior": Adam(self.prior.parameters(), lr=c.prior_lr, fused=True),
         }
-        if self.config.quantizer == "ema":
+        if c.quantizer == "ema":
             optimizers["codes"] = torch.optim.SGD([self.averages], lr=1.0)
         return optimizers
 
     def pictures(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Return `codes` of images whose code is a map: an image, the numbers of its codes in grey, and its mean."""
+        """Return `codes` of images whose code is a map: in each row an image, its codes in grey, and its mean.
+
+        Codes are shown by their place in the order along the first principal component of the code book.
+        """
         if self.map is None:
             return {}
         x = batch.x if batch.observed is None else torch.where(batch.observed, batch.x, torch.nan)
-        k = self.nearest(self.vectors(batch)).view(-1, 1, self.map.height, self.map.width)
-        low, high = batch.x.amin(), batch.x.amax()
-        grey = low + (high - low) * F.interpolate(k / self.codes, x.shape[2:], mode="nearest")
+        book = self.code_book
+        component = torch.linalg.svd(book - book.mean(0), full_matrices=False).Vh[0]
+        rank = (book @ component).argsort().argsort() / (self.codes - 1)
+        ranks = rank[self.nearest(self.vectors(batch))].view(-1, 1, self.map.height, self.map.width)
+        grey = torch.lerp(batch.x.amin(), batch.x.amax(), F.interpolate(ranks, x.shape[2:], mode="nearest"))
         return {"codes": torch.stack([x, grey.expand_as(x), self.decode(self.encode(batch), batch)], 1)}
 
 

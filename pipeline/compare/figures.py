@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from pipeline import metrics
@@ -19,18 +20,22 @@ from pipeline.compare import formats
 from pipeline.compare.analysis import Board, Design, Rows, mean_of
 from pipeline.compare.statistics import RankTest
 
-THEMES = {  # colours of text, background and grid
-    "light": ("#1b1b1b", "#ffffff", "#dddddd"), "dark": ("#e8e8e8", "#16181c", "#3a3d42"),
+THEMES = {  # colours of text, background and grid, and the share of white that is added to all other colours
+    "light": ("#1b1b1b", "#ffffff", "#dddddd", 0.0), "dark": ("#e8e8e8", "#16181c", "#3a3d42", 0.25),
 }  # fmt: skip
-COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#56b4e9")  # of seaborn's "colorblind"
+COLOURS = (  # five of seaborn's "colorblind", and nine that are far from them and each other, also for the colour-blind
+    "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#00b4ff", "#690f00",
+    "#5a0078", "#c30f78", "#2d5a00", "#002db4", "#d22dff", "#002d3c", "#7800f0",
+)  # fmt: skip
 MARKERS = "osD^vP*Xhp<>"
 LINES = ("-", "--", ":")
+SOLID = 7  # variants in a row with the same kind of line
 TRIVIAL = "#8a8f98"  # grey that can be seen on both backgrounds
 
 
 @dataclass(frozen=True)
 class Style:
-    """The colour, marker and kind of line of a variant. Those of up to 21 variants differ in colour or kind of line."""
+    """The colour, marker and kind of line of a variant. The colours of up to 14 variants differ."""
 
     colour: str
     marker: str
@@ -40,10 +45,11 @@ class Style:
 Draw = Callable[[Any, Mapping[str, Style]], None]  # receives the axes and the styles of the variants
 
 
-def styles(names: Sequence[str]) -> dict[str, Style]:
-    n = len(COLOURS)
+def styles(names: Sequence[str], white: float = 0.0) -> dict[str, Style]:
+    """Return the style of each variant, whose colour is mixed with a share of white."""
+    colours = [to_hex(white + (1 - white) * np.array(to_rgb(colour))) for colour in COLOURS]
     return {
-        name: Style(COLOURS[i % n], MARKERS[i % len(MARKERS)], LINES[i // n % len(LINES)])
+        name: Style(colours[i % len(colours)], MARKERS[i % len(MARKERS)], LINES[i // SOLID % len(LINES)])
         for i, name in enumerate(names)
     }
 
@@ -53,7 +59,7 @@ def figure(
 ) -> dict[str, bytes]:
     """Return what `draw` draws as PNG, by theme. `size` is in inches; `grid_of_axes` is passed to `Figure.subplots`."""
     images = {}
-    for theme, (text, background, grid) in THEMES.items():
+    for theme, (text, background, grid, white) in THEMES.items():
         style = {
             **seaborn.axes_style("whitegrid"), **seaborn.plotting_context("notebook", font_scale=0.8),
             "figure.facecolor": background, "axes.facecolor": background, "savefig.facecolor": background,
@@ -62,7 +68,7 @@ def figure(
         }  # fmt: skip
         with matplotlib.rc_context(style):
             canvas = FigureCanvasAgg(Figure(figsize=size, dpi=130, layout="constrained"))
-            draw(canvas.figure.subplots(**grid_of_axes), styles(names))
+            draw(canvas.figure.subplots(**grid_of_axes), styles(names, white))
             stream = io.BytesIO()
             canvas.figure.savefig(stream, format="png")
             images[theme] = stream.getvalue()
@@ -200,25 +206,30 @@ def _zoom(ax: Any, trials: pd.DataFrame, finals: pd.DataFrame, x: tuple[str, ...
         set_limits(low - margin, high + margin)
 
 
-def _legend(ax: Any) -> None:
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+def _legend(ax: Any, heights: Mapping[str, float] | None = None) -> None:
+    """Draw a legend on the right of the axes, in the order of the heights at which the lines end, if they are given."""
+    entries = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    order = sorted(entries, key=lambda name: -(heights or {}).get(name, 0.0))
+    if order:
+        ax.legend([entries[name] for name in order], order, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def curves(points: pd.DataFrame, metric: str, names: Sequence[str]) -> dict[str, bytes]:
-    """Draw the mean over finals by epoch, with a band from the lowest to the highest.
+    """Draw the mean over finals by epoch, with a band from the lowest to the highest and a marker at the end.
 
     `points` has the columns variant, epoch and the metric.
     """
 
     def draw(ax: Any, styles: Mapping[str, Style]) -> None:
-        valid = points.dropna(subset=[metric])
+        valid, ends = points.dropna(subset=[metric]), {}
         for name, style in styles.items():
             curve = valid[valid["variant"] == name]
             if len(curve):
                 epochs = curve.groupby("epoch")[metric]
                 mean, low, high = epochs.mean(), epochs.min(), epochs.max()
-                ax.plot(mean.index, mean, color=style.colour, linestyle=style.line, label=name)
+                look = {"color": style.colour, "linestyle": style.line, "marker": style.marker, "markersize": 5}
+                ax.plot(mean.index, mean, label=name, markevery=[len(mean) - 1], **look)
+                ends[name] = float(mean.iloc[-1])
                 ax.fill_between(mean.index, low, high, color=style.colour, alpha=0.15, linewidth=0)
         later = valid[valid["epoch"] > valid["epoch"].max() * 0.05][metric]
         if len(later) > 3:
@@ -226,7 +237,7 @@ def curves(points: pd.DataFrame, metric: str, names: Sequence[str]) -> dict[str,
             ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(xlabel="epoch", ylabel=f"{metric} ({metrics.find(metric).unit})")
-        _legend(ax)
+        _legend(ax, ends)
 
     return figure(draw, names)
 
@@ -242,10 +253,13 @@ def probes(
     counts = sorted(int(c.rsplit("_", 1)[1]) for c in columns)
 
     def draw(ax: Any, styles: Mapping[str, Style]) -> None:
+        ends = {}
         for name, style in styles.items():
             runs = finals[finals["variant"] == name]
             means = {n: mean_of(runs, f"probe/linear_{n}", rows, design) for n in counts}
             known = {n: mean for n, mean in means.items() if mean is not None}
+            if known:
+                ends[name] = known[max(known)].value
             ax.errorbar(
                 list(known), [mean.value for mean in known.values()], [mean.error for mean in known.values()],
                 marker=style.marker, color=style.colour, linestyle=style.line, label=name, capsize=2, elinewidth=1,
@@ -253,10 +267,12 @@ def probes(
         raw = [finals[f"probe/raw_linear_{n}"].mean() for n in counts if f"probe/raw_linear_{n}" in finals]
         if len(raw) == len(counts):
             ax.plot(counts, raw, linestyle="--", color=TRIVIAL, label="raw values")
+            ends["raw values"] = raw[-1]
         if "probe/majority_all" in finals:
-            ax.axhline(finals["probe/majority_all"].mean(), linestyle=":", color=TRIVIAL, label="most frequent class")
+            majority = ends["most frequent class"] = finals["probe/majority_all"].mean()
+            ax.axhline(majority, linestyle=":", color=TRIVIAL, label="most frequent class")
         ax.set(xscale="log", xlabel="number of labels", ylabel="test accuracy of a linear probe (share)")
-        _legend(ax)
+        _legend(ax, ends)
 
     return figure(draw, names)
 

@@ -86,7 +86,10 @@ def _capped(repetitions: Sequence[Repetition], frame: pd.DataFrame) -> Iterator[
             of_variants = capped.setdefault(study.epochs, {})
             of_variants[final["variant"]] = of_variants.get(final["variant"], 0) + 1
     for epochs, of_variants in capped.items():
-        counts = [f"{n} of {(trained['variant'] == v).sum()} finals of {v}" for v, n in sorted(of_variants.items())]
+        totals = {v: int((trained["variant"] == v).sum()) for v in of_variants}
+        whole = sorted(v for v, n in of_variants.items() if n == totals[v])
+        counts = [f"all finals of {formats.listed(whole)}"] if whole else []
+        counts += [f"{n} of {totals[v]} finals of {v}" for v, n in sorted(of_variants.items()) if v not in whole]
         yield (
             f"{formats.listed(counts)} ended at the cap of {epochs} epoch{'s' * (epochs != 1)}, before their patience "
             "ran out: the ranking is then also one of speed; give more --epochs, with another --storage for the new "

@@ -69,11 +69,14 @@ def _verdicts(board: Board, first: str, subject: str) -> str:
     open_pairs = [pairs[name] for name in groups.get("undecided", ())]
     if open_pairs:
         most = board.design.count(max(p.difference.repetitions for p in open_pairs))
-        needed = {name: pairs[name].needed for name in groups["undecided"]}
-        some = [f"{v} (about {board.design.count(n)} have an even chance to decide)" for v, n in needed.items() if n]
-        hopeless = [name for name, n in needed.items() if n is None]
-        parts = [_listed(some)] if some else []
-        if hopeless:
+        by_needed: dict[int, list[str]] = {}  # 0: more than are considered
+        for name in groups["undecided"]:
+            by_needed.setdefault(pairs[name].needed or 0, []).append(name)
+        parts = [
+            f"{_listed(by_needed[n])} (about {board.design.count(n)} have an even chance to decide)"
+            for n in sorted(by_needed) if n
+        ]  # fmt: skip
+        if hopeless := by_needed.get(0):
             parts.append(f"{_listed(hopeless)} (even {statistics.MOST_REPETITIONS} would probably not decide)")
         text += f" With {most}, {'it' if known else first} cannot be told apart from {'; nor from '.join(parts)}."
     apart = [r.name for r in board.rows if r.mean is not None and r.name != first and r.name not in pairs]

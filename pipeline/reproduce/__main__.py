@@ -17,21 +17,25 @@ from variants import InputError
 if TYPE_CHECKING:
     from pipeline.progress import Display
 
+Scores = Mapping[str, Sequence[float]]  # the scores of all seeds, by metric
+
 ABOUT = """Train a variant in the setting of its paper, and print the published result, ours, the gap, and what differs.
 
 Without a NAME, all anchors are listed. Everything is logged to MLflow under the data set of the anchor. If the command
-is interrupted, the same command continues. Nothing is chosen on test data, which are scored once, at the end."""
+is interrupted, the same command continues. Nothing is chosen on test data, which are scored once, at the end. With
+--seeds, an anchor that compares several models also writes a picture of their scores with 95% intervals over seeds."""
 
 EPILOG = """examples:
   python -m pipeline.reproduce                         lists the anchors
   python -m pipeline.reproduce vae-mnist               takes about ten minutes on two cores
   python -m pipeline.reproduce hvae-plain --seeds 3 --workers 3     trains three seeds at the same time
+  python -m pipeline.reproduce sprites --seeds 5       writes reports/sprites.png with error bars over five seeds
   python -m pipeline.reproduce vae-mnist --budget paper
 """
 
 
 def main(words: list[str]) -> int:
-    parser = cli.parser("reproduce", ABOUT, "--seed", "--seeds", *cli.COMPUTE, epilog=EPILOG)
+    parser = cli.parser("reproduce", ABOUT, "--seed", "--seeds", "--out", *cli.COMPUTE, epilog=EPILOG)
     parser.add_argument("name", nargs="?", metavar="NAME", help="an anchor")
     parser.add_argument("--budget", choices=("cpu", "gpu", "paper"), default="cpu", help="how long to train (cpu)")
     arguments = parser.parse_args(words)
@@ -46,7 +50,7 @@ def main(words: list[str]) -> int:
     if arguments.budget not in anchor.budgets:
         raise InputError(f"{arguments.name} has no budget {arguments.budget}: expected {', '.join(anchor.budgets)}")
     seeds = range(arguments.seed, arguments.seed + (arguments.seeds or 1))
-    return _run(arguments.name, anchor, arguments.budget, seeds, cli.compute(arguments))
+    return _run(arguments.name, anchor, arguments.budget, seeds, cli.compute(arguments), arguments.out)
 
 
 def _print_list() -> None:
@@ -60,10 +64,15 @@ def _print_list() -> None:
         print(f"    {anchor.about}\n    published: {published}\n    source: {anchor.source}\n")
 
 
-def _run(name: str, anchor: Anchor, budget_name: str, seeds: Sequence[int], compute: Compute) -> int:
+def _run(
+    name: str, anchor: Anchor, budget_name: str, seeds: Sequence[int], compute: Compute, out: Path
+) -> int:  # fmt: skip
+    from PIL import Image
+
     from pipeline import executor as executors
     from pipeline import machine
     from pipeline.progress import Display
+    from pipeline.reproduce import picture
     from pipeline.reproduce.task import FOLDER, AnchorTask, check
     from pipeline.tracker import Tracker
 
@@ -87,29 +96,30 @@ def _run(name: str, anchor: Anchor, budget_name: str, seeds: Sequence[int], comp
     results = [ended[key].result_of(task.title) for key, task in tasks.items()]
     for problem in tracker.catch_up(patience=5):
         display.say(f"not yet in MLflow: {problem}; python -m pipeline.sync sends it")
-    reached = _report(display, name, anchor, budget, seeds, results)
+    metrics = dict.fromkeys(metric for result in results for metric in result)
+    scores = {metric: [result[metric] for result in results if metric in result] for metric in metrics}
+    reached = _report(display, name, anchor, budget, seeds, scores)
+    if anchor.pictured and len(seeds) > 1:
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / f"{name}.png"
+        Image.fromarray(picture.compared(scores, list(budget.trainings), anchor.pictured)).save(path)
+        display.say(f"the picture: {path.absolute()}")
     for task in tasks.values():
         shutil.rmtree(task.folder)
     return 0 if reached else 1
 
 
-Scores = Mapping[str, Sequence[float]]  # the scores of all seeds, by metric
-
-
 def _report(
-    display: "Display", name: str, anchor: Anchor, budget: Budget, seeds: Sequence[int],
-    results: Sequence[Mapping[str, float]],
+    display: "Display", name: str, anchor: Anchor, budget: Budget, seeds: Sequence[int], scores: Scores
 ) -> bool:  # fmt: skip
     """Print the table. Returns whether every expectation is reached by the mean over seeds."""
     heading = f"mean and range of seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
-    metrics = dict.fromkeys(metric for result in results for metric in result)
-    scores = {metric: [result[metric] for result in results if metric in result] for metric in metrics}
-    models = {metric.split("/", 1)[0] for metric in metrics if "/" in metric}
+    models = {metric.split("/", 1)[0] for metric in scores if "/" in metric}
     by_model = len(budget.trainings) > 1 and models >= set(budget.trainings)
     display.say(f"{name}: {anchor.about}")
     display.show((_table_of_models if by_model else _table_of_metrics)(anchor, budget, scores, heading))
     display.say(f"published: {anchor.source}\ndiffers: {anchor.differs}")
-    for metric in anchor.published.keys() - metrics - {metric.split("/", 1)[-1] for metric in metrics}:
+    for metric in anchor.published.keys() - scores.keys() - {metric.split("/", 1)[-1] for metric in scores}:
         display.say(f"published, but not measured here: {metric} {anchor.published[metric]:g}")
     return all(_reached(budget, metric, scores[metric]) for metric in scores if metric in budget.expected)
 
@@ -168,7 +178,7 @@ def _table_of_models(anchor: Anchor, budget: Budget, scores: Scores, heading: st
         table.add_row(metric, ", ".join(published), *(cell(f"{model}/{metric}") for model in models))
     table.add_section()
     for metric in (m for m in scores if m.split("/", 1)[0] not in models):
-        table.add_row(metric, "", cell(metric))
+        table.add_row(metric, f"{anchor.published[metric]:g}" if metric in anchor.published else "", cell(metric))
     return table
 
 

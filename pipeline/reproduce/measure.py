@@ -27,7 +27,7 @@ Models = Mapping[str, TrainingRun]
 
 
 def likelihoods(models: Models, k: int = 500, n: int = 1000) -> dict[str, float]:
-    """Measure the ELBO, active units (KL > .01) and levels on the whole test split.
+    """Measure the ELBO, and of models with a KL per dimension active units (KL > .01) and levels, on the test split.
 
     The importance weighted bound with `k` samples is measured on `n` test examples, for each model on the same ones. If
     one of several models is named "vae", the mean differences of the others' bounds from its own have standard errors
@@ -37,7 +37,6 @@ def likelihoods(models: Models, k: int = 500, n: int = 1000) -> dict[str, float]
     bounds: dict[str, Tensor] = {}
     for name, m in models.items():
         totals = trainer.score(m.variant, m.data, m.data.test, seed=0)
-        kl = (totals.sums["kl_per_dimension"] / totals.count).cpu()
         scores[f"{name}/-elbo"] = float(totals.sums["reconstruction"] + totals.sums["kl"]) / totals.count
         examples = probe.subset(m.data.test, n)
         bounds[name] = -_log_p(m, examples, k)
@@ -48,6 +47,9 @@ def likelihoods(models: Models, k: int = 500, n: int = 1000) -> dict[str, float]
             log_shares = m.data.spec.class_probabilities.log()[examples.y.cpu()]
             scores[f"{name}/-log p(x|y)"] = scores[f"{name}/-log p(x, y)"] + float(log_shares.mean())
         scores[f"{name}/seconds"] = m.seconds
+        if "kl_per_dimension" not in totals.sums:
+            continue
+        kl = (totals.sums["kl_per_dimension"] / totals.count).cpu()
         scores[f"{name}/active_units"] = float(latents.active_units_kl(kl))
         if m.variant.levels:
             by_level = latents.by_level(kl, m.variant.levels)
@@ -187,13 +189,39 @@ def evaluation(models: Models) -> dict[str, float]:
     return scores
 
 
-def disentanglement(models: Models) -> dict[str, float]:
-    """Run the parts of the evaluation that are about codes on each model: bounds, latents and disentanglement."""
+def disentanglement(models: Models, k: int = 500) -> dict[str, float]:
+    """Run the parts of the evaluation that are about codes on each model: bounds, latents and disentanglement.
+
+    The importance weighted bound has `k` samples. Beside the scores stand their differences from the first model's.
+    """
     scores: dict[str, float] = {}
     for name, m in models.items():
-        scores |= _parts(name, m, ("bounds", "latents", "disentanglement"), context.Sizes())
-    scores["mig, beta 4 above beta 1"] = scores["beta 4/latent/mig"] - scores["beta 1/latent/mig"]
+        scores |= _parts(name, m, ("bounds", "latents", "disentanglement"), context.Sizes(iw_k=k))
+        scores[f"{name}/seconds"] = m.seconds
+    first, *others = models
+    for metric in ("latent/mig", "latent/factor_vae_score", "test/reconstruction"):
+        for name in others:
+            difference = scores[f"{name}/{metric}"] - scores[f"{first}/{metric}"]
+            scores[f"{metric.split('/')[1]}, {name} above {first}"] = difference
     return scores
+
+
+def quantisation(models: Models) -> dict[str, float]:
+    """Measure how well codes describe the test images: the squared error of reconstructions, and the bound.
+
+    `nmse` is the mean squared error of the means of p(x|z), divided by the variance of all training pixels. The others
+    are means over test images in nats, and scores of the codes that the variant gives.
+    """
+    (m,) = models.values()
+    totals = trainer.score(m.variant, m.data, m.data.test, seed=0)
+    scores = {name: float(total) / totals.count for name, total in totals.sums.items()}
+    scores["-elbo"] = scores["reconstruction"] + scores["kl"]
+    with torch.no_grad():
+        parts = [
+            (m.variant.decode(m.variant.encode(b), b) - b.x).square().flatten() for b in m.data.batches(m.data.test)
+        ]
+    pixels = torch.cat([b.x.flatten() for b in m.data.batches(m.data.train)])
+    return {"nmse": float(torch.cat(parts).mean() / pixels.var()), **scores, "seconds": m.seconds}
 
 
 def aggregated(models: Models) -> dict[str, float]:
@@ -254,6 +282,6 @@ MEASURES: Mapping[str, Callable[..., dict[str, float]]] = {
     f.__name__: f
     for f in (
         likelihoods, labels, quadrants, parzen, classification, imputation, ecg, steps, evaluation, disentanglement,
-        aggregated,
+        quantisation, aggregated,
     )
 }  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import variants
 from pipeline import data as datasets
 from pipeline import machine
-from pipeline.data import Data
+from pipeline.data import Data, Source
 from pipeline.executor import Report, Resources
 from pipeline.metrics import mlflow_name
 from pipeline.reproduce import holes
@@ -43,7 +43,7 @@ def prepared(training: Training, seed: int = 0) -> Data:
         if path is None:
             raise InputError(f"{source} is in none of the data folders; name a folder that holds it in VARIANTS_DATA")
         source = str(path)
-    data = datasets.load(source, binarized=not training.grey)
+    data = datasets.load(Source(place=source, likelihood=training.likelihood), binarized=not training.grey)
     if training.labels:
         data = data.with_labels(training.labels)
     return data.only_most_frequent_class() if training.normal else data
