@@ -148,7 +148,7 @@ def train(
 
 
 def _lengths(stages: Sequence[Stage], epochs: int) -> list[int]:
-    """Return the epochs of each stage: at least one each if there are as many epochs as stages, and one of the first."""
+    """Return the epochs of each stage: at least one of the first, and one of each if there are as many as stages."""
     ends, total = [0], 0.0
     for number, stage in enumerate(stages, 1):
         total += stage.share
