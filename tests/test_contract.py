@@ -18,8 +18,8 @@ from pipeline.metrics import objectives
 from pipeline.study.space import Outline, outline
 from variants import Batch, Config, DataSpec, InputError, Variant
 from variants.base.contract import Group
-from variants.check import EACH_KIND, KINDS, ONCE, Case, Check, carry_out, kinds, name_of
-from variants.check.case import is_same, score
+from variants.check import EACH_KIND, KINDS, ONCE, Check, Subject, carry_out, kinds, name_of
+from variants.check.subject import is_same, score
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +35,16 @@ def fits(name: str, kind: str) -> bool:
 
 def each_kind() -> list[object]:
     """Every variant with every kind of data; two thirds of them are slow, and other ones for the next variant."""
-    cases = []
+    subjects = []
     for n, name in enumerate(variants.names()):
         for k, kind in enumerate(kind for kind in KINDS if fits(name, kind)):
             marks = [pytest.mark.slow] if (n + k) % 3 else []
-            cases.append(pytest.param(name, kind, marks=marks, id=f"{name} on {kind}"))
-    return cases
+            subjects.append(pytest.param(name, kind, marks=marks, id=f"{name} on {kind}"))
+    return subjects
 
 
-def confirm(check: Check, case: Case) -> None:
-    result = carry_out(check, case)
+def confirm(check: Check, subject: Subject) -> None:
+    result = carry_out(check, subject)
     if result.status == "skipped":
         pytest.skip(result.evidence)
     assert result.status != "failed", result.evidence
@@ -53,21 +53,21 @@ def confirm(check: Check, case: Case) -> None:
 @pytest.mark.parametrize("check", EACH_KIND, ids=name_of)
 @pytest.mark.parametrize(("name", "kind"), each_kind())
 def test_a_variant_on_a_kind_of_data(name: str, kind: str, check: Check, device: str) -> None:
-    confirm(check, Case(variants.get(name), kind, device))
+    confirm(check, Subject(variants.get(name), kind, device=device))
 
 
 @pytest.mark.parametrize("check", ONCE, ids=name_of)
 @pytest.mark.parametrize("name", variants.names())
 def test_a_variant(name: str, check: Check, device: str) -> None:
-    confirm(check, Case.first(variants.get(name), device))
+    confirm(check, Subject.first(variants.get(name), device))
 
 
 @pytest.mark.parametrize("network", ["conv", "resnet"])
 @pytest.mark.parametrize("name", [n for n in variants.names() if fits(n, "large images")])
 def test_convolutions_read_images_with_holes(name: str, network: str, device: str) -> None:
     spec = DataSpec(name="clouds", shape=(3, 30, 28), likelihood="gaussian", classes=3, missing=True)
-    case = Case(variants.get(name), "large images", device)
-    variant, batch = case.build(spec, network=network).eval(), kinds.examples(spec, 2).to(device)
+    subject = Subject(variants.get(name), "large images", device=device)
+    variant, batch = subject.build(spec, network=network).eval(), kinds.examples(spec, 2).to(device)
     filled = dataclasses.replace(batch, x=torch.where(batch.observed, batch.x, torch.nan))  # type: ignore[arg-type]
     assert is_same(score(variant, filled, 1).reconstruction, score(variant, batch, 1).reconstruction)
     assert not torch.allclose(variant.encode(batch), variant.encode(dataclasses.replace(batch, observed=None)))
@@ -100,7 +100,7 @@ def test_a_variant_has_a_study_that_compares_fairly(name: str) -> None:
     assert type(config) is variants.get(name).config_type
     assert type(config)(**dataclasses.asdict(config)) == config
     assert objectives(space.STUDY.objectives, KINDS["binary images"]) == space.STUDY.objectives
-    variants.build(name, config, Case.first(variants.get(name)).spec)
+    variants.build(name, config, Subject.first(variants.get(name)).spec)
 
 
 def test_an_unknown_variant_suggests_the_nearest() -> None:

@@ -297,6 +297,8 @@ class Terms:
         total_correlation     KL(q(z) || prod_j q(z_j)), and
         dimension_kl          sum_j KL(q(z_j) || p(z_j)), estimates in nats; the three add up to the mean of `kl`
         mmd                   the squared maximum mean discrepancy between q(z) and p(z)
+        off_diagonal          the sum of the squared covariances of all pairs of two dimensions of the code, and
+        diagonal              the sum of the squared distances of the variances of the dimensions from 1
     """
 
     reconstruction: Tensor  # (B,)

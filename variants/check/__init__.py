@@ -2,10 +2,10 @@
 
     python -m variants.check vae my_package.my_variant:MyVAE
 
-Each check is a function of this package, whose docstring says which mistakes it finds. It is given a `Case`, which is a
-variant and a kind of data, and returns a sentence with the figures that it found. The checks of `EACH_KIND` run on each
-kind of data that a variant accepts. Those of `ONCE` run on one: a table, or images or sequences if the variant takes
-no tables.
+Each check is a function of this package, whose docstring says which mistakes it finds. It is given a `Subject`, which
+is a variant and a kind of data, and returns a sentence with the figures that it found. The checks of `EACH_KIND` run on
+each kind of data that a variant accepts. Those of `ONCE` run on one: a table, or images or sequences if the variant
+takes no tables.
 """
 
 import time
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from variants.base.contract import InputError, Variant
 from variants.check import contract, density, objective, toys
-from variants.check.case import Case, Check, Result, carry_out, name_of
 from variants.check.kinds import KINDS
+from variants.check.subject import Check, Result, Subject, carry_out, name_of
 
-__all__ = ["EACH_KIND", "KINDS", "ONCE", "Case", "Check", "Finding", "Result", "carry_out", "name_of", "run"]
+__all__ = ["EACH_KIND", "KINDS", "ONCE", "Check", "Finding", "Result", "Subject", "carry_out", "name_of", "run"]
 
 EACH_KIND: tuple[Check, ...] = (
     contract.terms_have_their_shapes_and_are_finite,
@@ -78,33 +78,33 @@ def run(variant: type[Variant], *, device: str = "cpu", seed: int = 0, only: str
     Raises:
         InputError: If the variant accepts no kind of data.
     """
-    cases, refusals = cases_of(variant, device, seed)
-    if not cases:
-        raise InputError(f"{variant.__name__} accepts no kind of data: {'; '.join(refusals)}")
+    subjects, refusals = subjects_of(variant, device, seed)
+    if not subjects:
+        raise InputError(f"{variant.__name__} accepts no kind of data: {'; '.join(refusals.values())}")
     for check in (*EACH_KIND, *ONCE):
         if only not in name_of(check):
             continue
         begin = time.perf_counter()
         if check in ONCE:
-            result = carry_out(check, Case.first(variant, device, seed))
+            result = carry_out(check, Subject.first(variant, device, seed))
         else:
-            result = _together({case.kind: carry_out(check, case) for case in cases})
+            result = _together({subject.kind: carry_out(check, subject) for subject in subjects})
         yield Finding(name_of(check), result, time.perf_counter() - begin)
 
 
-def cases_of(variant: type[Variant], device: str = "cpu", seed: int = 0) -> tuple[list[Case], list[str]]:
-    """Return a case for each kind of data that a variant accepts, and why it refuses the others."""
-    cases, refusals = [], []
+def subjects_of(variant: type[Variant], device: str = "cpu", seed: int = 0) -> tuple[list[Subject], dict[str, str]]:
+    """Return a subject for each kind of data that a variant accepts, and why it refuses the others, by kind."""
+    subjects, refusals = [], {}
     for kind, spec in KINDS.items():
-        case = Case(variant, kind, device, seed)
+        subject = Subject(variant, kind, device=device, seed=seed)
         try:
-            if missing := variant.required_fields - spec.fields:
-                raise InputError(f"it needs {' and '.join(sorted(missing))}")
-            case.build()
-            cases.append(case)
+            if not variant.required_fields <= spec.fields:
+                raise InputError("it needs sequences")  # all kinds of data have labels
+            subject.build()
+            subjects.append(subject)
         except InputError as error:
-            refusals.append(f"{kind} ({error})")
-    return cases, refusals
+            refusals[kind] = str(error)
+    return subjects, refusals
 
 
 def _together(results: dict[str, Result]) -> Result:

@@ -14,7 +14,7 @@ import torch
 
 import variants
 from variants.base.contract import InputError, Variant
-from variants.check import EACH_KIND, KINDS, ONCE, cases_of, name_of, run
+from variants.check import EACH_KIND, KINDS, ONCE, name_of, run, subjects_of
 
 
 def find(name: str) -> type[Variant]:
@@ -35,8 +35,10 @@ def find(name: str) -> type[Variant]:
 
 def report(name: str, *, device: str, seed: int, only: str) -> bool:
     """Print what the checks of a variant find. Returns whether none failed."""
-    cases, refusals = cases_of(variant := find(name), device, seed)
-    print(f"{name}: {len(cases)} of {len(KINDS)} kinds of data" + "".join(f"; not {each}" for each in refusals))
+    subjects, refusals = subjects_of(variant := find(name), device, seed)
+    reasons = {reason: [kind for kind in refusals if refusals[kind] == reason] for reason in refusals.values()}
+    refused = "".join(f"; not {', '.join(of_reason)}: {reason}" for reason, of_reason in reasons.items())
+    print(f"{name}: {len(subjects)} of {len(KINDS)} kinds of data{refused}")
     counts = dict.fromkeys(("passed", "hint", "skipped", "failed"), 0)
     seconds = 0.0
     for finding in run(variant, device=device, seed=seed, only=only):

@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import variants
 from variants.base.contract import Batch, InputError, Variant
 from variants.check import kinds
-from variants.check.case import (
-    Case,
+from variants.check.subject import (
     Result,
+    Subject,
     expect,
     furthest,
     gradients,
@@ -40,9 +40,9 @@ OF_THE_VALUES = (  # operations that wait for values, or whose result has a shap
 )  # fmt: skip
 
 
-def terms_have_their_shapes_and_are_finite(case: Case) -> str:
+def terms_have_their_shapes_and_are_finite(subject: Subject) -> str:
     """Scores are one number for each example, each loss is one number, and each loss has an optimizer."""
-    variant, batch = case.build(), case.examples()
+    variant, batch = subject.build(), subject.examples()
     terms = score(variant, batch)
     expect(terms.reconstruction.shape == (6,), f"reconstruction is {tuple(terms.reconstruction.shape)}; expected (B,)")
     expect(terms.kl is None or terms.kl.shape == (6,), "kl is neither None nor (B,)")
@@ -50,7 +50,7 @@ def terms_have_their_shapes_and_are_finite(case: Case) -> str:
     expect(set(terms.losses) == names, f"the losses are {set(terms.losses)}, and the optimizers {names}")
     for name, loss in losses(terms).items():
         expect(loss.shape == (), f"the loss {name!r} is {tuple(loss.shape)}; expected a scalar")
-        expect(loss.isfinite(), f"the loss {name!r} is {float(loss)}")
+        expect(loss.isfinite(), f"the loss {name!r} is {loss.detach()}")
     for name, extra in terms.extras.items():
         expect(
             extra.shape[:1] == (6,) and extra.ndim <= 2,
@@ -61,9 +61,9 @@ def terms_have_their_shapes_and_are_finite(case: Case) -> str:
     return f"There are {len(names)} losses and {len(terms.extras)} extras."
 
 
-def kl_is_not_negative(case: Case) -> str | Result:
+def kl_is_not_negative(subject: Subject) -> str | Result:
     """A KL divergence is not negative: for each example in closed form, and on average if it is an estimate."""
-    variant, batch = case.perturbed().eval(), repeated(case.examples(), 50)
+    variant, batch = subject.perturbed().eval(), repeated(subject.examples(), 50)
     kl = score(variant, batch).kl
     if kl is None:
         return skipped("q has no density")
@@ -74,17 +74,17 @@ def kl_is_not_negative(case: Case) -> str | Result:
     return f"The smallest mean KL of an example is {kl.mean(1).min():.3g} nats."
 
 
-def every_weight_is_trained_by_its_own_losses_alone(case: Case) -> str:
+def every_weight_is_trained_by_its_own_losses_alone(subject: Subject) -> str:
     """Each weight has an optimizer and a gradient, and a loss reaches no weights but those of its own optimizer.
 
     It finds a discriminator's loss that changes the encoder through codes that are not detached.
     """
-    variant, reached = case.build(), set[str]()
+    variant, reached = subject.build(), set[str]()
     optimizers = variant.optimizers()
     for name, optimizer in optimizers.items():
         weights = [id(weight) for weight in weights_of(optimizer)]
         expect(len(weights) == len(set(weights)), f"the optimizer {name!r} has a weight twice")
-    for name, own, others in gradients(variant, score(variant, case.examples())):
+    for name, own, others in gradients(variant, score(variant, subject.examples())):
         reached |= set(own)
         for weight, slope in others.items():
             expect(
@@ -141,13 +141,13 @@ class _OnTheDevice(TorchFunctionMode):
             self.operations.is_on = True
 
 
-def terms_are_pure_and_can_be_captured(case: Case) -> str:
+def terms_are_pure_and_can_be_captured(subject: Subject) -> str:
     """The same inputs give the same scores, no weight changes, and nothing is copied to the host.
 
     Only running averages that the result does not depend on may change, and only in training. It finds counters, code
     books that a call changes, and branches on the values of tensors.
     """
-    variant, batch = case.build(), case.examples()
+    variant, batch = subject.build(), subject.examples()
     before = {k: v.clone() for k, v in variant.state_dict().items()}
     operations = _OfFixedShape()
     torch.manual_seed(1)
@@ -173,9 +173,9 @@ def _everything(variant: Variant, batch: Batch) -> dict[str, Tensor]:
     return {**scores, **terms.extras, **{f"loss {name!r}": loss for name, loss in losses(terms).items()}}
 
 
-def each_example_is_scored_by_itself(case: Case) -> str:
+def each_example_is_scored_by_itself(subject: Subject) -> str:
     """The scores of an example do not depend on the rest of its batch. z is at its mean here, without noise."""
-    variant, batch = case.build().eval(), case.examples()
+    variant, batch = subject.build().eval(), subject.examples()
     with without_noise():
         whole, part = score(variant, batch, 0), score(variant, batch[slice(0, 2)], 0)
     for name, all_of_them, two in (
@@ -186,12 +186,12 @@ def each_example_is_scored_by_itself(case: Case) -> str:
     return "The scores of two examples are the same in batches of 6 and of 2."
 
 
-def schedules_never_touch_what_is_compared(case: Case) -> str | Result:
+def schedules_never_touch_what_is_compared(subject: Subject) -> str | Result:
     """Warm-up and free bits change only the loss that is minimised."""
     compared = []
     for settings in ({}, {"warmup": 1000}, {"free_bits": 3.0}):
         with suppress(InputError):
-            compared.append(score(case.build(**settings).eval(), case.examples(), 1))
+            compared.append(score(subject.build(**settings).eval(), subject.examples(), 1))
     for terms in compared[1:]:
         for name in ("reconstruction", "kl"):
             first, changed = getattr(compared[0], name), getattr(terms, name)
@@ -199,9 +199,9 @@ def schedules_never_touch_what_is_compared(case: Case) -> str | Result:
     return f"{len(compared)} settings of warmup and free_bits have the same scores."
 
 
-def encode_never_sees_a_label(case: Case) -> str:
+def encode_never_sees_a_label(subject: Subject) -> str:
     """The code is deterministic, and is the same with other labels or with none."""
-    variant, batch = case.build().eval(), case.examples()
+    variant, batch = subject.build().eval(), subject.examples()
     code = variant.encode(batch)
     expect(code.ndim == 2 and len(code) == 6, f"encode returns {tuple(code.shape)}; expected (B, Z)")
     expect(torch.equal(code, variant.encode(batch)), "a second call gives another code")
@@ -212,10 +212,10 @@ def encode_never_sees_a_label(case: Case) -> str:
     return f"The code has {code.shape[1]} dimensions."
 
 
-def decode_and_sample_give_data(case: Case) -> str:
+def decode_and_sample_give_data(subject: Subject) -> str:
     """Means and samples have the shape of the data, and lie in its range."""
-    variant, batch = case.build(), case.examples()
-    code = variant.encode(batch)
+    variant, batch = subject.build(), subject.examples()
+    code = variant.encode(batch).detach()
     size = variant.sample_prior(6).shape
     expect(size == code.shape, f"sample_prior(6) returns {tuple(size)}, and encode {tuple(code.shape)}")
     results = {
@@ -224,17 +224,17 @@ def decode_and_sample_give_data(case: Case) -> str:
     }  # fmt: skip
     for name, values in results.items():
         expect(values.shape == batch.x.shape, f"{name} returns {tuple(values.shape)}; expected {tuple(batch.x.shape)}")
-        for kind, part in kinds.by_kind(values, variant.spec).items():
+        for kind, part in kinds.by_kind(values.detach(), variant.spec).items():
             expect(kind == "real" or part.min() >= 0, f"{name} returns {float(part.min())} for a {kind}")
             bounded = kind not in ("real", "positive", "count")
             expect(not bounded or part.max() <= 1, f"{name} returns {float(part.max())} for a {kind}")
     return f"Means and samples are {tuple(batch.x.shape[1:])} each."
 
 
-def samples_have_the_mean_that_decode_returns(case: Case) -> str:
+def samples_have_the_mean_that_decode_returns(subject: Subject) -> str:
     """Samples of p(x|z) are values as the data have them, and their mean and spread are those of p(x|z)."""
-    variant, n = case.build().eval(), min(4000, max(500, 200_000 // case.examples(1).x.numel()))
-    one = case.examples()[slice(5, 6)]
+    variant, n = subject.build().eval(), min(4000, max(500, 200_000 // subject.examples(1).x.numel()))
+    one = subject.examples()[slice(5, 6)]
     with torch.no_grad():
         z = variant.encode(one)
         samples, mean = variant.sample_x(z.expand(n, -1), repeated(one, n)), variant.decode(z, one)
@@ -262,14 +262,14 @@ def samples_have_the_mean_that_decode_returns(case: Case) -> str:
                 (spread - expected).abs().max() <= 2.5 / n**0.5, f"the spread of samples: {furthest(spread, expected)}"
             )
         elif kind == "real" and hasattr(variant, "observation"):
-            least = float(variant.observation.families[0].scale.min())  # type: ignore[index,union-attr]
+            least = float(variant.observation.families[0].scale.detach().min())  # type: ignore[index,union-attr]
             expect(spread.min() > 0.9 * least, f"samples have the spread {spread.min():.3g}, and p(x|z) {least:.3g}")
     return f"The means of {n} samples are at most {worst:.3f} from what decode returns."
 
 
-def the_likelihood_counts_each_known_value_once(case: Case) -> str:
+def the_likelihood_counts_each_known_value_once(subject: Subject) -> str:
     """log p(x|z) has a number for each value, which is 0 for missing values and padding; log p(x, z) is their sum."""
-    variant, batch = case.build().eval(), case.examples()
+    variant, batch = subject.build().eval(), subject.examples()
     z = variant.sample_prior(6, batch)
     each = variant.log_likelihood(z, batch)
     expect(each.shape == batch.x.shape, f"log_likelihood is {tuple(each.shape)}; expected {tuple(batch.x.shape)}")
@@ -285,12 +285,12 @@ def the_likelihood_counts_each_known_value_once(case: Case) -> str:
     return f"{int(known.sum())} of {known.numel()} values count."
 
 
-def the_likelihood_is_exact_for_extreme_scales(case: Case) -> str | Result:
+def the_likelihood_is_exact_for_extreme_scales(subject: Subject) -> str | Result:
     """log p(x|z) is finite and the same in float32 and float64, also where scales and dispersions are e^-14 or e^14.
 
     It finds differences of large numbers, such as logarithms of the gamma function of a large dispersion.
     """
-    variant, batch, worst = case.build().eval(), case.examples(), 0.0
+    variant, batch, worst = subject.build().eval(), subject.examples(), 0.0
     if not any(True for _ in getattr(variant, "observation", torch.nn.Module()).parameters()):
         return skipped("the likelihood has no weights of its own")
     wide = copy.deepcopy(variant).double()
@@ -311,15 +311,15 @@ def the_likelihood_is_exact_for_extreme_scales(case: Case) -> str | Result:
     return f"float32 and float64 differ by at most {worst:.0e} of 1 + |log p(x|z)|."
 
 
-def the_scores_are_expectations_under_q(case: Case) -> str | Result:
+def the_scores_are_expectations_under_q(subject: Subject) -> str | Result:
     """`reconstruction` is -E_q log p(x|z), and the ELBO is E_q [log p(x, z) - log q(z|x)], estimated by sampling.
 
     It finds a KL in closed form that belongs to another posterior, means over pixels, and sums over the batch. If q has
     no density, z is the code.
     """
-    variant = case.perturbed().eval()
-    draws = min(400, max(100, 20_000 // case.examples(1).x.numel()))
-    many = repeated(case.examples(), draws)
+    variant = subject.perturbed().eval()
+    draws = min(400, max(100, 20_000 // subject.examples(1).x.numel()))
+    many = repeated(subject.examples(), draws)
     with torch.no_grad():
         samples, terms = variant.sample_posterior(many), score(variant, many)
         z = variant.encode(many) if samples is None else samples[0]
@@ -338,9 +338,9 @@ def the_scores_are_expectations_under_q(case: Case) -> str | Result:
     return f"The mean {'ELBO' if 'elbo' in pairs else 'reconstruction'} is {mean:.2f} +- {error:.2f} nats by sampling."
 
 
-def samples_of_one_example_stand_together(case: Case) -> str | Result:
+def samples_of_one_example_stand_together(subject: Subject) -> str | Result:
     """Without noise, the k samples of an example are equal to its single sample; with noise they differ."""
-    variant, batch = case.build().eval(), case.examples()
+    variant, batch = subject.build().eval(), subject.examples()
     samples = variant.sample_posterior(batch, 3)
     if samples is None:
         return skipped("q has no density")
@@ -359,9 +359,9 @@ def samples_of_one_example_stand_together(case: Case) -> str | Result:
     return "Three samples of an example are consecutive rows."
 
 
-def prior_from_noise_has_the_distribution_of_the_prior(case: Case) -> str | Result:
+def prior_from_noise_has_the_distribution_of_the_prior(subject: Subject) -> str | Result:
     """By a change of variables: log p(z) = log N(e) - log |dz/de|, up to a constant for a given class."""
-    variant, batch = case.build().eval(), case.examples()
+    variant, batch = subject.build().eval(), subject.examples()
     if variant.discrete or variant.latent_classes:
         return skipped("z is discrete" if variant.discrete else "z contains a class")
     many = batch[torch.zeros(4000, dtype=torch.int64, device=batch.x.device)]
@@ -396,9 +396,9 @@ def prior_from_noise_has_the_distribution_of_the_prior(case: Case) -> str | Resu
     return f"The means differ by {away:.2f} standard deviations, and the spreads by {ratio:.0%}."
 
 
-def training_improves_the_reconstruction(case: Case) -> str:
+def training_improves_the_reconstruction(subject: Subject) -> str:
     """Training steps on one batch lower its reconstruction, and all weights stay finite."""
-    variant, batch = case.build(batch=6, lr=5e-3), case.examples()
+    variant, batch = subject.build(batch=6, lr=5e-3), subject.examples()
     scores = train(variant, batch, 20, 6)
     first, last = sum(scores[:5]) / 5, sum(scores[-5:]) / 5
     expect(last < first, f"the reconstruction was {first:.4g} in the first five steps, and {last:.4g} in the last five")
@@ -406,10 +406,10 @@ def training_improves_the_reconstruction(case: Case) -> str:
     return f"The reconstruction was {first:.4g} in the first five steps, and {last:.4g} in the last five."
 
 
-def pictures_are_rows_and_columns_of_data(case: Case) -> str | Result:
+def pictures_are_rows_and_columns_of_data(subject: Subject) -> str | Result:
     """The variant's own pictures are grids of examples."""
-    batch = case.examples()
-    pictures = case.build().eval().pictures(batch)
+    batch = subject.examples()
+    pictures = subject.build().eval().pictures(batch)
     for name, values in pictures.items():
         expect(
             values.shape[2:] == batch.x.shape[1:],
@@ -421,12 +421,12 @@ def pictures_are_rows_and_columns_of_data(case: Case) -> str | Result:
     return f"The pictures are {', '.join(pictures)}." if pictures else skipped("it has no pictures of its own")
 
 
-def saved_and_loaded_is_the_same_model(case: Case) -> str:
+def saved_and_loaded_is_the_same_model(subject: Subject) -> str:
     """A model that was saved and loaded has the same configuration, and gives the same codes, to the bit."""
-    variant, batch = case.build(), case.examples()
+    variant, batch = subject.build(), subject.examples()
     with tempfile.TemporaryDirectory() as folder:
-        loaded = variants.load(variants.save(variant, folder), case.variant).to(case.device)
-    expect(type(loaded) is case.variant, f"the loaded model is a {type(loaded).__name__}")
+        loaded = variants.load(variants.save(variant, folder), subject.variant).to(subject.device)
+    expect(type(loaded) is subject.variant, f"the loaded model is a {type(loaded).__name__}")
     expect(loaded.config == variant.config and loaded.spec == variant.spec, "the configuration or the spec changed")
     expect(torch.equal(loaded.encode(batch), variant.eval().encode(batch)), "the loaded model gives other codes")
     states = loaded.state_dict(), variant.state_dict()
@@ -434,9 +434,9 @@ def saved_and_loaded_is_the_same_model(case: Case) -> str:
     return f"{len(states[1])} tensors are the same after loading."
 
 
-def missing_values_and_padding_do_not_leak(case: Case) -> str | Result:
+def missing_values_and_padding_do_not_leak(subject: Subject) -> str | Result:
     """Whatever stands in the place of missing values and of padding reaches no score, no gradient and no code."""
-    batch = case.examples()
+    batch = subject.examples()
     if batch.known is None:
         return skipped("no value is missing, and there is no padding")
     known = batch.known.expand_as(batch.x)
@@ -444,7 +444,7 @@ def missing_values_and_padding_do_not_leak(case: Case) -> str | Result:
     results = []
     for filling in (0.0, *fillings):
         filled = dataclasses.replace(batch, x=torch.where(known, batch.x, filling))
-        variant = case.build()
+        variant = subject.build()
         terms = score(variant, filled, 1)
         for loss in losses(terms).values():
             loss.backward(retain_graph=True)
@@ -462,9 +462,9 @@ def missing_values_and_padding_do_not_leak(case: Case) -> str | Result:
     return f"{int((~known).sum())} missing values or steps of padding do not matter."
 
 
-def an_encoder_tells_a_missing_value_from_a_zero(case: Case) -> str | Result:
+def an_encoder_tells_a_missing_value_from_a_zero(subject: Subject) -> str | Result:
     """The code depends on which values are observed, not on whether the mask is given if all are."""
-    variant, batch = case.build().eval(), case.examples()
+    variant, batch = subject.build().eval(), subject.examples()
     if batch.observed is None:
         return skipped("no value is missing")
     complete = dataclasses.replace(batch, observed=torch.ones_like(batch.observed))

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from variants.base.closed_forms import log_standard_normal
 from variants.base.contract import Batch, Variant
-from variants.check.case import (
-    Case,
-    Noise,
+from variants.check.subject import (
+    ChangedNoise,
     Result,
+    Subject,
     expect,
     in_precision,
     is_accepted,
@@ -28,16 +28,16 @@ SAMPLES = 10_000
 CODES = 5_000  # samples of a discrete prior
 
 
-def log_q_is_the_density_of_the_samples(case: Case) -> str | Result:
+def log_q_is_the_density_of_the_samples(subject: Subject) -> str | Result:
     """log q(z|x) = log N(e) - log |dz/de| for the noise e that a sample z is made from, by automatic differentiation.
 
     It finds the wrong sign of a log-determinant.
     """
     tried = []
-    for each in case.configurations():
+    for each in subject.configurations():
         variant = each.perturbed().double().eval()
         batch, worst = in_precision(each.examples(3, 1, factors=2), torch.float64), 0.0
-        with torch.no_grad(), Noise(torch.clone, everywhere=True) as noise:
+        with torch.no_grad(), ChangedNoise(torch.clone, everywhere=True) as noise:
             sample = variant.sample_posterior(batch[slice(0, 1)])
         if sample is None or variant.discrete:
             continue
@@ -65,20 +65,20 @@ def _sample_from(variant: Variant, one: Batch, e: Tensor) -> tuple[Tensor, Tenso
         part, rest = rest[: noise.numel()], rest[noise.numel() :]
         return part.view_as(noise)
 
-    with Noise(taken, everywhere=True):
+    with ChangedNoise(taken, everywhere=True):
         sample = variant.sample_posterior(one)
     assert sample is not None
     return sample[0][0], sample[1][0]
 
 
-def the_prior_integrates_to_one(case: Case) -> str | Result:
+def the_prior_integrates_to_one(subject: Subject) -> str | Result:
     """p(z) integrates to 1 in few dimensions, and its samples are distributed as it says.
 
     If z is discrete, its probabilities add up to 1, and are the frequencies of its samples. The weights are perturbed,
     so that a learned prior is not N(0, I).
     """
     tried, sums = [], []
-    for each in case.configurations():
+    for each in subject.configurations():
         small = _of_few_dimensions(each)
         if small is None:
             continue
@@ -102,16 +102,16 @@ def the_prior_integrates_to_one(case: Case) -> str | Result:
     )
 
 
-def _of_few_dimensions(case: Case) -> Case | None:
-    """Return the case with as few latent dimensions as it accepts, if these are at most three; else None."""
+def _of_few_dimensions(subject: Subject) -> Subject | None:
+    """Return the subject with as few latent dimensions as it accepts, if these are at most three; else None."""
     lowest = {
         name: field.metadata["low"]
-        for name, field in case.variant.config_type.__dataclass_fields__.items()
+        for name, field in subject.variant.config_type.__dataclass_fields__.items()
         if isinstance(field.default, int) and name not in ("latent", "width", "depth", "batch", "warmup")
-        and name not in dict(case.settings)
+        and name not in dict(subject.settings)
     }  # fmt: skip
     for settings in ({"latent": 1}, {"latent": 2}, {"latent": 1, **lowest}):
-        small = case.with_settings(**settings)
+        small = subject.with_settings(**settings)
         if is_accepted(small.build) and small.build().sample_prior(1).shape[1] - small.build().latent_classes <= 3:
             return small
     return None
@@ -171,14 +171,14 @@ def _of_codes(variant: Variant, one: Batch) -> tuple[float, float]:
     return float(probabilities.sum()) + single, float((probabilities - counts / CODES).abs().max())
 
 
-def samples_of_the_prior_have_its_density(case: Case) -> str | Result:
+def samples_of_the_prior_have_its_density(subject: Subject) -> str | Result:
     """E[r(z) / p(z)] = 1 for samples z of the prior and a density r, and E[d log p / dz_i f(z_i) + f'(z_i)] = 0.
 
     r is a Gaussian that is narrower than the samples. The second identity is Stein's, with f(z) = z. The weights are
     perturbed, so that a learned prior is not N(0, I). It finds samples from another prior than the one that is scored.
     """
     tried = []
-    for each in case.configurations():
+    for each in subject.configurations():
         variant = each.perturbed().eval()
         if variant.discrete or variant.latent_classes:
             continue
@@ -215,14 +215,14 @@ def samples_of_the_prior_have_its_density(case: Case) -> str | Result:
     return f"E[r(z) / p(z)] with {'; '.join(tried)}." if tried else skipped("z is discrete, or is not drawn")
 
 
-def importance_weights_give_the_likelihood(case: Case) -> str | Result:
+def importance_weights_give_the_likelihood(subject: Subject) -> str | Result:
     """log p(x) from importance weights w = p(x, z) / q(z|x) is that of quadrature, in at most three latent dimensions.
 
     The bound log 1/k sum_i w_i does not fall from k = 1 to 500. It finds densities that do not belong to the samples.
     The model is new: its posterior is wide, so that no sample has most of the weight.
     """
     tried = []
-    for each in case.configurations():
+    for each in subject.configurations():
         small = _of_few_dimensions(each)
         variant = (small or each).build().eval()
         batch = each.examples(8, 1, factors=2)
@@ -274,10 +274,10 @@ def _quadrature(variant: Variant, one: Batch) -> tuple[Tensor, bool]:
     return log_joint.logsumexp(0) + math.log(volume), bool(log_joint.softmax(0)[inside].sum() > 0.99)
 
 
-def bound_lies_between_the_elbo_and_the_likelihood(case: Case) -> str | Result:
+def bound_lies_between_the_elbo_and_the_likelihood(subject: Subject) -> str | Result:
     """An extra `bound` is at least the ELBO, and at most the bound of many more importance samples."""
     found = []
-    for each in case.configurations():
+    for each in subject.configurations():
         batch = each.examples(64, 1, factors=2)
         if "bound" not in score(each.build(), batch).extras:
             continue

@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import variants
 from variants.base.contract import Batch, Config, InputError, Variant
-from variants.check.case import (
-    Case,
+from variants.check.subject import (
     Result,
+    Subject,
     expect,
     gradients,
     is_accepted,
@@ -33,13 +33,13 @@ OF_THE_TRAINER = ("batch", "clip", "precision", "network")  # hyperparameters th
 SMALL, LARGE = 16, 256  # sizes of batches whose losses are compared
 
 
-def losses_do_not_grow_with_the_batch(case: Case) -> str:
+def losses_do_not_grow_with_the_batch(subject: Subject) -> str:
     """The mean loss of small batches and of large ones is about the same, and so are its parts with and without p(x|z).
 
     It finds a sum over the batch, a covariance that is not divided by the number of examples, and a code-book loss that
     grows with the batch. Terms that are estimated within a batch may have a bias, but do not grow in proportion.
     """
-    variant, batch = case.trained().eval(), case.examples(512, 1, factors=2)
+    variant, batch = subject.trained().eval(), subject.examples(512, 1, factors=2)
     found, most = [], (LARGE / SMALL) ** 0.5
     with torch.no_grad():
         whole = [_losses_in_batches(variant, batch, size) for size in (SMALL, LARGE)]
@@ -69,14 +69,14 @@ def _losses_in_batches(variant: Variant, batch: Batch, size: int) -> dict[str, T
     return {name: torch.tensor(values) for name, values in means.items()}
 
 
-def the_decoder_is_trained_by_the_likelihood_in_nats(case: Case) -> str:
+def the_decoder_is_trained_by_the_likelihood_in_nats(subject: Subject) -> str:
     """The gradient of the losses on the decoder is that of the mean reconstruction, or of -`bound` if there is one.
 
     It finds means over pixels, sums over the batch, importance weights that favour the worst samples, and importance
     weights that are not detached. Coefficients such as beta belong to the other terms of a loss.
     """
     found = []
-    for each in case.configurations():
+    for each in subject.configurations():
         batch = each.examples(256, 1, factors=2)
         has_bound = "bound" in score(each.build(), batch).extras  # its importance weights are uneven after training
         variant = each.trained() if has_bound else each.perturbed()
@@ -119,14 +119,14 @@ def _flat(slopes: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Tensor
     return torch.cat([slopes.get(name, torch.zeros_like(weight)).flatten() for name, weight in weights.items()])
 
 
-def a_coefficient_of_zero_leaves_no_weight_untrained(case: Case) -> str | Result:
+def a_coefficient_of_zero_leaves_no_weight_untrained(subject: Subject) -> str | Result:
     """With each of the variant's coefficients at 0, its losses still have a gradient on every weight.
 
     It finds a weight on the wrong term, for instance the commitment's weight on the term that trains the code book.
     """
     names = []
-    for field in _own_fields(case):
-        each = case.with_settings(**{field.name: 0.0})
+    for field in _own_fields(subject):
+        each = subject.with_settings(**{field.name: 0.0})
         if field.metadata.get("low") != 0 or not isinstance(field.default, float) or not is_accepted(each.build):
             continue
         variant, reached = each.perturbed(), set[str]()
@@ -140,30 +140,30 @@ def a_coefficient_of_zero_leaves_no_weight_untrained(case: Case) -> str | Result
     return f"Every weight has a gradient with 0 for each of {', '.join(names)}."
 
 
-def _own_fields(case: Case) -> list[Any]:
+def _own_fields(subject: Subject) -> list[Any]:
     common = {field.name for field in dataclasses.fields(Config)}
-    return [f for f in dataclasses.fields(case.variant.config_type) if f.name not in common]
+    return [f for f in dataclasses.fields(subject.variant.config_type) if f.name not in common]
 
 
-def every_option_changes_something(case: Case) -> str:
+def every_option_changes_something(subject: Subject) -> str:
     """Each hyperparameter, and each value of a choice, changes the weights, the losses, the scores or the optimizers.
 
     A setting that has an effect only together with another choice, or on other data, is tried with all choices, and on
     images and sequences too. An option that a variant has no use for should be refused with an `InputError`.
     """
-    fields = [f for f in dataclasses.fields(case.variant.config_type) if f.name not in OF_THE_TRAINER]
+    fields = [f for f in dataclasses.fields(subject.variant.config_type) if f.name not in OF_THE_TRAINER]
     choices = {f.name: f.metadata["choices"] for f in fields if "choices" in f.metadata}
     contexts = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
     contexts.sort(key=lambda context: sum(value != choices[name][0] for name, value in context.items()))
     fingerprint = functools.cache(lambda where, settings: _fingerprint(where, dict(settings)))
     refused = []
     for field in fields:
-        others = list(_other_values(case, field))
+        others = list(_other_values(subject, field))
         for values in [[value] for value in others] if field.name in choices else [others]:
             name = f"{field.name}={values[0]}" if field.name in choices else field.name
             tried = (
                 (fingerprint(where, tuple(context.items())), fingerprint(where, tuple(changed.items())))
-                for where in case.on_all_references()
+                for where in subject.on_all_references()
                 for context in contexts
                 for changed in ({**context, field.name: value} for value in values)
             )
@@ -178,9 +178,9 @@ def every_option_changes_something(case: Case) -> str:
     return f"{len(fields)} hyperparameters have an effect{', or are refused: ' if refused else ''}{', '.join(refused)}."
 
 
-def _other_values(case: Case, field: Any) -> Iterator[Any]:
-    """Yield values of a hyperparameter other than its default, or than the one of the case."""
-    now = dict(case.config().__dict__)[field.name]
+def _other_values(subject: Subject, field: Any) -> Iterator[Any]:
+    """Yield values of a hyperparameter other than its default, or than the one of the subject."""
+    now = dict(subject.config().__dict__)[field.name]
     if "choices" in field.metadata:
         yield from (value for value in field.metadata["choices"] if value != now)
         return
@@ -190,13 +190,13 @@ def _other_values(case: Case, field: Any) -> Iterator[Any]:
             yield value
 
 
-def _fingerprint(case: Case, settings: dict[str, Any]) -> Any:
+def _fingerprint(subject: Subject, settings: dict[str, Any]) -> Any:
     """Return what is compared between two settings; None if they are refused."""
     try:
-        variant = case.build(**settings)
+        variant = subject.build(**settings)
     except InputError:
         return None
-    batch = case.examples(8, 1, factors=2)
+    batch = subject.examples(8, 1, factors=2)
     optimizers = variant.optimizers()
     of_optimizers = [
         {k: v for k, v in group.items() if k != "params"} for o in optimizers.values() for group in o.param_groups
@@ -236,13 +236,13 @@ def _numbers(value: object) -> bytes | None:
     return ordered.cpu().numpy().tobytes() if (ordered.diff() > 0).all() else None
 
 
-def codes_are_permuted_over_the_batch(case: Case) -> str | Result:
+def codes_are_permuted_over_the_batch(subject: Subject) -> str | Result:
     """If a network is given codes whose numbers are permuted, each column keeps its numbers.
 
     It finds codes that are permuted within a row, which are no samples of the product of the marginals. A flow may
     change the order of the columns, but not at random.
     """
-    orders = [list(_orders_of_columns(case, seed)) for seed in (1, 2)]
+    orders = [list(_orders_of_columns(subject, seed)) for seed in (1, 2)]
     expect(
         orders[0] == orders[1],
         "a network is given codes whose columns change places at random; expected permutations of each column over "
@@ -252,9 +252,9 @@ def codes_are_permuted_over_the_batch(case: Case) -> str | Result:
     return f"Codes are permuted over the batch {permuted} times." if permuted else skipped("no codes are permuted")
 
 
-def _orders_of_columns(case: Case, seed: int) -> Iterator[list[int]]:
+def _orders_of_columns(subject: Subject, seed: int) -> Iterator[list[int]]:
     """Yield, for each input of a network whose numbers are those of another matrix, from where its columns are."""
-    variant, batch, inputs = case.perturbed(), case.examples(16, 1, factors=2), list[Tensor]()
+    variant, batch, inputs = subject.perturbed(), subject.examples(16, 1, factors=2), list[Tensor]()
 
     def record(_: nn.Module, arguments: tuple[object, ...]) -> None:
         inputs.extend(argument for argument in arguments if isinstance(argument, Tensor))
@@ -277,14 +277,14 @@ def _orders_of_columns(case: Case, seed: int) -> Iterator[list[int]]:
         yield equal.float().argmax(1).tolist()
 
 
-def training_and_evaluation_give_the_same_scores(case: Case) -> str:
+def training_and_evaluation_give_the_same_scores(subject: Subject) -> str:
     """The scores that are compared do not depend on the mode, with the same noise.
 
     Three things may: batch normalisation and dropout, which are in evaluation mode here, and labels that are withheld,
     so that there are none here. It finds noise or a schedule that acts in one mode only.
     """
-    variant, batch = case.trained(), case.examples(16, 1, factors=2)
-    batch = batch if "y" in case.variant.required_fields else batch.unlabelled
+    variant, batch = subject.trained(), subject.examples(16, 1, factors=2)
+    batch = batch if "y" in subject.variant.required_fields else batch.unlabelled
     scores = []
     for training in (True, False):
         for module in variant.modules():
@@ -304,17 +304,14 @@ def training_and_evaluation_give_the_same_scores(case: Case) -> str:
     return "Reconstruction and KL are the same in both modes."
 
 
-def long_training_on_few_examples_stays_finite(case: Case) -> str | Result:
+def long_training_on_few_examples_stays_finite(subject: Subject) -> str | Result:
     """200 steps on three examples leave all weights and scores finite, also with coefficients at their lowest values.
 
     It finds running averages of unused codes that decay until 0 is divided by 0.
     """
-    cases = [case]
-    if case.build().discrete:
-        cases += [
-            case.with_settings(**{f.name: f.metadata["low"]}) for f in _own_fields(case) if isinstance(f.default, float)
-        ]
-    tried = [each for each in cases if is_accepted(each.build)]
+    lowest = [{f.name: f.metadata["low"]} for f in _own_fields(subject) if isinstance(f.default, float)]
+    subjects = [subject, *(subject.with_settings(**each) for each in lowest if subject.build().discrete)]
+    tried = [each for each in subjects if is_accepted(each.build)]
     for each in tried:
         variant, batch = each.build(batch=3, lr=1e-2), each.examples(3)
         train(variant, batch, 200, 3)
@@ -324,10 +321,10 @@ def long_training_on_few_examples_stays_finite(case: Case) -> str | Result:
     return f"All weights are finite after 200 steps on 3 examples, with {'; '.join(map(str, tried))}."
 
 
-def bf16_is_near_fp32(case: Case) -> str:
+def bf16_is_near_fp32(subject: Subject) -> str:
     """With bf16 under autocast, the scores differ from those of fp32 by little."""
-    variant, batch = case.trained().eval(), case.examples(256, 1, factors=2)
-    device = torch.device(case.device).type
+    variant, batch = subject.trained().eval(), subject.examples(256, 1, factors=2)
+    device = torch.device(subject.device).type
     with torch.no_grad():
         exact = score(variant, batch, 1)
         with torch.autocast(device, torch.bfloat16):
@@ -344,11 +341,11 @@ def bf16_is_near_fp32(case: Case) -> str:
     return f"In bf16 and fp32, {', '.join(found)} nats."
 
 
-def a_step_takes_about_as_long_as_that_of_a_vae(case: Case) -> Result:
+def a_step_takes_about_as_long_as_that_of_a_vae(subject: Subject) -> Result:
     """Compare the time of a training step with that of the VAE with the same networks. This is no verdict."""
-    reference = dataclasses.replace(case, variant=variants.get("vae"))
+    reference = dataclasses.replace(subject, variant=variants.get("vae"))
     seconds = []
-    for each in (reference, case):
+    for each in (reference, subject):
         variant, batch = each.build(width=256, latent=16, batch=128), each.examples(128, factors=2)
         train(variant, batch, 5, 128)
         begin = time.perf_counter()

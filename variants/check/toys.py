@@ -10,9 +10,9 @@ from torch import Tensor
 
 from variants.base import closed_forms
 from variants.base.contract import Terms, Variant
-from variants.check.case import (
-    Case,
+from variants.check.subject import (
     Result,
+    Subject,
     expect,
     is_close,
     losses,
@@ -38,15 +38,15 @@ def posterior_of(variant: Variant, mean: Tensor, log_var: Tensor) -> Iterator[No
         del variant.posterior
 
 
-def _terms(variant: Variant, case: Case, mean: Tensor, log_var: Tensor) -> Terms:
+def _terms(variant: Variant, subject: Subject, mean: Tensor, log_var: Tensor) -> Terms:
     """Return the terms of a batch with this posterior."""
     with posterior_of(variant, mean, log_var):
-        return score(variant, case.examples(len(mean)))
+        return score(variant, subject.examples(len(mean)))
 
 
-def a_decomposition_adds_up(case: Case) -> str | Result:
+def a_decomposition_adds_up(subject: Subject) -> str | Result:
     """`kl_per_dimension` adds up to the KL without -log p(y), and the three parts of a KL to its mean."""
-    variant, batch = case.trained().eval(), repeated(case.examples(64, 1, factors=2), 20)
+    variant, batch = subject.trained().eval(), repeated(subject.examples(64, 1, factors=2), 20)
     with torch.no_grad():
         terms, found = score(variant, batch), []
     if terms.kl is None:
@@ -69,27 +69,27 @@ def a_decomposition_adds_up(case: Case) -> str | Result:
     return f"{'; '.join(found).capitalize()}." if found else skipped("the KL has no parts")
 
 
-def the_parts_of_a_kl_are_those_of_a_known_posterior(case: Case) -> str | Result:
+def the_parts_of_a_kl_are_those_of_a_known_posterior(subject: Subject) -> str | Result:
     """Mutual information and total correlation are those of two posteriors for which they are computed exactly.
 
     One has 20,000 separate components in 10 dimensions, the other 2,000 that overlap and are correlated. An estimate
     that is learned, by a loss of its own, is trained on the second one first. It finds stratified weights of which the
     own example of a sample gets the wrong one, and a discriminator's logit with the wrong sign.
     """
-    terms = score(case.build(), case.examples())
+    terms = score(subject.build(), subject.examples())
     estimated = [part for part in PARTS[:2] if part in terms.extras]
     if not estimated:
         return skipped("it logs neither mutual_information nor total_correlation")
     if "mutual_information" not in estimated:
-        return _learned_total_correlation(case)
+        return _learned_total_correlation(subject)
     found = []
     for n, d, sigma, correlation, tolerances in ((20_000, 10, 0.15, 0.0, (1.0, 2.0)), (2_000, 4, 0.5, 0.8, (0.5, 0.5))):
-        means = _correlated(n, d, correlation, case.device)
+        means = _correlated(n, d, correlation, subject.device)
         log_var = torch.full_like(means, 2 * math.log(sigma))
-        variant = case.build(replace(case.spec, examples=n), latent=d, batch=64)
+        variant = subject.build(replace(subject.spec, examples=n), latent=d, batch=64)
         with torch.no_grad():
             drawn = [
-                _terms(variant, case, means[rows], log_var[rows]).extras
+                _terms(variant, subject, means[rows], log_var[rows]).extras
                 for rows in torch.randperm(n, device=means.device)[:1280].split(64)
             ]
         exact = _exact_parts(means, sigma)
@@ -121,9 +121,9 @@ def _exact_parts(means: Tensor, sigma: float) -> tuple[float, float]:
     return float((log_q_x - log_q).mean()), float((log_q - log_q_dimensions).mean())
 
 
-def _learned_total_correlation(case: Case) -> str | Result:
+def _learned_total_correlation(subject: Subject) -> str | Result:
     d, correlation, sigma = 4, 0.8, 0.1
-    variant = case.build(latent=d, batch=256)
+    variant = subject.build(latent=d, batch=256)
     optimizers = variant.optimizers()
     of_decoder = (
         {id(p) for p in variant.get_submodule("decoder").parameters()} if hasattr(variant, "decoder") else set()
@@ -131,8 +131,8 @@ def _learned_total_correlation(case: Case) -> str | Result:
     learned = {name: o for name, o in optimizers.items() if not of_decoder & {id(w) for w in weights_of(o)}}
 
     def drawn(n: int) -> Terms:
-        means = _correlated(n, d, correlation, case.device)
-        return _terms(variant, case, means, torch.full_like(means, 2 * math.log(sigma)))
+        means = _correlated(n, d, correlation, subject.device)
+        return _terms(variant, subject, means, torch.full_like(means, 2 * math.log(sigma)))
 
     with without_likelihood(variant):
         for _ in range(600):
@@ -149,20 +149,20 @@ def _learned_total_correlation(case: Case) -> str | Result:
     return f"total_correlation of correlated codes is {value:.2f} nats, after 600 steps; it is {expected:.2f} exactly."
 
 
-def the_covariance_of_a_known_posterior_is_measured(case: Case) -> str | Result:
+def the_covariance_of_a_known_posterior_is_measured(subject: Subject) -> str | Result:
     """`off_diagonal` and `diagonal` are those of posteriors with a known covariance, wherever their mean is.
 
     It finds a covariance that is centred over the latent dimensions, or not divided by the number of examples.
     """
     names = ("off_diagonal", "diagonal")
-    if not set(names) <= set(score(case.build(), case.examples()).extras):
+    if not set(names) <= set(score(subject.build(), subject.examples()).extras):
         return skipped("it does not log off_diagonal and diagonal")
-    variant, found = case.build(), []
+    variant, found = subject.build(), []
     for n, shift in ((64, 0.0), (256, 3.0)):
-        scale, place = torch.tensor([[0.5, 1.0, 1.5, 2.0], [1.0, -1.0, 0.5, 0.0]], device=case.device)
-        means = _correlated(n, 4, 0.5, case.device) * scale + shift * place
+        scale, place = torch.tensor([[0.5, 1.0, 1.5, 2.0], [1.0, -1.0, 0.5, 0.0]], device=subject.device)
+        means = _correlated(n, 4, 0.5, subject.device) * scale + shift * place
         with torch.no_grad():
-            extras = _terms(variant, case, means, torch.full_like(means, -20.0)).extras
+            extras = _terms(variant, subject, means, torch.full_like(means, -20.0)).extras
         covariance = means.T.cov(correction=0)
         variances = covariance.diagonal()
         exact = (covariance.square().sum() - variances.square().sum(), (variances - 1).square().sum())
@@ -176,19 +176,19 @@ def the_covariance_of_a_known_posterior_is_measured(case: Case) -> str | Result:
     return f"{'; '.join(found).capitalize()}."
 
 
-def mmd_is_zero_for_equal_distributions(case: Case) -> str | Result:
+def mmd_is_zero_for_equal_distributions(subject: Subject) -> str | Result:
     """`mmd` has the mean 0 if q(z) = p(z), and is positive and the same in all batches if q(z) lies elsewhere.
 
     Of two posteriors with the same KL, the loss is larger for the one that is further from the prior. It finds an
     estimate that is divided twice by the number of pairs, and the wrong sign in the loss.
     """
-    variant = case.build().eval()
-    if "mmd" not in score(variant, case.examples()).extras:
+    variant = subject.build().eval()
+    if "mmd" not in score(variant, subject.examples()).extras:
         return skipped("it logs no mmd")
     with torch.no_grad():
-        equal = [_mmd(variant, case, variant.sample_prior(64)) for _ in range(300)]
-        small = [_mmd(variant, case, variant.sample_prior(32) + 1.5) for _ in range(40)]
-        large = [_mmd(variant, case, variant.sample_prior(128) + 1.5) for _ in range(40)]
+        equal = [_mmd(variant, subject, variant.sample_prior(64)) for _ in range(300)]
+        small = [_mmd(variant, subject, variant.sample_prior(32) + 1.5) for _ in range(40)]
+        large = [_mmd(variant, subject, variant.sample_prior(128) + 1.5) for _ in range(40)]
     (mean, error), (of_small, small_error), (of_large, large_error) = (
         mean_and_error(torch.tensor(values)) for values in (equal, small, large)
     )
@@ -198,10 +198,10 @@ def mmd_is_zero_for_equal_distributions(case: Case) -> str | Result:
         abs(of_small - of_large) < 5 * (small_error + large_error),
         f"mmd of distributions 1.5 apart is {of_small:.5f} in batches of 32, and {of_large:.5f} in batches of 128",
     )
-    signs = torch.randn(256, 4, device=case.device).sign()
+    signs = torch.randn(256, 4, device=subject.device).sign()
     log_var = torch.full_like(signs, -1.0)
     with torch.no_grad(), without_likelihood(variant):
-        near, far = (float(sum(losses(_terms(variant, case, m, log_var)).values())) for m in (signs, signs.abs()))
+        near, far = (float(sum(losses(_terms(variant, subject, m, log_var)).values())) for m in (signs, signs.abs()))
     expect(
         far > near,
         f"of two posteriors with the same KL, the loss is {near:.4g} for the one near the prior and "
@@ -213,5 +213,5 @@ def mmd_is_zero_for_equal_distributions(case: Case) -> str | Result:
     )
 
 
-def _mmd(variant: Variant, case: Case, z: Tensor) -> float:
-    return float(_terms(variant, case, z, torch.full_like(z, -20.0)).extras["mmd"].mean())
+def _mmd(variant: Variant, subject: Subject, z: Tensor) -> float:
+    return float(_terms(variant, subject, z, torch.full_like(z, -20.0)).extras["mmd"].mean())

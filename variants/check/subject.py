@@ -1,4 +1,4 @@
-"""What a check is given, a `Case`, and what it returns, a `Result`; and tools that several checks use."""
+"""What a check is given, a `Subject`, and what it returns, a `Result`; and tools that several checks use."""
 
 import copy
 import dataclasses
@@ -7,7 +7,7 @@ import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from variants.base.contract import Batch, Config, DataSpec, InputError, Stage, T
 from variants.check import kinds
 
 STEP = 5.0  # the number of training steps so far, which `terms` is given
-TRAINING_STEPS, TRAINING_BATCH, TRAINING_EXAMPLES = 200, 64, 1024  # of `Case.trained`
+TRAINING_STEPS, TRAINING_BATCH, TRAINING_EXAMPLES = 200, 64, 1024  # of `Subject.trained`
 REFERENCE = ("a table", "binary images", "real sequences")  # the kinds of data of checks that run once
 
 Status = Literal["passed", "failed", "skipped", "hint"]
@@ -48,7 +48,7 @@ def skipped(reason: str) -> Result:
 
 
 @dataclass(frozen=True)
-class Case:
+class Subject:
     """A variant and the kind of data on which it is checked.
 
     Networks are small: 4 latent dimensions, unless `settings` says otherwise, and hidden layers of 16 units.
@@ -56,6 +56,7 @@ class Case:
 
     variant: type[Variant]
     kind: str
+    _: KW_ONLY
     device: str = "cpu"
     seed: int = 0
     settings: tuple[tuple[str, Any], ...] = ()  # of the configuration, in addition to those above
@@ -64,8 +65,8 @@ class Case:
     def spec(self) -> DataSpec:
         return kinds.KINDS[self.kind]
 
-    def with_settings(self, **settings: Any) -> "Case":
-        """Return the same case with other hyperparameters."""
+    def with_settings(self, **settings: Any) -> "Subject":
+        """Return the same subject with other hyperparameters."""
         return replace(self, settings=tuple({**dict(self.settings), **settings}.items()))
 
     def config(self, **settings: Any) -> Config:
@@ -105,8 +106,8 @@ class Case:
         """Return a model after some training on examples that depend on two factors. It is trained once, and copied."""
         return copy.deepcopy(_trained(self))
 
-    def configurations(self) -> Iterator["Case"]:
-        """Yield this case, and those that differ in one of the variant's own hyperparameters.
+    def configurations(self) -> Iterator["Subject"]:
+        """Yield this subject, and those that differ in one of the variant's own hyperparameters.
 
         These are all values of choices, and 2 instead of numbers that are 0. A value that is refused on this kind of
         data is tried on images and sequences.
@@ -116,13 +117,13 @@ class Case:
         for field in dataclasses.fields(self.variant.config_type):
             others = field.metadata.get("choices", (2,) if field.default == 0 else ())
             for value in others if field.name not in common else ():
-                cases = (case.with_settings(**{field.name: value}) for case in self.on_all_references())
-                accepted = next((case for case in cases if is_accepted(case.build)), None)
+                subjects = (subject.with_settings(**{field.name: value}) for subject in self.on_all_references())
+                accepted = next((subject for subject in subjects if is_accepted(subject.build)), None)
                 if value != field.default and accepted is not None:
                     yield accepted
 
-    def on_all_references(self) -> Iterator["Case"]:
-        """Yield this case, and the same variant on the other kinds of data among a table, images and sequences."""
+    def on_all_references(self) -> Iterator["Subject"]:
+        """Yield this subject, and the same variant on the other kinds of data among a table, images and sequences."""
         yield self
         for kind in REFERENCE:
             if kind != self.kind and self.variant.required_fields <= kinds.KINDS[kind].fields:
@@ -132,14 +133,14 @@ class Case:
         return ", ".join(f"{name}={value}" for name, value in self.settings) or "the default settings"
 
     @staticmethod
-    def first(variant: type[Variant], device: str = "cpu", seed: int = 0) -> "Case":
-        """Return the case for checks that run once: on a table, or on what else the variant accepts first."""
-        cases = [Case(variant, kind, device, seed) for kind in (*REFERENCE, *kinds.KINDS)]
-        accepted = (c for c in cases if variant.required_fields <= c.spec.fields and is_accepted(c.build))
-        return next(accepted, cases[0])
+    def first(variant: type[Variant], device: str = "cpu", seed: int = 0) -> "Subject":
+        """Return the subject for checks that run once: on a table, or on what else the variant accepts first."""
+        subjects = [Subject(variant, kind, device=device, seed=seed) for kind in (*REFERENCE, *kinds.KINDS)]
+        accepted = (c for c in subjects if variant.required_fields <= c.spec.fields and is_accepted(c.build))
+        return next(accepted, subjects[0])
 
 
-Check = Callable[[Case], str | Result]
+Check = Callable[[Subject], str | Result]
 
 
 def name_of(check: Check) -> str:
@@ -147,13 +148,13 @@ def name_of(check: Check) -> str:
     return check.__name__.replace("_", " ")
 
 
-def carry_out(check: Check, case: Case) -> Result:
+def carry_out(check: Check, subject: Subject) -> Result:
     """Run a check. The global random state is kept."""
-    devices = [torch.device(case.device)] if case.device.startswith("cuda") else []
+    devices = [torch.device(subject.device)] if subject.device.startswith("cuda") else []
     with torch.random.fork_rng(devices):
-        torch.manual_seed(case.seed)
+        torch.manual_seed(subject.seed)
         try:
-            found = check(case)
+            found = check(subject)
         except Violation as error:
             return Result("failed", str(error))
         except Exception as error:  # of the variant, or of torch in it
@@ -174,9 +175,9 @@ def is_accepted(build: Callable[[], object]) -> bool:
 
 
 @functools.cache
-def _trained(case: Case) -> Variant:
-    variant = case.build(replace(case.spec, examples=TRAINING_EXAMPLES), batch=256, lr=5e-3)
-    batch = case.examples(TRAINING_EXAMPLES, factors=2)
+def _trained(subject: Subject) -> Variant:
+    variant = subject.build(replace(subject.spec, examples=TRAINING_EXAMPLES), batch=256, lr=5e-3)
+    batch = subject.examples(TRAINING_EXAMPLES, factors=2)
     train(variant, batch, TRAINING_STEPS, TRAINING_BATCH)
     return variant
 
@@ -281,8 +282,9 @@ def furthest(first: Tensor, second: Tensor) -> str:
     """Return a part of a sentence about the two values of two tensors that differ most."""
     if first.shape != second.shape:
         return f"shapes {tuple(first.shape)} and {tuple(second.shape)}"
+    first, second = first.detach().flatten(), second.detach().flatten()
     worst = int((first - second).abs().nan_to_num(math.inf).argmax())
-    return f"{float(first.flatten()[worst]):.6g} and {float(second.flatten()[worst]):.6g}"
+    return f"{first[worst]:.6g} and {second[worst]:.6g}"
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
@@ -290,7 +292,7 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     return float(values.mean()), float(values.std() / len(values) ** 0.5)
 
 
-class Noise(TorchFunctionMode):
+class ChangedNoise(TorchFunctionMode):
     """Within this context, `change` is applied to the standard normal noise of `torch.randn_like`.
 
     With `everywhere`, it is applied to that of `torch.randn` as well. `count` is the number of numbers that were drawn.
@@ -308,9 +310,9 @@ class Noise(TorchFunctionMode):
         return self.change(value)
 
 
-def without_noise() -> Noise:
+def without_noise() -> ChangedNoise:
     """Return a context in which z is at the mean of q(z|x)."""
-    return Noise(torch.zeros_like)
+    return ChangedNoise(torch.zeros_like)
 
 
 @contextmanager
