@@ -105,7 +105,7 @@ def get(name: str) -> type[Variant]:
         raise InputError(f"variant {name!r} cannot be loaded from {where}: {type(error).__name__}: {error}") from error
     if len(classes) != 1:
         raise InputError(f"{where} defines {len(classes)} variants; expected exactly one concrete subclass of Variant")
-    return _checked(classes[0], where)
+    return checked(classes[0], where)
 
 
 def build(name: str, config: Config, spec: DataSpec) -> Variant:
@@ -139,7 +139,8 @@ def _defined_in(module: Any) -> list[type[Variant]]:
     return [c for c in classes if issubclass(c, Variant)]
 
 
-def _checked(cls: Any, where: str) -> type[Variant]:
+def checked(cls: Any, where: str) -> type[Variant]:
+    """Return a class that is a complete variant. Raises `InputError` if it is none, which names `where` it is from."""
     from variants.base.contract import Variant
 
     if not (inspect.isclass(cls) and issubclass(cls, Variant)):
@@ -151,11 +152,11 @@ def _checked(cls: Any, where: str) -> type[Variant]:
 
 
 def name_of(variant: Variant) -> str:
-    """Return the name under which the class of a model is registered."""
-    module = type(variant).__module__
-    if module.startswith("variants."):
-        return module.removeprefix("variants.")
-    return next(name for name in _plugins() if get(name) is type(variant))
+    """Return the name under which the class of a model is registered; "module:Class" if it is not."""
+    cls = type(variant)
+    if cls.__module__.startswith("variants."):
+        return cls.__module__.removeprefix("variants.")
+    return next((name for name in _plugins() if get(name) is cls), f"{cls.__module__}:{cls.__name__}")
 
 
 def save(variant: Variant, folder: str | os.PathLike[str]) -> Path:
@@ -178,8 +179,8 @@ def save(variant: Variant, folder: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def load(folder: str | os.PathLike[str]) -> Variant:
-    """Return the model that `save` wrote, in evaluation mode on the CPU.
+def load(folder: str | os.PathLike[str], cls: type[Variant] | None = None) -> Variant:
+    """Return the model that `save` wrote, in evaluation mode on the CPU. A class that is not registered is given.
 
     Raises:
         InputError: If a file is missing or unreadable, or belongs to another variant.
@@ -192,8 +193,11 @@ def load(folder: str | os.PathLike[str]) -> Variant:
     try:
         description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         spec = DataSpec.from_json(description["spec"])
-        name, config = restore(description["variant"], description["config"])
-        variant = get(name)(config, spec)
+        if cls is not None:
+            variant = cls(cls.config_type(**description["config"]), spec)
+        else:
+            name, config = restore(description["variant"], description["config"])
+            variant = get(name)(config, spec)
         variant.load_state_dict(load_file(folder / "model.safetensors"))
     except InputError:
         raise

@@ -41,6 +41,14 @@ class AAEConfig(Config):
     adversary_lr: float = number(2e-4, 1e-8, 1.0, help="Adam's learning rate of discriminator and generator")
     supervision: str = choice("none", "semi", help="semi: z also has a class, learned from the known labels")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup or self.free_bits:
+            raise InputError(
+                f"warmup={self.warmup}, free_bits={self.free_bits}: no loss of aae has a KL; expected warmup=0 and "
+                "free_bits=0"
+            )
+
 
 class AAE(DecoderVariant):
     paper = "Makhzani et al. 2015, Adversarial Autoencoders, arXiv:1511.05644"

@@ -63,6 +63,7 @@ class VQConfig(Config):
     beta: float = number(0.25, 0.0, 1e6, help="weight of the commitment (quantizer=ema)")
     decay: float = number(0.99, 0.0, 1.0, help="share of the running averages that a step keeps (quantizer=ema)")
     prior_width: int = number(128, 1, 65536, help="units of the recurrent prior over codes")
+    prior_lr: float = number(4e-3, 1e-8, 1.0, help="Adam's learning rate of the prior")
     prior_share: float = number(
         0.3, 0.01, 0.99, help="share of the epochs in which only the prior is trained, the last"
     )
@@ -157,7 +158,7 @@ class VQ(DecoderVariant):
         if self.config.quantizer == "ema":
             losses["loss"] = losses["loss"] + self.config.beta * commitment.mean()
             losses["codes"] = 0.5 * (self.averages - self.averaged(vectors.detach(), k)).square().sum()
-        shares = self._sums(k, vectors.new_ones(k.numel(), 1)) / k.numel()
+        shares = self._sums(k, kl.new_ones(k.numel(), 1)) / k.numel()
         return Terms(reconstruction, kl, losses, {
             "perplexity": torch.special.entr(shares).sum().exp().expand(len(k)),
             "dead_codes": (shares == 0).sum().to(shares.dtype).expand(len(k)),
@@ -206,12 +207,12 @@ class VQ(DecoderVariant):
         return z, z.new_zeros(len(z))
 
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
-        lr = self.config.lr
+        parameters, c = self.parameter_groups(self.encoder, self.decoder, self.observation), self.config
         optimizers: dict[str, torch.optim.Optimizer] = {
-            "loss": Adam(self.parameter_groups(self.encoder, self.decoder, self.observation), lr=lr, fused=True),
-            "prior": Adam(self.prior.parameters(), lr=lr, fused=True),
+            "loss": Adam(parameters, lr=c.lr, fused=True),
+            "prior": Adam(self.prior.parameters(), lr=c.prior_lr, fused=True),
         }
-        if self.config.quantizer == "ema":
+        if c.quantizer == "ema":
             optimizers["codes"] = torch.optim.SGD([self.averages], lr=1.0)
         return optimizers
 

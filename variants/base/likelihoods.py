@@ -119,18 +119,21 @@ class StudentT(Gaussian):
         super().__init__(spread)
         self.log_tail = nn.Parameter(torch.ones_like(spread))
 
-    def _distribution(self, output: Tensor) -> torch.distributions.StudentT:
-        """Return it in float64, because logarithms of the gamma function nearly cancel for light tails."""
-        degrees = 2 + self.log_tail.clamp(*LOG_DISPERSIONS).double().exp()
-        return torch.distributions.StudentT(degrees, output.double(), self.scale.double(), validate_args=False)
+    @property
+    def degrees(self) -> Tensor:
+        """The degrees of freedom in float64, because logarithms of the gamma function nearly cancel for light tails."""
+        return 2 + self.log_tail.clamp(*LOG_DISPERSIONS).double().exp()
 
     def nll(self, x: Tensor, output: Tensor) -> Tensor:
-        log_p: Tensor = self._distribution(output).log_prob(x.double())
-        return -log_p.to(x.dtype)
+        degrees, scale = self.degrees, self.scale.double()
+        distance = (x.double() - output.double()) / scale
+        log_constant = scale.log() + 0.5 * (degrees * math.pi).log() + (degrees / 2).lgamma()
+        nll = log_constant - ((degrees + 1) / 2).lgamma() + (degrees + 1) / 2 * (distance.square() / degrees).log1p()
+        return nll.to(x.dtype)
 
     def sample(self, output: Tensor) -> Tensor:
-        values: Tensor = self._distribution(output).sample().to(output.dtype)
-        return values
+        values: Tensor = torch.distributions.StudentT(self.degrees, output.double(), self.scale.double()).sample()
+        return values.to(output.dtype)
 
 
 class LogNormal(Gaussian):

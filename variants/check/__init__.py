@@ -1,0 +1,120 @@
+"""The conformance suite: it checks that a variant does what the contract and its own extras say.
+
+    python -m variants.check vae my_package.my_variant:MyVAE
+
+Each check is a function of this package, whose docstring says which mistakes it finds. It is given a `Case`, which is a
+variant and a kind of data, and returns a sentence with the figures that it found. The checks of `EACH_KIND` run on each
+kind of data that a variant accepts. Those of `ONCE` run on one: a table, or images or sequences if the variant takes
+no tables.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from variants.base.contract import InputError, Variant
+from variants.check import contract, density, objective, toys
+from variants.check.case import Case, Check, Result, carry_out, name_of
+from variants.check.kinds import KINDS
+
+__all__ = ["EACH_KIND", "KINDS", "ONCE", "Case", "Check", "Finding", "Result", "carry_out", "name_of", "run"]
+
+EACH_KIND: tuple[Check, ...] = (
+    contract.terms_have_their_shapes_and_are_finite,
+    contract.terms_are_pure_and_can_be_captured,
+    contract.each_example_is_scored_by_itself,
+    contract.schedules_never_touch_what_is_compared,
+    contract.every_weight_is_trained_by_its_own_losses_alone,
+    contract.training_improves_the_reconstruction,
+    contract.missing_values_and_padding_do_not_leak,
+    contract.an_encoder_tells_a_missing_value_from_a_zero,
+    contract.encode_never_sees_a_label,
+    contract.decode_and_sample_give_data,
+    contract.samples_have_the_mean_that_decode_returns,
+    contract.the_likelihood_counts_each_known_value_once,
+    contract.the_likelihood_is_exact_for_extreme_scales,
+    contract.kl_is_not_negative,
+    contract.the_scores_are_expectations_under_q,
+    contract.samples_of_one_example_stand_together,
+    contract.prior_from_noise_has_the_distribution_of_the_prior,
+    contract.saved_and_loaded_is_the_same_model,
+    contract.pictures_are_rows_and_columns_of_data,
+)
+ONCE: tuple[Check, ...] = (
+    objective.losses_do_not_grow_with_the_batch,
+    objective.the_decoder_is_trained_by_the_likelihood_in_nats,
+    objective.a_coefficient_of_zero_leaves_no_weight_untrained,
+    objective.every_option_changes_something,
+    objective.codes_are_permuted_over_the_batch,
+    objective.training_and_evaluation_give_the_same_scores,
+    objective.long_training_on_few_examples_stays_finite,
+    objective.bf16_is_near_fp32,
+    toys.a_decomposition_adds_up,
+    toys.the_parts_of_a_kl_are_those_of_a_known_posterior,
+    toys.the_covariance_of_a_known_posterior_is_measured,
+    toys.mmd_is_zero_for_equal_distributions,
+    density.log_q_is_the_density_of_the_samples,
+    density.the_prior_integrates_to_one,
+    density.samples_of_the_prior_have_its_density,
+    density.importance_weights_give_the_likelihood,
+    density.bound_lies_between_the_elbo_and_the_likelihood,
+    objective.a_step_takes_about_as_long_as_that_of_a_vae,
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found, on all kinds of data together."""
+
+    name: str
+    result: Result
+    seconds: float
+
+
+def run(variant: type[Variant], *, device: str = "cpu", seed: int = 0, only: str = "") -> Iterator[Finding]:
+    """Carry out all checks of a variant, or those whose names contain `only`, and yield what each found.
+
+    Raises:
+        InputError: If the variant accepts no kind of data.
+    """
+    cases, refusals = cases_of(variant, device, seed)
+    if not cases:
+        raise InputError(f"{variant.__name__} accepts no kind of data: {'; '.join(refusals)}")
+    for check in (*EACH_KIND, *ONCE):
+        if only not in name_of(check):
+            continue
+        begin = time.perf_counter()
+        if check in ONCE:
+            result = carry_out(check, Case.first(variant, device, seed))
+        else:
+            result = _together({case.kind: carry_out(check, case) for case in cases})
+        yield Finding(name_of(check), result, time.perf_counter() - begin)
+
+
+def cases_of(variant: type[Variant], device: str = "cpu", seed: int = 0) -> tuple[list[Case], list[str]]:
+    """Return a case for each kind of data that a variant accepts, and why it refuses the others."""
+    cases, refusals = [], []
+    for kind, spec in KINDS.items():
+        case = Case(variant, kind, device, seed)
+        try:
+            if missing := variant.required_fields - spec.fields:
+                raise InputError(f"it needs {' and '.join(sorted(missing))}")
+            case.build()
+            cases.append(case)
+        except InputError as error:
+            refusals.append(f"{kind} ({error})")
+    return cases, refusals
+
+
+def _together(results: dict[str, Result]) -> Result:
+    """Return the result of a check on several kinds of data. It passes if it fails on none, and passes on one."""
+    failed = [f"{kind}: {result.evidence}" for kind, result in results.items() if result.status == "failed"]
+    if failed:
+        return Result("failed", f"On {len(failed)} of {len(results)} kinds of data. {' '.join(failed)}")
+    passed = [result for result in results.values() if result.status == "passed"]
+    reasons = Counter(result.evidence for result in results.values() if result.status == "skipped")
+    if not passed:
+        return Result("skipped", "; ".join(reasons))
+    skipped = "".join(f" Not on {count}: {reason}." for reason, count in reasons.items())
+    return Result("passed", f"On {len(passed)} kinds of data. {passed[0].evidence}{skipped}")
