@@ -126,18 +126,25 @@ def trial_line(name: str, data: Data, epochs: int) -> str:
 
 
 def relative_seconds(options: argparse.Namespace, names: Sequence[str]) -> dict[str, list[float]]:
-    """Return the seconds of each variant's epochs, after a first one that warms up. The variants take turns."""
+    """Return the seconds of each variant's epochs, after a first one that warms up. The variants take turns.
+
+    Those that cannot model the data are left out, with a line that says why.
+    """
     import torch
 
     turns = {}
-    for name in names:
+    for name in dict.fromkeys(names):
         data = loaded(options, name)
         data = replace(data, train=data.train[slice(0, EXAMPLES)])
         torch.manual_seed(0)
-        variant = variants.build(name, variants.get(name).config_type(), data.spec)
-        turns[name] = trainer_seconds(variant, data, options.rounds + 1)
+        try:
+            variant = variants.build(name, variants.get(name).config_type(), data.spec)
+        except InputError as error:
+            print(f"{name} is left out: {error}")
+        else:
+            turns[name] = trainer_seconds(variant, data, options.rounds + 1)
     rounds = [{name: next(turn) for name, turn in turns.items()} for _ in range(options.rounds + 1)]
-    return {name: [seconds[name] for seconds in rounds[1:]] for name in names}
+    return {name: [seconds[name] for seconds in rounds[1:]] for name in turns}
 
 
 def loaded(options: argparse.Namespace, name: str) -> Data:
@@ -167,12 +174,13 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"--variant is missing: expected one of {', '.join(variants.names())}")
     threads = machine.prepare(options.threads)
     if reference:
-        names = sorted({reference, *([name] if name else variants.names())})
-        seconds_of = relative_seconds(options, names)
-        print(f"seconds per epoch on {options.dataset or 'digits'}, {threads} threads, mean of {rounds}, and relative:")
-        for each, values in seconds_of.items():
+        of_variants = relative_seconds(options, [reference, *([name] if name else variants.names())])
+        if reference not in of_variants:
+            raise InputError(f"--relative-to {reference}: expected a variant that can model these data")
+        print(f"seconds per epoch, {threads} threads, mean of {rounds}, and relative to {reference}:")
+        for each, values in of_variants.items():
             mean = statistics.fmean(values)
-            print(f"  {each:12} {mean:.3f}  {mean / statistics.fmean(seconds_of[reference]):.2f}")
+            print(f"  {each:12} {mean:.3f}  {mean / statistics.fmean(of_variants[reference]):.2f}")
         return 0
     data = loaded(options, name)
     for line in data.inspect().summary():
