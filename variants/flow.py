@@ -34,6 +34,14 @@ class FlowConfig(Config):
     prior_steps: int = number(0, 0, 64, help="steps of the flow of p(z); 0: the prior N(0, I)")
     flow_width: int = number(256, 1, 65536, help="units of the hidden layers of each step, and features h(x)")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prior_steps and self.latent < 2:
+            raise InputError(
+                f"prior_steps={self.prior_steps}, latent=1: the flow of the prior changes one half of z given the "
+                "other; expected latent=2 or more, or prior_steps=0"
+            )
+
 
 class Flow(DecoderVariant):
     paper = "Rezende & Mohamed 2015, arXiv:1505.05770; Kingma et al. 2016, arXiv:1606.04934"
@@ -43,10 +51,6 @@ class Flow(DecoderVariant):
     def __init__(self, config: FlowConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
         c = config
-        if c.prior_steps and c.latent < 2:
-            raise InputError(
-                "latent=1: the flow of the prior changes one half of z given the other; expected 2 or more"
-            )
         self.sizes = [c.latent, c.latent, c.flow_width if c.steps else 0]
         self.encoder = Encoder(spec, config, sum(self.sizes))
         self.decoder = Decoder(spec, config, c.latent)
@@ -73,7 +77,7 @@ class Flow(DecoderVariant):
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         z, log_q = self.sample_posterior(batch)
         reconstruction, kl, c = self.nll(batch, z), log_q - self.log_prior(z, batch), self.config
-        penalty = closed_forms.free_bits(kl[:, None], c.free_bits * c.latent) if c.free_bits else kl.mean()
+        penalty = closed_forms.free_bits(kl, c.free_bits * c.latent)
         loss = reconstruction.mean() + closed_forms.ramp(step, c.warmup) * penalty
         return Terms(reconstruction, kl, {"loss": loss})
 

@@ -14,7 +14,7 @@ the prior. Both ends of the range of alpha are methods of their own:
 
 The discrepancy is logged as `mmd`, with a curve over the epochs of a run.
 
-*Departures*: the kernel is the inverse multiquadratic one of WAE-MMD, not a Gaussian one. With alpha = 1, q(z|x) still
+*Departures*: the kernel is the inverse multiquadric one of WAE-MMD, not a Gaussian one. With alpha = 1, q(z|x) still
 is a Gaussian and the reconstruction a likelihood, where WAE-MMD has a deterministic encoder and the squared error.
 `warmup` and `free_bits` act on the KL. The networks and the optimizer are those that all variants here share.
 """

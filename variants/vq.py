@@ -28,6 +28,9 @@ levels^latent codes, and neither a commitment nor a loss of the codes.
 If `network` is resnet, which is the default for images with sides of 16 to 256, the positions are those of a map with a
 quarter of the image's sides, as in the paper. Otherwise the output of the encoder is divided into `positions` vectors.
 
+Three numbers have a curve over the epochs of a run: `perplexity`, the exponential of the entropy of the shares of the
+codes in a batch; `dead_codes`, how many codes a batch does not choose; and `commitment`, without its weight beta.
+
 *Departures*: the reconstruction is a likelihood in nats, summed over the values of x. In the authors' code it is the
 squared error divided by the variance v of x, a mean over the N values of x, and the commitment is a mean over the P D
 numbers of z_e. If the errors have the variance s^2, their beta corresponds to beta * N v / (2 s^2 P D) here. The prior

@@ -175,7 +175,7 @@ def every_option_changes_something(subject: Subject) -> str:
 
 def _other_values(subject: Subject, field: Any) -> Iterator[Any]:
     """Yield values of a hyperparameter other than its default, or than the one of the subject."""
-    now = dict(subject.config().__dict__)[field.name]
+    now = getattr(subject.config(), field.name)
     if "choices" in field.metadata:
         yield from (value for value in field.metadata["choices"] if value != now)
         return

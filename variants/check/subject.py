@@ -164,11 +164,15 @@ def carry_out(check: Check, subject: Subject) -> Result:
         except Violation as error:
             return Result("failed", str(error))
         except Exception as error:  # of the variant, or of torch in it
-            frames = traceback.extract_tb(error.__traceback__)
-            own = [f for f in frames if "torch" not in Path(f.filename).parts] or frames
-            where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}"
-            return Result("failed", f"{type(error).__name__} in {where}: {error}")
+            return Result("failed", described(error))
     return found if isinstance(found, Result) else Result("passed", found)
+
+
+def described(error: Exception) -> str:
+    """Return the type of an error, the last place outside of torch that it passed through, and its message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "torch" not in Path(f.filename).parts] or frames
+    return f"{type(error).__name__} in {Path(own[-1].filename).name}, line {own[-1].lineno}: {error}"
 
 
 def is_accepted(build: Callable[[], object]) -> bool:
