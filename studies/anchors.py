@@ -423,7 +423,7 @@ ANCHORS = {
                 {"k": 50},
             ),
         },
-        cost="4 min per seed",
+        cost="8 min per seed",
         pictured=_DISENTANGLED,
     ),
     "beta-sprites": Anchor(

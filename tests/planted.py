@@ -451,7 +451,7 @@ MISTAKES = (
     Mistake(vq, "the code-book loss is a sum", "losses do not grow with the batch"),
     Mistake(vq, "beta on the wrong term", "a coefficient of zero leaves no weight untrained"),
     Mistake(vq, "a prior that is not normalised", "the prior integrates to one"),
-    Mistake(averaged_codes, "unused codes decay to 0/0", "long training on few examples stays finite"),
+    Mistake(averaged_codes, "unused codes decay to 0/0", "running averages stay finite"),
     Mistake(averaged_codes, "averages in the loss", "terms are pure and can be captured"),
     Mistake(flow, "the sign of the log-determinant", "log q is the density of the samples"),
     Mistake(flow, "log q without its constant", "importance weights give the likelihood"),

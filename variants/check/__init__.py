@@ -48,7 +48,7 @@ ONCE: tuple[Check, ...] = (
     objective.every_option_changes_something,
     objective.codes_are_permuted_over_the_batch,
     objective.training_and_evaluation_give_the_same_scores,
-    objective.long_training_on_few_examples_stays_finite,
+    objective.running_averages_stay_finite,
     objective.bf16_is_near_fp32,
     toys.a_decomposition_adds_up,
     toys.the_parts_of_a_kl_are_those_of_a_known_posterior,

@@ -387,7 +387,7 @@ def prior_from_noise_has_the_distribution_of_the_prior(subject: Subject) -> str 
     for e in torch.randn(3, sampled.shape[1], dtype=torch.float64, device=batch.x.device).split(1):
         slope = torch.autograd.functional.jacobian(lambda n: z_of(n)[0], e)[:, 0]
         expected = -0.5 * e.square().sum() - torch.linalg.slogdet(slope)[1]
-        differences.append(float(variant.log_prior(z_of(e), one) - expected))
+        differences.append(float((variant.log_prior(z_of(e), one) - expected).detach()))
     expect(
         max(differences) - min(differences) < 1e-6,
         "log_prior - (log N(e) - log |dz/de|) is not constant: it is "

@@ -19,7 +19,7 @@ from variants.base.contract import Batch, Config, DataSpec, InputError, Stage, T
 from variants.check import kinds
 
 STEP = 5.0  # the number of training steps so far, which `terms` is given
-TRAINING_STEPS, TRAINING_BATCH, TRAINING_EXAMPLES = 200, 64, 1024  # of `Subject.trained`
+TRAINING_STEPS, TRAINING_BATCH, TRAINING_EXAMPLES = 100, 64, 1024  # of `Subject.trained`
 REFERENCE = ("a table", "binary images", "real sequences")  # the kinds of data of checks that run once
 
 Status = Literal["passed", "failed", "skipped", "hint"]
@@ -51,7 +51,8 @@ def skipped(reason: str) -> Result:
 class Subject:
     """A variant and the kind of data on which it is checked.
 
-    Networks are small: 4 latent dimensions, unless `settings` says otherwise, and hidden layers of 16 units.
+    Networks are small: 4 latent dimensions and hidden layers of 16 units, and 32 instead of larger whole numbers among
+    the variant's own hyperparameters, unless `settings` says otherwise.
     """
 
     variant: type[Variant]
@@ -70,7 +71,14 @@ class Subject:
         return replace(self, settings=tuple({**dict(self.settings), **settings}.items()))
 
     def config(self, **settings: Any) -> Config:
-        return self.variant.config_type(**{"latent": 4, "width": 16, **dict(self.settings), **settings})
+        large = {f.name: 32 for f in self.own_fields if type(f.default) is int and f.default > 32}
+        return self.variant.config_type(**{"latent": 4, "width": 16, **large, **dict(self.settings), **settings})
+
+    @property
+    def own_fields(self) -> list[Any]:
+        """The fields of the configuration that are not those of all variants."""
+        common = {field.name for field in dataclasses.fields(Config)}
+        return [field for field in dataclasses.fields(self.variant.config_type) if field.name not in common]
 
     def build(self, spec: DataSpec | None = None, **settings: Any) -> Variant:
         """Return a new model, whose weights depend on the seed alone.
@@ -113,10 +121,8 @@ class Subject:
         data is tried on images and sequences.
         """
         yield self
-        common = {field.name for field in dataclasses.fields(Config)}
-        for field in dataclasses.fields(self.variant.config_type):
-            others = field.metadata.get("choices", (2,) if field.default == 0 else ())
-            for value in others if field.name not in common else ():
+        for field in self.own_fields:
+            for value in field.metadata.get("choices", (2,) if field.default == 0 else ()):
                 subjects = (subject.with_settings(**{field.name: value}) for subject in self.on_all_references())
                 accepted = next((subject for subject in subjects if is_accepted(subject.build)), None)
                 if value != field.default and accepted is not None:
@@ -176,7 +182,7 @@ def is_accepted(build: Callable[[], object]) -> bool:
 
 @functools.cache
 def _trained(subject: Subject) -> Variant:
-    variant = subject.build(replace(subject.spec, examples=TRAINING_EXAMPLES), batch=256, lr=5e-3)
+    variant = subject.build(replace(subject.spec, examples=TRAINING_EXAMPLES), batch=256, lr=1e-2)
     batch = subject.examples(TRAINING_EXAMPLES, factors=2)
     train(variant, batch, TRAINING_STEPS, TRAINING_BATCH)
     return variant
