@@ -394,7 +394,7 @@ ANCHORS = {
         "recurrent prior, trained for 8 epochs after the 10 epochs of the codes",
         measure="quantisation",
         budgets={"cpu": Budget({"vq": _VQ}, {"nmse": ("<=", 0.0612)})},
-        cost="not measured",
+        cost="11 min",
     ),
     "six-mnist": Anchor(
         about="six variants of equal size and budget on dynamic MNIST: the evaluation of each on the test split",

@@ -11,12 +11,12 @@ samples pass through invertible steps, and the prior is a standard normal distri
 The steps of the posterior are those of an inverse autoregressive flow (Kingma et al. 2016, section 3), and those of the
 prior are affine coupling layers (Dinh et al. 2017, arXiv:1605.08803), which can be inverted. The KL has no closed form;
 it is estimated from one sample, and may be negative for single examples. It has no parts that belong to dimensions. A
-warm-up of the KL matters: without it, a flow posterior loses latent dimensions early in training.
+warm-up of the KL over some thousands of steps keeps a flow posterior from losing information early in training.
 
-*Departures*: the logarithms of the scales are limited by tanh; the gates of Kingma et al. gave a worse likelihood on
-MNIST. The networks of the steps have one hidden layer in the posterior and two in the prior. There are no planar or
-radial flows. `free_bits` is a floor for the KL as a whole, of `free_bits` times `latent` nats: one group of
-dimensions in equation 15 of Kingma et al. 2016.
+*Departures*: the logarithms of the scales are limited by tanh, in place of the gates of Kingma et al. The networks of
+the steps have one hidden layer in the posterior and two in the prior. There are no planar or radial flows. `free_bits`
+is a floor for the KL as a whole, of `free_bits` times `latent` nats: one group of dimensions in equation 15 of Kingma
+et al. 2016.
 """
 
 from dataclasses import dataclass
