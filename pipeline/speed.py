@@ -4,6 +4,10 @@ This measures the seconds that the trainer takes for an epoch, with all that it 
 the seconds of the matrix products of the variant's linear layers alone. The two take turns, an epoch each. Then it
 measures the seconds of a trial of a study by part: training, validation, scores, pictures, tracking. The trial has 100
 epochs, or fewer if these would take more than ten seconds.
+
+With --relative-to NAME, it measures instead how long all variants with their default settings take to train, relative
+to this one. They take turns, an epoch of at most 5,000 examples each, so that other work on the machine slows down all
+of them alike. If a variant trains in stages, they have their shares of the epochs.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import variants
@@ -20,7 +25,8 @@ from pipeline import cli
 from variants import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import argparse
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 
 TRIAL_EPOCHS = 100
 LONGEST_TRIAL = 10.0  # seconds of training
+EXAMPLES = 5_000  # of an epoch in which variants are compared
 
 
 def trainer_seconds(variant: Variant, data: Data, epochs: int) -> Iterator[float]:
@@ -118,24 +125,64 @@ def trial_line(name: str, data: Data, epochs: int) -> str:
     return f"a trial of {length} on {data.spec.name}: {parts}: {others:.0%} besides training and validation"
 
 
+def relative_seconds(options: argparse.Namespace, names: Sequence[str]) -> dict[str, list[float]]:
+    """Return the seconds of each variant's epochs, after a first one that warms up. The variants take turns.
+
+    Those that cannot model the data are left out, with a line that says why.
+    """
+    import torch
+
+    turns = {}
+    for name in dict.fromkeys(names):
+        data = loaded(options, name)
+        data = replace(data, train=data.train[slice(0, EXAMPLES)])
+        torch.manual_seed(0)
+        try:
+            variant = variants.build(name, variants.get(name).config_type(), data.spec)
+        except InputError as error:
+            print(f"{name} is left out: {error}")
+        else:
+            turns[name] = trainer_seconds(variant, data, options.rounds + 1)
+    rounds = [{name: next(turn) for name, turn in turns.items()} for _ in range(options.rounds + 1)]
+    return {name: [seconds[name] for seconds in rounds[1:]] for name in turns}
+
+
+def loaded(options: argparse.Namespace, name: str) -> Data:
+    """Return the data for a variant: images row by row, if it needs sequences."""
+    from pipeline.data import as_sequences, load
+
+    source = options.dataset or "digits"
+    place = (as_sequences(source) if "mask" in variants.get(name).required_fields else None) or source
+    return load(cli.source(options, place))
+
+
 def main(arguments: list[str]) -> int:
     about = str(__doc__).split("\n", 1)[1].strip()
     parser = cli.parser("speed", about, "--variant", "--dataset", "--threads", *cli.DATA)
     parser.add_argument("--rounds", type=cli.positive, default=5, metavar="N", help="how often to measure (5)")
+    parser.add_argument(
+        "--relative-to", metavar="NAME", help="compare all variants, or that of --variant, with this one"
+    )
     options = parser.parse_args(arguments)
 
     import torch
 
     from pipeline import machine
-    from pipeline.data import as_sequences, load
 
-    name, rounds = options.variant, options.rounds
-    if name is None:
+    name, rounds, reference = options.variant, options.rounds, options.relative_to
+    if name is None and reference is None:
         raise InputError(f"--variant is missing: expected one of {', '.join(variants.names())}")
     threads = machine.prepare(options.threads)
-    source = options.dataset or "digits"
-    place = (as_sequences(source) if "mask" in variants.get(name).required_fields else None) or source
-    data = load(cli.source(options, place))
+    if reference:
+        of_variants = relative_seconds(options, [reference, *([name] if name else variants.names())])
+        if reference not in of_variants:
+            raise InputError(f"--relative-to {reference}: expected a variant that can model these data")
+        print(f"seconds per epoch, {threads} threads, mean of {rounds}, and relative to {reference}:")
+        for each, values in of_variants.items():
+            mean = statistics.fmean(values)
+            print(f"  {each:12} {mean:.3f}  {mean / statistics.fmean(of_variants[reference]):.2f}")
+        return 0
+    data = loaded(options, name)
     for line in data.inspect().summary():
         print(line)
     torch.manual_seed(0)

@@ -148,12 +148,12 @@ def train(
 
 
 def _lengths(stages: Sequence[Stage], epochs: int) -> list[int]:
-    """Return the epochs of each stage, at least one each if there are as many epochs as stages."""
+    """Return the epochs of each stage: at least one of the first, and one of each if there are as many as stages."""
     ends, total = [0], 0.0
     for number, stage in enumerate(stages, 1):
         total += stage.share
         later = len(stages) - number
-        ends.append(max(min(max(round(epochs * total), number), epochs - later), ends[-1]))
+        ends.append(max(min(max(round(epochs * total), number), max(epochs - later, 1)), ends[-1]))
     return [end - start for start, end in pairwise([*ends[:-1], epochs])]
 
 

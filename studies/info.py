@@ -13,5 +13,5 @@ STUDY = Study(objectives=("valid/reconstruction", "latent/mmd"))
 
 def suggest(trial: Trial) -> InfoConfig:
     alpha = trial.suggest_float("alpha", 0.0, 1.0)
-    lambda_mmd = trial.suggest_float("lambda_mmd", 10.0, 10_000.0, log=True)
+    lambda_mmd = trial.suggest_float("lambda_mmd", 10.0, 1000.0, log=True)
     return InfoConfig(**common(trial), alpha=alpha, lambda_mmd=lambda_mmd)

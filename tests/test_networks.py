@@ -84,7 +84,7 @@ def test_the_code_of_an_image_does_not_depend_on_the_rest_of_the_batch(name: str
     with torch.no_grad():
         for p in variant.parameters():  # otherwise the residual branches are 0
             p.add_(0.1 * torch.randn_like(p))
-        torch.testing.assert_close(variant.encode(x)[:1], variant.encode(x[slice(0, 1)]))
+        torch.testing.assert_close(variant.encode(x)[:1], variant.encode(x[slice(0, 1)]), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(9,), (3, 15, 40), (3, 40, 257)])

@@ -84,4 +84,4 @@ def test_every_stage_has_an_epoch_if_there_are_enough() -> None:
     assert lengths[3] == [1, 1, 1]
     assert lengths[100] == [90, 5, 5]
     assert min(lengths[10]) == 1
-    assert min(lengths[1]) >= 0
+    assert lengths[1] == [1, 0, 0]

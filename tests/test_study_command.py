@@ -25,7 +25,7 @@ from variants import DataSpec, InputError
 
 BAD = [
     (["--variant", "bta"], "unknown variant 'bta': did you mean beta"),
-    ([], "--variant is missing: expected one of aae, beta, cvae, hvae, vae, vrae"),
+    ([], "--variant is missing: expected one of aae, beta, cvae, dip, factor, flow, hvae"),
     (["--variant", "vae", "--dataset", "minst"], "unknown data set 'minst'"),
     (["--variant", "vae", "--dataset", "none.npz"], "there is no such file"),
     (["--variant", "vae", "--fix", "beta=2"], "there is no parameter 'beta'"),

@@ -309,6 +309,24 @@ def test_a_trial_costs_what_its_parts_cost(
     assert sorted(folder.iterdir()) == before
 
 
+def test_the_time_of_variants_is_measured_relative_to_one_of_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that cannot model the data are left out, with a reason."""
+    np.savez("bare.npz", x=np.random.default_rng(0).random((60, 6)).astype("float32"))
+    monkeypatch.setattr(speed.variants, "names", lambda: ["beta", "vrae", "vae"])
+    seconds = {"BetaVAE": [9.0, 1.0, 2.0], "VAE": [9.0, 0.5, 0.5]}
+    monkeypatch.setattr(speed, "trainer_seconds", lambda variant, *_: iter(seconds[type(variant).__name__]))
+    words = ["--dataset", "bare.npz", "--rounds", "2", "--threads", "1", "--relative-to"]
+    assert speed.main([*words, "vae"]) == 0
+    left_out, heading, *lines = capsys.readouterr().out.splitlines()
+    assert left_out.startswith("vrae is left out: vrae needs sequences")
+    assert heading == "seconds per epoch, 1 threads, mean of 2, and relative to vae:"
+    assert [line.split() for line in lines] == [["vae", "0.500", "1.00"], ["beta", "1.500", "3.00"]]
+    with pytest.raises(InputError, match="--relative-to vrae: expected a variant that can model these data"):
+        speed.main([*words, "vrae"])
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ Kumar et al. 2018, arXiv:1711.00848. The method minimises the negative of equati
     type I     C = Cov[mean of q(z|x)]
     type II    C = Cov[z] = Cov[mean of q(z|x)] + E[variance of q(z|x)], with z ~ q(z|x) of all x (equation 5)
 
-C is the covariance of a batch, divided by the number B of its examples. Both sums are logged without their weights, as
+C is the covariance within a batch, a mean over its B examples. Both sums are logged without their weights, as
 `off_diagonal` and `diagonal`, so that each has a curve over the epochs of a run.
 
 *Departures*: `warmup` and `free_bits` act on the KL, not on the covariance. The networks and the optimizer are those
@@ -26,7 +26,7 @@ class DIPConfig(Config):
     type: str = choice("I", "II", help="I: the covariance of the means of q(z|x); II: that of samples of q(z|x)")
     lambda_od: float = number(10.0, 0.0, 1e6, help="weight of the squared covariances of two dimensions")
     lambda_d: float = number(
-        100.0, 0.0, 1e6, help="weight of the squared distances of the variances from 1; paper: I 10, II 1 x lambda_od"
+        100.0, 0.0, 1e6, help="weight of (variance - 1)^2; paper: 10 lambda_od for type I, lambda_od for type II"
     )
 
 

@@ -11,12 +11,12 @@ samples pass through invertible steps, and the prior is a standard normal distri
 The steps of the posterior are those of an inverse autoregressive flow (Kingma et al. 2016, section 3), and those of the
 prior are affine coupling layers (Dinh et al. 2017, arXiv:1605.08803), which can be inverted. The KL has no closed form;
 it is estimated from one sample, and may be negative for single examples. It has no parts that belong to dimensions. A
-warm-up of the KL matters: without it, a flow posterior loses latent dimensions early in training.
+warm-up of the KL over some thousands of steps keeps a flow posterior from losing information early in training.
 
-*Departures*: the logarithms of the scales are limited by tanh; the gates of Kingma et al. gave a worse likelihood on
-MNIST. The networks of the steps have one hidden layer in the posterior and two in the prior. There are no planar or
-radial flows. `free_bits` is a floor for the KL as a whole, of `free_bits` times `latent` nats: one group of
-dimensions in equation 15 of Kingma et al. 2016.
+*Departures*: the logarithms of the scales are limited by tanh, in place of the gates of Kingma et al. The networks of
+the steps have one hidden layer in the posterior and two in the prior. There are no planar or radial flows. `free_bits`
+is a floor for the KL as a whole, of `free_bits` times `latent` nats: one group of dimensions in equation 15 of Kingma
+et al. 2016.
 """
 
 from dataclasses import dataclass
@@ -34,6 +34,14 @@ class FlowConfig(Config):
     prior_steps: int = number(0, 0, 64, help="steps of the flow of p(z); 0: the prior N(0, I)")
     flow_width: int = number(256, 1, 65536, help="units of the hidden layers of each step, and features h(x)")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prior_steps and self.latent < 2:
+            raise InputError(
+                f"prior_steps={self.prior_steps}, latent=1: the flow of the prior changes one half of z given the "
+                "other; expected latent=2 or more, or prior_steps=0"
+            )
+
 
 class Flow(DecoderVariant):
     paper = "Rezende & Mohamed 2015, arXiv:1505.05770; Kingma et al. 2016, arXiv:1606.04934"
@@ -43,10 +51,6 @@ class Flow(DecoderVariant):
     def __init__(self, config: FlowConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
         c = config
-        if c.prior_steps and c.latent < 2:
-            raise InputError(
-                "latent=1: the flow of the prior changes one half of z given the other; expected 2 or more"
-            )
         self.sizes = [c.latent, c.latent, c.flow_width if c.steps else 0]
         self.encoder = Encoder(spec, config, sum(self.sizes))
         self.decoder = Decoder(spec, config, c.latent)
@@ -73,7 +77,7 @@ class Flow(DecoderVariant):
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         z, log_q = self.sample_posterior(batch)
         reconstruction, kl, c = self.nll(batch, z), log_q - self.log_prior(z, batch), self.config
-        penalty = closed_forms.free_bits(kl[:, None], c.free_bits * c.latent) if c.free_bits else kl.mean()
+        penalty = closed_forms.free_bits(kl, c.free_bits * c.latent)
         loss = reconstruction.mean() + closed_forms.ramp(step, c.warmup) * penalty
         return Terms(reconstruction, kl, {"loss": loss})
 

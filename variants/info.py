@@ -14,7 +14,7 @@ the prior. Both ends of the range of alpha are methods of their own:
 
 The discrepancy is logged as `mmd`, with a curve over the epochs of a run.
 
-*Departures*: the kernel is the inverse multiquadratic one of WAE-MMD, not a Gaussian one. With alpha = 1, q(z|x) still
+*Departures*: the kernel is the inverse multiquadric one of WAE-MMD, not a Gaussian one. With alpha = 1, q(z|x) still
 is a Gaussian and the reconstruction a likelihood, where WAE-MMD has a deterministic encoder and the squared error.
 `warmup` and `free_bits` act on the KL. The networks and the optimizer are those that all variants here share.
 """
@@ -29,7 +29,7 @@ from variants.base import Batch, Config, GaussianVariant, InputError, Terms, clo
 @dataclass(frozen=True, kw_only=True)
 class InfoConfig(Config):
     alpha: float = number(0.5, 0.0, 1.0, help="what is taken off the weight 1 of the KL; 1 is WAE-MMD")
-    lambda_mmd: float = number(1000.0, 0.0, 1e9, help="lambda; the weight of the MMD is alpha + lambda - 1")
+    lambda_mmd: float = number(100.0, 0.0, 1e9, help="lambda; the weight of the MMD is alpha + lambda - 1")
 
     def __post_init__(self) -> None:
         super().__post_init__()

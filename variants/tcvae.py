@@ -12,9 +12,10 @@ has a curve over the epochs of a run.
 
 *Departures*: the KL is subtracted from the three parts, whose sum is an estimate of it, and is added in closed form:
 
-    reconstruction + KL + (alpha - 1) * mutual information + (beta - 1) * total correlation + (gamma - 1) * ...
+    reconstruction + KL + (alpha - 1) * mutual information + (beta - 1) * total correlation
+        + (gamma - 1) * KL of the dimensions
 
-This has the same mean and less variance, and is exactly the VAE if all weights are 1. `warmup` acts on all that is
+This has the same mean, and is exactly the VAE if all weights are 1. `warmup` acts on all that is
 added to the reconstruction, and `free_bits` on the KL. The networks and the optimizer are those that all variants here
 share.
 """

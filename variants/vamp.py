@@ -69,7 +69,7 @@ class Vamp(DecoderVariant):
     def terms(self, batch: Batch, step: Tensor) -> Terms:
         z, log_q = self.sample_posterior(batch)
         reconstruction, kl, c = self.nll(batch, z), log_q - self.log_prior(z, batch), self.config
-        penalty = closed_forms.free_bits(kl[:, None], c.free_bits * c.latent) if c.free_bits else kl.mean()
+        penalty = closed_forms.free_bits(kl, c.free_bits * c.latent)
         loss = reconstruction.mean() + closed_forms.ramp(step, c.warmup) * penalty
         return Terms(reconstruction, kl, {"loss": loss})
 

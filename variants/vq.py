@@ -28,6 +28,9 @@ levels^latent codes, and neither a commitment nor a loss of the codes.
 If `network` is resnet, which is the default for images with sides of 16 to 256, the positions are those of a map with a
 quarter of the image's sides, as in the paper. Otherwise the output of the encoder is divided into `positions` vectors.
 
+Three numbers have a curve over the epochs of a run: `perplexity`, the exponential of the entropy of the shares of the
+codes in a batch; `dead_codes`, how many codes a batch does not choose; and `commitment`, without its weight beta.
+
 *Departures*: the reconstruction is a likelihood in nats, summed over the values of x. In the authors' code it is the
 squared error divided by the variance v of x, a mean over the N values of x, and the commitment is a mean over the P D
 numbers of z_e. If the errors have the variance s^2, their beta corresponds to beta * N v / (2 s^2 P D) here. The prior
@@ -158,7 +161,7 @@ class VQ(DecoderVariant):
         if self.config.quantizer == "ema":
             losses["loss"] = losses["loss"] + self.config.beta * commitment.mean()
             losses["codes"] = 0.5 * (self.averages - self.averaged(vectors.detach(), k)).square().sum()
-        shares = self._sums(k, vectors.new_ones(k.numel(), 1)) / k.numel()
+        shares = self._sums(k, kl.new_ones(k.numel(), 1)) / k.numel()
         return Terms(reconstruction, kl, losses, {
             "perplexity": torch.special.entr(shares).sum().exp().expand(len(k)),
             "dead_codes": (shares == 0).sum().to(shares.dtype).expand(len(k)),

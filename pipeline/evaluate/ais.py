@@ -104,9 +104,11 @@ def tune(variant: Variant, batch: Batch, temperatures: int, *, chains: int = 8, 
 def operations(variant: Variant, batch: Batch, chains: int, temperatures: int) -> float:
     """Return about how many additions and multiplications the moves of so many chains take, in matrix products alone.
 
-    They are counted for the first examples of `batch`. A gradient counts as twice its function.
+    They are counted for as many chains of the examples of `batch` as are moved together, because a part of the cost of
+    a prior may not depend on their number. A gradient counts as twice its function.
     """
-    two, products = batch[slice(0, 2)], 0
+    rows = batch[torch.arange(min(chains, ROWS), device=batch.x.device) % len(batch)]
+    products = 0
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
         nonlocal products
@@ -122,12 +124,12 @@ def operations(variant: Variant, batch: Batch, chains: int, temperatures: int) -
     layers = [m for m in variant.modules() if isinstance(m, counted)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     try:
-        with _sampling(variant, two, 0), torch.no_grad():
-            variant.log_likelihood(variant.sample_prior(len(two), two), two)
+        with _sampling(variant, rows, 0), torch.no_grad():
+            variant.log_likelihood(variant.sample_prior(len(rows), rows), rows)
     finally:
         for hook in hooks:
             hook.remove()
-    return float(3 * 2 * products / len(two) * chains * temperatures * LEAPS)
+    return float(3 * 2 * products / len(rows) * chains * temperatures * LEAPS)
 
 
 def estimate(variant: Variant, batch: Batch, tuned: Tuned, *, chains: int = 4, seed: int = 0) -> Annealed:

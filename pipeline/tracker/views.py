@@ -22,7 +22,8 @@ from mlflow.exceptions import MlflowException
 PREFIX = "mlflow.sharedViewState."
 PICTURES = (
     "reconstructions", "samples", "correlations", "counts", "traversals", "interpolations", "latent", "aggregate", "kl",
-    "classes", "completions", "forecasts", "forecast_errors", "levels", "neighbours", "probe_curve", "rate_distortion",
+    "classes", "completions", "pseudo_inputs", "codes", "forecasts", "forecast_errors", "levels", "neighbours",
+    "probe_curve", "rate_distortion",
 )  # fmt: skip
 PICTURE_STEP = 0  # of the final pictures of all trials, which end at different epochs: a view shows a single step
 PORT = 5000

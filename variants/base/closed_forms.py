@@ -113,6 +113,8 @@ def ramp(step: Tensor, length: int) -> Tensor | float:
 def free_bits(kl: Tensor, floor: float) -> Tensor:
     """Return the KL with free bits: the sum over dimensions of max(mean of `kl` (B, Z) over the batch, floor).
 
-    This scalar is meant for a loss (Kingma et al. 2016, IAF, equation 15). With `floor` = 0 it is the mean KL.
+    This scalar is meant for a loss (Kingma et al. 2016, IAF, equation 15). With `floor` = 0 it is the mean KL, which
+    can be negative if it is estimated. A `kl` of shape (B,) is that of all dimensions together.
     """
-    return kl.mean(0).clamp(min=floor).sum()
+    mean = kl.mean(0)
+    return (mean.clamp(min=floor) if floor else mean).sum()

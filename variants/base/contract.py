@@ -284,8 +284,8 @@ class Terms:
     of `losses`. A function is called just before its own step, when the earlier optimizers have already changed the
     parameters. Adversarial training alternates in this way. If two losses are tensors, no parameter may belong to
     the optimizers of both. The gradient of a loss reaches no parameters but those of its own optimizer: an opponent is
-    evaluated with `frozen`, and codes that it learns from are detached. A loss that belongs to no stage of the moment
-    (see `Stage`) is neither computed, if it is a function, nor minimised.
+    evaluated with `frozen`, and codes that it learns from are detached. A loss that does not belong to the
+    current stage (see `Stage`) is not minimised, and is not even computed if it is a function.
 
     Scores that are **only logged**: each of `extras` is (B,) or (B, n). An extra whose name ends in `_score` is used to
     detect anomalies; a higher value means that the example is more typical of the training data. The extra `bound`, if

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from variants.base.contract import InputError, Variant
 from variants.check import contract, density, objective, toys
 from variants.check.kinds import KINDS
-from variants.check.subject import Check, Result, Subject, carry_out, name_of, refusal
+from variants.check.subject import Check, Result, Subject, carry_out, described, name_of
 
 __all__ = ["EACH_KIND", "KINDS", "ONCE", "Check", "Finding", "Result", "Subject", "carry_out", "name_of", "run"]
 
@@ -93,15 +93,26 @@ def run(variant: type[Variant], *, device: str = "cpu", seed: int = 0, only: str
 
 
 def subjects_of(variant: type[Variant], device: str = "cpu", seed: int = 0) -> tuple[list[Subject], dict[str, str]]:
-    """Return a subject for each kind of data that a variant accepts, and why it refuses the others, by kind."""
+    """Return a subject for each kind of data that a variant accepts, and why it refuses the others, by kind.
+
+    Raises:
+        InputError: If its constructor raises another error than `InputError`.
+    """
     subjects, refusals = [], {}
     for kind, spec in KINDS.items():
         subject = Subject(variant, kind, device=device, seed=seed)
-        fits = variant.required_fields <= spec.fields  # all kinds of data have labels
-        if reason := refusal(subject.build) if fits else "it needs sequences":
-            refusals[kind] = reason
-        else:
+        try:
+            if not variant.required_fields <= spec.fields:
+                raise InputError("it needs sequences")  # all kinds of data have labels
+            subject.build()
             subjects.append(subject)
+        except InputError as error:
+            refusals[kind] = str(error)
+        except Exception as error:
+            raise InputError(
+                f"{variant.__name__} cannot be built for {kind}: {described(error)}; expected an InputError if it "
+                "refuses such data"
+            ) from error
     return subjects, refusals
 
 

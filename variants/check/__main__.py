@@ -70,6 +70,10 @@ def main() -> int:
         parser.error("which variant? give a NAME, or --all")
     if not any(options.only in name_of(check) for check in (*EACH_KIND, *ONCE)):
         parser.error(f"--only {options.only!r}: no check has these words in its name; --help lists them")
+    try:
+        torch.zeros(1, device=options.device)
+    except (AssertionError, RuntimeError) as error:
+        parser.error(f"--device {options.device!r}: {str(error).splitlines()[0]}")
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     try:

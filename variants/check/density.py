@@ -1,6 +1,7 @@
 """Checks of the densities p(z), q(z|x) and p(x, z): by quadrature, by automatic differentiation, and by samples."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -15,9 +16,9 @@ from variants.check.subject import (
     Subject,
     expect,
     in_precision,
+    is_accepted,
     is_close,
     mean_and_error,
-    refusal,
     repeated,
     score,
     skipped,
@@ -112,7 +113,7 @@ def _of_few_dimensions(subject: Subject) -> Subject | None:
     }  # fmt: skip
     for settings in ({"latent": 1}, {"latent": 2}, {"latent": 1, **lowest}):
         small = subject.with_settings(**settings)
-        if refusal(small.build) is None and small.build().sample_prior(1).shape[1] - small.build().latent_classes <= 3:
+        if is_accepted(small.build) and small.build().sample_prior(1).shape[1] - small.build().latent_classes <= 3:
             return small
     return None
 
@@ -134,14 +135,14 @@ def _on_a_grid(variant: Variant, one: Batch) -> tuple[float, float]:
     """Return the integral of the prior, and the largest difference of distribution functions of the first dimension."""
     grid, volume = _grid(variant, one)
     given = repeated(one, len(grid))
-    variants_of_class: list[tuple[Tensor, Batch]] = [(grid.float(), given)]
+    z = grid.float()
+    of_classes = [(z, given)]
     if variant.latent_classes:
         identity = torch.eye(variant.latent_classes, device=grid.device)
-        variants_of_class = [(torch.cat([grid.float(), row.expand(len(grid), -1)], 1), given) for row in identity]
-    elif variant.conditioned_on == "y":
-        classes = range(variant.spec.classes)
-        variants_of_class = [(grid.float(), _with_class(given, y)) for y in classes]
-    density = torch.stack([variant.log_prior(z, batch).double().exp() for z, batch in variants_of_class]).sum(0)
+        of_classes = [(torch.cat([z, row.expand(len(grid), -1)], 1), given) for row in identity]
+    elif given.y is not None and variant.conditioned_on == "y":
+        of_classes = [(z, replace(given, y=torch.full_like(given.y, y))) for y in range(variant.spec.classes)]
+    density = torch.stack([variant.log_prior(codes, batch).double().exp() for codes, batch in of_classes]).sum(0)
     of_first = density.view(POINTS[grid.shape[1]], -1).sum(1).cumsum(0) * volume
     condition = None if variant.conditioned_on != "x" else repeated(one, SAMPLES)
     first = variant.sample_prior(SAMPLES, condition)[:, 0].double().sort().values
@@ -149,17 +150,6 @@ def _on_a_grid(variant: Variant, one: Batch) -> tuple[float, float]:
     half = (axis[1] - axis[0]) / 2  # the sum up to a point contains the whole of its cell
     frequencies = torch.searchsorted(first, axis + half).double() / len(first)
     return float(density.sum() * volume), float((of_first - frequencies).abs().max())
-
-
-def _with_class(batch: Batch, y: int) -> Batch:
-    return Batch(
-        batch.x,
-        torch.full((len(batch),), y, device=batch.x.device),
-        batch.mask,
-        observed=batch.observed,
-        exposure=batch.exposure,
-        elapsed=batch.elapsed,
-    )
 
 
 def _of_codes(variant: Variant, one: Batch) -> tuple[float, float]:

@@ -19,9 +19,9 @@ from variants.check.subject import (
     Subject,
     expect,
     gradients,
+    is_accepted,
     losses,
     mean_and_error,
-    refusal,
     score,
     skipped,
     take_step,
@@ -131,7 +131,7 @@ def a_coefficient_of_zero_leaves_no_weight_untrained(subject: Subject) -> str | 
     names = []
     for field in subject.own_fields:
         each = subject.with_settings(**{field.name: 0.0})
-        if field.metadata.get("low") != 0 or not isinstance(field.default, float) or refusal(each.build):
+        if field.metadata.get("low") != 0 or not isinstance(field.default, float) or not is_accepted(each.build):
             continue
         variant, reached = each.perturbed(), set[str]()
         for _, own, _ in gradients(variant, score(variant, each.examples(64, 1, factors=2))):
@@ -179,7 +179,7 @@ def every_option_changes_something(subject: Subject) -> str:
 
 def _other_values(subject: Subject, field: Any) -> Iterator[Any]:
     """Yield values of a hyperparameter other than its default, or than the one of the subject."""
-    now = dict(subject.config().__dict__)[field.name]
+    now = getattr(subject.config(), field.name)
     if "choices" in field.metadata:
         yield from (value for value in field.metadata["choices"] if value != now)
         return
@@ -311,7 +311,7 @@ def running_averages_stay_finite(subject: Subject) -> str | Result:
     """
     lowest = {f.name: f.metadata["low"] for f in subject.own_fields if isinstance(f.default, float)}
     fast = subject.with_settings(**lowest)
-    fast = fast if refusal(fast.build) is None else subject
+    fast = fast if is_accepted(fast.build) else subject
     variant, batch = fast.build(batch=3, lr=1e-2), fast.examples(3)
     averages = [buffer.clone() for buffer in variant.buffers()]
     train(variant, batch, 1, 3)

@@ -125,7 +125,7 @@ class Subject:
         for field in self.own_fields:
             for value in field.metadata.get("choices", (2,) if field.default == 0 else ()):
                 subjects = (subject.with_settings(**{field.name: value}) for subject in self.on_all_references())
-                accepted = next((subject for subject in subjects if refusal(subject.build) is None), None)
+                accepted = next((subject for subject in subjects if is_accepted(subject.build)), None)
                 if value != field.default and accepted is not None:
                     yield accepted
 
@@ -143,7 +143,7 @@ class Subject:
     def first(variant: type[Variant], device: str = "cpu", seed: int = 0) -> "Subject":
         """Return the subject for checks that run once: on a table, or on what else the variant accepts first."""
         subjects = [Subject(variant, kind, device=device, seed=seed) for kind in (*REFERENCE, *kinds.KINDS)]
-        accepted = (c for c in subjects if variant.required_fields <= c.spec.fields and refusal(c.build) is None)
+        accepted = (c for c in subjects if variant.required_fields <= c.spec.fields and is_accepted(c.build))
         return next(accepted, subjects[0])
 
 
@@ -165,25 +165,24 @@ def carry_out(check: Check, subject: Subject) -> Result:
         except Violation as error:
             return Result("failed", str(error))
         except Exception as error:  # of the variant, or of torch in it
-            frames = traceback.extract_tb(error.__traceback__)
-            own = [f for f in frames if "torch" not in Path(f.filename).parts] or frames
-            where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}"
-            return Result("failed", f"{type(error).__name__} in {where}: {error}")
+            return Result("failed", described(error))
     return found if isinstance(found, Result) else Result("passed", found)
 
 
-def refusal(build: Callable[[], object]) -> str | None:
-    """Return the text of the `InputError` that building something raises; None if it raises none.
+def described(error: Exception) -> str:
+    """Return the type of an error, the last place outside of torch that it passed through, and its message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "torch" not in Path(f.filename).parts] or frames
+    return f"{type(error).__name__} in {Path(own[-1].filename).name}, line {own[-1].lineno}: {error}"
 
-    Any other error is a defect, which the checks report.
-    """
+
+def is_accepted(build: Callable[[], object]) -> bool:
+    """Return whether something is built without an `InputError`."""
     try:
         build()
-    except InputError as error:
-        return str(error)
-    except Exception:
-        return None
-    return None
+    except InputError:
+        return False
+    return True
 
 
 @functools.cache

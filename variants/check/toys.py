@@ -38,6 +38,12 @@ def posterior_of(variant: Variant, mean: Tensor, log_var: Tensor) -> Iterator[No
         del variant.posterior
 
 
+def _extras(subject: Subject) -> set[str]:
+    """Return the names of the extras of a variant whose q(z|x) can be replaced by a known one; else none."""
+    variant = subject.build()
+    return set(score(variant, subject.examples()).extras) if hasattr(variant, "posterior") else set()
+
+
 def _terms(variant: Variant, subject: Subject, mean: Tensor, log_var: Tensor) -> Terms:
     """Return the terms of a batch with this posterior."""
     with posterior_of(variant, mean, log_var):
@@ -66,7 +72,7 @@ def a_decomposition_adds_up(subject: Subject) -> str | Result:
             f"the three parts add up to {float(total.mean()):.3f}; expected {float(terms.kl.mean()):.3f}, the mean KL",
         )
         found.append(f"the sum of the three parts differs from the mean KL by {mean:.3f} +- {error:.3f} nats")
-    return f"{'; '.join(found).capitalize()}." if found else skipped("the KL has no parts")
+    return f"After training, {'; '.join(found)}." if found else skipped("the KL has no parts")
 
 
 def the_parts_of_a_kl_are_those_of_a_known_posterior(subject: Subject) -> str | Result:
@@ -76,10 +82,9 @@ def the_parts_of_a_kl_are_those_of_a_known_posterior(subject: Subject) -> str | 
     that is learned, by a loss of its own, is trained on the second one first. It finds stratified weights of which the
     own example of a sample gets the wrong one, and a discriminator's logit with the wrong sign.
     """
-    terms = score(subject.build(), subject.examples())
-    estimated = [part for part in PARTS[:2] if part in terms.extras]
+    estimated = _extras(subject) & set(PARTS[:2])
     if not estimated:
-        return skipped("it logs neither mutual_information nor total_correlation")
+        return skipped("it logs neither mutual_information nor total_correlation, or has no method posterior")
     if "mutual_information" not in estimated:
         return _learned_total_correlation(subject)
     found = []
@@ -155,8 +160,8 @@ def the_covariance_of_a_known_posterior_is_measured(subject: Subject) -> str | R
     It finds a covariance that is centred over the latent dimensions, or not divided by the number of examples.
     """
     names = ("off_diagonal", "diagonal")
-    if not set(names) <= set(score(subject.build(), subject.examples()).extras):
-        return skipped("it does not log off_diagonal and diagonal")
+    if not set(names) <= _extras(subject):
+        return skipped("it does not log off_diagonal and diagonal, or has no method posterior")
     variant, found = subject.build(), []
     for n, shift in ((64, 0.0), (256, 3.0)):
         scale, place = torch.tensor([[0.5, 1.0, 1.5, 2.0], [1.0, -1.0, 0.5, 0.0]], device=subject.device)
@@ -173,7 +178,7 @@ def the_covariance_of_a_known_posterior_is_measured(subject: Subject) -> str | R
                 f"{name} of {n} codes, {shift:g} from 0, is {value:.3f}; expected {expected:.3f}",
             )
             found.append(f"{name} {value:.2f} (exact {expected:.2f})")
-    return f"{'; '.join(found).capitalize()}."
+    return f"Of two posteriors: {'; '.join(found)}."
 
 
 def mmd_is_zero_for_equal_distributions(subject: Subject) -> str | Result:
@@ -182,9 +187,9 @@ def mmd_is_zero_for_equal_distributions(subject: Subject) -> str | Result:
     Of two posteriors with the same KL, the loss is larger for the one that is further from the prior. It finds an
     estimate that is divided twice by the number of pairs, and the wrong sign in the loss.
     """
+    if "mmd" not in _extras(subject):
+        return skipped("it logs no mmd, or has no method posterior")
     variant = subject.build().eval()
-    if "mmd" not in score(variant, subject.examples()).extras:
-        return skipped("it logs no mmd")
     with torch.no_grad():
         equal = [_mmd(variant, subject, variant.sample_prior(64)) for _ in range(300)]
         small = [_mmd(variant, subject, variant.sample_prior(32) + 1.5) for _ in range(40)]
