@@ -92,6 +92,15 @@ def test_a_variant_that_accepts_nothing_is_refused() -> None:
         next(run(Picky))
 
 
+def test_a_variant_that_cannot_be_built_is_refused_with_the_place() -> None:
+    class Clumsy(vae()):  # type: ignore[misc]
+        def __init__(self, config: object, spec: DataSpec) -> None:
+            raise ValueError("too few columns")
+
+    with pytest.raises(InputError, match=r"Clumsy cannot be built for a table: ValueError in test_check\.py, line \d+"):
+        next(run(Clumsy))
+
+
 def test_factors_make_the_values_of_an_example_depend_on_each_other() -> None:
     for kind in ("a table", "real sequences"):
         spread = [
@@ -137,7 +146,7 @@ def test_a_bad_name_is_refused(
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("words", [[], ["vae", "--only", "nonsense"]])
+@pytest.mark.parametrize("words", [[], ["vae", "--only", "nonsense"], ["vae", "--device", "nowhere"]])
 def test_bad_usage_is_refused(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as ended:
         call(monkeypatch, *words)
