@@ -1,4 +1,7 @@
-"""Does a more flexible posterior, or a more flexible prior, model the data better? The objective is the ELBO."""
+"""Does a more flexible posterior, or a more flexible prior, model the data better? The objective is the ELBO.
+
+A warm-up of the KL keeps information in the code early in training.
+"""
 
 from studies import Study, Trial, common
 from variants.flow import FlowConfig
@@ -8,5 +11,8 @@ STUDY = Study(objectives=("valid/elbo",))
 
 def suggest(trial: Trial) -> FlowConfig:
     return FlowConfig(
-        **common(trial), steps=trial.suggest_int("steps", 0, 6), prior_steps=trial.suggest_int("prior_steps", 0, 6)
+        **common(trial),
+        steps=trial.suggest_int("steps", 0, 6),
+        prior_steps=trial.suggest_int("prior_steps", 0, 6),
+        warmup=trial.suggest_categorical("warmup", [0, 300]),
     )
