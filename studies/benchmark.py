@@ -67,7 +67,7 @@ def _smoke() -> Suite:
         cases[name] = Case(name, None, epochs, settings)
     return Suite(
         about="all variants on the built-in digits",
-        cost="about two minutes on two cores with --workers 2",
+        cost="some minutes on two cores with --workers 2",
         cases=cases,
         sizes={"iw_k": 50, "iw_n": 200, "draws": 3, "samples": 300},
         smallest_effects={
