@@ -95,7 +95,7 @@ def the_decoder_is_trained_by_the_likelihood_in_nats(subject: Subject) -> str | 
         ratio = float(of_losses.norm() / expected.norm())
         name = "-bound" if has_bound else "the mean reconstruction"
         expect(
-            cosine > 0.98 and 0.9 < ratio < 1.1,
+            cosine > 0.99 and 0.95 < ratio < 1.05,
             f"with {each}, the gradient of the losses on the decoder is {ratio:.3g} times as long as that of {name}, "
             f"and their cosine is {cosine:.3f}; expected 1 and 1",
         )
