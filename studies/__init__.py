@@ -88,28 +88,31 @@ class CommonFields(TypedDict):
     batch: NotRequired[int]
 
 
-def common(trial: Trial, *, image_latents: tuple[int, int] = (32, 512)) -> CommonFields:
+def common(
+    trial: Trial, *, image_latents: tuple[int, int] = (32, 512), config_type: type[Config] | None = None
+) -> CommonFields:
     """Sample the hyperparameters that most studies search, so that they all search the same ranges.
 
     For large grey images, for colour images and for sequences of up to 100 steps, the network is searched too. Longer
-    sequences have convolutions over time, because recurrent networks take many times as long. Colour images need codes
-    of more dimensions, whose range is `image_latents`. They and sequences learn faster from smaller batches. `width`
-    has one range for all networks but those of sequences: a residual network has width/8 channels in its largest map.
+    sequences have convolutions over time, because recurrent networks take many times as long. Images with residual
+    networks need codes of more dimensions, whose range is `image_latents`. They and sequences learn faster from smaller
+    batches. `width` has one range for all networks but those of sequences: a residual network has width/8 channels in
+    its largest map. `config_type` is the class of the configuration, if it chooses other networks than `Config`.
     """
     from variants import Config
 
-    default = Config().network_for(trial.spec) if trial.spec else "mlp"
+    default = (config_type or Config)().network_for(trial.spec) if trial.spec else "mlp"
     others = {"mlp": [], "conv": ["mlp"], "resnet": ["conv"], "gru": ["tcn"], "tcn": []}[default]
-    is_colour, is_sequence = default == "resnet", default in ("gru", "tcn")
+    is_map, is_sequence = default == "resnet", default in ("gru", "tcn")
     fields: CommonFields = {
-        "latent": trial.suggest_int("latent", *(image_latents if is_colour else (2, 64)), log=True),
+        "latent": trial.suggest_int("latent", *(image_latents if is_map else (2, 64)), log=True),
         "width": trial.suggest_int("width", *((32, 256) if is_sequence else (64, 512)), log=True),
         "depth": trial.suggest_int("depth", 1, 2),
         "lr": trial.suggest_float("lr", 3e-4, 1e-2, log=True),
     }
     if others:
         fields["network"] = trial.suggest_categorical("network", [default, *others])
-    if is_colour or is_sequence:
+    if is_map or is_sequence:
         fields["batch"] = trial.suggest_categorical("batch", [32, 128])
     return fields
 

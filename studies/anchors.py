@@ -256,7 +256,7 @@ ANCHORS = {
         "validation and test binarised once",
         measure="likelihoods",
         budgets={
-            "cpu": Budget(_iwae(45), {"vae/-log p(x) above the iwae's": (">=", 0.5)}),
+            "cpu": Budget(_iwae(30), {"vae/-log p(x) above the iwae's": (">=", 0.5)}),
             "gpu": Budget(_iwae(500)),
             "paper": Budget(
                 {"vae": _BURDA, "iwae": replace(_BURDA, variant="iwae", settings={**_PAPER, "samples": 5})},

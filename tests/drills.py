@@ -34,7 +34,8 @@ class Fault(NamedTuple):
 TRAINER = "pipeline/trainer.py"
 FAULTS = (
     Fault(
-        "KL weighted 1.05", "variants/base/closed_forms.py", "clamp(min=floor).sum()", "clamp(min=floor).sum() * 1.05"
+        "KL weighted 1.05", "variants/base/closed_forms.py", "if floor else mean).sum()",
+        "if floor else mean).sum() * 1.05",
     ),
     Fault(
         "learning rate x 3", "pipeline/steps.py", "        self.name, self.optimizer = name, optimizer\n",

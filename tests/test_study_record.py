@@ -14,6 +14,7 @@ from stores import runs, trials
 from test_study import quick
 
 import studies
+import variants
 from pipeline import metrics
 from pipeline.study import space, store
 from pipeline.study.driver import run
@@ -94,6 +95,13 @@ def test_a_trial_of_a_vae_with_a_number_of_samples_is_read_if_it_was_one() -> No
     trial.set_user_attr(store.CONFIG, {"latent": 3, "samples": 20})
     with pytest.raises(InputError, match=r"vae does not accept any more \(it belongs to the variant iwae"):
         store.stored_config(trial, "vae")
+
+
+def test_a_trial_of_an_aae_with_a_warmup_is_read_without_it() -> None:
+    """`aae` accepted a warm-up of a KL that it does not have."""
+    trial = optuna.create_study().ask()
+    trial.set_user_attr(store.CONFIG, {"latent": 3, "warmup": 100})
+    assert store.stored_config(trial, "aae") == variants.get("aae").config_type(latent=3)
 
 
 @pytest.mark.usefixtures("no_pictures")

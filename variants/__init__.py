@@ -122,8 +122,11 @@ def build(name: str, config: Config, spec: DataSpec) -> Variant:
 def restore(name: str, settings: Mapping[str, Any]) -> tuple[str, Config]:
     """Return the name and the configuration of a variant from what was stored of them, also by an older version.
 
-    `vae` had a setting `samples` before the importance-weighted bound became the variant `iwae`.
+    `vae` had a setting `samples` before the importance-weighted bound became the variant `iwae`. `aae` accepted
+    `warmup` and `free_bits`, which have no effect on it.
     """
+    if name == "aae":
+        settings = {**settings, "warmup": 0, "free_bits": 0.0}
     if name == "vae" and "samples" in settings:
         if settings["samples"] > 1:
             name = "iwae"

@@ -8,7 +8,7 @@ L_1 is the ELBO, and L_k rises to log p(x) with k. If values are missing, x stan
 the bound of MIWAE (Mattei & Frellsen 2019, arXiv:1812.02633).
 
 The gradient of the encoder has more noise than signal if k is large (Rainforth et al. 2018). With `gradient=dreg` it is
-doubly reparameterised (Tucker et al. 2019, arXiv:1810.04152, equation 8), which has the same mean and less variance:
+doubly reparameterised (Tucker et al. 2019, arXiv:1810.04152), which has the same mean and less variance:
 
     sum_i v_i^2 (d log w_i / d z_i) (d z_i / d phi),    v_i = w_i / sum_j w_j.
 

@@ -6,7 +6,7 @@ other weights (equation 9):
 
     p(z) = 1/K sum_k q(z|u_k),  q(z|x) = N(mean(x), diag(exp(log_var(x))))
 
-    loss = -log p(x|z) + log q(z|x) - log p(z),  z ~ q(z|x)                                                 (equation 3)
+    loss = -log p(x|z) + log q(z|x) - log p(z),  z ~ q(z|x)
 
 The KL has no closed form; it is estimated from one sample, and may be negative for single examples. It has no parts
 that belong to dimensions.
