@@ -3,11 +3,13 @@
 import http.server
 import importlib
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +31,20 @@ machine.prepare(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="device of the contract tests, such as cuda (cpu)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow all but one in N cases of each test that is marked `one_in(N)`, by the order of a hash."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("one_in"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for of_test in cases.values():
+        (share,) = of_test[0].iter_markers("one_in")
+        of_test.sort(key=lambda item: zlib.crc32(item.name.encode()))
+        for item in of_test[math.ceil(len(of_test) / share.args[0]) :]:
+            item.add_marker(pytest.mark.slow)
 
 
 def needs(what: str, why: str) -> None:

@@ -236,6 +236,7 @@ def test_an_interrupted_trial_gets_a_new_allowance_under_another_budget(
     assert {t.state.name for t in study.trials} == {"COMPLETE"}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("end", ["complete", "cut off"])
 def test_a_trial_whose_process_died_before_it_told_its_end_has_the_reason_of_its_later_end(
     end: str, small: Path, monkeypatch: pytest.MonkeyPatch
@@ -273,6 +274,7 @@ class TwoSlots:
         return [Ended(key, task.run(Resources("cpu", 1, "."), lambda message: on_progress(key, message)))]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("asked", [SearchBudget(epochs=10), SearchBudget(seconds=0.5)])
 def test_two_workers_never_exceed_the_budget(asked: SearchBudget, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What finished trials have spent and running ones may spend is at no time more than the budget."""

@@ -26,6 +26,7 @@ def of_the_right_variant(factory: Callable[[], type[Variant]], check: str, kind:
     return carry_out(CHECKS[check], Subject(factory(), kind))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("planted", MISTAKES, ids=lambda m: f"{m.factory.__name__}: {m.mistake}")
 def test_a_mistake_is_found_and_the_right_variant_passes(planted: Mistake) -> None:
     right = of_the_right_variant(planted.factory, planted.check, planted.kind)

@@ -74,6 +74,7 @@ def check_scores(model: Model, data: Any) -> None:
         assert np.isfinite(np.asarray(model.score_samples(data))).all()
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", TABLES)
 @pytest.mark.parametrize("variant", [name for name in names() if name != "vrae"])
 def test_a_variant_trains_scores_samples_and_imputes_tables(variant: str, kind: str) -> None:

@@ -97,6 +97,7 @@ def tick_names(axis: Any) -> list[str]:
     return [label.get_text() for label in axis.get_ticklabels()]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("make", "name"), [
     (mixed, "vae"), (mixed, "cvae"), (mixed, "hvae"), (mixed, "aae"), (counts, "vae"), (reals, "vae"), (bits, "vae"),
     (lambda: reals(1), "vae"),

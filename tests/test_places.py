@@ -236,6 +236,7 @@ def full_disk(write: Callable[[Path, bytes], int], name: str) -> Callable[[Path,
     return write_bytes
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("owner", "name", "replacement"),
     [

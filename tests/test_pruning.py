@@ -67,6 +67,7 @@ def regret(curves: Curves, ends: Array) -> float:
     return float(curves[1].max() - curves[1][ends == EPOCHS].max())
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("objectives", [1, 2])
 def test_nothing_is_ended_where_curves_cross(objectives: int) -> None:
     for seed in range(20):

@@ -134,6 +134,7 @@ def test_the_prior_is_kept_by_workers_that_start_at_once() -> None:
     assert [study.ask(RANGES).params["latent"] for _ in range(4)] == [16, 5, 6, 7]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("directions", [("maximize",), ("minimize",), ("maximize", "minimize")])
 def test_a_study_that_was_interrupted_continues_with_the_same_parameters(
     directions: Sequence[str], tmp_path: Path

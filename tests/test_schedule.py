@@ -45,6 +45,7 @@ def by_hand(zone: str, year: int, hours: set[int], minute: int, weekdays: set[in
     return times
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("expression", "zone", "hours", "minute", "weekdays"),
     [

@@ -155,6 +155,7 @@ def test_collapse_is_called_collapse_where_the_trial_is_listed(
 OWN = {"cvae": "classes", "hvae": "levels", "vrae": "forecasts", "vamp": "pseudo_inputs"}
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", variants.names())
 def test_every_variant_is_searched_on_its_embedded_default(name: str, folder: Path) -> None:
     outcome = run(StudyRequest(variant=name, trials=1, epochs=2, compute=Compute(threads=1)))

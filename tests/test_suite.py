@@ -421,6 +421,7 @@ def test_a_damaged_file_in_the_cache_ends_the_evaluation(monkeypatch: pytest.Mon
         list(suite.run(built("vae", loaded, {}, epochs=1), loaded, sizes=SMALL, only=("samples",)))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("case", CASES)
 def test_every_metric_of_a_trial_is_known(case: str, folder: Path) -> None:
     """All that a training run logs, of every kind of variant, has a unit, a direction or none, and a description."""

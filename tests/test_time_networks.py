@@ -78,6 +78,7 @@ def scores(variant: Variant, batch: Batch) -> list[Tensor]:
     return [*known, variant.decode(variant.encode(batch), batch)[batch.mask]]
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("spec", [TIMED, MIXED], ids=lambda s: s.name)
 @pytest.mark.parametrize(("name", "network"), CASES)
 def test_what_is_missing_or_behind_the_end_changes_nothing(name: str, network: str, spec: DataSpec) -> None:
