@@ -75,6 +75,7 @@ def test_nothing_is_ended_where_curves_cross(objectives: int) -> None:
         assert set(search(curves, ("maximize",) * objectives)) == {EPOCHS}
 
 
+@pytest.mark.slow
 def test_late_bloomers_are_let_go_on() -> None:
     regrets = []
     for seed in range(40):
@@ -84,6 +85,7 @@ def test_late_bloomers_are_let_go_on() -> None:
     assert np.mean(np.array(regrets) > 0) <= 0.1
 
 
+@pytest.mark.slow
 def test_epochs_are_saved_where_early_scores_tell_the_truth() -> None:
     saved, regrets = [], []
     for seed in range(100):
