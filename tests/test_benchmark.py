@@ -269,6 +269,7 @@ def test_pinning_says_which_noise_it_found(tiny: Path, capsys: pytest.CaptureFix
     assert last.tags["noise.v1"] in page
 
 
+@pytest.mark.slow
 def test_what_shows_reruns_imports_nothing_that_trains() -> None:
     code = "import sys; import pipeline.benchmark.report; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
@@ -318,6 +319,7 @@ def test_bad_usage_is_refused(folder: Path, arguments: tuple[str, ...], message:
         main(list(arguments))
 
 
+@pytest.mark.slow
 def test_an_invalid_address_is_refused_before_work(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VARIANTS_NOTIFY", "nowhere://user:hush@host")
     done = command("benchmark", "smoke")

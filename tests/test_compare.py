@@ -341,6 +341,7 @@ def test_no_choice_depends_on_the_test_split(folder: Path, monkeypatch: pytest.M
     assert chosen("sqlite:///poisoned.db") == first
 
 
+@pytest.mark.slow
 def test_without_studies_the_error_states_what_to_do(command: Command) -> None:
     done = command("compare")
     assert done.returncode == 2

@@ -1,6 +1,6 @@
 """The conformance suite over every registered variant, and tests of the contract itself and of the registry.
 
-By default, each variant is checked on a sixth of the kinds of data, and with `-m slow` on the others. To check one
+By default, each variant is checked on an eighth of the kinds of data, and with `-m slow` on the others. To check one
 variant on all of them: `uv run python -m variants.check NAME`. Both take `--device cuda`.
 """
 
@@ -34,11 +34,11 @@ def fits(name: str, kind: str) -> bool:
 
 
 def each_kind() -> list[object]:
-    """Every variant with every kind of data; five of six are slow, and other ones for the next variant."""
+    """Every variant with every kind of data; seven of eight are slow, and other ones for the next variant."""
     subjects = []
     for n, name in enumerate(variants.names()):
         for k, kind in enumerate(kind for kind in KINDS if fits(name, kind)):
-            marks = [pytest.mark.slow] if (n + k) % 6 else []
+            marks = [pytest.mark.slow] if (n + k) % 8 else []
             subjects.append(pytest.param(name, kind, marks=marks, id=f"{name} on {kind}"))
     return subjects
 
@@ -56,7 +56,7 @@ def test_a_variant_on_a_kind_of_data(name: str, kind: str, check: Check, device:
     confirm(check, Subject(variants.get(name), kind, device=device))
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("check", ONCE[:-1], ids=name_of)  # the last one is a hint about time
 @pytest.mark.parametrize("name", variants.names())
 def test_a_variant(name: str, check: Check, device: str) -> None:

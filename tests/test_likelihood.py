@@ -300,6 +300,7 @@ def test_rate_and_distortion_are_those_of_the_tempered_posterior() -> None:
         assert float(annealed.distortion[t]) == pytest.approx(float(distortion), abs=0.15)
 
 
+@pytest.mark.slow
 def test_the_choice_of_the_annealed_examples_does_not_move_the_corrected_estimate() -> None:
     """Three disjoint sets, of which the plain means differ by much, give log p(x) of all; the bound alone does not."""
     variant, data, exact = linear_gaussian(0.05)  # the bound of one sample is 2 nats below log p(x)

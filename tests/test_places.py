@@ -62,6 +62,7 @@ def files(folder: Path) -> dict[Path, int]:
     return {p.relative_to(folder): p.stat().st_mtime_ns for p in folder.rglob("*")}
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", ["100%", "%20 %25", "what?", "a#b", "with a space", ODD])
 def test_runs_and_models_are_found_in_a_folder_of_any_name(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -157,6 +158,7 @@ def test_a_folder_that_was_moved_or_copied_is_independent_of_the_old_one(
     assert old.exists() == stays
 
 
+@pytest.mark.slow
 def test_data_in_a_folder_that_was_moved_are_found_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +352,7 @@ def write(path: Path, seed: int) -> data.Source:
     return data.Source(place=str(path))
 
 
+@pytest.mark.slow
 def test_two_files_of_one_name_do_not_share_an_experiment_or_a_study(folder: Path, tmp_path: Path) -> None:
     first, second = tmp_path.parent / "one/A/data.npz", tmp_path.parent / "two/A/data.npz"
     request = replace(QUICK, dataset=write(first, 1))
@@ -365,6 +368,7 @@ def test_two_files_of_one_name_do_not_share_an_experiment_or_a_study(folder: Pat
     run(replace(request, dataset=write(second, 1)))  # the same data in another place
 
 
+@pytest.mark.slow
 def test_data_that_changed_since_a_study_began_are_named(folder: Path, tmp_path: Path) -> None:
     request = replace(QUICK, dataset=write(tmp_path / "data.npz", 1))
     run(request)

@@ -97,6 +97,7 @@ def test_epochs_are_saved_where_early_scores_tell_the_truth() -> None:
     assert np.mean(regrets) <= 0.05
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_good_by_either_of_two_objectives_goes_on() -> None:
     saved, is_kept = [], []
     for seed in range(20):

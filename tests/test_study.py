@@ -349,6 +349,7 @@ def test_a_cluster_of_several_machines_needs_a_database_server(folder: Path, mon
         run(quick())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_a_study_that_was_deleted_and_started_again_has_new_runs(folder: Path) -> None:
     """The study has the same name, and the runs of the old one stay as they are."""

@@ -21,6 +21,7 @@ from pipeline.tracker import Tracker
 from variants import InputError
 
 
+@pytest.mark.slow
 def test_a_study_that_is_run_again_continues(folder: Path) -> None:
     run(quick(trials=2))
     for _ in range(2):  # the second time there is nothing to do

@@ -58,7 +58,7 @@ def terms_have_their_shapes_and_are_finite(subject: Subject) -> str:
         )
     for name, values in {"reconstruction": terms.reconstruction, "kl": terms.kl, **terms.extras}.items():
         expect(values is None or values.isfinite().all(), f"{name} is not finite")
-    return f"There are {len(names)} losses and {len(terms.extras)} extras."
+    return f"Losses: {', '.join(terms.losses)}. Extras: {', '.join(terms.extras) or 'none'}."
 
 
 def kl_is_not_negative(subject: Subject) -> str | Result:
