@@ -161,6 +161,7 @@ def test_help_lists_the_checks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert all(f"  {name}\n" in text for name in CHECKS)
 
 
+@pytest.mark.slow
 def test_a_class_of_the_current_folder_is_checked(tmp_path: Path) -> None:
     """It need not be registered, and a failed check makes the exit code 1."""
     (tmp_path / "mine.py").write_text(

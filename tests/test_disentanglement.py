@@ -45,6 +45,7 @@ def test_codes_that_are_the_factors_are_disentangled() -> None:
     assert all(v > 0.99 for v in scores.values()), scores
 
 
+@pytest.mark.slow
 def test_random_codes_are_not() -> None:
     codes = np.random.default_rng(1).standard_normal((len(GRID), 6))
     scores = d.scores(codes, GRID, [True, False, False, False])

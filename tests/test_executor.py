@@ -127,6 +127,7 @@ def test_cores_are_shared_among_processes() -> None:
     assert os.getpid() not in {pid for pid, _ in results}
 
 
+@pytest.mark.slow
 def test_what_a_task_raises_is_raised_here_and_the_others_end(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the store is away"):
         run([Slow(str(tmp_path / "pid")), Broken()], workers=2, threads=1)

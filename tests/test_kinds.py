@@ -99,6 +99,7 @@ def test_a_variant_trains_scores_samples_and_imputes_tables(variant: str, kind: 
         assert model.sample(200).sum(axis=1).mean() == pytest.approx(frame.sum(axis=1).mean(), rel=0.25)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", SEQUENCES)
 def test_sequences_are_trained_scored_sampled_and_imputed(kind: str) -> None:
     series = sequences(kind)

@@ -415,6 +415,7 @@ def test_it_works_in_a_pipeline_and_can_be_cloned() -> None:
         model.transform(x)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model_tracked_or_not(folder: Path) -> None:
     frame = table()
     models = [Model("vae", seed=3, track=track, **QUICK).fit(frame) for track in (False, True)]

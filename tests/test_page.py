@@ -145,6 +145,7 @@ def test_a_port_in_use_is_an_error(command: Command, folder: Path) -> None:
     assert "no runs on it here; there are runs on digits" in unknown.stderr
 
 
+@pytest.mark.slow
 def test_without_runs_the_page_says_what_to_do(command: Command, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

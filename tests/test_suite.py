@@ -147,6 +147,7 @@ def user_data(name: str) -> Data:
     return as_data(Raw(x=x, likelihood="gaussian", lengths=lengths, **facts))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("kind", "name"),
     [

@@ -144,6 +144,7 @@ def test_cvae_network_is_a_network_without_z() -> None:
 # --- aae
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("settings", [{"encoder": "gaussian"}, {"supervision": "semi"}, {"scale": 1.0}])
 def test_aae_settings_train(settings: dict[str, object]) -> None:
     digits = data.load("digits")
