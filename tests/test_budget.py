@@ -393,7 +393,9 @@ def test_a_comparison_gives_each_variant_the_same_epochs_and_says_so() -> None:
     )
     assert [line for line in result.warnings if "budgets differ" in line] == []
     (warning,) = [line for line in result.warnings if "ended at the cap" in line]
-    assert "finals of vae ended at the cap of 2 epochs, before their patience ran out: " in warning
+    assert warning.startswith(
+        "all finals of beta and vae ended at the cap of 2 epochs, before their patience ran out: "
+    )
     result = compared(budget=SearchBudget(epochs=7))
     assert {v: c.study.spent_epochs for v, c in result.candidates.items()} == {"vae": 7, "beta": 7}
     table = tables.cost_table(result).set_index("variant")

@@ -262,6 +262,11 @@ def lab(rgb: Any) -> Any:
     return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], 1)
 
 
+def test_probes_are_drawn_also_if_no_share_of_the_labels_was_scored() -> None:
+    finals = pd.DataFrame({"variant": ["a", "b"], "probe/linear_all": 0.5, "probe/majority_all": 0.1})
+    assert set(figures.probes(finals, {}, SEEDS, ["a", "b"])) == set(figures.THEMES)
+
+
 @pytest.mark.parametrize("theme", figures.THEMES)
 def test_fourteen_colours_can_be_told_apart_on_either_page_also_by_colour_blind_readers(theme: str) -> None:
     """In units of CIE 1976, in which a difference of 2.3 is just noticeable."""

@@ -112,13 +112,14 @@ def test_a_trial_killed_at_three_random_epochs_ends_in_the_same_weights(command:
         saved_state = checkpoint.load(path)
         assert saved_state is not None
         killed_at.append(saved_state[1]["epoch"])
-    assert 0 < killed_at[0] < killed_at[1] < killed_at[2] < 100
     assert command("study", *words).returncode == 0
     (pieces,) = runs("trial")
+    epochs = int(pieces.data.metrics["time/epochs"])  # 100, or fewer if patience ran out, which depends on rounding
+    assert 0 < killed_at[0] < killed_at[1] < killed_at[2] < epochs
     (kept,) = (folder / "mlruns" / "digits" / "models").glob("*/artifacts/model.safetensors")
     weights = kept.read_bytes()
     seconds = client().get_metric_history(pieces.info.run_id, "time/train_seconds")
-    assert [m.step for m in seconds] == list(range(1, 101))
+    assert [m.step for m in seconds] == list(range(1, epochs + 1))
     curves = {m: curve(pieces, m) for m in ("train/elbo", "valid/elbo", "valid/kl")}
 
     (folder / "whole").mkdir()

@@ -265,7 +265,7 @@ def probes(
                 marker=style.marker, color=style.colour, linestyle=style.line, label=name, capsize=2, elinewidth=1,
             )  # fmt: skip
         raw = [finals[f"probe/raw_linear_{n}"].mean() for n in counts if f"probe/raw_linear_{n}" in finals]
-        if len(raw) == len(counts):
+        if raw and len(raw) == len(counts):
             ax.plot(counts, raw, linestyle="--", color=TRIVIAL, label="raw values")
             ends["raw values"] = raw[-1]
         if "probe/majority_all" in finals:
