@@ -247,10 +247,13 @@ def probes(
 ) -> dict[str, bytes]:  # fmt: skip
     """Draw the accuracy of a linear probe by its number of labels: the mean of the finals, and its standard error.
 
-    A dashed line shows raw values, and a dotted line shows always predicting the most frequent class.
+    A dashed line shows raw values, and a dotted line shows always predicting the most frequent class. There is no
+    picture if no final has such a score.
     """
     columns = [c for c in finals.columns if c.startswith("probe/linear_") and not c.endswith("_all")]
     counts = sorted(int(c.rsplit("_", 1)[1]) for c in columns)
+    if not counts:
+        return {}
 
     def draw(ax: Any, styles: Mapping[str, Style]) -> None:
         ends = {}
@@ -265,7 +268,7 @@ def probes(
                 marker=style.marker, color=style.colour, linestyle=style.line, label=name, capsize=2, elinewidth=1,
             )  # fmt: skip
         raw = [finals[f"probe/raw_linear_{n}"].mean() for n in counts if f"probe/raw_linear_{n}" in finals]
-        if raw and len(raw) == len(counts):
+        if len(raw) == len(counts):
             ax.plot(counts, raw, linestyle="--", color=TRIVIAL, label="raw values")
             ends["raw values"] = raw[-1]
         if "probe/majority_all" in finals:
