@@ -1,4 +1,4 @@
-"""Does a more flexible posterior, or a more flexible prior, model the data better? The objective is the ELBO.
+"""Do flows in the posterior or the prior model the data better than Gaussian ones? The objective is the ELBO.
 
 A warm-up of the KL keeps information in the code early in training.
 """

@@ -1,4 +1,4 @@
-"""Does a prior that is learned from pseudo-inputs model the data better? The objective is the ELBO.
+"""Does a prior that is learned from pseudo-inputs model the data better than N(0, I)? The objective is the ELBO.
 
 A warm-up of the KL keeps the code from collapsing early in training, when the prior can follow the posterior.
 """

@@ -1,7 +1,7 @@
 """How well do discrete codes describe the data, with a prior that is fitted to them? The objective is the ELBO.
 
-If the default network is a residual one, it has a code at each position of a map. Otherwise, the number of codes is
-searched.
+For images that are read by residual networks, there is one code at each position of a map, whose size is fixed. For all
+other data, the number of positions is searched.
 """
 
 from studies import Study, Trial, common

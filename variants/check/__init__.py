@@ -93,10 +93,12 @@ def run(variant: type[Variant], *, device: str = "cpu", seed: int = 0, only: str
 
 
 def subjects_of(variant: type[Variant], device: str = "cpu", seed: int = 0) -> tuple[list[Subject], dict[str, str]]:
-    """Return a subject for each kind of data that a variant accepts, and why it refuses the others, by kind.
+    """Return what to check: the variant with each kind of data that it accepts.
+
+    The second value has the reasons why it refuses the other kinds, by their names.
 
     Raises:
-        InputError: If its constructor raises another error than `InputError`.
+        InputError: If the constructor of the variant raises another error than `InputError`.
     """
     subjects, refusals = [], {}
     for kind, spec in KINDS.items():

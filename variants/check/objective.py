@@ -345,7 +345,7 @@ def bf16_is_near_fp32(subject: Subject) -> str:
 
 
 def a_step_takes_about_as_long_as_that_of_a_vae(subject: Subject) -> Result:
-    """Compare the shortest time of a training step with that of the VAE with the same networks. It is no verdict."""
+    """Compare the time of a training step with that of a VAE with the same networks. This cannot fail."""
     both = []
     for each in (dataclasses.replace(subject, variant=variants.get("vae")), subject):
         both.append((each.build(width=64, batch=128), each.examples(128, factors=2)))

@@ -170,7 +170,10 @@ def carry_out(check: Check, subject: Subject) -> Result:
 
 
 def described(error: Exception) -> str:
-    """Return the type of an error, the last place outside of torch that it passed through, and its message."""
+    """Return one line about an error: its type, the file and line of our code that raised it, and its message.
+
+    If torch raised it, the file and line are those of the call of torch.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "torch" not in Path(f.filename).parts] or frames
     return f"{type(error).__name__} in {Path(own[-1].filename).name}, line {own[-1].lineno}: {error}"
@@ -194,9 +197,9 @@ def _trained(subject: Subject) -> Variant:
 
 
 def train(variant: Variant, batch: Batch, steps: int, size: int) -> None:
-    """Take so many training steps, on `size` random examples of `batch` each.
+    """Train a variant for a number of steps, each on `size` examples that are drawn at random from `batch`.
 
-    As in the trainer of the pipeline, the steps for losses that are tensors come first, and each stage has its share.
+    Stages and the order of the losses are those of the trainer of the pipeline.
     """
     optimizers, step = variant.optimizers(), torch.zeros((), device=batch.x.device)
     variant.train()
